@@ -1,0 +1,174 @@
+"""Verbs of the judgement rooms: ``fit``, ``knowledge build``, ``knowledge ask``, and ``report`` to look at it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kit.cli import show
+
+if TYPE_CHECKING:
+    from kit.records import Need, ProfileRecord
+
+knowledge_app = typer.Typer(
+    no_args_is_help=True,
+    help="The knowledge base: [bold]build[/] it from profiles, [bold]ask[/] it for the best variant.",
+)
+
+Profiles = Annotated[
+    list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
+]
+Deadline = Annotated[float | None, typer.Option(min=0, help="The p99 latency must stay within this.")]
+MemoryMb = Annotated[
+    float | None, typer.Option(min=0, help="The peak memory that the model adds must stay within this.")
+]
+MinAccuracy = Annotated[float | None, typer.Option(min=0, max=1, help="Least top-1 accuracy, as a share.")]
+Link = Annotated[
+    float | None, typer.Option(min=0, help="Rate of the link; the download then counts towards the deadline.")
+]
+Download = Annotated[
+    float | None, typer.Option(min=0, help="A limit of its own for the download, apart from the deadline.")
+]
+Device = Annotated[str | None, typer.Option(help="Device id (default: the only one, or this machine).")]
+Backend = Annotated[str | None, typer.Option(help="Only this runtime.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Only this thread count.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Judge")(fit)
+    app.add_typer(knowledge_app, name="knowledge", rich_help_panel="Judge")
+
+
+def make_need(
+    deadline_ms: float | None,
+    memory_mb: float | None,
+    min_accuracy: float | None,
+    link_mbps: float | None,
+    download_ms: float | None,
+    device: str | None,
+    backend: str | None,
+    threads: int | None,
+) -> Need:
+    """The flags as a need in SI units. Raises UsageError for a limit that is no positive number."""
+    from math import isfinite
+
+    from kit.errors import UsageError
+    from kit.records import Need
+
+    flags = {
+        "--deadline-ms": deadline_ms,
+        "--memory-mb": memory_mb,
+        "--link-mbps": link_mbps,
+        "--download-ms": download_ms,
+    }
+    for flag, value in flags.items():
+        if value is not None and not (isfinite(value) and value > 0):
+            raise UsageError(f"{flag} {value:g} is no limit: give a number above zero.")
+    if download_ms is not None and link_mbps is None:
+        raise UsageError("--download-ms needs the rate of the link: add --link-mbps.")
+    return Need(
+        deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
+        memory_bytes=None if memory_mb is None else round(memory_mb * 1e6),
+        min_accuracy=min_accuracy,
+        link_bps=None if link_mbps is None else link_mbps * 1e6,
+        download_s=None if download_ms is None else download_ms * 1e-3,
+        device_id=device,
+        backend=backend,
+        threads=threads,
+    )
+
+
+def only(profiles: list[ProfileRecord], device: str | None) -> list[ProfileRecord]:
+    """The profiles of one device, when it is named. Raises UnknownName."""
+    from kit.errors import UnknownName
+
+    if device is None:
+        return profiles
+    found = [p for p in profiles if p.device.device_id == device]
+    if not found:
+        raise UnknownName("device", device, sorted({p.device.device_id for p in profiles}))
+    return found
+
+
+def fit(
+    profiles: Profiles,
+    device: Annotated[str | None, typer.Option(help="Only the profiles of this device.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the models to this file as well.")] = None,
+    seed: show.Seed = 0,
+    json: show.Json = False,
+) -> None:
+    """Fit the efficiency factor lambda to measured latencies, with intervals, beside the papers' lambda = 1."""
+    from kit import latency, store
+
+    models = latency.fit(only(store.read_profiles(profiles), device), seed=seed)
+    if out is not None:
+        store.write_atomic(out, store.pretty_json([m.model_dump(mode="json") for m in models]).encode())
+    if json:
+        show.emit(
+            {"device": models[0].device_id, "seed": seed, "latency_models": [show.latency_model(m) for m in models]}
+        )
+        return
+    show.print_table(show.model_table(models))
+    for text in (t for m in models for t in m.left_out):
+        show.say(f"left out: {text}")
+
+
+@knowledge_app.command("build")
+def build(
+    profiles: Profiles,
+    out: Annotated[Path, typer.Option(help="The knowledge base to write.")] = Path("knowledge.json"),
+    json: show.Json = False,
+) -> None:
+    """Build the knowledge base from measured profiles."""
+    from kit import knowledge, store
+
+    base = knowledge.build(store.read_profiles(profiles))
+    store.write_record(out, base)
+    if json:
+        show.emit({"file": str(out), **base.model_dump(mode="json")})
+    else:
+        undecided = sum(r.label in ("inconclusive", "throttled") for r in base.rows)
+        print(f"{out}: {len(base.rows)} rows, {undecided} of them not trusted to decide")
+
+
+@knowledge_app.command("ask")
+def ask(
+    deadline_ms: Deadline = None,
+    memory_mb: MemoryMb = None,
+    min_accuracy: MinAccuracy = None,
+    link_mbps: Link = None,
+    download_ms: Download = None,
+    device: Device = None,
+    backend: Backend = None,
+    threads: Threads = None,
+    knowledge_file: Annotated[Path, typer.Option("--knowledge", help="The knowledge base.")] = Path("knowledge.json"),
+    json: show.Json = False,
+) -> None:
+    """The most accurate variant that meets every limit, by measured p99 latency. Exit code 3: none does."""
+    from kit import knowledge, store
+    from kit.device import recognise
+    from kit.errors import UsageError
+    from kit.records import KnowledgeBase
+
+    if not knowledge_file.exists():
+        raise UsageError(
+            f"{knowledge_file} does not exist: make it with kit knowledge build PROFILE..., or name another with --knowledge."
+        )
+    rows = store.read_record(knowledge_file, KnowledgeBase).rows
+    devices = {r.device_id for r in rows}
+    if device is None and len(devices) > 1 and (here := recognise().device_id) in devices:
+        device = here
+    found = knowledge.ask(
+        rows, make_need(deadline_ms, memory_mb, min_accuracy, link_mbps, download_ms, device, backend, threads)
+    )
+    if json:
+        show.emit(show.answer(found))
+        return
+    print(found.text)
+    if found.rejected:
+        table = show.make_table("Rejected", "variant", "limit", "why")
+        for r in found.rejected:
+            table.add_row(f"{r.artifact_id} ({r.backend}, t{r.threads})", r.limit, r.text)
+        show.print_table(table)

@@ -1,0 +1,234 @@
+"""Verbs of the download library: ``library add``, ``library list``, ``library serve``, ``pull``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kit.cli import judge, show
+
+if TYPE_CHECKING:
+    from kit.records import Answer, Manifest, Need, ProfileRecord, Promise
+
+library_app = typer.Typer(
+    no_args_is_help=True, help="The download library: [bold]add[/] packages, [bold]list[/] and [bold]serve[/] them."
+)
+
+Layout = Annotated[Path, typer.Argument(metavar="DIR", help="OCI image layout directory of the library.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(library_app, name="library", rich_help_panel="Deliver")
+    app.command(rich_help_panel="Deliver")(pull)
+
+
+def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
+    """What was measured of each model file, by its sha256: the newest record per device, backend and thread count."""
+    from kit.records import Promise
+
+    newest: dict[str, dict[tuple[str, str, int], Promise]] = {}
+    for p in profiles:
+        if p.measurement is None or p.label is None or p.settings.backend == "fake":
+            continue
+        promise = Promise(
+            device_id=p.device.device_id,
+            backend=p.settings.backend,
+            threads=p.settings.threads,
+            median_s=p.measurement.median_s,
+            p99_s=p.measurement.p99_s,
+            memory_bytes=p.measurement.memory_bytes,
+            label=p.label,
+            record_id=p.record_id,
+        )
+        newest.setdefault(p.artifact.model.sha256, {})[promise.device_id, promise.backend, promise.threads] = promise
+    return {sha: list(found.values()) for sha, found in newest.items()}
+
+
+def choose(manifests: list[Manifest], need: Need) -> Answer:
+    """The library's choice: the knowledge base's own rule over what the packages promise."""
+    from kit import knowledge
+    from kit.errors import NoAnswer
+
+    rows = knowledge.rows_of(manifests)
+    if not rows:
+        raise NoAnswer("This library promises nothing yet: its packages were added without profiles.")
+    return knowledge.ask(rows, need)
+
+
+def check(folder: Path, manifest: Manifest) -> str:
+    """Run the staged model on its sample before it is installed."""
+    from kit import backends
+
+    return backends.run_sample(folder / manifest.artifact.model.file, manifest.artifact)
+
+
+@library_app.command("add")
+def add(
+    builds: Annotated[
+        list[Path], typer.Argument(metavar="BUILD...", help="Build folders (or .onnx files with sidecars).")
+    ],
+    to: Annotated[Path, typer.Option("--to", help="OCI image layout directory; made when missing.")],
+    profiles: Annotated[Path, typer.Option(help="Profiles that the promises come from.")] = Path("profiles"),
+    json: show.Json = False,
+) -> None:
+    """Package variants with their manifests, hashes and promised latencies."""
+    from kit import profiler, store
+    from kit.library import package
+
+    measured = promises(store.read_profiles([profiles])) if profiles.exists() else {}
+    added = []
+    with show.progress("package") as update:
+        for number, build in enumerate(builds):
+            update(str(build), number / len(builds))
+            targets = profiler.resolve([str(build)], backend="onnxruntime")
+            artifacts = [t.artifact for t in targets]
+            by_id = {a.artifact_id: measured.get(a.model.sha256, []) for a in artifacts}
+            added += package.add(to, targets[0].path.parent, artifacts, by_id)
+    if json:
+        show.emit({"library": str(to), "packages": [_package(m) for m in added]})
+        return
+    show.print_table(_package_table(added, str(to)))
+    silent = [m.name for m in added if not m.promises]
+    if silent:
+        show.say(
+            f"{len(silent)} package(s) promise no latency, so no device will be given them: profile them, then add them again."
+        )
+
+
+@library_app.command("list")
+def list_packages(layout: Layout, json: show.Json = False) -> None:
+    """List the packages of a library and verify every one of their hashes."""
+    from kit.library import package
+
+    manifests = package.read_packages(layout)
+    if json:
+        show.emit({"library": str(layout), "packages": [_package(m) for m in manifests]})
+    else:
+        show.print_table(_package_table(manifests, str(layout)))
+
+
+@library_app.command("serve")
+def serve(
+    layout: Layout,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+) -> None:
+    """Serve a library over HTTP until interrupted."""
+    import importlib.util
+
+    from kit.errors import BackendUnavailable
+
+    if importlib.util.find_spec("uvicorn") is None or importlib.util.find_spec("starlette") is None:
+        raise BackendUnavailable("Serving needs starlette and uvicorn: pip install 'insitu-kit[server]'.")
+    from kit.library import server
+
+    server.serve(layout, choose, host=host, port=port)
+
+
+def pull(
+    url: Annotated[str, typer.Argument(help="Address of a library, such as http://host:8000.")],
+    to: Annotated[Path, typer.Option("--to", help="Folder to install into.")] = Path("models"),
+    deadline_ms: judge.Deadline = None,
+    memory_mb: judge.MemoryMb = None,
+    min_accuracy: judge.MinAccuracy = None,
+    link_mbps: judge.Link = None,
+    download_ms: judge.Download = None,
+    device: Annotated[str | None, typer.Option(help="Whose promises to go by (default: this machine's).")] = None,
+    backend: judge.Backend = None,
+    threads: judge.Threads = None,
+    measure: Annotated[bool, typer.Option(help="Measure the installed model and compare it with the promise.")] = True,
+    json: show.Json = False,
+) -> None:
+    """As a device: state the need, receive the choice, download, verify, install, run the sample, compare promise and measurement."""
+    from kit.device import recognise
+
+    spec = recognise()
+    need = judge.make_need(
+        deadline_ms,
+        memory_mb,
+        min_accuracy,
+        link_mbps,
+        download_ms,
+        device or spec.device_id,
+        backend or "onnxruntime",
+        threads,
+    )
+    result = pull_and_measure(url, need, to, measure=measure)
+    if json:
+        show.emit(result)
+        return
+    print(f"Installed {result['package']} in {result['folder']} ({result['checked']}).")
+    if result["measured_s"] is not None:
+        print(
+            f"median: promised {show.ms(result['promised_s'])} ms, measured {show.ms(result['measured_s'])} ms; "
+            f"p99: promised {show.ms(result['promised_p99_s'])} ms, measured {show.ms(result['measured_p99_s'])} ms ({result['label']})"
+        )
+
+
+def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) -> dict[str, Any]:
+    """Pull a package for ``need``, then measure what was installed beside what was promised."""
+    from kit.library import client
+
+    with show.progress("pull") as update:
+        pulled = client.pull(url, need, to, check=check, progress=lambda done, total: update("", done / max(total, 1)))
+    receipt, manifest = pulled.receipt, pulled.manifest
+    row = pulled.answer.chosen
+    assert row is not None
+    result: dict[str, Any] = {
+        "package": receipt.package,
+        "folder": str(pulled.folder),
+        "answer": show.answer(pulled.answer),
+        "bytes_downloaded": receipt.bytes_downloaded,
+        "download_s": receipt.download_s,
+        "checked": receipt.checked,
+        "promised_s": row.median_s,
+        "promised_p99_s": row.p99_s,
+        "promised_record": row.record_id,
+        "measured_s": None,
+        "measured_p99_s": None,
+        "label": None,
+    }
+    if measure:
+        record = _measure_installed(pulled.folder / manifest.artifact.model.file, row.backend, row.threads, to)
+        result |= {"label": record.label, "measured_record": record.record_id}
+        if record.measurement is not None:
+            result |= {"measured_s": record.measurement.median_s, "measured_p99_s": record.measurement.p99_s}
+    return result
+
+
+def _measure_installed(model: Path, backend: str, threads: int, to: Path) -> ProfileRecord:
+    from kit import profiler
+    from kit.device import recognise
+    from kit.records import MeasureSettings
+
+    settings = MeasureSettings(backend=backend, threads=threads)
+    spec = recognise()
+    targets = profiler.resolve([str(model)], backend=backend)
+    with show.progress("measure") as update:
+        records = profiler.profile(
+            targets,
+            settings,
+            spec,
+            to / "profiles" / spec.device_id / "installed.jsonl",
+            progress=lambda p: update(p.text, p.done / max(p.planned, 1)),
+        )
+    return records[0]
+
+
+def _package(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "package": manifest.name,
+        "size_bytes": manifest.size_bytes,
+        **manifest.model_dump(mode="json", include={"files", "promises"}),
+    }
+
+
+def _package_table(manifests: list[Manifest], title: str) -> Any:
+    table = show.make_table(f"Packages in {title}", "package", "MB", "accuracy", "promised p99 ms")
+    for m in manifests:
+        accuracy = f"{m.artifact.accuracy.top1:.2%}" if m.artifact.accuracy else "unknown"
+        promised = ", ".join(f"{show.ms(p.p99_s)} ({p.device_id}, {p.backend} t{p.threads})" for p in m.promises)
+        table.add_row(m.name, f"{m.size_bytes / 1e6:.3g}", accuracy, promised or "none")
+    return table

@@ -1,0 +1,230 @@
+"""The main job, whole and small, on this machine: ``kit run`` goes through every room in the order of the data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kit.cli import library, show, workshop
+
+if TYPE_CHECKING:
+    from kit.records import (
+        Answer,
+        Artifact,
+        DeviceSpec,
+        KnowledgeBase,
+        KnowledgeRow,
+        LatencyModel,
+        Manifest,
+        Need,
+        ProfileRecord,
+    )
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="The whole way")(run)
+
+
+def run(
+    out: Annotated[Path, typer.Option(help="Folder for everything that the run makes.")] = Path("run"),
+    root: Annotated[str, typer.Option(help="Root network: resnet18, vgg11 or vit_tiny.")] = "resnet18",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A one-minute version: fewer epochs, variants and rounds.")
+    ] = False,
+    seed: show.Seed = 0,
+    json: show.Json = False,
+) -> None:
+    """Everything on this machine: train a root, produce variants, profile, fit, choose, package, pull, report."""
+    from kit.errors import UnknownName
+    from kit.nets import ROOTS
+
+    if root not in ROOTS:
+        raise UnknownName("root", root, ROOTS)
+    workshop.need_workshop()
+    from kit import knowledge, latency, store
+    from kit.device import recognise
+    from kit.report.page import write_page
+
+    start = time.monotonic()
+    store.make_folder(out)
+    device = recognise()
+    artifacts = _produce(root, out / "build", seed, quick)
+    profiles = _profile(artifacts, device, out, seed, quick)
+    models = latency.fit(profiles, seed=seed)
+    base = knowledge.build(profiles)
+    store.write_atomic(
+        out / "latency-models.json", store.pretty_json([m.model_dump(mode="json") for m in models]).encode()
+    )
+    store.write_record(out / "knowledge.json", base)
+    answers = _ask(base, device)
+    manifests, pulled = _deliver(out, artifacts, profiles, answers[len(answers) // 2].need)
+    page = write_page(
+        out / "report.html",
+        device=device,
+        profiles=profiles,
+        models=models,
+        knowledge=base,
+        answers=answers,
+        deadline_choices=_choices(base, device),
+        packages=manifests,
+        pull=pulled,
+    )
+    summary = _summary(
+        device,
+        profiles,
+        models,
+        answers,
+        pulled,
+        page,
+        seed=seed,
+        quick=quick,
+        root=root,
+        wall_s=time.monotonic() - start,
+    )
+    store.write_atomic(out / "summary.json", store.pretty_json(summary).encode())
+    if json:
+        show.emit(summary)
+    else:
+        _print(device, profiles, models, answers, pulled, page, time.monotonic() - start)
+
+
+def _produce(root: str, build: Path, seed: int, quick: bool) -> list[Artifact]:
+    from kit.variants.build import build as make
+
+    with show.progress("build") as update:
+        return make(root, build, seed=seed, quick=quick, measure=_median_s, progress=update)
+
+
+def _median_s(model: Path) -> float:
+    """Median latency of one ONNX file by the stopwatch, in fresh processes: what the workshop decides by."""
+    from kit import profiler
+    from kit.records import MeasureSettings
+
+    target = profiler.resolve([str(model)], backend="onnxruntime")[0]
+    return profiler.quick_median_s(target, MeasureSettings(rounds_min=3, rounds_max=3, visit_s=0.3))
+
+
+def _profile(
+    artifacts: Sequence[Artifact], device: DeviceSpec, out: Path, seed: int, quick: bool
+) -> list[ProfileRecord]:
+    """Every variant with onnxruntime on one thread; a killed profile goes on where it was."""
+    from kit import profiler
+    from kit.records import MeasureSettings
+
+    settings = MeasureSettings(rounds_min=3, rounds_max=3 if quick else 8, visit_s=0.2 if quick else 0.5, seed=seed)
+    targets = profiler.resolve([str(out / "build")], backend=settings.backend)
+    wanted = {a.artifact_id for a in artifacts}
+    targets = [t for t in targets if t.artifact.artifact_id in wanted]
+    file = out / "profiles" / device.device_id / "variants.jsonl"
+    with show.progress("profile") as update:
+        return profiler.profile(
+            targets, settings, device, file, progress=lambda p: update(p.text, p.done / max(p.planned, 1))
+        )
+
+
+def _ask(base: KnowledgeBase, device: DeviceSpec) -> list[Answer]:
+    """The knowledge base's answers to three deadlines: one that few variants meet, one in the middle, one that all meet."""
+    from kit import knowledge
+    from kit.records import Need
+
+    p99s = sorted(r.p99_s for r in base.rows if r.label in ("stable", "settled")) or sorted(r.p99_s for r in base.rows)
+    picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
+    deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
+    return [knowledge.ask(base.rows, Need(deadline_s=d, device_id=device.device_id)) for d in deadlines]
+
+
+def _round_up(seconds: float) -> float:
+    """To two significant digits, upwards: a deadline that a person would write."""
+    from math import ceil, floor, log10
+
+    scale = 10.0 ** (floor(log10(seconds)) - 1)
+    return ceil(seconds / scale - 1e-9) * scale
+
+
+def _choices(base: KnowledgeBase, device: DeviceSpec, points: int = 60) -> list[tuple[float, KnowledgeRow | None]]:
+    """The choice at each of many deadlines, from below the fastest variant to above the slowest."""
+    import numpy as np
+
+    from kit import knowledge
+    from kit.errors import NoAnswer
+    from kit.records import Need
+
+    p99s = [r.p99_s for r in base.rows]
+    out: list[tuple[float, KnowledgeRow | None]] = []
+    for deadline_s in np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points):
+        try:
+            chosen = knowledge.ask(base.rows, Need(deadline_s=float(deadline_s), device_id=device.device_id)).chosen
+        except NoAnswer:
+            chosen = None
+        out.append((float(deadline_s), chosen))
+    return out
+
+
+def _deliver(
+    out: Path, artifacts: Sequence[Artifact], profiles: Sequence[ProfileRecord], need: Need
+) -> tuple[list[Manifest], dict[str, Any]]:
+    """Package the variants, serve them on a free local port, and pull one as a device would."""
+    from kit.library import package, server
+
+    promised = library.promises(list(profiles))
+    by_id = {a.artifact_id: promised.get(a.model.sha256, []) for a in artifacts}
+    manifests = package.add(out / "library", out / "build", list(artifacts), by_id)
+    with server.running(out / "library", library.choose) as url:
+        pulled = library.pull_and_measure(url, need, out / "device")
+    return manifests, pulled
+
+
+def _summary(
+    device: DeviceSpec,
+    profiles: Sequence[ProfileRecord],
+    models: Sequence[LatencyModel],
+    answers: Sequence[Answer],
+    pulled: dict[str, Any],
+    page: Path,
+    **about: Any,
+) -> dict[str, Any]:
+    from kit import __version__
+
+    return {
+        "device": device.model_dump(mode="json"),
+        "variants": [show.variant(p) for p in profiles],
+        "latency_models": [show.latency_model(m) for m in models],
+        "answers": [show.answer(a) for a in answers],
+        "pull": {k: v for k, v in pulled.items() if k != "answer"},
+        "report": str(page),
+        "kit_version": __version__,
+        **about,
+    }
+
+
+def _print(
+    device: DeviceSpec,
+    profiles: Sequence[ProfileRecord],
+    models: Sequence[LatencyModel],
+    answers: Sequence[Answer],
+    pulled: dict[str, Any],
+    page: Path,
+    wall_s: float,
+) -> None:
+    choice = show.make_table(
+        "Chosen by measured p99", "deadline ms", "variant", "accuracy", "p99 ms", "left", "runner-up"
+    )
+    for a in answers:
+        assert a.chosen is not None and a.need.deadline_s is not None
+        choice.add_row(
+            show.ms(a.need.deadline_s),
+            a.chosen.artifact_id,
+            "unknown" if a.chosen.accuracy is None else f"{a.chosen.accuracy:.2%}",
+            show.ms(a.chosen.p99_s),
+            "" if a.margin is None else f"{a.margin:.0%}",
+            a.runner_up.artifact_id if a.runner_up else "none",
+        )
+    show.print_table(show.device_table(device), show.profile_table(profiles), show.model_table(models), choice)
+    print(
+        f"Pulled {pulled['package']}: median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms."
+    )
+    print(f"Report: {page}   ({wall_s:.0f} s in all)")

@@ -1,0 +1,80 @@
+"""Every error that kit raises on purpose. The library raises; only the command line prints and exits.
+
+::
+
+    KitError                    exit 1
+    ├── UsageError              exit 2   the caller's words or files are not what the verb takes
+    │   ├── UnknownName                  a name that is not in a list, with "did you mean"
+    │   ├── BadModel                     a file that is no usable model
+    │   └── BadRecord                    a file of another schema, empty, mixed or broken
+    ├── BackendUnavailable      exit 1   a runtime is missing here; the message holds the command that brings it
+    ├── StorageError            exit 1   read-only, full or vanished storage
+    ├── LinkError               exit 1   a library server that cannot be reached, or a port in use
+    ├── IntegrityError          exit 1   bytes that are not what their hash, size or place promised
+    ├── MeasurementError        exit 1   nothing could be measured
+    └── NoAnswer                exit 3   the question is sound and no variant meets it
+
+Every message is one sentence (or two): what is wrong, then what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class KitError(Exception):
+    """Root of the tree; ``exit_code`` is what the command line leaves with."""
+
+    exit_code = 1
+
+
+class UsageError(KitError):
+    exit_code = 2
+
+
+class UnknownName(UsageError):
+    """A name that is not among the known ones.
+
+    >>> str(UnknownName("root", "resnet81", ["resnet18", "vgg11"]))
+    "Unknown root 'resnet81': did you mean 'resnet18'? Known: resnet18, vgg11."
+    """
+
+    def __init__(self, what: str, name: str, known: Iterable[str]) -> None:
+        names = list(known)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+        hint = f": did you mean '{near[0]}'?" if near else "."
+        listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "none"
+        super().__init__(f"Unknown {what} '{name}'{hint} Known: {listed}.")
+
+
+class BadModel(UsageError):
+    pass
+
+
+class BadRecord(UsageError):
+    pass
+
+
+class BackendUnavailable(KitError):
+    pass
+
+
+class StorageError(KitError):
+    pass
+
+
+class LinkError(KitError):
+    pass
+
+
+class IntegrityError(KitError):
+    pass
+
+
+class MeasurementError(KitError):
+    pass
+
+
+class NoAnswer(KitError):
+    exit_code = 3

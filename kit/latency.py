@@ -1,0 +1,173 @@
+"""The efficiency factor: latency_s = overhead_s + lambda * MACs / clock_hz, fitted to measured medians.
+
+The papers set lambda = 1 (A, eq. 5; B, eq. 7). Here it is measured, per device, backend, precision and thread count, with a
+bootstrap interval over sub-networks and processes. The fit minimises relative errors (weights 1 / latency^2), because
+an edge deadline cares for per cent, and keeps the overhead at zero or above: no call takes negative time.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from kit import stats
+from kit.errors import BadRecord
+from kit.records import FitQuality, LatencyModel, Measurement, Precision, ProfileRecord
+from kit.stats import Floats
+
+POINTS_MIN = 3
+RESAMPLES = 2000
+
+Group = tuple[str, Precision, int]
+
+
+def fit(profiles: Sequence[ProfileRecord], *, seed: int = 0) -> list[LatencyModel]:
+    """One model per backend, precision and thread count, of one device; groups too small for a line are left out.
+
+    Raises BadRecord when the profiles mix devices or hold no group with three sub-networks of different MACs.
+    """
+    devices = sorted({p.device.device_id for p in profiles})
+    if len(devices) > 1:
+        raise BadRecord(
+            f"These profiles come from {len(devices)} devices ({', '.join(devices)}): fit one device at a time with --device."
+        )
+    groups, left_out = _groups(profiles)
+    models = [
+        _fit_group(key, members, tuple(left_out[key]), seed)
+        for key, members in sorted(groups.items())
+        if len({p.artifact.macs for p in members}) >= POINTS_MIN
+    ]
+    if not models:
+        raise BadRecord(_nothing_to_fit(groups, left_out))
+    return models
+
+
+def _groups(profiles: Sequence[ProfileRecord]) -> tuple[dict[Group, list[ProfileRecord]], dict[Group, list[str]]]:
+    """The newest usable record of each artifact, by group, and what was left out and why."""
+    newest: dict[tuple[Group, str], ProfileRecord] = {}
+    left_out: dict[Group, list[str]] = defaultdict(list)
+    for profile in profiles:
+        key = (profile.settings.backend, profile.artifact.precision, profile.settings.threads)
+        why = _unusable(profile)
+        if why:
+            left_out[key].append(f"{profile.artifact.artifact_id}: {why}")
+        else:
+            newest[key, profile.artifact.model.sha256] = profile
+    groups: dict[Group, list[ProfileRecord]] = defaultdict(list)
+    for (key, _), profile in newest.items():
+        groups[key].append(profile)
+    return groups, left_out
+
+
+def _unusable(profile: ProfileRecord) -> str | None:
+    if profile.measurement is None:
+        return profile.outcome
+    if profile.label in ("inconclusive", "throttled"):
+        return profile.label
+    if not profile.artifact.macs:
+        return "MACs unknown (kit describe counts them)"
+    return None
+
+
+def _nothing_to_fit(groups: dict[Group, list[ProfileRecord]], left_out: dict[Group, list[str]]) -> str:
+    usable = max((len({p.artifact.macs for p in members}) for members in groups.values()), default=0)
+    why = sorted({text.split(": ", 1)[1] for texts in left_out.values() for text in texts})
+    reasons = f" Left out: {'; '.join(why)}." if why else ""
+    return (
+        f"A line needs {POINTS_MIN} measured sub-networks with different MACs per backend, precision and thread count; "
+        f"the largest group has {usable}: profile more variants.{reasons}"
+    )
+
+
+def _fit_group(key: Group, members: Sequence[ProfileRecord], left_out: tuple[str, ...], seed: int) -> LatencyModel:
+    backend, precision, threads = key
+    macs = np.array([float(p.artifact.macs or 0) for p in members])
+    measurements = [p.measurement for p in members if p.measurement is not None]
+    latency = np.array([m.median_s for m in measurements])
+    overhead, slope = (float(v[0]) for v in line(macs[None], latency[None]))
+    overheads, slopes = line(*_resamples(macs, measurements, seed))
+    clock_hz, source = _clock(members)
+    predicted = overhead + slope * macs
+    low, high = _interval(slopes)
+    return LatencyModel(
+        device_id=members[0].device.device_id,
+        backend=backend,
+        precision=precision,
+        threads=threads,
+        s_per_mac=slope,
+        s_per_mac_interval=(low, high),
+        overhead_s=overhead,
+        overhead_interval_s=_interval(overheads),
+        clock_hz=clock_hz,
+        clock_source=source,
+        lambda_cycles_per_mac=slope * clock_hz if clock_hz else None,
+        interval=(low * clock_hz, high * clock_hz) if clock_hz else None,
+        quality=quality(predicted, latency),
+        paper=quality(macs / clock_hz, latency) if clock_hz else None,
+        macs_range=(int(macs.min()), int(macs.max())),
+        record_ids=tuple(p.record_id for p in members),
+        left_out=left_out,
+    )
+
+
+def line(macs: Floats, latency: Floats) -> tuple[Floats, Floats]:
+    """(overhead, slope) of each row of ``macs`` and ``latency`` [rows, points]: weights 1 / latency^2, overhead >= 0."""
+    weight = latency**-2.0
+    total = weight.sum(axis=1)
+    mean_x, mean_y = (weight * macs).sum(axis=1) / total, (weight * latency).sum(axis=1) / total
+    dx = macs - mean_x[:, None]
+    spread = (weight * dx * dx).sum(axis=1)
+    through_origin = (weight * macs * latency).sum(axis=1) / (weight * macs * macs).sum(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slope = (weight * dx * (latency - mean_y[:, None])).sum(axis=1) / spread
+    overhead = mean_y - slope * mean_x
+    bounded = (spread > 0) & (overhead >= 0) & (slope > 0)
+    return np.where(bounded, overhead, 0.0), np.where(bounded, slope, through_origin)
+
+
+def _resamples(macs: Floats, measurements: Sequence[Measurement], seed: int) -> tuple[Floats, Floats]:
+    """Bootstrap rows: sub-networks drawn with replacement, and for each drawn one the median over redrawn processes."""
+    rng = np.random.default_rng(seed)
+    picks = rng.integers(0, len(measurements), size=(RESAMPLES, len(measurements)))
+    latency = np.empty(picks.shape)
+    for index, measurement in enumerate(measurements):
+        chosen = picks == index
+        medians = np.array([np.median(v.values_ns) for v in measurement.visits]) * 1e-9
+        draws = rng.integers(0, len(medians), size=(int(chosen.sum()), len(medians)))
+        latency[chosen] = np.median(medians[draws], axis=1)
+    return macs[picks], latency
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _clock(members: Sequence[ProfileRecord]) -> tuple[float | None, str]:
+    """The clock that the measurements ran at, when the device tells it; else the nominal one, marked so."""
+    seen = [
+        e.clock_hz
+        for p in members
+        if p.measurement
+        for v in p.measurement.visits
+        for e in (v.before, v.after)
+        if e.clock_hz is not None
+    ]
+    if seen:
+        return float(np.median(seen)), "observed"
+    nominal = members[0].device.clock.nominal_hz or members[0].device.clock.max_hz
+    return (nominal, "nominal") if nominal else (None, "unknown")
+
+
+def quality(predicted: Floats, measured: Floats) -> FitQuality:
+    """How predictions meet measurements, both in seconds."""
+    errors = np.abs(stats.relative_errors(predicted, measured))
+    return FitQuality(
+        r2=stats.r_squared(predicted, measured),
+        mape=float(errors.mean()),
+        worst=float(errors.max()),
+        within_5=float(np.mean(errors <= 0.05)),
+        within_10=float(np.mean(errors <= 0.10)),
+    )

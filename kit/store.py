@@ -1,0 +1,211 @@
+"""Files: canonical JSON, sha256, atomic write, append-only JSONL, names under profiles/.
+
+Whatever is written here is either wholly there or not there at all: a temporary file in the same folder, flushed, then
+renamed. A line appended to a JSONL file is one write and one flush; a reader skips a torn last line.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from kit import records
+from kit.errors import BadRecord, StorageError, UsageError
+from kit.records import Record
+
+
+def utc_now() -> str:
+    """ISO 8601, UTC, to the microsecond."""
+    return datetime.now(timezone.utc).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def slug(text: str) -> str:
+    """``text`` as a lower-case file name of letters, digits, '.', '_' and '-'."""
+    return re.sub(r"[^a-z0-9._]+", "-", text.lower()).strip("-.") or "unnamed"
+
+
+def canonical_json(value: Record | dict[str, Any] | list[Any]) -> bytes:
+    """UTF-8 JSON with sorted keys and no spaces: equal values give equal bytes."""
+    data = value.model_dump(mode="json") if isinstance(value, Record) else value
+    return json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def pretty_json(value: Record | dict[str, Any] | list[Any]) -> str:
+    data = value.model_dump(mode="json") if isinstance(value, Record) else value
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sha256_bytes(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    with explained(path, "read"), path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn the operating system's refusals into one sentence that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise _storage_error(path, doing, error) from None
+
+
+def _storage_error(path: Path, doing: str, error: OSError) -> StorageError | UsageError:
+    if error.errno == errno.ENOSPC:
+        return StorageError(
+            f"The disk is full: could not {doing} {path}. Free some space and run the same command again."
+        )
+    if error.errno == errno.EDQUOT:
+        return StorageError(f"The disk quota is used up: could not {doing} {path}. Free some space and run again.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(f"No permission to {doing} {path}: choose another folder or change its permissions.")
+    if error.errno == errno.ENOENT and doing == "read":
+        return UsageError(f"{path} does not exist.")
+    if error.errno == errno.EISDIR:
+        return UsageError(f"{path} is a folder where a file was expected.")
+    return StorageError(f"Could not {doing} {path}: {error.strerror or error}.")
+
+
+def make_folder(path: Path) -> Path:
+    """``path`` as an existing folder. Raises StorageError with the way out."""
+    with explained(path, "create the folder"):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{path} is, or lies under, a file: choose a folder.") from None
+    return path
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds either its old content or all of the new one, whatever happens meanwhile."""
+    make_folder(path.parent)
+    with explained(path, "write"):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def write_record(path: Path, record: Record) -> None:
+    write_atomic(path, pretty_json(record).encode())
+
+
+def read_json(path: Path) -> Any:
+    """Parsed JSON. Raises UsageError when it is missing, BadRecord when it is not JSON."""
+    with explained(path, "read"):
+        text = path.read_bytes()
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise BadRecord(f"{path} is not JSON ({error}): give a file that kit wrote.") from None
+
+
+def read_record(path: Path, kind: type[records.R]) -> records.R:
+    return records.load(kind, read_json(path), str(path))
+
+
+def append_line(path: Path, record: Record | dict[str, Any]) -> None:
+    """Append one JSON line and flush it to the disk; a torn last line left by a kill is cut off first."""
+    make_folder(path.parent)
+    line = canonical_json(record) + b"\n"
+    with explained(path, "write"), path.open("a+b") as file:
+        start = _end_of_whole_lines(file)
+        try:
+            file.truncate(start)
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.truncate(path, start)
+            raise
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    """Where to go on writing: the end, or, after a kill in the middle of a line, the end of the line before it.
+
+    A last line that is whole but for its newline is kept and completed.
+    """
+    end = file.seek(0, os.SEEK_END)
+    if end == 0:
+        return 0
+    file.seek(end - 1)
+    if file.read(1) == b"\n":
+        return end
+    file.seek(0)
+    whole, newline, torn = file.read().rpartition(b"\n")
+    try:
+        json.loads(torn)
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return len(whole) + len(newline)
+    file.write(b"\n")
+    return end + 1
+
+
+def read_lines(path: Path) -> list[tuple[str, Any]]:
+    """``(place, parsed)`` for every line of a JSONL file. A torn last line (killed writer) is skipped, any other broken line
+    raises BadRecord."""
+    with explained(path, "read"):
+        data = path.read_bytes()
+    whole, _, torn = data.rpartition(b"\n")
+    lines = whole.split(b"\n") if whole else []
+    parsed = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            parsed.append((f"{path}:{number}", json.loads(line)))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise BadRecord(f"{path}:{number} is not JSON: give a .jsonl file that kit wrote.") from None
+    if torn.strip():
+        try:
+            parsed.append((f"{path}:{len(lines) + 1}", json.loads(torn)))
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            if not parsed:
+                raise BadRecord(f"{path} is not JSON lines: give a .jsonl file that kit wrote.") from None
+    return parsed
+
+
+def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
+    """Every profile record of the given .jsonl files and folders of such files, in order.
+
+    Raises UsageError (missing), BadRecord (another schema, empty).
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*.jsonl") if not p.name.startswith("."))
+            if not found:
+                raise BadRecord(f"{path} holds no .jsonl profile: run kit profile first.")
+            files += found
+        else:
+            files.append(path)
+    out: list[records.ProfileRecord] = []
+    for path in files:
+        lines = read_lines(path)
+        if not lines:
+            raise BadRecord(f"{path} is an empty profile: run kit profile first.")
+        out += [records.load(records.ProfileRecord, data, place) for place, data in lines]
+    return out

@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import made
+import numpy as np
+import pytest
+
+from kit import latency
+from kit.errors import BadRecord
+from kit.records import ClockSpec, Environment, Measurement, ProfileRecord
+
+LAMBDA, OVERHEAD_S = 0.04, 50e-6
+MACS = [10**7 * k for k in (1, 2, 4, 8, 12, 16)]
+
+
+def on_the_line(**more: object) -> list[ProfileRecord]:
+    return [
+        made.profile(f"net{i}", OVERHEAD_S + LAMBDA * macs / made.CLOCK_HZ, macs=macs, seed=i, **more)  # type: ignore[arg-type]
+        for i, macs in enumerate(MACS)
+    ]
+
+
+def test_a_known_line_is_found_again_with_an_interval_around_it() -> None:
+    (model,) = latency.fit(on_the_line())
+    assert model.lambda_cycles_per_mac == pytest.approx(LAMBDA, rel=0.01)
+    assert model.overhead_s == pytest.approx(OVERHEAD_S, rel=0.05)
+    assert model.interval is not None and model.interval[0] <= LAMBDA * 1.005 and model.interval[1] >= LAMBDA * 0.995
+    assert model.quality.r2 is not None and model.quality.r2 > 0.999 and model.quality.within_5 == 1.0
+    assert model.clock_source == "nominal" and model.macs_range == (MACS[0], MACS[-1])
+    assert len(model.record_ids) == len(MACS)
+
+
+def test_the_papers_lambda_stands_beside_it_and_fails() -> None:
+    (model,) = latency.fit(on_the_line())
+    assert model.paper is not None and model.paper.mape > 5 and model.paper.within_10 == 0.0
+
+
+def test_the_interval_widens_with_scatter_between_processes() -> None:
+    calm, wild = (latency.fit(on_the_line(spread=s))[0].interval for s in (0.001, 0.2))
+    assert calm is not None and wild is not None and wild[1] - wild[0] > 3 * (calm[1] - calm[0])
+
+
+def test_without_a_clock_the_factor_is_in_seconds_per_mac() -> None:
+    (model,) = latency.fit(on_the_line(on=made.device(clock=ClockSpec())))
+    assert model.lambda_cycles_per_mac is None and model.interval is None and model.paper is None
+    assert model.clock_source == "unknown" and model.s_per_mac == pytest.approx(LAMBDA / made.CLOCK_HZ, rel=0.01)
+
+
+def test_a_clock_seen_during_the_measurement_beats_the_nominal_one() -> None:
+    seen = Environment(at_utc=made.NOW, clock_hz=3.0e9)
+    profiles = []
+    for p in on_the_line():
+        assert p.measurement is not None
+        visits = tuple(v.model_copy(update={"before": seen, "after": seen}) for v in p.measurement.visits)
+        profiles.append(p.model_copy(update={"measurement": Measurement(visits=visits)}))
+    (model,) = latency.fit(profiles)
+    assert model.clock_source == "observed" and model.clock_hz == 3.0e9
+    assert model.lambda_cycles_per_mac == pytest.approx(LAMBDA * 1.5, rel=0.01)
+
+
+def test_overhead_is_never_negative() -> None:
+    macs = np.array([[1.0, 2.0, 3.0]])
+    overhead, slope = latency.line(macs, np.array([[0.5, 2.0, 3.6]]))
+    assert overhead[0] == 0.0 and slope[0] > 0
+
+
+def test_line_minimises_the_weighted_error() -> None:
+    rng = np.random.default_rng(0)
+    macs = rng.uniform(1, 10, (1, 20))
+    y = 5 + macs + rng.normal(0, 0.3, (1, 20))
+    overhead, slope = (float(v[0]) for v in latency.line(macs, y))
+    slope2, overhead2 = np.polyfit(macs[0], y[0], 1, w=1 / y[0])
+    assert (overhead, slope) == pytest.approx((overhead2, slope2))
+
+
+def test_devices_do_not_mix() -> None:
+    with pytest.raises(BadRecord, match="2 devices .*fit one device at a time"):
+        latency.fit(on_the_line() + on_the_line(on=made.device("other")))
+
+
+def test_what_does_not_count_is_named() -> None:
+    profiles = [
+        *on_the_line(),
+        made.profile("bad", 1.0, label="inconclusive", macs=5),
+        made.profile("blind", 1.0, macs=None),
+    ]
+    (model,) = latency.fit(profiles)
+    assert len(model.record_ids) == len(MACS)
+    assert model.left_out == ("bad: inconclusive", "blind: MACs unknown (kit describe counts them)")
+
+
+def test_too_few_points_is_one_sentence() -> None:
+    with pytest.raises(BadRecord, match="A line needs 3 measured sub-networks .* largest group has 2"):
+        latency.fit(on_the_line()[:2])
+
+
+def test_the_newest_record_of_an_artifact_counts() -> None:
+    old = made.profile("net0", 9.0, macs=MACS[0])
+    (model,) = latency.fit([old, *on_the_line()])
+    assert model.quality.worst < 0.05

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import made
+import pytest
+
+from kit import store
+from kit.errors import BadRecord, StorageError, UsageError
+from kit.records import Artifact
+
+
+def test_canonical_json_does_not_depend_on_order() -> None:
+    assert store.canonical_json({"b": 1, "a": [1.5, "é"]}) == '{"a":[1.5,"é"],"b":1}'.encode()
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        store.canonical_json({"a": float("nan")})
+
+
+def test_atomic_write_replaces_whole_files_and_leaves_no_temporary(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "x.json"
+    store.write_atomic(path, b"one")
+    store.write_atomic(path, b"two")
+    assert path.read_bytes() == b"two" and os.listdir(path.parent) == ["x.json"]
+
+
+def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    store.write_atomic(path, b'{"old": 1}\n')
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="disk is full"):
+        store.write_atomic(path, b"new")
+    assert path.read_bytes() == b'{"old": 1}\n' and os.listdir(tmp_path) == ["x"]
+    with pytest.raises(StorageError, match="disk is full"):
+        store.append_line(path, {"a": 1})
+    assert path.read_bytes() == b'{"old": 1}\n'
+
+
+def test_a_torn_last_line_is_skipped_then_cut(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    store.append_line(path, {"n": 1})
+    with path.open("ab") as file:
+        file.write(b'{"n": 2, "torn')
+    assert [data for _, data in store.read_lines(path)] == [{"n": 1}]
+    store.append_line(path, {"n": 3})
+    assert [data["n"] for _, data in store.read_lines(path)] == [1, 3]
+
+
+def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"n": 1}\n{"n": 2}')
+    store.append_line(path, {"n": 3})
+    assert [data["n"] for _, data in store.read_lines(path)] == [1, 2, 3]
+
+
+def test_a_broken_line_inside_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text('{"n": 1}\nnonsense\n{"n": 2}\n')
+    with pytest.raises(BadRecord, match="x.jsonl:2 is not JSON"):
+        store.read_lines(path)
+
+
+def test_reading_profiles_says_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        store.read_profiles([tmp_path / "none.jsonl"])
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(BadRecord, match="empty profile"):
+        store.read_profiles([tmp_path / "empty.jsonl"])
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(BadRecord, match=r"no \.jsonl profile"):
+        store.read_profiles([tmp_path / "sub"])
+    (tmp_path / "text.jsonl").write_text("hello")
+    with pytest.raises(BadRecord, match="not JSON lines"):
+        store.read_profiles([tmp_path / "text.jsonl"])
+    store.append_line(tmp_path / "other.jsonl", made.artifact())
+    with pytest.raises(BadRecord, match="kind 'artifact'"):
+        store.read_profiles([tmp_path / "other.jsonl"])
+
+
+def test_profiles_read_back_from_a_folder(tmp_path: Path) -> None:
+    profile = made.profile()
+    store.append_line(tmp_path / "dev" / "a.jsonl", profile)
+    (tmp_path / "dev" / ".hidden.jsonl").write_text("not a profile")
+    assert store.read_profiles([tmp_path]) == [profile]
+
+
+def test_a_record_where_a_folder_lies(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="folder where a file"):
+        store.read_record(tmp_path, Artifact)
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is, or lies under, a file"):
+        store.make_folder(tmp_path / "file" / "sub")
+
+
+def test_slug() -> None:
+    assert store.slug("AMD EPYC (2 cores)") == "amd-epyc-2-cores"
+    assert store.slug("../..") == "unnamed"
