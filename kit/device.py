@@ -226,10 +226,10 @@ def _parse_config(data: bytes, stem: str, source: str) -> DeviceConfig:
 
 
 def _explain(error: ValidationError, source: str) -> UsageError:
-    problem = error.errors(include_url=False)[0]
-    *path, last = problem["loc"]
-    if problem["type"] != "extra_forbidden":
+    unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
+    if not unknown:
         return BadRecord(f"{source} is no device configuration: {first_problem(error)}.")
+    *path, last = unknown[0]  # told before a missing key: a misspelt key is both
     keys: Iterable[str] = _model_at(path).model_fields
     return UnknownName(f"key in {source} [{'.'.join(map(str, path)) or 'top'}]", str(last), keys)
 
@@ -331,8 +331,9 @@ def _config_text(name: str, spec: DeviceSpec) -> str:
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
-    """A TOML table of strings, numbers and lists of them; None is left out. JSON's notation of these is TOML's."""
-    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in values.items() if value is not None]
+    """A TOML table of strings, numbers and lists of them; None is left out. Their notation is JSON's but for DEL."""
+    known = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
+    lines = [f"{key} = {value}".replace("\x7f", "\\u007f") for key, value in known.items()]
     return "\n".join([title, *lines] if title else lines) + "\n"
 
 
@@ -447,7 +448,7 @@ def _machine(root: Path, cpus: Cpus) -> str:
 
 
 def _fallback_cpu(root: Path) -> str:
-    return (platform.processor() if root == HERE else "") or "unknown CPU"
+    return (platform.processor() if root == HERE else "") or "unknown"
 
 
 def _system(root: Path) -> str:
@@ -589,7 +590,7 @@ def _text(value: Any) -> str | None:
 
 
 def _proc_gpus(root: Path) -> tuple[GpuSpec, ...]:
-    driver = re.search(r"Kernel Module\D+(\d+\.[\d.]+)", read_text(root / "proc/driver/nvidia/version") or "")
+    driver = re.search(r"Kernel Module.*?\s(\d+\.[\d.]+)\s", read_text(root / "proc/driver/nvidia/version") or "")
     texts = [read_text(file) or "" for file in sorted(root.glob("proc/driver/nvidia/gpus/*/information"))]
     names = [match[1].strip() for text in texts if (match := re.search(r"^Model:(.+)$", text, re.MULTILINE))]
     return tuple(GpuSpec(name=name, driver=driver[1] if driver else None) for name in names)
@@ -636,7 +637,7 @@ def _sold_gb(memory_bytes: int, sizes_bytes: Iterable[int]) -> int:
 def _cpu_slug(model: str) -> str:
     """``Intel(R) Xeon(R) Platinum 8480C CPU @ 2.00GHz`` -> ``intel-xeon-platinum-8480c``."""
     plain = re.sub(
-        r"\((R|TM)\)|@.*|\bwith Radeon.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", model, flags=re.IGNORECASE
+        r"\((R|TM)\)|@.*|\bw(ith|/) Radeon.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", model, flags=re.IGNORECASE
     )
     return store.slug(plain)
 

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from kit import __version__, backends, stats, store, worker
+from kit import __version__, backends, stats, store, telemetry, worker
 from kit.backends import fake
-from kit.errors import BackendUnavailable, BadModel, IntegrityError, MeasurementError, StorageError, UsageError
+from kit.errors import BadModel, IntegrityError, MeasurementError, StorageError, UsageError
 from kit.records import (
     Artifact,
     DeviceSpec,
@@ -80,8 +80,9 @@ class _Run:
 def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) -> list[Target]:
     """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
 
-    Raises UsageError, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
+    Raises UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
     """
+    backends.require(backend)
     targets: list[Target] = []
     for text in texts:
         path = Path(text)
@@ -171,7 +172,7 @@ def profile(
     """
     if not targets:
         raise MeasurementError("There is nothing to measure: name an .onnx file, a build folder or a variant id.")
-    _require(settings.backend)
+    backends.require(settings.backend)
     store.make_folder(out.parent)
     journal = out.parent / f".{out.stem}.{_run_key(targets, settings, device)}.journal"
     with _alone(out.parent):
@@ -196,12 +197,6 @@ def quick_median_s(target: Target, settings: MeasureSettings) -> float:
             raise MeasurementError(f"{target.path} could not be measured: {reply.reason}")
         visits.append(reply.visit)
     return Measurement(visits=tuple(visits)).median_s
-
-
-def _require(backend: str) -> None:
-    probe = backends.probe(backend)
-    if not probe.available:
-        raise BackendUnavailable(f"{probe.reason}")
 
 
 def _run_key(targets: Sequence[Target], settings: MeasureSettings, device: DeviceSpec) -> str:
@@ -369,7 +364,7 @@ def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, t
     cold = sum(not v.warm for v in visits)
     if cold:
         evidence.append(f"{cold} of {len(visits)} processes were still changing when warm-up ended")
-    flags = sorted({f for v in visits for e in (v.before, v.after) for f in e.throttle_flags or ()})
+    flags = sorted({flag for v in visits for flag in telemetry.throttled_between(v.before, v.after)})
     if flags:
         return "throttled", (*evidence, f"the device reports {', '.join(flags)}")
     if len(visits) < min(VISITS_MIN, settings.rounds_min) or len(visits) < 2:

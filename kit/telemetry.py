@@ -577,6 +577,17 @@ def read_environment(readers: Sequence[Reader] | None = None) -> Environment:
     )
 
 
+def throttled_between(before: Environment, after: Environment) -> tuple[str, ...]:
+    """Flags that tell of throttling between two states: set at either, or remembered since boot only by the later one.
+
+    A board that was throttled once remembers it until it is switched off, so such a flag alone says nothing about now.
+    """
+    early, late = before.throttle_flags or (), after.throttle_flags or ()
+    now = [flag for flag in (*early, *late) if not flag.endswith("_since_boot")]
+    new = [flag for flag in late if flag not in early] if before.throttle_flags is not None else []
+    return tuple(dict.fromkeys(now + new))
+
+
 _FIRST_WINS = tuple(f.name for f in fields(Reading) if f.name != "throttle_flags")
 
 

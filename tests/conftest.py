@@ -5,4 +5,48 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(scope="session")
+def tiny_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A build folder with three real, untrained convolutional networks of different MACs, sidecars, programs and samples."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxscript")
+    from kit import store
+    from kit.records import Accuracy, Artifact, FileRef, SubNetwork, TensorSpec
+
+    folder = tmp_path_factory.mktemp("tiny")
+    for index, channels in enumerate((8, 16, 32)):
+        torch.manual_seed(index)
+        net = torch.nn.Sequential(
+            torch.nn.Conv2d(3, channels, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(channels * 64, 10)
+        ).eval()
+        name = f"resnet18-d{2 * index + 2}-w1.00-fp32-32"
+        image = torch.zeros(1, 3, 8, 8)
+        torch.onnx.export(net, (image,), folder / f"{name}.onnx", input_names=["x"], output_names=["y"], verbose=False, external_data=False)
+        torch.export.save(torch.export.export(net, (image,)), folder / f"{name}.pt2")
+        given = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
+        with torch.inference_mode():
+            np.savez(folder / f"{name}.sample.npz", input=given, output=net(torch.from_numpy(given)).numpy())
+
+        def ref(file: str) -> FileRef:
+            path = folder / file
+            return FileRef(file=file, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
+
+        artifact = Artifact(
+            artifact_id=name,
+            model=ref(f"{name}.onnx"),
+            torch_program=ref(f"{name}.pt2"),
+            subnetwork=SubNetwork.parse(name),
+            macs=64 * channels * 27 + channels * 640,
+            inputs=(TensorSpec(name="x", shape=(1, 3, 8, 8), dtype="float32"),),
+            outputs=(TensorSpec(name="y", shape=(1, 10), dtype="float32"),),
+            accuracy=Accuracy(top1=0.5 + 0.1 * index, count=10, dataset="synthetic"),
+            sample=ref(f"{name}.sample.npz"),
+        )
+        store.write_record(folder / f"{name}.json", artifact)
+    return folder

@@ -13,6 +13,7 @@ conformance test in tests/test_backends.py runs on every backend that the machin
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,18 @@ def probe(name: str) -> Probe:
         return load(name).probe()
     except BackendUnavailable as error:
         return Probe(None, str(error), install_hint(name))
+
+
+def require(name: str) -> None:
+    """Check that backend ``name`` can be had here without importing its runtime: the parent of a measurement stays light.
+
+    Raises UnknownName, BackendUnavailable.
+    """
+    if name not in LEAVES:
+        raise UnknownName("backend", name, LEAVES)
+    module = {"onnxruntime": "onnxruntime", "pytorch": "torch"}.get(name)
+    if module and importlib.util.find_spec(module) is None:
+        raise BackendUnavailable(f"Backend {name} is not installed: {install_hint(name)}")
 
 
 def install_hint(name: str) -> str:

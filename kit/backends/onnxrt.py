@@ -61,7 +61,7 @@ def open(path: Path, artifact: Artifact | None, threads: int) -> OrtSession:  # 
 
 
 def _reason(path: Path, text: str) -> str:
-    if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text or "ModelProto does not have a graph" in text:
+    if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text or "No graph was found" in text:
         return f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
     first = text.splitlines()[0].split(" : ")[-1].strip().rstrip(".")
     return f"ONNX Runtime {ort.__version__} cannot load {path}: {first}."

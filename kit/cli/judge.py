@@ -10,7 +10,7 @@ import typer
 from kit.cli import show
 
 if TYPE_CHECKING:
-    from kit.records import Need, ProfileRecord
+    from kit.records import Answer, KnowledgeBase, KnowledgeRow, Need, ProfileRecord
 
 knowledge_app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +39,7 @@ Threads = Annotated[int | None, typer.Option(min=1, help="Only this thread count
 def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Judge")(fit)
     app.add_typer(knowledge_app, name="knowledge", rich_help_panel="Judge")
+    app.command(rich_help_panel="Judge")(report)
 
 
 def make_need(
@@ -172,3 +173,78 @@ def ask(
         for r in found.rejected:
             table.add_row(f"{r.artifact_id} ({r.backend}, t{r.threads})", r.limit, r.text)
         show.print_table(table)
+
+
+def report(
+    profiles: Profiles,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    device: Annotated[str | None, typer.Option(help="Only the profiles of this device.")] = None,
+    library: Annotated[Path | None, typer.Option(help="List the packages of this library as well.")] = None,
+    seed: show.Seed = 0,
+    json: show.Json = False,
+) -> None:
+    """One self-contained HTML page: accuracy against latency, lambda, spread, choices over deadlines, packages."""
+    from kit import knowledge, latency, store
+    from kit.cli.workshop import need_workshop
+
+    need_workshop("plotly")
+    from kit.library import package
+    from kit.report.page import write_page
+
+    found = only(store.read_profiles(profiles), device)
+    models = latency.fit(found, seed=seed)
+    spec = found[-1].device
+    base = knowledge.build(found)
+    page = write_page(
+        out,
+        device=spec,
+        profiles=found,
+        models=models,
+        knowledge=base,
+        answers=three_answers(base, spec.device_id),
+        deadline_choices=choices(base, spec.device_id),
+        packages=package.read_packages(library) if library else [],
+        pull=None,
+    )
+    if json:
+        show.emit({"report": str(page)})
+    else:
+        print(page)
+
+
+def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
+    """The knowledge base's answers to three deadlines: one that few variants meet, one in the middle, one that all meet."""
+    from kit import knowledge
+    from kit.records import Need
+
+    p99s = sorted(r.p99_s for r in base.rows if r.label in ("stable", "settled")) or sorted(r.p99_s for r in base.rows)
+    picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
+    deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
+    return [knowledge.ask(base.rows, Need(deadline_s=d, device_id=device_id)) for d in deadlines]
+
+
+def _round_up(seconds: float) -> float:
+    """To two significant digits, upwards: a deadline that a person would write."""
+    from math import ceil, floor, log10
+
+    scale = 10.0 ** (floor(log10(seconds)) - 1)
+    return ceil(seconds / scale - 1e-9) * scale
+
+
+def choices(base: KnowledgeBase, device_id: str, points: int = 60) -> list[tuple[float, KnowledgeRow | None]]:
+    """The choice at each of many deadlines, from below the fastest variant to above the slowest."""
+    import numpy as np
+
+    from kit import knowledge
+    from kit.errors import NoAnswer
+    from kit.records import Need
+
+    p99s = [r.p99_s for r in base.rows]
+    out: list[tuple[float, KnowledgeRow | None]] = []
+    for deadline_s in np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points):
+        try:
+            chosen = knowledge.ask(base.rows, Need(deadline_s=float(deadline_s), device_id=device_id)).chosen
+        except NoAnswer:
+            chosen = None
+        out.append((float(deadline_s), chosen))
+    return out

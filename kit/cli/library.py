@@ -10,7 +10,7 @@ import typer
 from kit.cli import judge, show
 
 if TYPE_CHECKING:
-    from kit.records import Answer, Manifest, Need, ProfileRecord, Promise
+    from kit.records import Answer, InstallReceipt, Manifest, Need, ProfileRecord, Promise
 
 library_app = typer.Typer(
     no_args_is_help=True, help="The download library: [bold]add[/] packages, [bold]list[/] and [bold]serve[/] them."
@@ -155,7 +155,7 @@ def pull(
         backend or "onnxruntime",
         threads,
     )
-    result = pull_and_measure(url, need, to, measure=measure)
+    result, _ = pull_and_measure(url, need, to, measure=measure)
     if json:
         show.emit(result)
         return
@@ -167,8 +167,8 @@ def pull(
         )
 
 
-def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) -> dict[str, Any]:
-    """Pull a package for ``need``, then measure what was installed beside what was promised."""
+def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) -> tuple[dict[str, Any], InstallReceipt]:
+    """Pull a package for ``need``, then measure what was installed beside what was promised: the JSON of it, and the receipt."""
     from kit.library import client
 
     with show.progress("pull") as update:
@@ -195,7 +195,7 @@ def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) ->
         result |= {"label": record.label, "measured_record": record.record_id}
         if record.measurement is not None:
             result |= {"measured_s": record.measurement.median_s, "measured_p99_s": record.measurement.p99_s}
-    return result
+    return result, receipt
 
 
 def _measure_installed(model: Path, backend: str, threads: int, to: Path) -> ProfileRecord:

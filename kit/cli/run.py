@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import library, show, workshop
+from kit.cli import judge, library, show, workshop
 
 if TYPE_CHECKING:
     from kit.records import (
         Answer,
         Artifact,
         DeviceSpec,
-        KnowledgeBase,
-        KnowledgeRow,
+        InstallReceipt,
         LatencyModel,
         Manifest,
         Need,
         ProfileRecord,
     )
+    from kit.report.page import PullResult
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,8 +60,8 @@ def run(
         out / "latency-models.json", store.pretty_json([m.model_dump(mode="json") for m in models]).encode()
     )
     store.write_record(out / "knowledge.json", base)
-    answers = _ask(base, device)
-    manifests, pulled = _deliver(out, artifacts, profiles, answers[len(answers) // 2].need)
+    answers = judge.three_answers(base, device.device_id)
+    manifests, pulled, receipt = _deliver(out, artifacts, profiles, answers[len(answers) // 2].need)
     page = write_page(
         out / "report.html",
         device=device,
@@ -69,9 +69,9 @@ def run(
         models=models,
         knowledge=base,
         answers=answers,
-        deadline_choices=_choices(base, device),
+        deadline_choices=judge.choices(base, device.device_id),
         packages=manifests,
-        pull=pulled,
+        pull=_pull_result(pulled, receipt),
     )
     summary = _summary(
         device,
@@ -126,47 +126,9 @@ def _profile(
         )
 
 
-def _ask(base: KnowledgeBase, device: DeviceSpec) -> list[Answer]:
-    """The knowledge base's answers to three deadlines: one that few variants meet, one in the middle, one that all meet."""
-    from kit import knowledge
-    from kit.records import Need
-
-    p99s = sorted(r.p99_s for r in base.rows if r.label in ("stable", "settled")) or sorted(r.p99_s for r in base.rows)
-    picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
-    deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
-    return [knowledge.ask(base.rows, Need(deadline_s=d, device_id=device.device_id)) for d in deadlines]
-
-
-def _round_up(seconds: float) -> float:
-    """To two significant digits, upwards: a deadline that a person would write."""
-    from math import ceil, floor, log10
-
-    scale = 10.0 ** (floor(log10(seconds)) - 1)
-    return ceil(seconds / scale - 1e-9) * scale
-
-
-def _choices(base: KnowledgeBase, device: DeviceSpec, points: int = 60) -> list[tuple[float, KnowledgeRow | None]]:
-    """The choice at each of many deadlines, from below the fastest variant to above the slowest."""
-    import numpy as np
-
-    from kit import knowledge
-    from kit.errors import NoAnswer
-    from kit.records import Need
-
-    p99s = [r.p99_s for r in base.rows]
-    out: list[tuple[float, KnowledgeRow | None]] = []
-    for deadline_s in np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points):
-        try:
-            chosen = knowledge.ask(base.rows, Need(deadline_s=float(deadline_s), device_id=device.device_id)).chosen
-        except NoAnswer:
-            chosen = None
-        out.append((float(deadline_s), chosen))
-    return out
-
-
 def _deliver(
     out: Path, artifacts: Sequence[Artifact], profiles: Sequence[ProfileRecord], need: Need
-) -> tuple[list[Manifest], dict[str, Any]]:
+) -> tuple[list[Manifest], dict[str, Any], InstallReceipt]:
     """Package the variants, serve them on a free local port, and pull one as a device would."""
     from kit.library import package, server
 
@@ -174,8 +136,17 @@ def _deliver(
     by_id = {a.artifact_id: promised.get(a.model.sha256, []) for a in artifacts}
     manifests = package.add(out / "library", out / "build", list(artifacts), by_id)
     with server.running(out / "library", library.choose) as url:
-        pulled = library.pull_and_measure(url, need, out / "device")
-    return manifests, pulled
+        pulled, receipt = library.pull_and_measure(url, need, out / "device")
+    return manifests, pulled, receipt
+
+
+def _pull_result(pulled: dict[str, Any], receipt: InstallReceipt) -> PullResult | None:
+    from kit.report.page import PullResult
+
+    if pulled["measured_s"] is None:
+        return None
+    timings = ("promised_s", "promised_p99_s", "measured_s", "measured_p99_s")
+    return PullResult(package=pulled["package"], receipt=receipt, **{name: pulled[name] for name in timings})
 
 
 def _summary(

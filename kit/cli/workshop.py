@@ -15,8 +15,11 @@ def add_to(app: typer.Typer) -> None:
         app.command(rich_help_panel="Produce (needs the workshop install)")(verb)
 
 
-def need_workshop() -> None:
-    """Raises BackendUnavailable with the command that installs the workshop."""
+PACKAGES = ("torch", "torchvision", "onnx", "torch_pruning", "sklearn", "plotly")
+
+
+def need_workshop(*packages: str) -> None:
+    """Raises BackendUnavailable with the command that installs the workshop, when ``packages`` (default: all) are not there."""
     import importlib.util
 
     from kit.errors import BackendUnavailable

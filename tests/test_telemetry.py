@@ -1,0 +1,305 @@
+"""Telemetry against recorded texts. The boards' texts follow public formats; no board was at hand (see docs/devices.md)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from machines import FakeNvml, answering, build, put
+
+from kit import telemetry
+from kit.records import Environment
+from kit.telemetry import Reading, discover, read_environment
+
+PI = {
+    "vcgencmd get_throttled": "throttled=0x50005\n",
+    "vcgencmd measure_temp": "temp=48.3'C\n",
+    "vcgencmd measure_clock arm": "frequency(48)=1500398464\n",
+}
+# rbonghi/jetson_stats#624 (Orin Nano, JetPack 6), shortened by engines that are not read
+ORIN_NANO = (
+    "05-15-2025 18:30:28 RAM 6982/7620MB (lfb 5x1MB) SWAP 2640/16384MB (cached 202MB) "
+    "CPU [97%@1984,95%@1984,95%@1984,91%@1984,88%@1984,93%@247] EMC_FREQ 18%@3199 GR3D_FREQ 84%@[713] NVENC 1%@115 "
+    "APE 174 cv0@63.031C cpu@65.562C soc2@64.156C soc0@63.031C gpu@63.5C tj@65.562C soc1@64.718C cv2@60.875C "
+    "VDD_IN 17946mW/15710mW VDD_CPU_GPU_CV 8896mW/7585mW VDD_SOC 3923mW/3515mW"
+)
+# GDWR/jetson_exporter#14 (AGX Orin, JetPack 5): no rail for the whole, a power-gated GPU sensor
+AGX_ORIN = (
+    "04-11-2025 10:36:27 RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,0%@729,off,off] "
+    "EMC_FREQ 0%@2133 GR3D_FREQ 0%@[0,0] VIC_FREQ 729 APE 174 CV0@-256C CPU@44.562C Tboard@32C SOC2@40.093C "
+    "Tdiode@33C SOC0@41.093C CV1@-256C GPU@-256C tj@44.343C SOC1@41.25C CV2@-256C VDD_GPU_SOC 2340mW/2340mW "
+    "VDD_CPU_CV 390mW/390mW VIN_SYS_5V0 4025mW/4025mW NC 0mW/0mW VDDQ_VDD2_1V8AO 301mW/301mW NC 0mW/0mW"
+)
+# FindHao/tx-utils#3 (TX2, JetPack 4): no unit behind the numbers
+TX2 = (
+    "RAM 2020/7852MB (lfb 1164x4MB) CPU [9%@345,21%@345,25%@345,3%@345,1%@345,1%@345] EMC_FREQ 0% GR3D_FREQ 0% "
+    "PLL@42.5C MCPU@42.5C PMIC@100C Tboard@40C GPU@41C BCPU@42.5C thermal@41.9C Tdiode@41.25C VDD_SYS_GPU 153/158 "
+    "VDD_SYS_SOC 536/547 VDD_4V0_WIFI 633/527 VDD_IN 3140/3208 VDD_SYS_CPU 536/590 VDD_SYS_DDR 557/601"
+)
+
+PARSERS = (
+    telemetry.parse_throttled,
+    telemetry.parse_measure_temp,
+    telemetry.parse_measure_clock,
+    telemetry.parse_nvpmodel,
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("throttled=0x0\n", ()),
+        ("throttled=0x50005\n", ("under_voltage", "throttled", "under_voltage_since_boot", "throttled_since_boot")),
+        ("throttled=0x80008", ("soft_temperature_limit", "soft_temperature_limit_since_boot")),
+        ("throttled=0xE000E", tuple(n for b, n in telemetry.THROTTLE_BITS.items() if b not in (0, 16))),
+        ("VCHI initialization failed\n", None),
+        ("", None),
+    ],
+)
+def test_throttle_flags_of_the_firmware(text: str, flags: tuple[str, ...] | None) -> None:
+    assert telemetry.parse_throttled(text) == flags
+
+
+def test_firmware_temperature_and_clock() -> None:
+    assert telemetry.parse_measure_temp("temp=48.3'C\n") == 48.3
+    assert telemetry.parse_measure_clock("frequency(48)=1500398464\n") == 1500398464
+    assert telemetry.parse_measure_clock("frequency(0)=0\n") is None
+    assert telemetry.parse_measure_temp('error=2 error_msg="Command not registered"') is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [
+        ("NV Power Mode: MAXN_SUPER\n2\n", "MAXN_SUPER"),
+        ("NV Fan Mode:quiet\nNV Power Mode: MODE_30W\n2\n", "30W"),
+        ("NVPM VERB: Config file: /etc/nvpmodel.conf\nNV Power Mode: 15W\n0\n", "15W"),
+        ("NVPM ERROR: failed to read PARAM GPU_POWER_CONTROL_ENABLE\n", None),
+    ],
+)
+def test_power_mode_of_a_jetson(text: str, mode: str | None) -> None:
+    assert telemetry.parse_nvpmodel(text) == mode
+
+
+def test_tegrastats_of_three_generations() -> None:
+    assert telemetry.parse_tegrastats(ORIN_NANO) == Reading(1984e6, 65.562, power_w=17.946)
+    agx = telemetry.parse_tegrastats(AGX_ORIN)
+    assert (agx.clock_hz, agx.temperature_c) == (729e6, 44.562)
+    assert agx.power_w == pytest.approx(2.34 + 0.39 + 4.025)
+    assert telemetry.parse_tegrastats(TX2).power_w == pytest.approx(3.14)
+    assert telemetry.parse_tegrastats(ORIN_NANO, "gpu").temperature_c == 63.5
+    assert telemetry.parse_tegrastats(AGX_ORIN, "gpu").temperature_c is None
+    assert telemetry.parse_tegrastats("tegrastats: command failed") == Reading()
+
+
+@given(st.text())
+def test_no_text_breaks_a_parser(text: str) -> None:
+    for parse in PARSERS:
+        parse(text)
+    telemetry.parse_tegrastats(text)
+
+
+def test_total_power_counts_no_rail_twice() -> None:
+    assert telemetry.total_power_w({"VDD_IN": 5.0, "VDD_SOC": 1.5}) == 5.0
+    assert telemetry.total_power_w({"VDD_GPU_SOC": 2.0, "VIN_SYS_5V0": 4.0, "VDDQ_VDD2_1V8AO": 0.3}) == 6.0
+    assert telemetry.total_power_w({}) is None
+
+
+# ----------------------------------------------------------------------------------------------------- whole machines
+
+
+def test_virtual_machine_knows_nothing_but_its_load(tmp_path: Path) -> None:
+    readers = discover(build("x86-vm", tmp_path))
+    assert readers == []
+    state = read_environment(readers)
+    assert (state.clock_hz, state.temperature_c, state.throttle_flags, state.power_w, state.power_mode) == (None,) * 5
+    assert state.load_1min is not None
+
+
+def test_raspberry_pi_4_trusts_the_firmware_before_the_kernel(tmp_path: Path) -> None:
+    state = read_environment(discover(build("raspberry-pi-4b", tmp_path), run=answering(PI)))
+    assert state.clock_hz == 1500398464  # measured; cpufreq says 1.8 GHz was asked for
+    assert state.temperature_c == 48.3
+    assert state.throttle_flags is not None and "under_voltage" in state.throttle_flags
+    assert state.power_mode == "ondemand"
+    assert state.power_w is None
+
+
+def test_raspberry_pi_without_permission_falls_back_to_the_kernel(tmp_path: Path) -> None:
+    root = build("raspberry-pi-4b", tmp_path)
+    state = read_environment(discover(root, run=answering({})))
+    assert (state.clock_hz, state.throttle_flags) == (1.8e9, ())
+    assert state.temperature_c == pytest.approx(48.199)
+    assert "group 'video'" in telemetry.describe_sources(root, run=answering({}))["vcgencmd"]
+
+
+def test_raspberry_pi_5_with_an_under_voltage_alarm(tmp_path: Path) -> None:
+    state = read_environment(discover(build("raspberry-pi-5", tmp_path)))
+    assert state.clock_hz == 2.4e9
+    assert state.throttle_flags == ("under_voltage",)
+
+
+def test_jetson_orin_nano_reads_its_input_rail(tmp_path: Path) -> None:
+    run = answering({"nvpmodel -q": "NV Power Mode: 25W\n1\n"})
+    root = build("jetson-orin-nano", tmp_path)
+    state = read_environment(discover(root, run=run))
+    assert state.clock_hz == 1.344e9  # the faster of the two clusters
+    assert state.temperature_c == pytest.approx(49.312)
+    assert state.power_w == pytest.approx(4.968 * 0.952)
+    assert state.power_mode == "25W"
+    gpu = read_environment(discover(root, target="gpu", run=run))
+    assert (gpu.clock_hz, gpu.temperature_c, gpu.power_w) == (306e6, 48.0, state.power_w)
+
+
+def test_jetson_agx_orin_sums_its_rails_and_skips_gated_sensors(tmp_path: Path) -> None:
+    root = build("jetson-agx-orin", tmp_path)
+    state = read_environment(discover(root, run=answering({"nvpmodel -q": "NV Power Mode: MODE_30W\n2\n"})))
+    assert state.power_w == pytest.approx(19.712 * 0.12 + 19.712 * 0.02 + 4.976 * 0.808)
+    assert state.power_mode == "30W"
+    assert read_environment(discover(root, target="gpu", run=answering({}))).temperature_c is None
+
+
+def test_old_jetson_driver_with_milliwatt_files(tmp_path: Path) -> None:
+    folder = "sys/bus/i2c/drivers/ina3221x/1-0040/iio:device0"
+    put(tmp_path, f"{folder}/rail_name_0", "VDD_IN")
+    put(tmp_path, f"{folder}/in_power0_input", "3140\n")
+    put(tmp_path, f"{folder}/rail_name_1", "VDD_SYS_GPU")
+    put(tmp_path, f"{folder}/in_power1_input", "153\n")
+    assert read_environment(discover(tmp_path)).power_w == pytest.approx(3.14)
+
+
+def test_a_jetson_without_ina3221_asks_tegrastats(tmp_path: Path) -> None:
+    tool = put(tmp_path, "usr/bin/tegrastats", "a tool")
+    run = answering({f"timeout 0.5 {tool} --interval 100": ORIN_NANO + "\n" + AGX_ORIN + "\n"})
+    assert read_environment(discover(tmp_path, run=run)).power_w == pytest.approx(17.946)
+
+
+@pytest.mark.parametrize("driver", ["coretemp", "k10temp"])
+def test_x86_host_temperature(tmp_path: Path, driver: str) -> None:
+    put(tmp_path, "sys/class/hwmon/hwmon1/name", "nvme")
+    put(tmp_path, "sys/class/hwmon/hwmon10/name", f"{driver}\n")
+    put(tmp_path, "sys/class/hwmon/hwmon10/temp1_input", "61250\n")
+    put(tmp_path, "sys/class/thermal/thermal_zone0/type", "acpitz\n")  # no CPU: left out
+    put(tmp_path, "sys/class/thermal/thermal_zone0/temp", "27800\n")
+    assert read_environment(discover(tmp_path)).temperature_c == 61.25
+
+
+def test_package_sensor_goes_before_others(tmp_path: Path) -> None:
+    for index, (kind, value) in enumerate([("acpitz", 20000), ("soc_dts0", 50000), ("x86_pkg_temp", 70000)]):
+        put(tmp_path, f"sys/class/thermal/thermal_zone{index}/type", kind)
+        put(tmp_path, f"sys/class/thermal/thermal_zone{index}/temp", str(value))
+    assert read_environment(discover(tmp_path)).temperature_c == 70.0
+
+
+def test_energy_counter_gives_mean_power_and_survives_its_wrap(tmp_path: Path) -> None:
+    package = tmp_path / "sys/class/powercap/intel-rapl:0"
+    put(package, "max_energy_range_uj", "100000000")
+    put(tmp_path, "sys/class/powercap/intel-rapl:0:0/energy_uj", "5")  # a part of the package
+    counter = put(package, "energy_uj", "90000000")
+    (reader,) = discover(tmp_path)
+    assert isinstance(reader, telemetry.Rapl) and reader.packages == (package,)
+    times = iter([10.0, 12.0, 13.0])
+    reader.clock_s = lambda: next(times)
+    assert reader.read() == Reading()
+    counter.write_text("96000000")
+    assert reader.read().power_w == pytest.approx(3.0)
+    counter.write_text("1000000")
+    assert reader.read().power_w == pytest.approx(5.0)
+    counter.unlink()
+    assert reader.read() == Reading()
+
+
+def test_gpu_values_only_when_the_gpu_is_the_target() -> None:
+    nvml = FakeNvml("NVIDIA H200", reasons=0x1 | 0x4 | 0x40)
+    assert discover(Path("/nonexistent"), nvml=nvml) == []
+    state = read_environment(discover(Path("/nonexistent"), target="gpu", nvml=nvml))
+    assert (state.clock_hz, state.temperature_c, state.power_w, state.power_mode) == (345e6, 31.0, 76.543, "P0")
+    assert state.throttle_flags == ("gpu_power_cap", "gpu_hardware_thermal_slowdown")
+
+
+def test_gpu_with_an_old_driver_still_tells_its_reasons() -> None:
+    nvml = FakeNvml("Tesla T4", reasons=0x8, without=["nvmlDeviceGetCurrentClocksEventReasons"])
+    (reader,) = discover(Path("/nonexistent"), target="gpu", nvml=nvml)
+    assert reader.read().throttle_flags == ("gpu_hardware_slowdown",)
+    silent = FakeNvml("Tesla T4", without=["nvmlDeviceGetPowerUsage", "nvmlDeviceGetTemperature"])
+    (reader,) = discover(Path("/nonexistent"), target="gpu", nvml=silent)
+    assert reader.read().power_w is None and reader.read().clock_hz == 345e6
+
+
+# ------------------------------------------------------------------------------------------------------ broken sources
+
+
+def test_broken_sources_say_unknown(tmp_path: Path) -> None:
+    root = build("jetson-orin-nano", tmp_path)
+    readers = discover(root, run=answering({"nvpmodel -q": "\x00garbage"}))
+    (root / "sys/class/hwmon/hwmon1/curr2_input").write_text("not a number")
+    (root / "sys/class/thermal/thermal_zone0/temp").unlink()
+    for policy in (0, 4):
+        (root / f"sys/devices/system/cpu/cpufreq/policy{policy}/scaling_cur_freq").write_bytes(b"\xff\xfe")
+    state = read_environment(readers)
+    assert (state.clock_hz, state.temperature_c, state.power_w) == (None, None, None)
+    assert state.power_mode == "schedutil"
+
+
+def test_a_reader_that_raises_ends_nothing() -> None:
+    class Broken:
+        def read(self) -> Reading:
+            raise RuntimeError("bus error")
+
+    class Works:
+        def read(self) -> Reading:
+            return Reading(temperature_c=40.0, throttle_flags=())
+
+    state = read_environment([Broken(), Works()])
+    assert (state.temperature_c, state.throttle_flags) == (40.0, ())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (None, None, ()),
+        ((), (), ()),
+        (("throttled_since_boot",), ("throttled_since_boot",), ()),  # once, long ago
+        ((), ("throttled_since_boot",), ("throttled_since_boot",)),  # in between, over again
+        (("under_voltage", "under_voltage_since_boot"), ("under_voltage_since_boot",), ("under_voltage",)),
+        (None, ("throttled_since_boot",), ()),
+        (None, ("throttled",), ("throttled",)),
+    ],
+)
+def test_throttling_now_and_long_ago(
+    before: tuple[str, ...] | None, after: tuple[str, ...] | None, expected: tuple[str, ...]
+) -> None:
+    states = [Environment(at_utc="2026-01-01T00:00:00Z", throttle_flags=flags) for flags in (before, after)]
+    assert telemetry.throttled_between(*states) == expected
+
+
+def test_commands_that_fail_hang_or_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert telemetry.run_command(["no-such-tool-anywhere"]) is None
+    assert telemetry.run_command([sys.executable, "-c", "print('told'); raise SystemExit(3)"]) == "told\n"
+
+    def hang(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("tool", 2)
+
+    monkeypatch.setattr(subprocess, "run", hang)
+    assert telemetry.run_command(["tool"]) is None
+
+
+def test_every_source_is_described(tmp_path: Path) -> None:
+    told = telemetry.describe_sources(build("raspberry-pi-4b", tmp_path), run=answering(PI))
+    assert set(told) == set(telemetry.SOURCES)
+    available = {name for name, word in told.items() if word == "available"}
+    assert available == {"vcgencmd", "cpufreq", "thermal", "hwmon", "rpi_volt"}
+    assert all(told.values())
+
+
+def test_this_machine_can_be_read_twice() -> None:
+    first, second = read_environment(), read_environment()
+    assert first.at_utc < second.at_utc
+
+
+def test_telemetry_of_the_cpu_never_loads_nvml() -> None:
+    code = "import sys; from kit import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
