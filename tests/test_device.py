@@ -17,8 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import FakeNvml, answering, build, put
 
+from kit import configs as people_notes
 from kit import device
-from kit.device import load_configs, recognise, save_config
+from kit.configs import load_configs, save_config
+from kit.device import recognise
 from kit.errors import BadRecord, StorageError, UnknownName, UsageError
 from kit.records import CacheSpec, DeviceSpec
 
@@ -271,7 +273,7 @@ def test_the_current_folder_adds_and_replaces(tmp_path: Path, monkeypatch: pytes
 
 def test_an_installed_wheel_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "site/kit/_device_configs/mine.toml", MINIMAL)
-    monkeypatch.setattr(device, "__file__", str(tmp_path / "site/kit/device.py"))
+    monkeypatch.setattr(people_notes, "__file__", str(tmp_path / "site/kit/device.py"))
     monkeypatch.chdir(tmp_path)
     assert set(load_configs()) == {"mine"}
 

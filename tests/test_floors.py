@@ -24,7 +24,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "kit.records": (0, {"numpy", "pydantic"}),
     "kit.store": (0, {"numpy", "pydantic"}),
     "kit.stats": (0, {"numpy"}),
-    "kit.device": (1, {"numpy", "psutil", "pydantic", "tomli"}),
+    "kit.configs": (1, {"pydantic", "tomli"}),
+    "kit.device": (1, {"psutil"}),
     "kit.telemetry": (1, {"numpy", "psutil", "pynvml"}),
     "kit.timing": (1, set()),
     "kit.worker": (1, {"numpy", "psutil"}),
@@ -46,14 +47,14 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "kit.sim": (3, {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch"}),
     "kit.cli": (4, {"typer", "rich", "numpy"}),
 }
-MEASURING = {"device", "telemetry", "timing", "worker", "profiler", "backends"}
+MEASURING = {"configs", "device", "telemetry", "timing", "worker", "profiler", "backends"}
 APART = [
     (MEASURING, {"library"}),
     ({"nets", "variants"}, {"sim"}),
 ]  # the torch-free half of nets is data for everyone above
 BLOCKED = ("torch", "torchvision", "onnx", "tensorrt", "gymnasium")
 BOARD = [
-    "kit", "kit.__main__", "kit.cli", "kit.errors", "kit.records", "kit.store", "kit.stats", "kit.device", "kit.telemetry", "kit.timing",
+    "kit", "kit.__main__", "kit.cli", "kit.errors", "kit.records", "kit.store", "kit.stats", "kit.configs", "kit.device", "kit.telemetry", "kit.timing",
     "kit.worker", "kit.profiler", "kit.backends", "kit.backends.onnxrt", "kit.backends.fake", "kit.latency", "kit.knowledge",
     "kit.library.package", "kit.library.client", "kit.nets",
 ]  # fmt: skip

@@ -48,7 +48,8 @@ def save(
     json: show.Json = False,
 ) -> None:
     """Write device_configs/NAME.toml for this machine."""
-    from kit.device import recognise, save_config
+    from kit.configs import save_config
+    from kit.device import recognise
 
     path = save_config(name, recognise(), to, force=force)
     if json:
