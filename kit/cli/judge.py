@@ -232,7 +232,7 @@ def _round_up(seconds: float) -> float:
 
 
 def choices(base: KnowledgeBase, device_id: str, points: int = 60) -> list[tuple[float, KnowledgeRow | None]]:
-    """The choice at each of many deadlines, from below the fastest variant to above the slowest."""
+    """The choice at each of many deadlines, from below the fastest variant to above the slowest, every p99 among them."""
     import numpy as np
 
     from kit import knowledge
@@ -241,7 +241,7 @@ def choices(base: KnowledgeBase, device_id: str, points: int = 60) -> list[tuple
 
     p99s = [r.p99_s for r in base.rows]
     out: list[tuple[float, KnowledgeRow | None]] = []
-    for deadline_s in np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points):
+    for deadline_s in sorted({*p99s, *np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points)}):
         try:
             chosen = knowledge.ask(base.rows, Need(deadline_s=float(deadline_s), device_id=device_id)).chosen
         except NoAnswer:

@@ -1,0 +1,263 @@
+"""What the page draws of each profile record, and what can be said about all of them: no drawing, no HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from kit.records import DeviceSpec, LatencyModel, Measurement, ProfileRecord
+from kit.report import format as show
+
+Key = tuple[str, str, int]  # artifact id, backend, threads
+SeriesKey = tuple[str, int, str]  # backend, threads, precision: what one latency model covers
+
+KINDS = ("full", "depth", "width", "depth + width", "other")
+DECIDING = ("stable", "settled")  # the labels on which something may be decided
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A measured variant with its derived statistics, computed once. ``accuracy`` is a share in [0, 1]."""
+
+    record: ProfileRecord
+    measurement: Measurement
+    short: str
+    kind: str
+    median_s: float
+    interval_s: tuple[float, float]
+    p99_s: float
+
+    @property
+    def id(self) -> str:
+        return self.record.artifact.artifact_id
+
+    @property
+    def backend(self) -> str:
+        return self.record.settings.backend
+
+    @property
+    def threads(self) -> int:
+        return self.record.settings.threads
+
+    @property
+    def precision(self) -> str:
+        return self.record.artifact.precision
+
+    @property
+    def series(self) -> SeriesKey:
+        return self.backend, self.threads, self.precision
+
+    @property
+    def accuracy(self) -> float | None:
+        found = self.record.artifact.accuracy
+        return found.top1 if found else None
+
+    @property
+    def macs(self) -> int | None:
+        return self.record.artifact.macs
+
+    @property
+    def label(self) -> str:
+        return self.record.label or "unlabelled"
+
+    @property
+    def trusted(self) -> bool:
+        return self.label in DECIDING
+
+
+def key(record: ProfileRecord) -> Key:
+    return record.artifact.artifact_id, record.settings.backend, record.settings.threads
+
+
+def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list[ProfileRecord]]:
+    """``(measured, failed)``: per artifact, backend and threads the newest measurement, and the newest failure unless a
+    later measurement made up for it."""
+    measured: dict[Key, ProfileRecord] = {}
+    failed: dict[Key, ProfileRecord] = {}
+    for record in sorted(profiles, key=lambda r: r.created_utc):
+        if record.measurement is None:
+            failed[key(record)] = record
+        else:
+            measured[key(record)] = record
+            failed.pop(key(record), None)
+    return list(measured.values()), list(failed.values())
+
+
+def points(measured: Sequence[ProfileRecord]) -> list[Point]:
+    """One point per measured record, ordered by backend, threads, precision and median latency."""
+    shorten = shortener([r.artifact.artifact_id for r in measured])
+    full_depth: dict[str, int] = {}
+    for record in measured:
+        if net := record.artifact.subnetwork:
+            full_depth[net.root] = max(net.depth, full_depth.get(net.root, 0))
+    drawn = [_point(record, shorten, full_depth) for record in measured]
+    return sorted(drawn, key=lambda p: (p.backend, p.threads, PRECISIONS.index(p.precision), p.median_s))
+
+
+def _point(record: ProfileRecord, shorten: Callable[[str], str], full_depth: dict[str, int]) -> Point:
+    measurement = record.measurement
+    if measurement is None:
+        raise ValueError("a failed record has no point")
+    return Point(
+        record=record,
+        measurement=measurement,
+        short=shorten(record.artifact.artifact_id),
+        kind=_kind(record, full_depth),
+        median_s=measurement.median_s,
+        interval_s=measurement.interval_s,
+        p99_s=measurement.p99_s,
+    )
+
+
+def _kind(record: ProfileRecord, full_depth: dict[str, int]) -> str:
+    net = record.artifact.subnetwork
+    if net is None:
+        return "other"
+    cut = [name for name, is_cut in (("depth", net.depth < full_depth[net.root]), ("width", net.width < 1)) if is_cut]
+    return " + ".join(cut) or "full"
+
+
+def shortener(ids: Sequence[str]) -> Callable[[str], str]:
+    """A function that drops from an id the leading and trailing parts (between hyphens) that all ``ids`` share."""
+    split = [i.split("-") for i in sorted(set(ids))]
+    if len(split) < 2:
+        return lambda i: i
+    head = min(_shared(split), min(map(len, split)) - 1)
+    tail = _shared([parts[::-1][: len(parts) - head - 1] for parts in split])
+    start, end = split[0][:head], split[0][len(split[0]) - tail :]
+
+    def shorten(text: str) -> str:
+        parts = text.split("-")
+        fits = len(parts) > head + tail and parts[:head] == start and parts[len(parts) - tail :] == end
+        return " ".join(parts[head : len(parts) - tail]) if fits else text
+
+    return shorten
+
+
+def _shared(rows: Sequence[Sequence[str]]) -> int:
+    """How many leading parts all rows have in common."""
+    return next((i for i, parts in enumerate(zip(*rows, strict=False)) if len(set(parts)) > 1), min(map(len, rows)))
+
+
+def series(drawn: Sequence[Point]) -> dict[SeriesKey, str]:
+    """``(backend, threads, precision) -> name``, in order; the name leaves out what all points share."""
+    keys = list(dict.fromkeys(p.series for p in drawn))
+    several_backends = len({k[0] for k in keys}) > 1
+    several_threads = len({k[1] for k in keys}) > 1
+
+    def name(backend: str, threads: int, precision: str) -> str:
+        parts = [backend if several_backends else "", precision]
+        return " ".join(p for p in parts if p) + (f", {show.counted(threads, 'thread')}" if several_threads else "")
+
+    return {k: name(*k) for k in keys}
+
+
+def front(drawn: Sequence[Point]) -> list[Point]:
+    """The Pareto front of trusted points by median latency and accuracy, fastest first."""
+    best: list[Point] = []
+    candidates = [(p.median_s, -p.accuracy, p) for p in drawn if p.trusted and p.accuracy is not None]
+    for _, _, point in sorted(candidates, key=lambda c: c[:2]):
+        if not best or (point.accuracy or 0) > (best[-1].accuracy or 0):
+            best.append(point)
+    return best
+
+
+# ------------------------------------------------------------------------------------------------------------ in words
+
+
+def method(drawn: Sequence[Point]) -> list[str]:
+    """How it was measured, in four sentences taken from the records' settings."""
+    if not drawn:
+        return ["Nothing was measured."]
+    settings = [p.record.settings for p in drawn]
+    visits = [len(p.measurement.visits) for p in drawn]
+    seeds = sorted({s.seed for s in settings})
+    durations = show.listed(sorted({show.seconds(s.visit_s) for s in settings}))
+    threads = show.listed([show.counted(t, "thread") for t in sorted({s.threads for s in settings})])
+    referenced = any(v.reference_ns for p in drawn for v in p.measurement.visits)
+    drift = "A fixed matrix product timed around each process shows drift, and" if referenced else "From all of this"
+    return [
+        f"Each variant ran in {_span(visits, 'fresh process')}, interleaved with the others in random order (seed "
+        f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",
+        "A process warmed up until two successive windows agreed, then collected values for about "
+        f"{durations} on {threads}; its raw values are kept.",
+        "Latency is the median over processes of each process's median, with a 95 % bootstrap interval over processes "
+        "and values; p99 is the 99th percentile of all values.",
+        f"{drift} a label says how far to trust the result: stable and settled (after a retry) may decide, throttled and "
+        "inconclusive never do.",
+    ]
+
+
+def _span(values: Sequence[int], noun: str) -> str:
+    low, high = min(values), max(values)
+    return show.counted(low, noun) if low == high else f"{low} to {show.counted(high, noun)}"
+
+
+def weaknesses(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+    """Where the numbers are weak: each sentence follows from a record."""
+    found = [*_machine(device, drawn, models), *_trust(drawn), *_small_print(drawn, models)]
+    return found or ["The records show no weakness beyond this: one machine, at one time."]
+
+
+def _machine(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+    found = []
+    if device.virtual:
+        found.append(
+            f"This is a virtual machine ({device.virtual}): its neighbours disturb it and it hides its hardware."
+        )
+    sources = {m.clock_source for m in models}
+    if "nominal" in sources:
+        found.append(
+            "The clock was not observed: λ is stated at the nominal clock, from which the real one may differ by tens "
+            "of percent."
+        )
+    if "unknown" in sources or not (models or device.clock.nominal_hz or device.clock.current_hz):
+        found.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
+    visits = [v for p in drawn for v in p.measurement.visits]
+    if visits and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in visits):
+        found.append("The machine tells neither temperature nor throttling: only the reference timing can reveal them.")
+    return found
+
+
+def _trust(drawn: Sequence[Point]) -> list[str]:
+    found = []
+    doubtful = [p.label for p in drawn if p.label != "stable"]
+    if doubtful:
+        kinds = [f"{doubtful.count(name)} {name}" for name in sorted(set(doubtful))]
+        found.append(
+            f"{len(doubtful)} of {show.counted(len(drawn), 'measurement')} are not stable: {show.listed(kinds)}."
+        )
+    wide = [p for p in drawn if _half_width(p) > p.record.settings.precision_target]
+    if wide:
+        worst = max(wide, key=_half_width)
+        found.append(
+            f"{show.counted(len(wide), 'median')} missed the precision asked for; the widest interval is "
+            f"±{show.percent(_half_width(worst))} ({worst.short})."
+        )
+    return found
+
+
+def _half_width(point: Point) -> float:
+    low, high = point.interval_s
+    return (high - low) / 2 / point.median_s if point.median_s else 0.0
+
+
+def _small_print(drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+    found = []
+    visits = [v for p in drawn for v in p.measurement.visits]
+    fewest = min((len(p.measurement.visits) for p in drawn), default=3)
+    if fewest < 3:
+        found.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
+    if cold := sum(not v.warm for v in visits):
+        found.append(f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up.")
+    if (loops := max((v.loops for v in visits), default=1)) > 1:
+        found.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
+    images = min((p.record.artifact.accuracy.count for p in drawn if p.record.artifact.accuracy), default=0)
+    if 0 < images < 10_000:
+        found.append(f"Accuracy comes from {images} held-out images: one image weighs {100 / images:.2g} %.")
+    if models and (worst := max(m.quality.worst for m in models)) > 0.1:
+        found.append(
+            f"The fitted line misses a measured median by up to {show.percent(worst, 0)}: measure before you decide."
+        )
+    return found
