@@ -23,11 +23,22 @@ def tiny_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, channels in enumerate((8, 16, 32)):
         torch.manual_seed(index)
         net = torch.nn.Sequential(
-            torch.nn.Conv2d(3, channels, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(channels * 64, 10)
+            torch.nn.Conv2d(3, channels, 3, padding=1),
+            torch.nn.ReLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * 64, 10),
         ).eval()
         name = f"resnet18-d{2 * index + 2}-w1.00-fp32-32"
         image = torch.zeros(1, 3, 8, 8)
-        torch.onnx.export(net, (image,), folder / f"{name}.onnx", input_names=["x"], output_names=["y"], verbose=False, external_data=False)
+        torch.onnx.export(
+            net,
+            (image,),
+            folder / f"{name}.onnx",
+            input_names=["x"],
+            output_names=["y"],
+            verbose=False,
+            external_data=False,
+        )
         torch.export.save(torch.export.export(net, (image,)), folder / f"{name}.pt2")
         given = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
         with torch.inference_mode():

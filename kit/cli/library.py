@@ -25,12 +25,15 @@ def add_to(app: typer.Typer) -> None:
 
 
 def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
-    """What was measured of each model file, by its sha256: the newest record per device, backend and thread count."""
+    """What was measured of each model file, by its sha256: the newest record per device, backend and thread count.
+
+    A package carries the ONNX file and not the .pt2, so nothing is promised for the pytorch backend.
+    """
     from kit.records import Promise
 
     newest: dict[str, dict[tuple[str, str, int], Promise]] = {}
     for p in profiles:
-        if p.measurement is None or p.label is None or p.settings.backend == "fake":
+        if p.measurement is None or p.label is None or p.settings.backend in ("fake", "pytorch"):
             continue
         promise = Promise(
             device_id=p.device.device_id,
@@ -124,7 +127,7 @@ def serve(
         raise BackendUnavailable("Serving needs starlette and uvicorn: pip install 'insitu-kit[server]'.")
     from kit.library import server
 
-    server.serve(layout, choose, host=host, port=port)
+    server.serve(layout, choose, host, port, ready=lambda url: show.say(f"Serving {layout} at {url} (Ctrl-C ends it)"))
 
 
 def pull(

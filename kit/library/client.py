@@ -1,0 +1,384 @@
+"""The client: a device tells its need, receives a package, verifies it, tries it and only then swaps it in.
+
+Every byte is hashed once, as it passes. A broken link leaves a ``.partial`` file; the same command goes on from its
+last byte by an HTTP Range. Nothing that was not verified is opened, and nothing but the files of the verified manifest
+is kept.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from kit import records, store
+from kit.errors import IntegrityError, KitError, LinkError, NoAnswer, StorageError, UsageError
+from kit.library import oci, package, swap
+from kit.records import Answer, FileRef, InstallReceipt, Manifest, Need
+
+Check = Callable[[Path, Manifest], str]  # runs the staged model; says what was compared, or raises to refuse
+Progress = Callable[[int, int], None]  # (bytes there, bytes in all)
+
+MAX_PACKAGE_BYTES = 4 << 30
+MAX_JSON_BYTES = 4 << 20  # the size that OCI sets for a manifest
+SPARE_BYTES = 1 << 20  # room for the receipt and for the file system's own books
+TIMEOUT = httpx.Timeout(30.0, connect=10.0)
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What a pull leaves: the install's ``folder``, and the library's ``answer`` that led to it.
+
+    The receipt counts the bytes of files that this call received and the seconds from the first request for them to the
+    last verified one; both are 0 when the package was installed already.
+    """
+
+    receipt: InstallReceipt
+    manifest: Manifest
+    answer: Answer
+    folder: Path
+
+
+@dataclass(frozen=True)
+class _Choice:
+    package: str
+    digest: str
+    answer: Answer
+
+
+def pull(
+    url: str,
+    need: Need,
+    to: Path,
+    *,
+    check: Check,
+    progress: Progress | None = None,
+    max_bytes: int = MAX_PACKAGE_BYTES,
+    transport: httpx.BaseTransport | None = None,
+) -> Pulled:
+    """Ask the library at ``url`` for a package that meets ``need`` and make it the current install in ``to``.
+
+    Raises NoAnswer (nothing fits), UsageError (address, need), LinkError (unreachable, broken off: call again),
+    IntegrityError and BadRecord (not what was promised), StorageError (read-only, full, too large), and whatever
+    ``check`` raises. After any of them the install that was current still is.
+    """
+    base = _address(url)
+    with _client(base, transport) as client:
+        choice = _choose(client, need)
+        with swap.slot(to):
+            if swap.find(to, choice.package, choice.digest):
+                return _again(to, choice, check)
+            return _install(client, choice, to, check, progress, max_bytes)
+
+
+def _again(to: Path, choice: _Choice, check: Check) -> Pulled:
+    """The package is here already: try it on today's runtime and make it current."""
+    folder = swap.folder_of(to, choice.package, choice.digest)
+    receipt, manifest = swap.read_install(folder)
+    _check_answer(choice, manifest)
+    checked = check(folder, manifest)
+    swap.point(to, folder)
+    receipt = receipt.model_copy(update={"bytes_downloaded": 0, "download_s": 0.0, "checked": checked})
+    return Pulled(receipt, manifest, choice.answer, folder)
+
+
+def _install(
+    client: httpx.Client, choice: _Choice, to: Path, check: Check, progress: Progress | None, max_bytes: int
+) -> Pulled:
+    start_s = time.perf_counter()
+    manifest = _fetch_manifest(client, choice)
+    _check_answer(choice, manifest)
+    if manifest.size_bytes > max_bytes:
+        raise StorageError(f"{choice.package} has {_mb(manifest.size_bytes)}, more than the {_mb(max_bytes)} allowed.")
+    staged = swap.stage(to, choice.digest)
+    received = _fetch_files(client, manifest, staged, progress)
+    download_s = time.perf_counter() - start_s
+    swap.keep_only(staged, manifest)
+    try:
+        checked = check(staged, manifest)
+    except IntegrityError:  # it runs, and to another result than promised: there is nothing to go on from
+        swap.discard(staged)
+        raise
+    swap.keep_only(staged, manifest)
+    receipt = InstallReceipt(
+        package=manifest.name,
+        manifest_digest=choice.digest,
+        source=str(client.base_url).rstrip("/"),
+        installed_utc=store.utc_now(),
+        bytes_downloaded=received,
+        download_s=download_s,
+        checked=checked,
+    )
+    return Pulled(receipt, manifest, choice.answer, swap.install(to, staged, receipt, manifest))
+
+
+# --------------------------------------------------------------------------------------------------------- conversation
+
+
+def _address(url: str) -> str:
+    """``url`` without its closing slash. Raises UsageError when it is no HTTP address."""
+    try:
+        parsed = httpx.URL(url)
+        fine = parsed.scheme in ("http", "https") and bool(parsed.host) and not (parsed.query or parsed.fragment)
+    except (httpx.InvalidURL, UnicodeError):
+        fine = False
+    if not fine:
+        raise UsageError(f"'{_words(url)}' is no library address: it reads like http://192.168.1.5:8000.")
+    return url.rstrip("/")
+
+
+def _client(base: str, transport: httpx.BaseTransport | None) -> httpx.Client:
+    """Redirects are not followed; a proxy from the environment is not asked for this machine itself."""
+    host = httpx.URL(base).host
+    own = host in ("localhost", "::1") or host.startswith("127.")
+    secure = base.lower().startswith(
+        "https:"
+    )  # loading the certificate store is the dearest part of a small plain pull
+    return httpx.Client(base_url=base, transport=transport, timeout=TIMEOUT, trust_env=not own, verify=secure)
+
+
+@contextmanager
+def _linked(base: httpx.URL, before: str) -> Iterator[None]:
+    """Turn what httpx raises into a LinkError; ``before`` is the sentence for a link that breaks here."""
+    try:
+        yield
+    except (httpx.ConnectError, httpx.ConnectTimeout):
+        raise LinkError(
+            f"No library answers at {base}: check the address, and that kit library serve is running there."
+        ) from None
+    except (httpx.HTTPError, httpx.StreamError) as error:
+        raise LinkError(f"{before} ({_words(str(error)) or type(error).__name__}).") from None
+
+
+def _choose(client: httpx.Client, need: Need) -> _Choice:
+    request = client.build_request("POST", "/v1/choose", json=need.model_dump(mode="json"))
+    data = oci.parse_json(_small(client, request, "the choice"), f"The reply of {client.base_url}")
+    try:
+        name, digest = oci.check_name(data["package"]), data["manifest_digest"]
+        oci.digest_hex(digest)
+        answer = records.load(Answer, data["answer"], f"The answer of {client.base_url}")
+    except (KeyError, TypeError):
+        raise LinkError(_stranger(client)) from None
+    return _Choice(name, digest, answer)
+
+
+def _fetch_manifest(client: httpx.Client, choice: _Choice) -> Manifest:
+    source = f"Package {choice.package}"
+    place = f"/v2/{choice.package}"
+    accept = {"Accept": oci.IMAGE_TYPE}
+    request = client.build_request("GET", f"{place}/manifests/{choice.digest}", headers=accept)
+    data = oci.check_bytes(_small(client, request, "the manifest"), choice.digest, source)
+    image = oci.parse_image(data, source)
+    if image.config.size > MAX_JSON_BYTES:
+        raise IntegrityError(f"{source} has a manifest of {_mb(image.config.size)}: refused, nothing installed.")
+    request = client.build_request("GET", f"{place}/blobs/{image.config.digest}")
+    manifest = oci.open_manifest(image, _small(client, request, "the manifest"), source)
+    if manifest.name != choice.package:
+        raise IntegrityError(f"{source} calls itself {manifest.name}: refused, nothing installed.")
+    return manifest
+
+
+def _check_answer(choice: _Choice, manifest: Manifest) -> None:
+    """The promise that the device is given belongs to the very file that it installs. Raises IntegrityError."""
+    chosen = choice.answer.chosen
+    if chosen is None or chosen.sha256 != manifest.artifact.model.sha256:
+        raise IntegrityError(
+            f"The library's answer is about another model than package {choice.package} holds: refused, nothing "
+            "installed; add the package again."
+        )
+
+
+def _small(client: httpx.Client, request: httpx.Request, what: str) -> bytes:
+    """The body of a reply that has to be small and has to be a success."""
+    with _linked(client.base_url, f"The link to {client.base_url} broke during {what}: run the same command again"):
+        response = client.send(request, stream=True)
+        try:
+            body = b""
+            for chunk in response.iter_bytes():
+                body += chunk
+                if len(body) > MAX_JSON_BYTES:
+                    raise IntegrityError(f"{client.base_url} sends more than {_mb(MAX_JSON_BYTES)} as {what}: refused.")
+        finally:
+            response.close()
+    if response.status_code != 200:
+        raise _refused(client, response, body)
+    return body
+
+
+def _refused(client: httpx.Client, response: httpx.Response, body: bytes) -> KitError:
+    """The server's refusal as the error that it stands for here."""
+    if response.is_redirect:
+        target = _words(response.headers.get("location", "elsewhere"))
+        return LinkError(f"{client.base_url} sends on to {target}: give the library's own address.")
+    try:
+        told = json.loads(body)
+        text, code = _words(str(told["error"])), told["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return LinkError(_stranger(client))
+    if code == "no_answer":
+        return NoAnswer(text)
+    if code == "bad_need":
+        return UsageError(text)
+    return LinkError(f"The library at {client.base_url} refuses ({response.status_code}): {text}")
+
+
+def _stranger(client: httpx.Client) -> str:
+    return f"What answers at {client.base_url} is no kit library: check address and port."
+
+
+def _words(text: str) -> str:
+    """Foreign text for the terminal: one line, printable, not endless."""
+    return "".join(c if c.isprintable() else " " for c in text[:1000]).strip()
+
+
+def _mb(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
+# -------------------------------------------------------------------------------------------------------------- files
+
+
+class _Partial:
+    """A file on its way, and the running hash of what is there: resuming reads the old bytes once, then each new one
+    is hashed as it is written."""
+
+    def __init__(self, staged: Path, ref: FileRef) -> None:
+        self.ref = ref
+        # hidden, so that it can never be mistaken for a file of the package
+        self.path = staged / f".{ref.sha256}.partial"
+        self.file = self.path.open("a+b")
+        self.digest = hashlib.sha256()
+        self.size_bytes = 0
+        self.file.seek(0)
+        while chunk := self.file.read(1 << 20):
+            self.digest.update(chunk)
+            self.size_bytes += len(chunk)
+
+    def restart(self) -> None:
+        self.file.truncate(0)
+        self.digest, self.size_bytes = hashlib.sha256(), 0
+
+    def append(self, chunk: bytes) -> None:
+        if self.size_bytes + len(chunk) > self.ref.size_bytes:
+            raise IntegrityError(f"{self.ref.file} is longer than promised: refused, nothing installed.")
+        self.file.write(chunk)
+        self.digest.update(chunk)
+        self.size_bytes += len(chunk)
+
+    def finish(self, target: Path) -> None:
+        """Give the file its name once its hash is the promised one and its bytes are on the disk."""
+        if self.digest.hexdigest() != self.ref.sha256:
+            raise IntegrityError(
+                f"{self.ref.file} arrived with another sha256 than promised: refused, nothing installed. "
+                "Run the same command again; if it stays so, add the package again."
+            )
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        self.path.replace(target)
+
+
+def _fetch_files(client: httpx.Client, manifest: Manifest, staged: Path, progress: Progress | None) -> int:
+    """Bring every file of ``manifest`` into ``staged``. Returns the bytes that came over the link."""
+    with store.explained(staged, "write"):
+        missing = [f for f in manifest.files if not package.is_whole(staged / f.file, f)]
+        _check_room(staged, missing)
+        before = manifest.size_bytes - sum(f.size_bytes for f in missing)
+        received = 0
+        for ref in missing:
+
+            def tell(size: int, before: int = before) -> None:
+                if progress:
+                    progress(before + size, manifest.size_bytes)
+
+            received += _fetch_file(client, manifest.name, ref, staged, tell)
+            before += ref.size_bytes
+    return received
+
+
+def _check_room(staged: Path, missing: list[FileRef]) -> None:
+    partials = [staged / f".{f.sha256}.partial" for f in missing]
+    there = sum(p.stat().st_size for p in partials if p.exists())
+    needed = sum(f.size_bytes for f in missing) - there + SPARE_BYTES
+    told = os.statvfs(staged)
+    free = told.f_bavail * told.f_frsize
+    if needed > free:
+        raise StorageError(
+            f"The disk is too full for this package: {_mb(needed)} are needed and {_mb(free)} are free under "
+            f"{staged.parent.parent}. Free some space and run the same command again."
+        )
+
+
+def _fetch_file(client: httpx.Client, name: str, ref: FileRef, staged: Path, tell: Callable[[int], None]) -> int:
+    partial = _Partial(staged, ref)
+    try:
+        with partial.file:
+            received = _stream(client, name, partial, tell) if partial.size_bytes != ref.size_bytes else 0
+            partial.finish(staged / ref.file)
+    except IntegrityError:
+        partial.path.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):  # give back what was taken: the device has other work to do
+            swap.discard(staged)
+        raise
+    return received
+
+
+def _stream(client: httpx.Client, name: str, partial: _Partial, tell: Callable[[int], None]) -> int:
+    """Receive the rest of a file into ``partial``. Returns the bytes received. Raises LinkError, IntegrityError."""
+    ref = partial.ref
+    if partial.size_bytes > ref.size_bytes:
+        partial.restart()
+    headers = {"Accept-Encoding": "identity", "Accept": oci.FILE_TYPE}
+    if partial.size_bytes:
+        headers["Range"] = f"bytes={partial.size_bytes}-"
+    broken = f"The link to {client.base_url} broke off in {ref.file}: run the same command again, it goes on from there"
+    with (
+        _linked(client.base_url, broken),
+        client.stream("GET", f"/v2/{name}/blobs/sha256:{ref.sha256}", headers=headers) as response,
+    ):
+        _accept(client, response, partial)
+        start = partial.size_bytes
+        tell(start)
+        for chunk in response.iter_raw():
+            partial.append(chunk)
+            tell(partial.size_bytes)
+    if partial.size_bytes < ref.size_bytes:
+        raise LinkError(f"{broken} ({partial.size_bytes} of {ref.size_bytes} bytes are here).")
+    return partial.size_bytes - start
+
+
+def _accept(client: httpx.Client, response: httpx.Response, partial: _Partial) -> None:
+    """Judge the head of a blob's reply; a server that ignores the Range sends the whole file, and it starts anew."""
+    file, size = partial.ref.file, partial.ref.size_bytes
+    if response.status_code == 200:
+        partial.restart()
+    elif response.status_code == 416:
+        raise IntegrityError(f"The library holds fewer bytes of {file} than promised: refused; add the package again.")
+    elif response.status_code != 206:
+        raise _refused(client, response, b"".join(_bounded(response)))
+    elif response.headers.get("content-range") != f"bytes {partial.size_bytes}-{size - 1}/{size}":
+        raise IntegrityError(f"The library sends another part of {file} than was asked for: refused; run again.")
+    expected = size - partial.size_bytes
+    if response.headers.get("content-length", str(expected)) != str(expected):
+        raise IntegrityError(
+            f"The library announces {_words(response.headers['content-length'])} bytes of {file} where {expected} were "
+            "promised: refused, nothing installed; add the package again."
+        )
+
+
+def _bounded(response: httpx.Response) -> Iterator[bytes]:
+    left = MAX_JSON_BYTES
+    for chunk in response.iter_bytes():
+        yield chunk[:left]
+        left -= len(chunk)
+        if left <= 0:
+            return
