@@ -20,16 +20,16 @@ knowledge_app = typer.Typer(
 Profiles = Annotated[
     list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
 ]
-Deadline = Annotated[float | None, typer.Option(min=0, help="The p99 latency must stay within this.")]
+Deadline = Annotated[float | None, typer.Option(help="The p99 latency must stay within this.")]
 MemoryMb = Annotated[
-    float | None, typer.Option(min=0, help="The peak memory that the model adds must stay within this.")
+    float | None, typer.Option(help="The peak memory that the model adds must stay within this.")
 ]
-MinAccuracy = Annotated[float | None, typer.Option(min=0, max=1, help="Least top-1 accuracy, as a share.")]
+MinAccuracy = Annotated[float | None, typer.Option(help="Least top-1 accuracy, as a share.")]
 Link = Annotated[
-    float | None, typer.Option(min=0, help="Rate of the link; the download then counts towards the deadline.")
+    float | None, typer.Option(help="Rate of the link; the download then counts towards the deadline.")
 ]
 Download = Annotated[
-    float | None, typer.Option(min=0, help="A limit of its own for the download, apart from the deadline.")
+    float | None, typer.Option(help="A limit of its own for the download, apart from the deadline.")
 ]
 Device = Annotated[str | None, typer.Option(help="Device id (default: the only one, or this machine).")]
 Backend = Annotated[str | None, typer.Option(help="Only this runtime.")]
@@ -67,6 +67,8 @@ def make_need(
     for flag, value in flags.items():
         if value is not None and not (isfinite(value) and value > 0):
             raise UsageError(f"{flag} {value:g} is no limit: give a number above zero.")
+    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
+        raise UsageError(f"--min-accuracy {min_accuracy:g} is no share: give a number from 0 to 1, such as 0.95.")
     if download_ms is not None and link_mbps is None:
         raise UsageError("--download-ms needs the rate of the link: add --link-mbps.")
     return Need(
