@@ -21,16 +21,10 @@ Profiles = Annotated[
     list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
 ]
 Deadline = Annotated[float | None, typer.Option(help="The p99 latency must stay within this.")]
-MemoryMb = Annotated[
-    float | None, typer.Option(help="The peak memory that the model adds must stay within this.")
-]
+MemoryMb = Annotated[float | None, typer.Option(help="The peak memory that the model adds must stay within this.")]
 MinAccuracy = Annotated[float | None, typer.Option(help="Least top-1 accuracy, as a share.")]
-Link = Annotated[
-    float | None, typer.Option(help="Rate of the link; the download then counts towards the deadline.")
-]
-Download = Annotated[
-    float | None, typer.Option(help="A limit of its own for the download, apart from the deadline.")
-]
+Link = Annotated[float | None, typer.Option(help="Rate of the link; the download then counts towards the deadline.")]
+Download = Annotated[float | None, typer.Option(help="A limit of its own for the download, apart from the deadline.")]
 Device = Annotated[str | None, typer.Option(help="Device id (default: the only one, or this machine).")]
 Backend = Annotated[str | None, typer.Option(help="Only this runtime.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Only this thread count.")]

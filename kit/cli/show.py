@@ -33,6 +33,8 @@ def print_table(*tables: Table) -> None:
     from rich.console import Console
 
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe or a file has no width of its own
     for table in tables:
         console.print(table)
 
@@ -44,7 +46,7 @@ def make_table(title: str, *columns: str) -> Table:
 
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
     return table
 
 
@@ -190,40 +192,43 @@ def _row(row: KnowledgeRow | None) -> dict[str, Any] | None:
 
 
 def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
-    table = make_table(
-        "Measured", "variant", "backend", "median ms", "+- %", "p99 ms", "accuracy", "MB", "MMACs", "label"
-    )
+    how = sorted({f"{p.settings.backend}, {p.settings.threads} thread(s)" for p in profiles})
+    title = f"Measured with {'; '.join(how)}"
+    table = make_table(title, "variant", "median ms", "+- %", "p99 ms", "accuracy", "MB", "MMACs", "label")
     for p in profiles:
-        backend = f"{p.settings.backend}/{p.settings.threads}"
+        name = (
+            p.artifact.artifact_id
+            if len(how) == 1
+            else f"{p.artifact.artifact_id} ({p.settings.backend}, t{p.settings.threads})"
+        )
         size, macs = (
             f"{p.artifact.model.size_bytes / 1e6:.3g}",
             f"{p.artifact.macs / 1e6:.4g}" if p.artifact.macs else "unknown",
         )
         accuracy = f"{p.artifact.accuracy.top1:.2%}" if p.artifact.accuracy else "unknown"
         if p.measurement is None:
-            table.add_row(p.artifact.artifact_id, backend, "", "", "", accuracy, size, macs, f"{p.outcome}: {p.reason}")
+            table.add_row(name, "", "", "", accuracy, size, macs, f"{p.outcome}: {p.reason}")
             continue
         low, high = p.measurement.interval_s
-        half = (high - low) / 2 / p.measurement.median_s
-        median, p99 = ms(p.measurement.median_s), ms(p.measurement.p99_s)
-        table.add_row(p.artifact.artifact_id, backend, median, f"{half:.1%}", p99, accuracy, size, macs, p.label)
+        half = f"{(high - low) / 2 / p.measurement.median_s:.1%}"
+        table.add_row(name, ms(p.measurement.median_s), half, ms(p.measurement.p99_s), accuracy, size, macs, p.label)
     return table
 
 
 def model_table(models: Sequence[LatencyModel]) -> Table:
-    title = "latency = overhead + lambda * MACs / clock"
+    title = "latency = overhead + lambda * MACs / clock, lambda in cycles per MAC"
     table = make_table(
         title,
         "backend",
-        "lambda cycles/MAC",
+        "cycles/MAC",
         "95 %",
         "overhead ms",
         "R2",
         "MAPE",
         "worst",
-        "within 5 %",
-        "within 10 %",
-        "MAPE at lambda 1",
+        "in 5 %",
+        "in 10 %",
+        "MAPE, lambda 1",
     )
     for m in models:
         if m.lambda_cycles_per_mac is not None and m.interval is not None:

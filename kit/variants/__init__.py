@@ -1,0 +1,1 @@
+"""The workshop: from a root network to trained, cut, pruned, quantized and checked files. Needs torch; never on a board."""

@@ -1,0 +1,322 @@
+"""kit build: one root network to a folder of trained, cut, pruned and quantized variants, each file with its sidecar.
+
+The folder is flat: ``<id>.onnx``, ``<id>.json``, ``<id>.sample.npz``, for fp32 ``<id>.pt2``, and at the end ``build.json``.
+Trained weights rest in ``.work``. A killed build goes on where it was: what is finished is recognised by its hashes and by the
+recipe (data, schedules, seed, library versions) that made it, and anything else is made again.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+import kit
+from kit import nets, store
+from kit.errors import UsageError
+from kit.nets.exits import MultiExit
+from kit.records import Artifact, FileRef, NumericCheck, Origin, Precision, SubNetwork
+from kit.variants import data, evaluate, export, graph, prune, quantize, train
+from kit.variants.train import Schedule
+
+_FORMAT = 1  # raise it when the same settings would give other files
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a root is trained, and which of its sub-networks are built: all ``widths`` at all ``depths``, fp32 and int8."""
+
+    schedule: Schedule
+    finetune: Schedule
+    widths: tuple[float, ...]
+    depths: tuple[int, ...]
+    narrow_depths: tuple[int, ...]  # of the pruned networks
+    training_images: int | None = None  # None: all
+
+    def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
+        precisions: tuple[Precision, ...] = ("fp32", "int8")
+        for width in self.widths:
+            for depth in self.depths if width == 1 else self.narrow_depths:
+                for precision in precisions:
+                    yield SubNetwork(
+                        family=root.family,
+                        root=root.name,
+                        depth=depth,
+                        width=width,
+                        precision=precision,
+                        resolution_px=root.resolution_px,
+                    )
+
+
+def recipe_for(root: nets.Root, quick: bool) -> Recipe:
+    """The full recipe, or a quick one: a few epochs, the whole depth and one cut, one pruning, six variants."""
+    if root.family == "vit":
+        schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=30)
+        finetune = replace(schedule, peak_rate=5e-4, epochs=12)
+    else:
+        schedule = Schedule("adamw", peak_rate=2e-3, weight_decay=0.05, epochs=5)
+        finetune = replace(schedule, peak_rate=1e-3, epochs=4)
+    if not quick:
+        return Recipe(schedule, finetune, (1.0, 0.7, 0.5, 0.3), root.depths, root.depths)
+    short = 12 if root.family == "vit" else 4
+    return Recipe(
+        replace(schedule, epochs=short, batch=16),  # few images: small batches, so that there are steps enough
+        replace(finetune, epochs=short // 2, batch=16),
+        (1.0, 0.5),
+        (root.depths[-3], root.depths[-1]),
+        (root.depths[-1],),
+        training_images=350,
+    )
+
+
+def build(
+    root: str,
+    out: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    measure: quantize.Measure | None = None,
+    progress: train.Progress | None = None,
+) -> list[Artifact]:
+    """Make every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
+
+    ``measure`` gives the seconds of one inference of an ONNX file (for choices made by measuring); ``progress`` is told in
+    words what is done and the share in [0, 1]. Raises UnknownName, UsageError (``out`` holds another build), StorageError.
+    """
+    bench = _Bench(nets.root_of(root), out, seed, quick, measure, progress or (lambda words, share: None))
+    store.make_folder(out)
+    _claim(out, {"root": root, "seed": seed, "quick": quick})
+    with train.workshop(seed):
+        artifacts = [bench.artifact(sub) for sub in bench.subnetworks]
+    listing = {
+        "kind": "build",
+        "schema_version": 1,
+        "root": root,
+        "seed": seed,
+        "quick": quick,
+        "made_by": f"kit {kit.__version__}",
+        "versions": export.versions(),
+        "artifacts": [a.artifact_id for a in artifacts],
+    }
+    store.write_atomic(out / "build.json", store.pretty_json(listing).encode())
+    bench.progress("done", 1.0)
+    return artifacts
+
+
+def _claim(out: Path, settings: dict[str, object]) -> None:
+    """One folder, one build: mixing two would leave files that no listing explains."""
+    path = out / ".work" / "settings.json"
+    held = store.read_json(path) if path.exists() else None
+    if held is not None and held != settings:
+        raise UsageError(
+            f"{out} already holds the build {held} and not {settings}: choose another folder, or delete that one first."
+        )
+    if held is None:
+        store.write_atomic(path, store.pretty_json(settings).encode())
+
+
+@dataclass
+class _Bench:
+    """The work bench of one build: the recipe, and each network trained when the first of its variants needs it."""
+
+    root: nets.Root
+    out: Path
+    seed: int
+    quick: bool
+    measure: quantize.Measure | None
+    progress: train.Progress
+
+    def __post_init__(self) -> None:
+        self.recipe = recipe_for(self.root, self.quick)
+        self.subnetworks = list(self.recipe.subnetworks(self.root))
+        self.digits = data.digits()
+        self._networks: dict[float, MultiExit] = {}
+        self._done = 0.0
+
+    @cached_property
+    def training_set(self) -> data.Split:
+        return self.digits.train.first(self.recipe.training_images or len(self.digits.train))
+
+    @cached_property
+    def key(self) -> str:
+        """Twelve hex digits that change with anything that would change the files."""
+        settings = {
+            "format": _FORMAT,
+            "root": asdict(self.root),
+            "recipe": asdict(self.recipe),
+            "seed": self.seed,
+            "opset": export.OPSET,
+            "versions": export.versions(),
+        }
+        return store.sha256_bytes(store.canonical_json(settings))[:12]
+
+    # ---------------------------------------------------------------------------------------------------- networks
+
+    def network(self, width: float) -> MultiExit:
+        """The trained network of that width with all its exits; from ``.work`` when it is there."""
+        if width not in self._networks:
+            net = nets.network(self.root.name) if width == 1 else self._thin(width)
+            path = self.out / ".work" / f"{self.key}-w{width:.2f}.npz"
+            if not _load_weights(net, path):
+                schedule = self.recipe.schedule if width == 1 else self.recipe.finetune
+                words = f"train {self.root.name}" if width == 1 else f"fine-tune {self.root.name} at width {width:.2f}"
+                train.fit(net, self.training_set, schedule, seed=self.seed, progress=self._part(words, _share(width)))
+                _save_weights(net, path)
+            else:
+                self._done += _share(width)
+            self._networks[width] = net.eval()
+        return self._networks[width]
+
+    def _thin(self, width: float) -> MultiExit:
+        return prune.prune(self.network(1.0), width, self.digits.train.images[:1])
+
+    def _part(self, words: str, weight: float) -> Callable[[float], None]:
+        start, self._done = self._done, self._done + weight
+        return lambda share: self.progress(words, min(1.0, (start + weight * share) / self._total))
+
+    @cached_property
+    def _total(self) -> float:
+        return sum(_share(w) for w in self.recipe.widths) + len(self.subnetworks) * _VARIANT_SHARE
+
+    # --------------------------------------------------------------------------------------------------- artifacts
+
+    def artifact(self, sub: SubNetwork) -> Artifact:
+        """The finished variant; made now unless its files are there and whole."""
+        found = self._finished(sub)
+        if found is None:
+            found = self._make_float(sub) if sub.precision == "fp32" else self._make_int8(sub)
+            store.write_record(self.out / f"{sub.id}.json", found)  # last: it vouches for the others
+        self._part(sub.id, _VARIANT_SHARE)(1.0)
+        return found
+
+    def _finished(self, sub: SubNetwork) -> Artifact | None:
+        with suppress(UsageError):
+            artifact = store.read_record(self.out / f"{sub.id}.json", Artifact)
+            files = [f for f in (artifact.model, artifact.torch_program, artifact.sample) if f is not None]
+            mine = artifact.origin is not None and artifact.origin.versions.get("recipe") == self.key
+            if mine and all(_is_whole(self.out, f) for f in files):
+                return artifact
+        return None
+
+    def _make_float(self, sub: SubNetwork) -> Artifact:
+        net = self.network(sub.width).cut(sub.depth).eval()
+        files = export.to_files(net, self.digits.test.images[:1])
+        model = export.save_file(self.out, f"{sub.id}.onnx", files.onnx)
+        program = export.save_file(self.out, f"{sub.id}.pt2", files.program)
+        answers = evaluate.logits(self.out / model.file, self.digits.test.images)
+        check = evaluate.compare(answers, self._torch_logits(sub))
+        export.assert_same(check, answers, sub.id)
+        return self._record(sub, model, answers, check, program=program, macs=files.macs)
+
+    def _make_int8(self, sub: SubNetwork) -> Artifact:
+        source = self._source(sub)
+        made = quantize.best(
+            source,
+            self.digits.train,
+            self.digits.validation,
+            try_dynamic=self.root.family == "vit",
+            measure=self.measure,
+        )
+        model = export.save_file(self.out, f"{sub.id}.onnx", made.model)
+        answers = evaluate.logits(self.out / model.file, self.digits.test.images)
+        check = evaluate.compare(answers, self._torch_logits(sub))
+        parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales beside them
+        return self._record(sub, model, answers, check, made=made).model_copy(update={"parameters": parameters})
+
+    def _source(self, sub: SubNetwork) -> Path:
+        """The fp32 file of the same cut; it comes before its int8 form in the recipe's order."""
+        return self.out / f"{sub.model_copy(update={'precision': 'fp32'}).id}.onnx"
+
+    def _torch_logits(self, sub: SubNetwork) -> evaluate.Logits:
+        with torch.inference_mode():
+            logits: evaluate.Logits = self.network(sub.width).cut(sub.depth).eval()(self.digits.test.images).numpy()
+        return logits
+
+    def _record(
+        self,
+        sub: SubNetwork,
+        model: FileRef,
+        answers: evaluate.Logits,
+        check: NumericCheck,
+        *,
+        program: FileRef | None = None,
+        macs: int | None = None,
+        made: quantize.Quantized | None = None,
+    ) -> Artifact:
+        facts = graph.facts(graph.load(self.out / model.file), sub.id)
+        return Artifact(
+            artifact_id=sub.id,
+            model=model,
+            torch_program=program,
+            subnetwork=sub,
+            precision=sub.precision,
+            quantization=made.how if made else None,
+            macs=facts.macs if macs is None else macs,
+            parameters=facts.parameters,
+            weight_bytes=facts.weight_bytes,
+            activation_bytes=facts.activation_bytes,
+            inputs=facts.inputs,
+            outputs=facts.outputs,
+            preprocessing=data.preprocessing(),
+            accuracy=evaluate.accuracy(answers, self.digits.test),
+            check=check,
+            sample=export.save_sample(
+                self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), answers[:_SAMPLE_IMAGES]
+            ),
+            licence=export.LICENCE,
+            origin=Origin(
+                root=self.root.name,
+                dataset=data.NAME,
+                seed=self.seed,
+                made_by=f"kit {kit.__version__}",
+                versions={**export.versions(), "recipe": self.key},
+                steps=(*self._steps(sub), *(made.steps if made else ())),
+            ),
+        )
+
+    def _steps(self, sub: SubNetwork) -> Iterator[str]:
+        exits = ", ".join(map(str, self.root.depths))
+        images = f"{len(self.training_set)} images"
+        yield f"trained {self.recipe.schedule.epochs} epochs on {images}, exits after {exits} {self.root.block}s together"
+        if sub.width < 1:
+            yield f"pruned to {sub.width:.2f} of the channels (multiples of {prune.ALIGN}), fine-tuned {self.recipe.finetune.epochs} epochs"
+        yield f"cut after {self.root.block} {sub.depth} of {self.root.depths[-1]}"
+        yield f"exported to ONNX opset {export.OPSET}, batch norm folded"
+
+
+_VARIANT_SHARE = 0.05
+_SAMPLE_IMAGES = 4
+
+
+def _share(width: float) -> float:
+    """What training at a width costs beside the root's, roughly: the multiply-accumulates go with its square."""
+    return width * width
+
+
+def _is_whole(folder: Path, file: FileRef) -> bool:
+    path = folder / file.file
+    return path.is_file() and path.stat().st_size == file.size_bytes and store.sha256_file(path) == file.sha256
+
+
+def _save_weights(net: nn.Module, path: Path) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{key: tensor.numpy() for key, tensor in net.state_dict().items()})
+    store.write_atomic(path, buffer.getvalue())
+
+
+def _load_weights(net: nn.Module, path: Path) -> bool:
+    """Fill ``net`` from ``path``; False when the file is not there or is not of this network (it is then made again)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            net.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays.files})
+    except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
+        return False
+    return True

@@ -1,0 +1,50 @@
+"""What the shipped file answers: ONNX Runtime on held-out images, one at a time, as a device will ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kit.errors import BadModel
+from kit.records import Accuracy, NumericCheck
+from kit.variants import data
+
+Logits = NDArray[np.float32]
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """A session of one thread on the CPU. Raises BadModel when the runtime refuses the file."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BadModel(f"onnxruntime cannot open {path.name}: {str(error).splitlines()[0]}") from None
+
+
+def logits(path: Path, images: Tensor) -> Logits:
+    """The file's first output for each of ``images`` ``(N, C, H, W)``, stacked to ``(N, classes)``."""
+    session = open_session(path)
+    name = session.get_inputs()[0].name
+    batch = images.numpy()
+    return np.concatenate([session.run(None, {name: batch[i : i + 1]})[0] for i in range(len(batch))])
+
+
+def accuracy(answers: Logits, split: data.Split) -> Accuracy:
+    share = float(np.mean(answers.argmax(1) == split.labels.numpy()))
+    return Accuracy(top1=share, count=len(split), dataset=data.NAME)
+
+
+def compare(answers: Logits, wanted: Logits) -> NumericCheck:
+    """The file's logits ``(N, classes)`` against the torch network's."""
+    return NumericCheck(
+        max_abs_error=float(np.abs(answers - wanted).max()),
+        top1_agreement=float(np.mean(answers.argmax(1) == wanted.argmax(1))),
+        count=len(wanted),
+    )

@@ -1,0 +1,221 @@
+"""From a torch network to files: ONNX (fixed batch of 1, one file, batch norm folded), the torch.export archive, the sidecar."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import kit
+from kit import store
+from kit.errors import BadRecord, IntegrityError, UnknownName, UsageError
+from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
+from kit.variants import evaluate, graph, train
+
+OPSET = 18  # the newest that every onnxruntime in use on boards runs
+LICENCE = "Apache-2.0"
+_TOOLS = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "scikit-learn")
+_PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One network in both forms; ``macs`` as torch's flop counter sees it (FLOP / 2)."""
+
+    onnx: bytes
+    program: bytes
+    macs: int
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the files, as installed."""
+    found = {}
+    for tool in _TOOLS:
+        with contextlib.suppress(PackageNotFoundError):
+            found[tool] = version(tool)
+    return found
+
+
+def to_files(net: nn.Module, example: Tensor) -> Exported:
+    """``net`` (in evaluation mode, one input, one output) exported for inputs of ``example``'s shape ``(1, C, H, W)``.
+
+    Call it inside :func:`kit.variants.train.workshop`. Raises UsageError when it is too large for one ONNX file.
+    """
+    stored = sum(t.numel() * t.element_size() for t in net.state_dict().values())
+    if stored > _PROTOBUF_LIMIT_BYTES:
+        raise UsageError(
+            f"The network holds {stored / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB: take a smaller one."
+        )
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(net, (example,))
+        onnx = torch.onnx.export(
+            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
+        )
+        if onnx is None:
+            raise IntegrityError("torch exported nothing: try another torch version.")
+        archive = io.BytesIO()
+        torch.export.save(program, archive)
+    model = onnx.model_proto
+    # Every tool infers the shapes again; kept, those of a weight turn stale when a tool transposes it, and it then refuses.
+    del model.graph.value_info[:]
+    return Exported(model.SerializeToString(deterministic=True), archive.getvalue(), count_macs(net, example))
+
+
+def count_macs(net: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of one forward pass, by torch's flop counter (convolutions, matrix products, attention)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net(example)
+    return int(counter.get_total_flops()) // 2
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+def save_file(folder: Path, name: str, data: bytes) -> FileRef:
+    """Write ``data`` whole or not at all; the reference that a record keeps of it."""
+    store.write_atomic(folder / name, data)
+    return FileRef(file=name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+
+
+def save_sample(folder: Path, stem: str, image: NDArray[np.float32], output: NDArray[np.float32]) -> FileRef:
+    """``<stem>.sample.npz``: inputs and the file's own answers to them, by which a device checks its install."""
+    buffer = io.BytesIO()
+    np.savez(buffer, input=image, output=output)
+    return save_file(folder, f"{stem}.sample.npz", buffer.getvalue())
+
+
+def assert_same(check: NumericCheck, answers: NDArray[np.float32], what: str) -> None:
+    """A float file must answer as torch does, to rounding. Raises IntegrityError."""
+    tolerance = 1e-3 * (1 + float(np.abs(answers).max()))
+    if check.max_abs_error is None or not check.max_abs_error <= tolerance:
+        raise IntegrityError(
+            f"The exported {what} differs from the torch network by {check.max_abs_error} (at most {tolerance:.2g} is rounding): "
+            "do not use it; try another torch or onnxruntime version."
+        )
+
+
+def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> Artifact:
+    """A torchvision classification architecture (1000 classes, random weights) as ``<name>-<px>.onnx``, ``.pt2``, ``.json``.
+
+    Latency does not depend on the weights' values; nothing is downloaded, and there is no accuracy to state.
+    Raises UnknownName ("did you mean"), UsageError (a resolution that the network does not take), StorageError.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UnknownName("network", name, known)
+    store.make_folder(out)
+    with train.workshop(seed):
+        net = _architecture(name, resolution_px)
+        example = torch.randn(2, 3, resolution_px, resolution_px)
+        wanted = _try_forward(net, example, name)
+        files = to_files(net, example[:1])
+    stem = f"{name}-{resolution_px}"
+    model = save_file(out, f"{stem}.onnx", files.onnx)
+    facts = graph.facts(graph.load(out / model.file), stem)
+    answers = evaluate.logits(out / model.file, example)
+    check = evaluate.compare(answers, wanted)
+    assert_same(check, answers, stem)
+    artifact = Artifact(
+        artifact_id=stem,
+        model=model,
+        torch_program=save_file(out, f"{stem}.pt2", files.program),
+        macs=files.macs,
+        parameters=facts.parameters,
+        weight_bytes=facts.weight_bytes,
+        activation_bytes=facts.activation_bytes,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+        preprocessing=Preprocessing(
+            resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=answers.shape[1]
+        ),
+        check=check,
+        sample=save_sample(out, stem, example[:1].numpy(), answers[:1]),
+        licence=LICENCE,
+        origin=Origin(
+            root=name, seed=seed, made_by=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
+        ),
+    )
+    store.write_record(out / f"{stem}.json", artifact)
+    return artifact
+
+
+def _architecture(name: str, resolution_px: int) -> nn.Module:
+    sizes: dict[str, dict[str, Any]] = {
+        "vit": {"image_size": resolution_px},
+        "maxvit": {"input_size": (resolution_px,) * 2},
+    }
+    try:
+        with _quiet():
+            net: nn.Module = torchvision.models.get_model(name, weights=None, **sizes.get(name.split("_")[0], {}))
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise _wrong_resolution(name, resolution_px, error) from None
+    return net.eval()
+
+
+def _try_forward(net: nn.Module, example: Tensor, name: str) -> NDArray[np.float32]:
+    try:
+        with torch.no_grad():
+            answers: NDArray[np.float32] = net(example).numpy()
+    except (ValueError, AssertionError, RuntimeError) as error:
+        raise _wrong_resolution(name, example.shape[-1], error) from None
+    return answers
+
+
+def _wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
+    said = (str(error).splitlines() or [type(error).__name__])[0]
+    return UsageError(f"{name} does not take {resolution_px}x{resolution_px} pixels ({said}): try 224.")
+
+
+def describe_onnx(path: Path) -> Artifact:
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written beside it. A sidecar that already fits the file is kept.
+
+    Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
+    """
+    model = graph.load(path)
+    facts = graph.facts(model, str(path))
+    reference = FileRef(file=path.name, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
+    sidecar = path.with_suffix(".json")
+    existing = _existing(sidecar)
+    if existing is not None and existing.model == reference:
+        return existing
+    evaluate.open_session(path)
+    artifact = Artifact(
+        artifact_id=store.slug(path.stem),
+        model=reference,
+        precision=facts.precision,
+        macs=facts.macs,
+        parameters=facts.parameters,
+        weight_bytes=facts.weight_bytes,
+        activation_bytes=facts.activation_bytes,
+        inputs=facts.inputs,
+        outputs=facts.outputs,
+    )
+    store.write_record(sidecar, artifact)
+    return artifact
+
+
+def _existing(sidecar: Path) -> Artifact | None:
+    if not sidecar.exists():
+        return None
+    try:
+        return store.read_record(sidecar, Artifact)
+    except BadRecord:
+        raise UsageError(
+            f"{sidecar} exists and is no sidecar of kit's: move it or rename the model, it is not overwritten."
+        ) from None

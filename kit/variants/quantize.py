@@ -1,0 +1,151 @@
+"""int8 by onnxruntime: static QDQ, and dynamic where measuring prefers it.
+
+Activations are unsigned and weights signed per channel ("U8S8"): on x86 with VNNI the runtime's signed form is slower than
+fp32. Dynamic quantization computes each activation's range at run time; convolutions become slower by it, so it is a
+candidate only for the transformer's matrix products.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor
+
+from kit.variants import evaluate
+from kit.variants.data import Split
+
+Measure = Callable[[Path], float]
+STATIC = "static-qdq-u8s8"
+DYNAMIC = "dynamic-u8s8"
+CALIBRATION_IMAGES = 128
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """One way to make the network int8: its name, the file's bytes, and in words how it was chosen."""
+
+    how: str
+    model: bytes
+    steps: tuple[str, ...]
+
+
+class _Reader(CalibrationDataReader):  # type: ignore[misc]
+    def __init__(self, images: Tensor, name: str) -> None:
+        self._feeds = iter({name: images[i : i + 1].numpy()} for i in range(len(images)))
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._feeds, None)
+
+
+def static(source: Path, images: Tensor) -> bytes:
+    """The float ONNX file ``source`` as static QDQ int8, ranges calibrated on ``images`` ``(N, C, H, W)``."""
+    with _scratch() as folder:
+        prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
+        # Shapes are fixed, so the plain inference of ONNX is enough; the symbolic one fails on transformers.
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_static(
+            str(prepared),
+            str(target),
+            _Reader(images, "input"),
+            quant_format=QuantFormat.QDQ,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            per_channel=True,
+        )
+        return target.read_bytes()
+
+
+def dynamic(source: Path) -> bytes:
+    """The float ONNX file ``source`` with int8 weights and ranges of the activations found at run time."""
+    with _scratch() as folder:
+        target = folder / "int8.onnx"
+        quantize_dynamic(
+            onnx.load(str(source)),
+            str(target),
+            op_types_to_quantize=["MatMul", "Gemm"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+        )
+        return target.read_bytes()
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A temporary folder, and onnxruntime's advice to the console held back."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with tempfile.TemporaryDirectory(prefix="kit-") as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield Path(folder)
+    finally:
+        logging.disable(before)
+
+
+def best(
+    source: Path, train: Split, validation: Split, *, try_dynamic: bool, measure: Measure | None = None
+) -> Quantized:
+    """``source`` in int8. With ``try_dynamic`` the static and the dynamic form are both made and both timed: the faster one
+    is kept, unless it answers more than a point worse on ``validation`` than the other.
+
+    ``measure`` gives the seconds of one inference of a file; without it the two are timed here, in turns.
+    """
+    calibrate = train.first(CALIBRATION_IMAGES).images
+    step = f"quantized to int8 (static QDQ, U8S8, per channel, calibrated on {len(calibrate)} training images)"
+    whole = Quantized(STATIC, static(source, calibrate), (step,))
+    if not try_dynamic:
+        return whole
+    other = Quantized(
+        DYNAMIC, dynamic(source), ("quantized to int8 (dynamic, U8S8, per channel, matrix products only)",)
+    )
+    return _choose([whole, other], validation, measure)
+
+
+def _choose(candidates: list[Quantized], validation: Split, measure: Measure | None) -> Quantized:
+    with _scratch() as folder:
+        paths = [folder / f"{c.how}.onnx" for c in candidates]
+        for path, candidate in zip(paths, candidates, strict=True):
+            path.write_bytes(candidate.model)
+        seconds = [measure(p) for p in paths] if measure else medians_in_turns(paths, validation.images[:1])
+        shares = [evaluate.accuracy(evaluate.logits(p, validation.images), validation).top1 for p in paths]
+    fit = [i for i, share in enumerate(shares) if share >= max(shares) - 0.01]
+    chosen = min(fit, key=lambda i: seconds[i])
+    told = "; ".join(
+        f"{c.how} {s * 1e6:.1f} us, validation accuracy {share:.4f}"
+        for c, s, share in zip(candidates, seconds, shares, strict=True)
+    )
+    winner = candidates[chosen]
+    return Quantized(winner.how, winner.model, (*winner.steps, f"chose {winner.how} by measuring here: {told}"))
+
+
+def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 9, calls: int = 20) -> list[float]:
+    """Seconds of one inference of each file, one thread: the median of ``rounds`` means of ``calls``, the files taking turns
+    so that a busy moment hits all alike."""
+    sessions = [evaluate.open_session(path) for path in paths]
+    feeds = [{s.get_inputs()[0].name: image.numpy()} for s in sessions]
+    values: list[list[float]] = [[] for _ in paths]
+    for _ in range(rounds + 1):
+        for own, session, feed in zip(values, sessions, feeds, strict=True):
+            start = time.perf_counter()
+            for _ in range(calls):
+                session.run(None, feed)
+            own.append((time.perf_counter() - start) / calls)
+    return [float(np.median(own[1:])) for own in values]  # the first round warms up

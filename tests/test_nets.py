@@ -1,0 +1,151 @@
+"""The families: exits, cuts, pruned shapes, and the same multiply-accumulates by three counters."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kit import nets  # noqa: E402
+from kit.errors import UnknownName  # noqa: E402
+from kit.records import SubNetwork  # noqa: E402
+from kit.variants import data, export, graph, prune, train  # noqa: E402
+
+ROOTS = sorted(nets.ROOTS)
+SILENT = (torch.nn.BatchNorm2d, torch.nn.LayerNorm, torch.nn.AdaptiveAvgPool2d)
+
+
+@pytest.fixture(scope="module", params=ROOTS)
+def root(request: pytest.FixtureRequest) -> nets.Root:
+    return nets.ROOTS[request.param]
+
+
+def image(count: int = 1) -> torch.Tensor:
+    return torch.randn(count, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_names_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; from kit.nets import ROOTS; print(*ROOTS)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == list(nets.ROOTS)
+
+
+def test_unknown_root_says_did_you_mean() -> None:
+    with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
+        nets.network("resnet81")
+
+
+def test_family_agrees_with_the_parsed_id(root: nets.Root) -> None:
+    assert SubNetwork.parse(f"{root.name}-d2-w1.00-fp32-32").family == root.family
+
+
+def test_each_cut_answers_as_its_exit_and_costs_less(root: nets.Root) -> None:
+    with train.workshop(0, threads=1):
+        net = nets.network(root.name).eval()
+        with torch.no_grad():
+            all_exits = net(image(3))
+            macs = []
+            for depth, logits in zip(root.depths, all_exits, strict=True):
+                cut = net.cut(depth)
+                torch.testing.assert_close(cut(image(3)), logits)
+                assert logits.shape == (3, root.classes)
+                macs.append(export.count_macs(cut, image()))
+    assert macs == sorted(set(macs))
+
+
+def test_no_cut_between_exits() -> None:
+    with pytest.raises(ValueError, match="no exit after block 3"):
+        nets.network("resnet18").cut(3)
+
+
+def test_the_seed_decides_the_weights() -> None:
+    def first(seed: int) -> torch.Tensor:
+        with train.workshop(seed, threads=1):
+            return next(nets.network("vit_tiny").parameters()).detach().clone()
+
+    assert torch.equal(first(1), first(1))
+
+
+@pytest.mark.parametrize("keep", [0.7, 0.5, 0.3])
+def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float) -> None:
+    with train.workshop(0, threads=1):
+        whole = nets.network(root.name).eval()
+        thin = prune.prune(whole, keep, image())
+        full, less = (export.count_macs(n.cut(root.depths[-1]), image()) for n in (whole, thin))
+        with torch.no_grad():
+            assert all(torch.isfinite(logits).all() for logits in thin(image(2)))
+    before, after = dict(whole.named_modules()), dict(thin.named_modules())
+    for name, layer in after.items():
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.out_channels % 8 == 0
+            assert abs(layer.out_channels - keep * before[name].out_channels) <= 12
+        if isinstance(layer, torch.nn.MultiheadAttention):
+            assert layer.num_heads == 3
+            assert layer.embed_dim % (3 * 8) == 0
+            assert layer.embed_dim < 192
+            assert layer.in_proj_weight.shape == (3 * layer.embed_dim, layer.embed_dim)
+    assert less < full * (keep + 0.05) ** 2 * 1.1
+
+
+def test_pruned_heads_keep_their_own_channels() -> None:
+    """Every channel that stays in the attention must stay in the head it came from."""
+    with train.workshop(0, threads=1):
+        whole = nets.network("vit_tiny").eval()
+        thin = prune.prune(whole, 0.5, image())
+    source, kept = (n.stages[0][1].self_attention.in_proj_weight for n in (whole, thin))
+    position = whole.stages[0][0].positions[0, 0], thin.stages[0][0].positions[0, 0]
+    where = [int((position[0] == value).nonzero()[0]) for value in position[1]]
+    assert [w // 64 for w in where] == [0] * 32 + [1] * 32 + [2] * 32
+    torch.testing.assert_close(kept[:96], source[where][:, where])
+
+
+def test_three_counters_agree(root: nets.Root, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """torch's flop counter, the ONNX counter and thop.
+
+    thop also counts two operations per element of a norm and of a pooling (no multiply-accumulates, or folded away: its hooks
+    for them are switched off here), and in attention 3n-1 operations for each softmax over n tokens.
+    """
+    thop = pytest.importorskip("thop")
+    folder = tmp_path_factory.mktemp("macs")
+    with train.workshop(0, threads=1):
+        cut = nets.network(root.name).cut(root.depths[1]).eval()
+        files = export.to_files(cut, image())
+        silent = {kind: lambda module, x, y: None for kind in SILENT}
+        by_thop, _ = thop.profile(cut, inputs=(image(),), custom_ops=silent, verbose=False)
+    path = folder / "net.onnx"
+    path.write_bytes(files.onnx)
+    facts = graph.facts(graph.load(path), "net")
+    assert facts.macs == files.macs
+    tokens, heads = 17, 3
+    softmax = root.depths[1] * heads * tokens * (3 * tokens - 1) if root.family == "vit" else 0
+    assert by_thop - softmax == files.macs
+
+
+def test_split_is_fixed_stratified_and_disjoint() -> None:
+    digits = data.digits()
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1197, 150, 450)
+    assert torch.bincount(digits.test.labels).min() >= 43
+    assert abs(float(digits.train.images.mean())) < 0.01
+    assert abs(float(digits.train.images.std()) - 1) < 0.01
+    seen = {row.numpy().tobytes() for row in digits.train.images}
+    assert sum(row.numpy().tobytes() in seen for row in digits.test.images) == 0
+
+
+def test_shifting_moves_without_changing_the_size() -> None:
+    source = image(4)
+    moved = data.shifted(source, 2, torch.Generator().manual_seed(1))
+    assert moved.shape == source.shape
+    assert torch.equal(data.shifted(source, 0, torch.Generator()), source)
+
+
+def test_the_workshop_restores_torch() -> None:
+    before = torch.get_num_threads(), torch.random.get_rng_state()
+    with train.workshop(7, threads=1):
+        torch.randn(3)
+        assert torch.are_deterministic_algorithms_enabled()
+    assert torch.get_num_threads() == before[0]
+    assert torch.equal(torch.random.get_rng_state(), before[1])
+    assert not torch.are_deterministic_algorithms_enabled()

@@ -1,0 +1,134 @@
+"""kit build on a tiny recipe: what lies in the folder, what is reused, what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from kit import nets, store  # noqa: E402
+from kit.errors import UnknownName, UsageError  # noqa: E402
+from kit.records import Artifact  # noqa: E402
+from kit.variants import build as building  # noqa: E402
+from kit.variants import evaluate, train  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shallowest cut, whole and halved, one short epoch, one thread."""
+
+    def recipe(root: nets.Root, quick: bool) -> building.Recipe:
+        schedule = train.Schedule("adamw", 2e-3, 0.05, epochs=2, batch=16)
+        return building.Recipe(schedule, schedule, (1.0, 0.5), (2,), (2,), training_images=64)
+
+    monkeypatch.setattr(building, "recipe_for", recipe)
+    monkeypatch.setattr(train.os, "sched_getaffinity", lambda pid: {0})
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("build")
+
+
+def build(folder: Path, root: str = "vit_tiny", **settings: object) -> list[Artifact]:
+    return building.build(root, folder, **settings)  # type: ignore[arg-type]
+
+
+def test_every_variant_is_whole_and_checked(made: Path) -> None:
+    timed: list[str] = []
+
+    def measure(path: Path) -> float:
+        timed.append(path.stem)
+        return {"static-qdq-u8s8": 2.0, "dynamic-u8s8": 1.0}[path.stem]
+
+    shares: list[float] = []
+    artifacts = build(made, measure=measure, progress=lambda words, share: shares.append(share))
+    ids = ["d2-w1.00-fp32", "d2-w1.00-int8", "d2-w0.50-fp32", "d2-w0.50-int8"]
+    assert [a.artifact_id for a in artifacts] == [f"vit_tiny-{i}-32" for i in ids]
+    assert json.loads((made / "build.json").read_text())["artifacts"] == [a.artifact_id for a in artifacts]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+    assert timed == ["static-qdq-u8s8", "dynamic-u8s8"] * 2
+    for a in artifacts:
+        assert store.read_record(made / f"{a.artifact_id}.json", Artifact) == a
+        assert a.subnetwork is not None
+        assert a.subnetwork.id == a.artifact_id
+        for file in (a.model, a.sample, a.torch_program):
+            assert file is None or store.sha256_file(made / file.file) == file.sha256
+        assert a.check is not None
+        assert a.check.count == a.accuracy.count == 450  # type: ignore[union-attr]
+        assert a.origin is not None
+        with np.load(made / f"{a.artifact_id}.sample.npz", allow_pickle=False) as sample:
+            answers = evaluate.logits(made / a.model.file, torch.from_numpy(sample["input"]))
+            np.testing.assert_allclose(answers, sample["output"], rtol=1e-5, atol=1e-5)
+    whole, small, half, _ = artifacts
+    assert whole.check is not None
+    assert whole.check.top1_agreement == 1
+    assert whole.macs == small.macs
+    assert half.macs < 0.5 * whole.macs  # type: ignore[operator]
+    assert small.weight_bytes < 0.5 * whole.weight_bytes  # type: ignore[operator]
+    assert "static-qdq-u8s8 2000000.0 us" in small.origin.steps[-1]  # type: ignore[union-attr]
+    assert small.torch_program is None
+
+
+def test_a_finished_build_is_reused_without_work(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("this was finished already")
+
+    monkeypatch.setattr(train, "fit", never)
+    monkeypatch.setattr(building.export, "to_files", never)
+    assert len(build(made)) == 4
+
+
+def test_a_damaged_file_is_made_again_from_kept_weights(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made / "vit_tiny-d2-w0.50-fp32-32.onnx"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("the weights were kept"))
+    build(made)
+    assert path.read_bytes() == whole
+
+
+def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def stop(words: str, share: float) -> None:
+        if words == "resnet18-d2-w1.00-fp32-32":
+            raise Killed
+
+    with pytest.raises(Killed):
+        build(tmp_path, "resnet18", progress=stop)
+    assert not (tmp_path / "build.json").exists()
+    first = (tmp_path / "resnet18-d2-w1.00-fp32-32.onnx").stat().st_mtime_ns
+    trained: list[str] = []
+    original = train.fit
+
+    def fit(*args: object, **kwargs: object) -> None:
+        trained.append("net")
+        original(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train, "fit", fit)
+    artifacts = build(tmp_path, "resnet18")
+    assert len(trained) == 1  # the pruned network; the root's weights were kept
+    assert (tmp_path / "resnet18-d2-w1.00-fp32-32.onnx").stat().st_mtime_ns == first
+    assert {a.quantization for a in artifacts} == {None, "static-qdq-u8s8"}
+
+
+def test_one_folder_holds_one_build(made: Path) -> None:
+    before = sorted(made.iterdir())
+    with pytest.raises(UsageError, match="choose another folder"):
+        build(made, "resnet18")
+    with pytest.raises(UsageError, match="choose another folder"):
+        build(made, seed=1)
+    assert sorted(made.iterdir()) == before
+
+
+def test_unknown_root(tmp_path: Path) -> None:
+    with pytest.raises(UnknownName, match="did you mean 'vgg11'"):
+        build(tmp_path / "new", "vgg1")
+    assert not (tmp_path / "new").exists()
