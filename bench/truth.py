@@ -45,7 +45,7 @@ def plain_s(model: Path, seconds: float) -> float:
 
 
 def kit_s(target: str, seconds: float, folder: Path, *more: str) -> float:
-    """Median that `kit profile` reports: three processes that share the time."""
+    """Median that `kit profile` reports: six processes that share the time."""
     command = [
         sys.executable,
         "-m",

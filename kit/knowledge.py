@@ -18,18 +18,13 @@ def build(profiles: Sequence[ProfileRecord]) -> KnowledgeBase:
     """The newest measured row of each artifact, device, backend and thread count. Raises BadRecord when none was measured."""
     rows: dict[tuple[str, str, str, int], KnowledgeRow] = {}
     for profile in profiles:
-        if profile.measurement is None or profile.label is None:
+        if profile.measurement is None or profile.label is None or profile.settings.backend == "fake":
             continue
-        key = (
-            profile.artifact.artifact_id,
-            profile.device.device_id,
-            profile.settings.backend,
-            profile.settings.threads,
-        )
-        rows[key] = _row(profile)
+        how = profile.settings
+        rows[profile.artifact.model.sha256, profile.device.device_id, how.backend, how.threads] = _row(profile)
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
-    ordered = tuple(rows[key] for key in sorted(rows))
+    ordered = tuple(sorted(rows.values(), key=lambda r: (r.artifact_id, r.device_id, r.backend, r.threads, r.sha256)))
     return KnowledgeBase(created_utc=store.utc_now(), kit_version=__version__, rows=ordered)
 
 
@@ -112,7 +107,7 @@ def ask(rows: Sequence[KnowledgeRow], need: Need) -> Answer:
         raise NoAnswer(_nothing_fits(rejected))
     fitting.sort(key=lambda pair: (-(pair[0].accuracy or 0.0), pair[0].p99_s))
     chosen, checks = fitting[0]
-    runner_up = next((row for row, _ in fitting[1:] if row.artifact_id != chosen.artifact_id), None)
+    runner_up = next((row for row, _ in fitting[1:] if row.sha256 != chosen.sha256), None)
     tightest = min(checks, key=lambda c: c.slack, default=None)
     return Answer(
         need=need,
@@ -126,6 +121,8 @@ def ask(rows: Sequence[KnowledgeRow], need: Need) -> Answer:
 
 
 def _of_need(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
+    if not rows:
+        raise BadRecord("The knowledge base is empty: build it from measured profiles.")
     devices = sorted({r.device_id for r in rows})
     if need.device_id is not None and need.device_id not in devices:
         raise UnknownName("device", need.device_id, devices)
@@ -142,7 +139,6 @@ def _of_need(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
         if need.device_id in (None, r.device_id)
         and need.backend in (None, r.backend)
         and need.threads in (None, r.threads)
-        and r.backend != "fake"
     ]
     if not found:
         threads = ", ".join(map(str, sorted({r.threads for r in rows})))
@@ -177,7 +173,7 @@ def _checks(row: KnowledgeRow, need: Need) -> list[_Check]:
         if row.accuracy is None:
             checks.append(_Check("accuracy", None, need.min_accuracy, float("-inf"), "accuracy unknown"))
         else:
-            slack = row.accuracy - need.min_accuracy
+            slack = (row.accuracy - need.min_accuracy) / need.min_accuracy if need.min_accuracy else 1.0
             text = f"accuracy {row.accuracy:.2%} under {need.min_accuracy:.2%}"
             checks.append(_Check("accuracy", row.accuracy, need.min_accuracy, slack, text))
     return checks

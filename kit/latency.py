@@ -34,14 +34,8 @@ def fit(profiles: Sequence[ProfileRecord], *, seed: int = 0) -> list[LatencyMode
             f"These profiles come from {len(devices)} devices ({', '.join(devices)}): fit one device at a time with --device."
         )
     groups, left_out = _groups(profiles)
-    models = [
-        _fit_group(key, members, tuple(left_out[key]), seed)
-        for key, members in sorted(groups.items())
-        if len({p.artifact.macs for p in members}) >= POINTS_MIN
-    ]
-    if not models:
-        raise BadRecord(_nothing_to_fit(groups, left_out))
-    return models
+    _leave_small_groups(groups, left_out)
+    return [_fit_group(key, members, tuple(left_out[key]), seed) for key, members in sorted(groups.items())]
 
 
 def _groups(profiles: Sequence[ProfileRecord]) -> tuple[dict[Group, list[ProfileRecord]], dict[Group, list[str]]]:
@@ -61,8 +55,23 @@ def _groups(profiles: Sequence[ProfileRecord]) -> tuple[dict[Group, list[Profile
     return groups, left_out
 
 
+def _leave_small_groups(groups: dict[Group, list[ProfileRecord]], left_out: dict[Group, list[str]]) -> None:
+    """Take out the groups that carry no line, and say so with the first that does."""
+    small = {k: n for k, members in groups.items() if (n := len({p.artifact.macs for p in members})) < POINTS_MIN}
+    if len(small) == len(groups):
+        raise BadRecord(_nothing_to_fit(groups, left_out))
+    for backend, precision, threads in small:
+        del groups[backend, precision, threads]
+    first = min(groups)
+    for (backend, precision, threads), count in sorted(small.items()):
+        text = (
+            f"{backend} {precision} t{threads}: {count} sub-network(s) with different MACs, a line needs {POINTS_MIN}"
+        )
+        left_out[first].append(text)
+
+
 def _unusable(profile: ProfileRecord) -> str | None:
-    if profile.measurement is None:
+    if profile.outcome != "ok" or profile.measurement is None:
         return profile.outcome
     if profile.label in ("inconclusive", "throttled"):
         return profile.label

@@ -25,7 +25,7 @@ import numpy as np
 
 from kit import __version__, backends, stats, store, telemetry, worker
 from kit.backends import fake
-from kit.errors import BadModel, IntegrityError, MeasurementError, StorageError, UsageError
+from kit.errors import BadModel, BadRecord, IntegrityError, MeasurementError, StorageError, UsageError
 from kit.records import (
     Artifact,
     DeviceSpec,
@@ -34,6 +34,7 @@ from kit.records import (
     Measurement,
     MeasureSettings,
     Outcome,
+    Precision,
     ProfileRecord,
     SubNetwork,
     Visit,
@@ -41,9 +42,13 @@ from kit.records import (
 )
 
 DRIFT_LIMIT = 0.05  # medians of a process's two halves
+MOVED_LIMIT = 0.10  # the reference workload between processes
 NEAR_SHARE = 0.8  # share of the values within 5 % of their median
 SETTLED_LIMIT = 0.05  # widest half-width of the median's interval that still decides
-VISITS_MIN = 3  # fewer processes carry no interval
+VISITS_MIN = 5  # the range of fewer processes encloses the median with less than 90 %
+# Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
+WORKER = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.worker import main; main()"
+EXTERNAL_DATA = b"\x0a\x08location"  # the protobuf key that points ONNX weights to another file
 
 
 @dataclass(frozen=True)
@@ -85,18 +90,29 @@ def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) ->
     backends.require(backend)
     targets: list[Target] = []
     for text in texts:
-        path = Path(text)
+        path = _path(text)
         if backend == "fake" or text.startswith("fake:"):
             targets.append(_fake_target(text, backend))
         elif path.is_dir():
-            targets += [_from_sidecar(p) for p in _build_sidecars(path)]
+            targets += [_from_sidecar(p, backend) for p in _build_sidecars(path)]
         elif path.suffix == ".onnx":
             targets.append(_onnx_target(path, backend))
         elif build is not None and (build / f"{text}.json").is_file():
-            targets.append(_from_sidecar(build / f"{text}.json"))
+            targets.append(_from_sidecar(build / f"{text}.json", backend))
         else:
             raise UsageError(_unresolved(text, build))
     return list({t.artifact.model.sha256: t for t in targets}.values())
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    with store.explained(path, "read"):
+        path.exists()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!r} is no UTF-8 file name: rename the file.") from None
+    return path
 
 
 def _unresolved(text: str, build: Path | None) -> str:
@@ -121,28 +137,56 @@ def _build_sidecars(folder: Path) -> list[Path]:
     return sidecars
 
 
-def _from_sidecar(sidecar: Path) -> Target:
+def _from_sidecar(sidecar: Path, backend: str) -> Target:
     artifact = store.read_record(sidecar, Artifact)
-    path = sidecar.parent / artifact.model.file
-    if store.sha256_file(path) != artifact.model.sha256:
+    path = sidecar.with_suffix(".onnx")
+    if artifact.model.file != path.name or store.sha256_file(path) != artifact.model.sha256:
         raise IntegrityError(
             f"{path} is not the file that {sidecar.name} describes: make the sidecar anew with kit describe {path}"
+        )
+    program = artifact.torch_program
+    if backend == "pytorch" and program is not None and store.sha256_file(path.parent / program.file) != program.sha256:
+        raise IntegrityError(
+            f"{program.file} is not the program that {sidecar.name} describes: build or export it anew."
         )
     return Target(path, artifact)
 
 
 def _onnx_target(path: Path, backend: str) -> Target:
+    """A file with its sidecar, or a bare file: its tensors then come from the runtime and its MACs stay unknown."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
-    if path.with_suffix(".json").is_file():
-        return _from_sidecar(path.with_suffix(".json"))
+    sidecar = path.with_suffix(".json")
+    if sidecar.is_file() and _is_sidecar(sidecar):
+        return _from_sidecar(sidecar, backend)
     reply = _ask(
         worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
     if reply.outcome != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
-    model = FileRef(file=path.name.lstrip("."), sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
-    return Target(path, Artifact(artifact_id=path.stem, model=model, inputs=reply.inputs, outputs=reply.outputs))
+    data = path.read_bytes()
+    if EXTERNAL_DATA in data:
+        raise BadModel(
+            f"{path} keeps its weights in another file, which no hash covers: save it as one file with onnx.save."
+        )
+    try:
+        model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+    except ValueError:
+        raise UsageError(
+            f"{path} has a name that kit cannot store: rename it without leading dot or backslash."
+        ) from None
+    precision: Precision = "int8" if b"QuantizeLinear" in data else "fp32"
+    made = Artifact(artifact_id=path.stem, model=model, precision=precision, inputs=reply.inputs, outputs=reply.outputs)
+    return Target(path, made)
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether the JSON beside a model is kit's; somebody else's is none of our business."""
+    try:
+        data = store.read_json(path)
+    except BadRecord:
+        return False
+    return isinstance(data, dict) and data.get("kind") == "artifact"
 
 
 def _fake_target(text: str, backend: str) -> Target:
@@ -185,20 +229,6 @@ def profile(
     return result
 
 
-def quick_median_s(target: Target, settings: MeasureSettings) -> float:
-    """Median latency of one target in seconds, without a record: for decisions inside the workshop.
-
-    Raises MeasurementError when a process fails.
-    """
-    visits = []
-    for round_ in range(settings.rounds_min):
-        reply = _visit(target, settings, round_)
-        if reply.visit is None:
-            raise MeasurementError(f"{target.path} could not be measured: {reply.reason}")
-        visits.append(reply.visit)
-    return Measurement(visits=tuple(visits)).median_s
-
-
 def _run_key(targets: Sequence[Target], settings: MeasureSettings, device: DeviceSpec) -> str:
     parts = [device.device_id, settings.model_dump(mode="json"), [t.artifact.model.sha256 for t in targets]]
     return store.sha256_bytes(store.canonical_json(parts))[:12]
@@ -206,9 +236,11 @@ def _run_key(targets: Sequence[Target], settings: MeasureSettings, device: Devic
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the device's lock: two measurements at once would disturb each other."""
+    """Hold the folder's lock: two measurements at once would disturb each other."""
     lock = folder / ".lock"
-    with store.explained(lock, "write"), lock.open("a") as handle:
+    with store.explained(lock, "write"):
+        handle = lock.open("a")
+    with handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -219,8 +251,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _read_journal(journal: Path, targets: Sequence[Target]) -> _Run:
-    lines = [data for _, data in store.read_lines(journal)] if journal.is_file() and journal.stat().st_size else []
-    if not lines:
+    lines = (
+        [data for _, data in store.read_lines(journal, torn_ok=True)]
+        if journal.is_file() and journal.stat().st_size
+        else []
+    )
+    if not lines or "run_id" not in lines[0]:
         run = _Run(run_id=f"{store.utc_now()[:19].replace(':', '')}Z-{os.urandom(3).hex()}")
         store.append_line(journal, {"run_id": run.run_id})
         return run
@@ -269,7 +305,7 @@ def _open(run: _Run, index: int, settings: MeasureSettings) -> bool:
     visits = run.visits.get(index, [])
     if len(visits) < settings.rounds_min:
         return True
-    return _doubt(Measurement(visits=tuple(visits)), settings) is not None
+    return bool(_doubts(Measurement(visits=tuple(visits)), settings))
 
 
 def _progress(run: _Run, targets: Sequence[Target], settings: MeasureSettings, index: int, round_: int) -> Progress:
@@ -298,7 +334,7 @@ def _ask(request: worker.Request, timeout_s: float) -> worker.Reply:
     """One child process, one answer; a child that dies is an answer too."""
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "kit.worker"],
+            [sys.executable, "-c", WORKER],
             input=worker.request_line(request),
             capture_output=True,
             text=True,
@@ -326,39 +362,48 @@ def _ask(request: worker.Request, timeout_s: float) -> worker.Reply:
 # --------------------------------------------------------------------------------------------------------------- verdict
 
 
-def _doubt(measurement: Measurement, settings: MeasureSettings) -> str | None:
-    """Why the measurement is not good enough yet, in words; None when it is."""
-    half_width = _half_width(measurement)
-    if half_width > settings.precision_target:
-        return f"the interval of the median is +-{half_width:.1%}, wider than {settings.precision_target:.1%}"
-    drift = float(np.median([abs(stats.halves_drift(v.values_ns)) for v in measurement.visits]))
+def _doubts(measurement: Measurement, settings: MeasureSettings) -> list[str]:
+    """What speaks against the measurement as it is, in words."""
+    doubts = []
+    if measurement.half_width > settings.precision_target:
+        doubts.append(f"the interval of the median is wider than +-{settings.precision_target:.1%}")
+    drift = _drift(measurement)
     if drift > DRIFT_LIMIT:
-        return f"the halves of a process differ by {drift:.1%}"
+        doubts.append(f"the halves of a process differ by {drift:.1%}")
     near = _near_share(measurement)
     if near < NEAR_SHARE:
-        return f"only {near:.0%} of the values lie within 5 % of their median"
-    return None
+        doubts.append(f"only {near:.0%} of the values lie within 5 % of their median")
+    moved = _machine_moved(measurement)
+    if moved > MOVED_LIMIT:
+        doubts.append(f"the machine itself moved: a fixed matrix product varied by {moved:.0%} between processes")
+    return doubts
 
 
-def _half_width(measurement: Measurement) -> float:
-    low, high = measurement.interval_s
-    return (high - low) / 2 / measurement.median_s
+def _drift(measurement: Measurement) -> float:
+    return float(np.median([abs(stats.halves_drift(v.values_ns)) for v in measurement.visits]))
 
 
 def _near_share(measurement: Measurement) -> float:
     return float(np.median([stats.share_near_median(v.values_ns) for v in measurement.visits]))
 
 
+def _machine_moved(measurement: Measurement) -> float:
+    """Spread of the reference workload over the processes, as a share of its median."""
+    return stats.spread([float(np.mean(v.reference_ns)) for v in measurement.visits if v.reference_ns])
+
+
 def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, tuple[str, ...]]:
     """The trust label and the evidence for it.
 
-    ``throttled``: the device itself said so. ``inconclusive``: fewer than three processes, or the median known no better than
-    +-5 %. ``stable``: good enough after the first rounds. ``settled``: good enough after more, or between the two limits.
+    ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than asked for), a drift inside
+    the processes, or the median known no better than +-5 %. ``stable``: no doubt after the first rounds. ``settled``: no
+    doubt after more rounds, or a doubt that leaves the median within +-5 %.
     """
-    visits, half_width = measurement.visits, _half_width(measurement)
+    visits, loops = measurement.visits, max(v.loops for v in measurement.visits)
+    looped = f", each value the mean of {loops}" if loops > 1 else ""
     evidence = [
-        f"{len(visits)} processes, {measurement.calls} calls",
-        f"median within +-{half_width:.2%} (95 %)",
+        f"{len(visits)} processes, {sum(len(v.values_ns) for v in visits)} values{looped}",
+        f"median within +-{measurement.half_width:.2%} (confidence {measurement.confidence:.0%})",
         f"{_near_share(measurement):.0%} of the values within 5 % of their median",
     ]
     cold = sum(not v.warm for v in visits)
@@ -367,17 +412,16 @@ def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, t
     flags = sorted({flag for v in visits for flag in telemetry.throttled_between(v.before, v.after)})
     if flags:
         return "throttled", (*evidence, f"the device reports {', '.join(flags)}")
-    if len(visits) < min(VISITS_MIN, settings.rounds_min) or len(visits) < 2:
-        return "inconclusive", (
-            *evidence,
-            f"only {len(visits)} of {settings.rounds_min} processes before the budget ended",
-        )
-    doubt = _doubt(measurement, settings)
-    if doubt is None:
-        return ("stable" if len(visits) <= settings.rounds_min else "settled"), tuple(evidence)
-    if half_width <= SETTLED_LIMIT:
-        return "settled", (*evidence, doubt)
-    return "inconclusive", (*evidence, doubt)
+    needed = max(VISITS_MIN, settings.rounds_min)
+    if len(visits) < needed:
+        return "inconclusive", (*evidence, f"only {len(visits)} processes where {needed} are needed")
+    doubts = _doubts(measurement, settings)
+    evidence += doubts
+    if not doubts:
+        return ("stable" if len(visits) <= needed else "settled"), tuple(evidence)
+    if measurement.half_width <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
+        return "settled", tuple(evidence)
+    return "inconclusive", tuple(evidence)
 
 
 def _write_records(
@@ -385,7 +429,9 @@ def _write_records(
 ) -> list[ProfileRecord]:
     """Append each record once, also when a kill fell between two of them."""
     written = (
-        {data.get("record_id") for _, data in store.read_lines(out)} if out.is_file() and out.stat().st_size else set()
+        {data.get("record_id") for _, data in store.read_lines(out, torn_ok=True)}
+        if out.is_file() and out.stat().st_size
+        else set()
     )
     result = []
     for index, target in enumerate(targets):

@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, field_validator
 
 from kit import stats
 from kit.errors import BadRecord, UsageError
@@ -28,7 +28,7 @@ Outcome = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_m
 class Record(BaseModel):
     """A frozen value object; unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 # ---------------------------------------------------------------------------------------------------------------- device
@@ -233,8 +233,8 @@ class MeasureSettings(Record):
 
     backend: str = "onnxruntime"
     threads: int = Field(default=1, ge=1)
-    rounds_min: int = Field(default=3, ge=1)
-    rounds_max: int = Field(default=8, ge=1)
+    rounds_min: int = Field(default=6, ge=1)
+    rounds_max: int = Field(default=10, ge=1)
     visit_s: float = Field(default=0.5, gt=0)  # time for collecting values in one fresh process
     warmup_max_s: float = Field(default=1.0, ge=0)
     precision_target: float = Field(default=0.02, gt=0)  # half-width of the median's interval over the median
@@ -273,7 +273,7 @@ class Visit(Record):
     """One fresh process: every collected value, in nanoseconds per call, and what it took to get there."""
 
     round: int
-    values_ns: tuple[float, ...]  # each the mean over ``loops`` calls
+    values_ns: tuple[PositiveFloat, ...] = Field(min_length=1)  # each the mean over ``loops`` calls
     loops: int
     warmup_calls: int
     warmup_s: float
@@ -293,28 +293,42 @@ class Measurement(Record):
 
     visits: tuple[Visit, ...] = Field(min_length=1)
 
-    def _groups(self) -> list[list[float]]:
-        return [list(v.values_ns) for v in self.visits]
+    def _medians(self) -> list[float]:
+        return [stats.quantile(v.values_ns, 0.5) for v in self.visits]
 
     @property
     def median_s(self) -> float:
-        """Median over processes of each process's median, in seconds."""
-        return stats.median_of_medians(self._groups()) * 1e-9
+        """Median over processes of each process's median, in seconds: no process weighs more for being faster."""
+        return stats.quantile(self._medians(), 0.5) * 1e-9
 
     @property
     def interval_s(self) -> tuple[float, float]:
-        """95 % bootstrap interval of :attr:`median_s`, resampling processes, then values inside each."""
-        low, high = stats.bootstrap_median(self._groups())
+        """Interval of :attr:`median_s` over processes, in seconds; :attr:`confidence` says how sure it is."""
+        low, high, _ = stats.median_interval(self._medians())
         return low * 1e-9, high * 1e-9
 
     @property
+    def confidence(self) -> float:
+        """Confidence of :attr:`interval_s`: 0.95 from six processes on, less for fewer."""
+        return stats.median_interval(self._medians())[2]
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of :attr:`interval_s` over the median."""
+        low, high = self.interval_s
+        return (high - low) / 2 / self.median_s
+
+    @property
     def p99_s(self) -> float:
-        """99th percentile of all calls of all processes, in seconds."""
-        return stats.quantile([x for group in self._groups() for x in group], 0.99) * 1e-9
+        """99th percentile of all values of all processes, in seconds; a value of a very short call is a mean over a loop."""
+        return self._quantile_s(0.99)
 
     @property
     def p90_s(self) -> float:
-        return stats.quantile([x for group in self._groups() for x in group], 0.90) * 1e-9
+        return self._quantile_s(0.90)
+
+    def _quantile_s(self, q: float) -> float:
+        return stats.quantile([x for v in self.visits for x in v.values_ns], q) * 1e-9
 
     @property
     def memory_bytes(self) -> int:

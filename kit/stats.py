@@ -1,8 +1,9 @@
-"""Quantiles, bootstrap intervals, drift and quality of fit: pure functions on numbers, no units of their own."""
+"""Quantiles, intervals, drift and quality of fit: pure functions on numbers, no units of their own."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,31 +18,28 @@ def quantile(values: Sequence[float], q: float) -> float:
     return float(np.quantile(np.asarray(values, dtype=np.float64), q))
 
 
-def median_of_medians(groups: Sequence[Sequence[float]]) -> float:
-    """Median over groups (processes) of each group's median: no process weighs more for being faster."""
-    return float(np.median([np.median(np.asarray(g)) for g in groups]))
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """(low, high, confidence reached): an interval for the median of whatever ``values`` were drawn from.
 
-
-def bootstrap_median(
-    groups: Sequence[Sequence[float]], *, confidence: float = 0.95, resamples: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Interval of :func:`median_of_medians` by resampling groups, then values inside each drawn group.
-
-    Values inside one process share its memory layout and clock, so the group is the unit that carries the uncertainty. The
-    inner resampling uses the normal limit of a sample median (quantile of the order statistics), which is exact enough for
-    the tens to thousands of values that a group holds and makes one resample one random draw.
+    It needs no distribution: the k-th smallest and k-th largest value enclose the median with a binomial probability, and
+    between two such pairs the bounds are interpolated (Hettmansperger and Sheather, 1986). Five values or fewer cannot
+    reach 95 %: their whole range is returned with the confidence that it has (75 % for three, 94 % for five).
     """
-    rng = np.random.default_rng(seed)
-    ordered = [np.sort(np.asarray(g, dtype=np.float64)) for g in groups]
-    picks = rng.integers(0, len(ordered), size=(resamples, len(ordered)))
-    levels = rng.standard_normal(size=picks.shape)
-    medians = np.empty(picks.shape)
-    for index, values in enumerate(ordered):
-        chosen = picks == index
-        position = np.clip(0.5 + levels[chosen] * 0.5 / np.sqrt(len(values)), 0.0, 1.0)
-        medians[chosen] = np.interp(position * (len(values) - 1), np.arange(len(values)), values)
-    low, high = np.quantile(np.median(medians, axis=1), [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    ordered = sorted(values)
+    n = len(ordered)
+    if n == 0:
+        raise ValueError("no values")
+    covered = [1.0 - 2.0 * sum(comb(n, i) for i in range(k)) / 2**n for k in range(1, (n + 1) // 2 + 1)]
+    if covered[0] <= confidence:
+        return ordered[0], ordered[-1], max(covered[0], 0.0)
+    k = max(i for i, c in enumerate(covered, 1) if c >= confidence)
+    if k == len(covered):
+        return ordered[k - 1], ordered[-k], covered[k - 1]
+    part = (covered[k - 1] - confidence) / (covered[k - 1] - covered[k])
+    weight = (n - k) * part / (k + (n - 2 * k) * part)
+    low = (1 - weight) * ordered[k - 1] + weight * ordered[k]
+    high = (1 - weight) * ordered[-k] + weight * ordered[-k - 1]
+    return low, high, confidence
 
 
 def halves_drift(values: Sequence[float]) -> float:
@@ -51,6 +49,14 @@ def halves_drift(values: Sequence[float]) -> float:
     array = np.asarray(values, dtype=np.float64)
     first, second = float(np.median(array[: len(array) // 2])), float(np.median(array[len(array) // 2 :]))
     return (second - first) / first
+
+
+def spread(values: Sequence[float]) -> float:
+    """Distance of the 10 % and the 90 % quantile over the median; 0 for fewer than two values."""
+    if len(values) < 2:
+        return 0.0
+    low, centre, high = np.quantile(np.asarray(values, dtype=np.float64), [0.1, 0.5, 0.9])
+    return float((high - low) / centre)
 
 
 def share_near_median(values: Sequence[float], tolerance: float = 0.05) -> float:

@@ -94,6 +94,8 @@ def make_folder(path: Path) -> Path:
 def write_atomic(path: Path, data: bytes) -> None:
     """Write ``data`` so that ``path`` holds either its old content or all of the new one, whatever happens meanwhile."""
     make_folder(path.parent)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no regular file: name a file to write.")
     with explained(path, "write"):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         temporary = Path(name)
@@ -119,8 +121,8 @@ def read_json(path: Path) -> Any:
         text = path.read_bytes()
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise BadRecord(f"{path} is not JSON ({error}): give a file that kit wrote.") from None
+    except (ValueError, RecursionError) as error:
+        raise BadRecord(f"{path} is not JSON ({str(error)[:80]}): give a file that kit wrote.") from None
 
 
 def read_record(path: Path, kind: type[records.R]) -> records.R:
@@ -158,15 +160,15 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
     whole, newline, torn = file.read().rpartition(b"\n")
     try:
         json.loads(torn)
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):
         return len(whole) + len(newline)
     file.write(b"\n")
     return end + 1
 
 
-def read_lines(path: Path) -> list[tuple[str, Any]]:
+def read_lines(path: Path, *, torn_ok: bool = False) -> list[tuple[str, Any]]:
     """``(place, parsed)`` for every line of a JSONL file. A torn last line (killed writer) is skipped, any other broken line
-    raises BadRecord."""
+    raises BadRecord. A file that holds nothing but a torn line is refused, unless it is the caller's own (``torn_ok``)."""
     with explained(path, "read"):
         data = path.read_bytes()
     whole, _, torn = data.rpartition(b"\n")
@@ -177,19 +179,19 @@ def read_lines(path: Path) -> list[tuple[str, Any]]:
             continue
         try:
             parsed.append((f"{path}:{number}", json.loads(line)))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             raise BadRecord(f"{path}:{number} is not JSON: give a .jsonl file that kit wrote.") from None
     if torn.strip():
         try:
             parsed.append((f"{path}:{len(lines) + 1}", json.loads(torn)))
-        except (json.JSONDecodeError, UnicodeDecodeError):
-            if not parsed:
+        except (ValueError, RecursionError):
+            if not parsed and not torn_ok:
                 raise BadRecord(f"{path} is not JSON lines: give a .jsonl file that kit wrote.") from None
     return parsed
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
-    """Every profile record of the given .jsonl files and folders of such files, in order.
+    """Every profile record of the given .jsonl files and folders of such files, the oldest first.
 
     Raises UsageError (missing), BadRecord (another schema, empty).
     """
@@ -208,4 +210,4 @@ def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
         if not lines:
             raise BadRecord(f"{path} is an empty profile: run kit profile first.")
         out += [records.load(records.ProfileRecord, data, place) for place, data in lines]
-    return out
+    return sorted(out, key=lambda record: record.created_utc)

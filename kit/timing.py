@@ -53,7 +53,8 @@ def measure(
         first_ns = _once(call, clock)
         calls, spent_ns, warm, call_ns = _warm_up(call, clock, int(warmup_max_s * 1e9))
         loops = max(1, round(RESOLUTION_FACTOR * resolution_ns / max(call_ns, 1.0)))
-        values = _collect(call, clock, loops, int(collect_s * 1e9), values_max)
+        between = max(0, round(collect_s * 1e9 / (max(call_ns, 1.0) * loops * values_max)) - 1)
+        values = _collect(call, clock, loops, between * loops, int(collect_s * 1e9), values_max)
     finally:
         if collecting:
             gc.enable()
@@ -92,8 +93,13 @@ def _warm_up(call: Callable[[], Any], clock: Clock, limit_ns: int) -> tuple[int,
         last = now
 
 
-def _collect(call: Callable[[], Any], clock: Clock, loops: int, collect_ns: int, values_max: int) -> list[float]:
-    """The timed loop: two clock readings around ``loops`` bare calls and nothing else between them."""
+def _collect(
+    call: Callable[[], Any], clock: Clock, loops: int, between: int, collect_ns: int, values_max: int
+) -> list[float]:
+    """The timed loop: two clock readings around ``loops`` bare calls and nothing else between them.
+
+    ``between`` calls run untimed after each value, so that the bounded number of values spreads over the whole time.
+    """
     values: list[float] = []
     append = values.append
     until = clock() + collect_ns
@@ -103,6 +109,8 @@ def _collect(call: Callable[[], Any], clock: Clock, loops: int, collect_ns: int,
             call()
             end = clock()
             append(end - start)
+            for _ in repeat(None, between):
+                call()
             if (end >= until and len(values) >= VALUES_MIN) or len(values) >= values_max:
                 return values
     while True:
@@ -111,5 +119,7 @@ def _collect(call: Callable[[], Any], clock: Clock, loops: int, collect_ns: int,
             call()
         end = clock()
         append((end - start) / loops)
+        for _ in repeat(None, between):
+            call()
         if (end >= until and len(values) >= VALUES_MIN) or len(values) >= values_max:
             return values

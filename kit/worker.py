@@ -1,14 +1,17 @@
 """Child process: open a session, call the stopwatch, answer with one JSON line.
 
-``python -m kit.worker`` reads one JSON request on standard input and writes one JSON line to what was standard output;
+It reads one JSON request on standard input and writes one JSON line to what was standard output;
 whatever a runtime prints goes to standard error. It is a fresh process each time, so that no visit inherits another's heap,
 threads or caches.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -19,6 +22,7 @@ from kit import backends, telemetry, timing
 from kit.errors import KitError, UsageError
 from kit.records import Artifact, Memory, Record, TensorSpec, Visit
 
+PR_SET_PDEATHSIG = 1
 REFERENCE_SIZE = 192
 REFERENCE_CALLS = 15
 
@@ -48,12 +52,19 @@ class Reply(Record):
 
 
 def main() -> None:
+    _die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     reply = answer(Request.model_validate_json(sys.stdin.read()))
     channel.write(json.dumps(reply.model_dump(mode="json")) + "\n")
     channel.flush()
     os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this process when the parent is killed: an orphan would disturb the next run for ever."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def answer(request: Request) -> Reply:
@@ -159,7 +170,3 @@ def request_line(request: Request) -> str:
 def parse_reply(line: str) -> Reply:
     data: Any = json.loads(line)
     return Reply.model_validate(data)
-
-
-if __name__ == "__main__":
-    main()

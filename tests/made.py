@@ -91,7 +91,7 @@ def profile(
     latency_s: float = 0.01,
     *,
     spread: float = 0.001,
-    processes: int = 3,
+    processes: int = 6,
     label: str | None = "stable",
     on: DeviceSpec | None = None,
     settings: MeasureSettings | None = None,

@@ -84,6 +84,32 @@ def test_a_dynamic_batch(tmp_path: Path) -> None:
         profiler.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
 
 
+def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
+    """The hash of the .onnx would not cover them, and two networks would pass for one."""
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", kind, [1, 64])],
+        [helper.make_tensor_value_info("y", kind, [1, 64])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "x.onnx", save_as_external_data=True, location="x.bin", size_threshold=0)
+    with pytest.raises(BadModel, match="keeps its weights in another file"):
+        profiler.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
+
+
+def test_another_programs_json_beside_a_model_does_not_matter(tiny_build: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    shutil.copy(next(tiny_build.glob("*.onnx")), tmp_path / "mine.onnx")
+    (tmp_path / "mine.json").write_text('{"labels": ["cat"]}')
+    assert profiler.resolve([str(tmp_path / "mine.onnx")], backend="onnxruntime")[0].artifact.macs is None
+
+
 def test_an_onnx_without_a_sidecar_is_profiled_with_its_macs_unknown(tiny_build: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     source = next(tiny_build.glob("*.onnx"))
@@ -104,7 +130,8 @@ def test_int8_has_no_pytorch_program(tiny_build: Path) -> None:
 def test_unknown_and_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match="did you mean 'onnxruntime'"):
         backends.load("onxruntime")
-    monkeypatch.setitem(backends.LEAVES, "pytorch", "kit.backends.not_there")
+    leaf = backends.Leaf("kit.backends.not_there", "not_there", "pip install it.")
+    monkeypatch.setitem(backends.LEAVES, "pytorch", leaf)
     with pytest.raises(BackendUnavailable, match="pip install"):
         backends.load("pytorch")
     probe = backends.probe("pytorch")

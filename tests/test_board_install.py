@@ -31,7 +31,17 @@ def test_the_board_install_profiles_fits_and_asks(tmp_path: Path, tiny_build: Pa
 
     listed = subprocess.run([python, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True)
     names = {package["name"].lower() for package in json.loads(listed.stdout)}
-    assert not names & {"torch", "torchvision", "onnx", "tensorrt", "gymnasium", "scipy", "starlette", "uvicorn", "plotly"}
+    assert not names & {
+        "torch",
+        "torchvision",
+        "onnx",
+        "tensorrt",
+        "gymnasium",
+        "scipy",
+        "starlette",
+        "uvicorn",
+        "plotly",
+    }
     assert json.loads(kit("device", "--json"))["runtimes"]["torch"] is None
 
     bare = tmp_path / "x.onnx"

@@ -168,6 +168,9 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     (tmp_path / "other.jsonl").write_text(
         json.dumps({**json.loads(store.canonical_json(made.profile())), "schema_version": 99}) + "\n"
     )
+    (tmp_path / "nan.jsonl").write_bytes(
+        store.canonical_json(made.profile(spread=0.0)).replace(b"10000000.0", b"NaN") + b"\n"
+    )
     mixed = tmp_path / "mixed.jsonl"
     for i, device in enumerate(("one", "two")):
         store.append_line(mixed, made.profile(f"net{i}", on=made.device(device)))
@@ -178,7 +181,7 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         (("profile", "none.onnx"), 2, "does not exist"),
         (("profile", "fake:1us"), 2, "--backend fake"),
         (("profile", "fake:1us", "--backend", "fak"), 2, "did you mean 'fake'"),
-        (("profile", "fake:1us", "--backend", "fake", "--rounds-min", "9"), 2, "--rounds-max 8 is below"),
+        (("profile", "fake:1us", "--backend", "fake", "--rounds-min", "12"), 2, "--rounds-max 10 is below"),
         (("run", "--root", "resnet81"), 2, "did you mean 'resnet18'"),
         (("build", "--root", "vgg"), 2, "Unknown root 'vgg'"),
         (("fit", "none.jsonl"), 2, "does not exist"),
@@ -187,6 +190,8 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         (("fit", "mixed.jsonl"), 2, "fit one device at a time with --device"),
         (("fit", "mixed.jsonl", "--device", "on"), 2, "did you mean 'one'"),
         (("fit", "mixed.jsonl", "--device", "one"), 2, "A line needs 3"),
+        (("profile", "x" * 5000), 1, "File name too long"),
+        (("fit", "nan.jsonl"), 2, "finite number"),
         (("fit", "k.json"), 2, "k.json:1 is not JSON"),
         (("knowledge", "build", "empty.jsonl"), 2, "empty profile"),
         (("knowledge", "ask"), 2, "knowledge.json does not exist"),
@@ -194,6 +199,8 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         ((*ask, "--deadline-ms", "0"), 2, "above zero"),
         ((*ask, "--deadline-ms", "nan"), 2, "above zero"),
         ((*ask, "--min-accuracy", "95"), 2, "from 0 to 1"),
+        ((*ask, "--deadline-ms", "1e-322"), 2, "above zero"),
+        ((*ask, "--link-mbps", "5"), 2, "limits nothing"),
         ((*ask, "--download-ms", "5"), 2, "add --link-mbps"),
         ((*ask, "--device", "synthetic-2c"), 2, "did you mean 'synthetic-1c'"),
         (("pull", "localhost:1", "--deadline-ms", "5"), 2, "http://"),
@@ -205,7 +212,7 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     for words, code, says in cases:
         said = complaint(*words, cwd=tmp_path, code=code)
         assert says in said, (words, said)
-    assert sorted(set(p.name for p in tmp_path.iterdir()) - {"profiles", "models"}) == before, (
+    assert sorted({p.name for p in tmp_path.iterdir()} - {"profiles", "models"}) == before, (
         "a refused command leaves nothing behind"
     )
 
@@ -250,7 +257,7 @@ def free_port() -> int:
 
 
 def test_the_library_round_trip(tmp_path: Path, tiny_build: Path) -> None:
-    kit("profile", tiny_build, *FAST[:2], "--rounds-max", "6", "--visit-s", "0.1", cwd=tmp_path)
+    kit("profile", tiny_build, "--visit-s", "0.1", cwd=tmp_path)
     added = json.loads(kit("library", "add", tiny_build, "--to", "lib", "--json", cwd=tmp_path).stdout)
     assert len(added["packages"]) == 3 and all(p["promises"] for p in added["packages"])
     assert len(json.loads(kit("library", "list", "lib", "--json", cwd=tmp_path).stdout)["packages"]) == 3

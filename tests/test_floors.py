@@ -41,7 +41,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "kit.nets": (3, {"torch", "torchvision", "numpy"}),
     "kit.variants": (
         3,
-        {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "onnxscript", "sklearn", "numpy", "thop"},
+        {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "onnxscript", "sklearn", "numpy", "google"},
     ),
     "kit.report": (3, {"numpy", "plotly"}),
     "kit.sim": (3, {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch"}),
@@ -54,10 +54,29 @@ APART = [
 ]  # the torch-free half of nets is data for everyone above
 BLOCKED = ("torch", "torchvision", "onnx", "tensorrt", "gymnasium")
 BOARD = [
-    "kit", "kit.__main__", "kit.cli", "kit.errors", "kit.records", "kit.store", "kit.stats", "kit.configs", "kit.device", "kit.telemetry", "kit.timing",
-    "kit.worker", "kit.profiler", "kit.backends", "kit.backends.onnxrt", "kit.backends.fake", "kit.latency", "kit.knowledge",
-    "kit.library.package", "kit.library.client", "kit.nets",
-]  # fmt: skip
+    "kit",
+    "kit.__main__",
+    "kit.cli",
+    "kit.errors",
+    "kit.records",
+    "kit.store",
+    "kit.stats",
+    "kit.configs",
+    "kit.device",
+    "kit.telemetry",
+    "kit.timing",
+    "kit.worker",
+    "kit.profiler",
+    "kit.backends",
+    "kit.backends.onnxrt",
+    "kit.backends.fake",
+    "kit.latency",
+    "kit.knowledge",
+    "kit.library.package",
+    "kit.library.client",
+    "kit.nets",
+    "kit.report.format",
+]
 
 
 def modules() -> dict[str, Path]:

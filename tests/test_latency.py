@@ -88,6 +88,19 @@ def test_what_does_not_count_is_named() -> None:
     assert model.left_out == ("bad: inconclusive", "blind: MACs unknown (kit describe counts them)")
 
 
+def test_a_crash_half_way_is_no_measurement() -> None:
+    crashed = made.profile("half", 9.0, macs=5, label=None).model_copy(update={"outcome": "crashed"})
+    (model,) = latency.fit([*on_the_line(), crashed])
+    assert model.left_out == ("half: crashed",) and model.quality.worst < 0.05
+
+
+def test_a_group_too_small_for_a_line_is_named() -> None:
+    small = made.profile("resnet18-d2-w1.00-int8-32", 0.001, macs=10**6)
+    (model,) = latency.fit([*on_the_line(), small])
+    assert model.precision == "fp32"
+    assert model.left_out == ("onnxruntime int8 t1: 1 sub-network(s) with different MACs, a line needs 3",)
+
+
 def test_too_few_points_is_one_sentence() -> None:
     with pytest.raises(BadRecord, match="A line needs 3 measured sub-networks .* largest group has 2"):
         latency.fit(on_the_line()[:2])

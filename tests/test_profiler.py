@@ -7,9 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import made
+import psutil
 import pytest
 
 from kit import profiler, store, worker
@@ -111,11 +113,48 @@ def test_a_kill_between_two_records_writes_none_twice(tmp_path: Path) -> None:
     assert [r.record_id for r in store.read_profiles([out])] == [r.record_id for r in again]
 
 
+def test_a_kill_inside_the_first_line_ever_written_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"kind": "profile", "torn')
+    key = profiler._run_key(fakes("fake:1us"), FAST, made.device())
+    (tmp_path / f".x.{key}.journal").write_text('{"run_')
+    records = profiler.profile(fakes("fake:1us"), FAST, made.device(), tmp_path / "x.jsonl")
+    assert store.read_profiles([tmp_path / "x.jsonl"]) == records
+
+
+def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "random.py").write_text("raise SystemExit('not me')")
+    monkeypatch.chdir(tmp_path)
+    (record,) = profiler.profile(fakes("fake:1us"), FAST, made.device(), tmp_path / "x.jsonl")
+    assert record.outcome == "ok"
+
+
+ORPHAN = """
+import os, signal, sys, threading, time
+from kit import profiler, worker
+threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+profiler._ask(worker.Request(path="x", artifact=profiler.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
+"""
+
+
+def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
+    parent = subprocess.Popen([sys.executable, "-c", ORPHAN])
+    time.sleep(1.0)
+    children = [p.pid for p in psutil.Process(parent.pid).children()]
+    assert children and parent.wait() == -signal.SIGKILL
+    for _ in range(100):
+        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in children):
+            return
+        time.sleep(0.05)
+    raise AssertionError("the child outlived its parent")
+
+
 def test_the_budget_ends_the_run_after_the_first_round(tmp_path: Path) -> None:
     settings = FAST.model_copy(update={"budget_s": 0.01, "rounds_max": 5})
     records = profiler.profile(fakes("fake:1us", "fake:2us"), settings, made.device(), tmp_path / "x.jsonl")
     assert [len(r.measurement.visits) for r in records if r.measurement] == [1, 1]
-    assert {r.label for r in records} == {"inconclusive"} and "budget" in records[0].evidence[-1]
+    assert {r.label for r in records} == {"inconclusive"} and "only 1 processes" in records[0].evidence[-1]
 
 
 def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
@@ -144,6 +183,14 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
         profiler.profile([], FAST, made.device(), tmp_path / "x.jsonl")
 
 
+def test_a_sidecar_that_names_another_file(tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(b"a")
+    (tmp_path / "c.onnx").write_bytes(b"c")
+    store.write_record(tmp_path / "c.json", made.artifact("a"))
+    with pytest.raises(IntegrityError, match="c.onnx is not the file that c.json describes"):
+        profiler.resolve([str(tmp_path / "c.onnx")], backend="onnxruntime")
+
+
 def test_a_model_that_is_not_the_one_its_sidecar_describes(tmp_path: Path) -> None:
     artifact = made.artifact("net")
     (tmp_path / "net.onnx").write_bytes(b"another model")
@@ -165,22 +212,36 @@ def measured(medians: list[float], spread: float = 0.001, **changes: object) -> 
     return Measurement(visits=tuple(visits))
 
 
+CALM = [1.0, 1.001, 1.002, 1.001, 1.0, 1.001]
+
+
+def drifting() -> Measurement:
+    return Measurement(visits=tuple(made.visit([1.0] * 30 + [1.08] * 30, r) for r in range(6)))
+
+
+def moved() -> Measurement:
+    """The model's own times agree, the fixed product beside them does not."""
+    return Measurement(visits=tuple(made.visit([1.0] * 30, r, reference_ns=(1.0 + r / 10,) * 2) for r in range(6)))
+
+
 @pytest.mark.parametrize(
     ("measurement", "label", "says"),
     [
-        (measured([1.0, 1.001, 1.002]), "stable", "3 processes"),
-        (measured([1.0, 1.001, 1.002, 1.001]), "settled", "4 processes"),
-        (measured([1.0, 1.02, 1.06]), "settled", "wider than"),
-        (measured([1.0, 1.2, 1.4]), "inconclusive", "wider than"),
-        (measured([1.0, 1.001, 1.002], spread=0.05), "settled", "within 5 %"),
-        (measured([1.0, 1.0]), "inconclusive", "only 2 of 3"),
+        (measured(CALM), "stable", "6 processes"),
+        (measured([*CALM, 1.001]), "settled", "7 processes"),
+        (measured([1.0, 1.01, 1.02, 1.03, 1.05, 1.06]), "settled", "wider than"),
+        (measured([1.0, 1.2, 1.4, 1.0, 1.2, 1.4]), "inconclusive", "wider than"),
+        (measured(CALM, spread=0.05), "settled", "within 5 %"),
+        (measured(CALM[:5]), "inconclusive", "only 5 processes where 6 are needed"),
         (
-            measured([1.0] * 3, after=Environment(at_utc=made.NOW, throttle_flags=("throttled",))),
+            measured(CALM, after=Environment(at_utc=made.NOW, throttle_flags=("throttled",))),
             "throttled",
             "reports throttled",
         ),
-        (measured([1.0] * 3, after=Environment(at_utc=made.NOW, throttle_flags=())), "stable", "3 processes"),
-        (measured([1.0] * 3, warm=False), "stable", "still changing when warm-up ended"),
+        (measured(CALM, after=Environment(at_utc=made.NOW, throttle_flags=())), "stable", "6 processes"),
+        (measured(CALM, warm=False), "stable", "still changing when warm-up ended"),
+        (drifting(), "inconclusive", "halves of a process differ"),
+        (moved(), "settled", "the machine itself moved"),
     ],
 )
 def test_labels_follow_the_evidence(measurement: Measurement, label: str, says: str) -> None:

@@ -35,7 +35,7 @@ def test_statistics_are_derived_in_seconds() -> None:
     assert measurement.median_s == pytest.approx(0.01)
     assert measurement.p99_s == pytest.approx(0.01)
     assert measurement.memory_bytes == 30_000_000
-    assert measurement.calls == 150
+    assert measurement.calls == 300
 
 
 @pytest.mark.parametrize(

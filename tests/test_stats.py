@@ -6,33 +6,39 @@ import pytest
 from kit import stats
 
 
-def test_median_of_medians_gives_every_process_the_same_weight() -> None:
-    assert stats.median_of_medians([[1.0] * 1000, [2.0], [3.0]]) == 2.0
-
-
 def test_quantile_refuses_nothing() -> None:
     with pytest.raises(ValueError, match="no values"):
         stats.quantile([], 0.5)
 
 
-def test_bootstrap_interval_covers_the_truth_at_about_its_level() -> None:
-    """Processes with offsets of their own: an interval over calls alone would be far too narrow."""
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        groups = [list(1.0 + rng.normal(0, 0.02) + rng.normal(0, 0.005, 40)) for _ in range(8)]
-        low, high = stats.bootstrap_median(groups, resamples=400, seed=trial)
-        covered += low <= 1.0 <= high
-    assert covered / 200 > 0.88
+@pytest.mark.parametrize(("count", "level"), [(3, 0.75), (5, 0.9375), (6, 0.95), (8, 0.95), (10, 0.95), (25, 0.95)])
+@pytest.mark.parametrize("draw", ["normal", "skewed"])
+def test_the_interval_covers_the_median_as_often_as_it_says(count: int, level: float, draw: str) -> None:
+    rng = np.random.default_rng(count)
+    truth = 0.0 if draw == "normal" else 1.0  # the median of exp(normal)
+    trials, covered = 2000, 0
+    for _ in range(trials):
+        values = rng.standard_normal(count)
+        low, high, said = stats.median_interval(list(values if draw == "normal" else np.exp(values)))
+        assert said == pytest.approx(level)
+        covered += low <= truth <= high
+    assert covered / trials == pytest.approx(level, abs=0.02)
 
 
-def test_bootstrap_interval_is_the_same_for_the_same_seed_and_narrows_with_less_noise() -> None:
-    rng = np.random.default_rng(1)
-    noisy = [list(rng.normal(1, 0.05, 30)) for _ in range(5)]
-    calm = [[1 + (x - 1) / 10 for x in group] for group in noisy]
-    assert stats.bootstrap_median(noisy) == stats.bootstrap_median(noisy)
-    width = [high - low for low, high in map(stats.bootstrap_median, (noisy, calm))]
-    assert width[1] == pytest.approx(width[0] / 10, rel=0.05)
+def test_one_wild_value_does_not_move_the_interval_of_ten() -> None:
+    calm = [1.0, 1.001, 1.002, 1.003, 1.004, 1.005, 1.006, 1.007, 1.008]
+    assert stats.median_interval([*calm, 1.009])[1] == pytest.approx(stats.median_interval([*calm, 9.0])[1])
+
+
+def test_the_interval_of_one_value_is_no_confidence_at_all() -> None:
+    assert stats.median_interval([2.0]) == (2.0, 2.0, 0.0)
+    with pytest.raises(ValueError, match="no values"):
+        stats.median_interval([])
+
+
+def test_spread() -> None:
+    assert stats.spread([1.0]) == 0.0
+    assert stats.spread([1.0, 1.0, 2.0, 3.0, 3.0]) == pytest.approx(1.0)
 
 
 def test_drift_and_nearness() -> None:

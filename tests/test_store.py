@@ -89,6 +89,19 @@ def test_profiles_read_back_from_a_folder(tmp_path: Path) -> None:
     assert store.read_profiles([tmp_path]) == [profile]
 
 
+def test_the_newest_record_comes_last_whatever_its_file_is_called(tmp_path: Path) -> None:
+    new = made.profile().model_copy(update={"created_utc": "2027-01-01T00:00:00.000000Z"})
+    store.append_line(tmp_path / "a.jsonl", new)
+    store.append_line(tmp_path / "z.jsonl", made.profile())
+    assert store.read_profiles([tmp_path])[-1] == new
+
+
+def test_a_special_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UsageError, match="no regular file"):
+        store.write_atomic(tmp_path / "fifo", b"x")
+
+
 def test_a_record_where_a_folder_lies(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="folder where a file"):
         store.read_record(tmp_path, Artifact)

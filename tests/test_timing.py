@@ -62,6 +62,13 @@ def test_slow_calls_still_give_enough_values_and_fast_ones_not_too_many() -> Non
     assert len(measure(Bench([100_000]), collect_s=10.0, values_max=50).values_ns) == 50
 
 
+def test_the_bounded_values_spread_over_the_whole_time() -> None:
+    bench = Bench([100_000])
+    watch = measure(bench, collect_s=1.0, values_max=50)
+    assert len(watch.values_ns) == 50 and bench.now > 0.9e9
+    assert set(watch.values_ns) == {100_001.0}
+
+
 def test_the_collector_is_switched_on_again_after_a_failure() -> None:
     def broken() -> None:
         raise RuntimeError("model")

@@ -12,9 +12,9 @@ torch = pytest.importorskip("torch")
 
 from kit import nets, store  # noqa: E402
 from kit.errors import UnknownName, UsageError  # noqa: E402
-from kit.records import Artifact  # noqa: E402
+from kit.records import Accuracy, Artifact  # noqa: E402
 from kit.variants import build as building  # noqa: E402
-from kit.variants import evaluate, train  # noqa: E402
+from kit.variants import data, evaluate, quantize, train  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -38,15 +38,16 @@ def build(folder: Path, root: str = "vit_tiny", **settings: object) -> list[Arti
     return building.build(root, folder, **settings)  # type: ignore[arg-type]
 
 
-def test_every_variant_is_whole_and_checked(made: Path) -> None:
+def test_every_variant_is_whole_and_checked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
-    def measure(path: Path) -> float:
-        timed.append(path.stem)
-        return {"static-qdq-u8s8": 2.0, "dynamic-u8s8": 1.0}[path.stem]
+    def medians(paths: list[Path], image: object) -> list[float]:
+        timed.extend(path.stem for path in paths)
+        return [2.0, 1.0]
 
+    monkeypatch.setattr(quantize, "medians_in_turns", medians)
     shares: list[float] = []
-    artifacts = build(made, measure=measure, progress=lambda words, share: shares.append(share))
+    artifacts = build(made, progress=lambda words, share: shares.append(share))
     ids = ["d2-w1.00-fp32", "d2-w1.00-int8", "d2-w0.50-fp32", "d2-w0.50-int8"]
     assert [a.artifact_id for a in artifacts] == [f"vit_tiny-{i}-32" for i in ids]
     assert json.loads((made / "build.json").read_text())["artifacts"] == [a.artifact_id for a in artifacts]
@@ -72,7 +73,32 @@ def test_every_variant_is_whole_and_checked(made: Path) -> None:
     assert half.macs < 0.5 * whole.macs  # type: ignore[operator]
     assert small.weight_bytes < 0.5 * whole.weight_bytes  # type: ignore[operator]
     assert "static-qdq-u8s8 2000000.0 us" in small.origin.steps[-1]  # type: ignore[union-attr]
+    assert small.parameters == whole.parameters
+    assert small.quantization == "dynamic-u8s8"
     assert small.torch_program is None
+
+
+def test_the_more_accurate_form_wins_over_the_faster(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (made / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
+    validation = data.digits().validation
+    monkeypatch.setattr(quantize, "medians_in_turns", lambda paths, image: [2.0, 1.0])
+    scores = iter([0.97, 0.95, 0.97, 0.965])
+    monkeypatch.setattr(quantize.evaluate, "logits", lambda path, images: None)
+    monkeypatch.setattr(
+        quantize.evaluate,
+        "accuracy",
+        lambda answers, split: Accuracy(top1=next(scores), count=150, dataset="synthetic"),
+    )
+    slow, fast = quantize.Quantized("slow", whole, ()), quantize.Quantized("fast", whole, ())
+    assert quantize._choose([slow, fast], validation).how == "slow"
+    assert quantize._choose([slow, fast], validation).how == "fast"
+
+
+def test_timing_in_turns_gives_seconds_per_file(made: Path) -> None:
+    paths = [made / f"vit_tiny-d2-w{width}-fp32-32.onnx" for width in ("1.00", "0.50")]
+    seconds = quantize.medians_in_turns(paths, data.digits().test.images[:1], rounds=1)
+    assert len(seconds) == 2
+    assert all(1e-7 < s < 1 for s in seconds)
 
 
 def test_a_finished_build_is_reused_without_work(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,24 @@ from kit.records import Artifact, TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
 
+
+@dataclass(frozen=True)
+class Leaf:
+    """Where a backend lives, which module its runtime is, and the command that brings it."""
+
+    module: str
+    runtime: str | None
+    fix: str
+
+
 LEAVES = {
-    "onnxruntime": "kit.backends.onnxrt",
-    "pytorch": "kit.backends.pytorch",
-    "fake": "kit.backends.fake",
+    "onnxruntime": Leaf(
+        "kit.backends.onnxrt",
+        "onnxruntime",
+        "pip install 'insitu-kit[onnxruntime]' (on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
+    ),
+    "pytorch": Leaf("kit.backends.pytorch", "torch", "pip install 'insitu-kit[workshop]'."),
+    "fake": Leaf("kit.backends.fake", None, "it ships with kit."),
 }
 
 
@@ -73,9 +87,9 @@ def load(name: str) -> Backend:
     if name not in LEAVES:
         raise UnknownName("backend", name, LEAVES)
     try:
-        leaf = cast(Backend, importlib.import_module(LEAVES[name]))
+        leaf = cast(Backend, importlib.import_module(LEAVES[name].module))
     except ImportError as error:
-        raise BackendUnavailable(f"Backend {name} is not available ({error}): {install_hint(name)}") from None
+        raise BackendUnavailable(f"Backend {name} is not available ({error}): {LEAVES[name].fix}") from None
     return leaf
 
 
@@ -84,7 +98,7 @@ def probe(name: str) -> Probe:
     try:
         return load(name).probe()
     except BackendUnavailable as error:
-        return Probe(None, str(error), install_hint(name))
+        return Probe(None, str(error), LEAVES[name].fix)
 
 
 def require(name: str) -> None:
@@ -94,16 +108,9 @@ def require(name: str) -> None:
     """
     if name not in LEAVES:
         raise UnknownName("backend", name, LEAVES)
-    module = {"onnxruntime": "onnxruntime", "pytorch": "torch"}.get(name)
-    if module and importlib.util.find_spec(module) is None:
-        raise BackendUnavailable(f"Backend {name} is not installed: {install_hint(name)}")
-
-
-def install_hint(name: str) -> str:
-    return {
-        "onnxruntime": "pip install 'insitu-kit[onnxruntime]' (on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
-        "pytorch": "pip install 'insitu-kit[workshop]'.",
-    }.get(name, "it ships with kit.")
+    runtime = LEAVES[name].runtime
+    if runtime and importlib.util.find_spec(runtime) is None:
+        raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].fix}")
 
 
 def make_feeds(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, NDArray[Any]]:

@@ -6,7 +6,6 @@ failed, 2 the words or files given are not what the verb takes, 3 no variant mee
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -54,9 +53,3 @@ def main() -> None:
     except KitError as error:
         print(f"kit: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("kit: interrupted; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(1)

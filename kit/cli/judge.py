@@ -10,7 +10,7 @@ import typer
 from kit.cli import show
 
 if TYPE_CHECKING:
-    from kit.records import Answer, KnowledgeBase, KnowledgeRow, Need, ProfileRecord
+    from kit.records import Answer, KnowledgeBase, KnowledgeRow, LatencyModel, Need, ProfileRecord
 
 knowledge_app = typer.Typer(
     no_args_is_help=True,
@@ -59,15 +59,17 @@ def make_need(
         "--download-ms": download_ms,
     }
     for flag, value in flags.items():
-        if value is not None and not (isfinite(value) and value > 0):
-            raise UsageError(f"{flag} {value:g} is no limit: give a number above zero.")
+        if value is not None and not (isfinite(value) and 1e-9 < value < 1e15):
+            raise UsageError(f"{flag} {value:g} is no limit: give a sensible number above zero.")
     if min_accuracy is not None and not 0 <= min_accuracy <= 1:
         raise UsageError(f"--min-accuracy {min_accuracy:g} is no share: give a number from 0 to 1, such as 0.95.")
+    if link_mbps is not None and deadline_ms is None and download_ms is None:
+        raise UsageError("--link-mbps alone limits nothing: add --deadline-ms or --download-ms.")
     if download_ms is not None and link_mbps is None:
         raise UsageError("--download-ms needs the rate of the link: add --link-mbps.")
     return Need(
         deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
-        memory_bytes=None if memory_mb is None else round(memory_mb * 1e6),
+        memory_bytes=None if memory_mb is None else max(1, round(memory_mb * 1e6)),
         min_accuracy=min_accuracy,
         link_bps=None if link_mbps is None else link_mbps * 1e6,
         download_s=None if download_ms is None else download_ms * 1e-3,
@@ -180,7 +182,7 @@ def report(
     json: show.Json = False,
 ) -> None:
     """One self-contained HTML page: accuracy against latency, lambda, spread, choices over deadlines, packages."""
-    from kit import knowledge, latency, store
+    from kit import knowledge, store
     from kit.cli.workshop import need_workshop
 
     need_workshop("plotly")
@@ -188,7 +190,7 @@ def report(
     from kit.report.page import write_page
 
     found = only(store.read_profiles(profiles), device)
-    models = latency.fit(found, seed=seed)
+    models = models_of(found, seed)
     spec = found[-1].device
     base = knowledge.build(found)
     page = write_page(
@@ -208,15 +210,34 @@ def report(
         print(page)
 
 
+def models_of(profiles: list[ProfileRecord], seed: int) -> list[LatencyModel]:
+    """The fitted models, or none, with a word on standard error, where there is too little to fit a line to."""
+    from kit import latency
+    from kit.errors import BadRecord
+
+    try:
+        return latency.fit(profiles, seed=seed)
+    except BadRecord as error:
+        show.say(f"No latency model: {error}")
+        return []
+
+
 def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
     """The knowledge base's answers to three deadlines: one that few variants meet, one in the middle, one that all meet."""
+    from contextlib import suppress
+
     from kit import knowledge
+    from kit.errors import NoAnswer
     from kit.records import Need
 
     p99s = sorted(r.p99_s for r in base.rows if r.label in ("stable", "settled")) or sorted(r.p99_s for r in base.rows)
     picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
     deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
-    return [knowledge.ask(base.rows, Need(deadline_s=d, device_id=device_id)) for d in deadlines]
+    answers = []
+    for deadline_s in dict.fromkeys(deadlines):
+        with suppress(NoAnswer):  # every row may be too doubtful to decide
+            answers.append(knowledge.ask(base.rows, Need(deadline_s=deadline_s, device_id=device_id)))
+    return answers
 
 
 def _round_up(seconds: float) -> float:

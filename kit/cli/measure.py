@@ -63,16 +63,19 @@ def profile(
     backend: Annotated[str, typer.Option(help="Runtime: onnxruntime, pytorch, fake.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     build: Annotated[Path | None, typer.Option(help="Build folder in which variant ids are looked up.")] = None,
-    rounds_min: Annotated[int, typer.Option(min=1, help="Fresh processes per target at least.")] = 3,
-    rounds_max: Annotated[int, typer.Option(min=1, help="Fresh processes per target at most.")] = 8,
-    visit_s: Annotated[float, typer.Option(min=0.001, help="Seconds of collecting in each process.")] = 0.5,
+    rounds_min: Annotated[
+        int | None, typer.Option(min=1, help="Fresh processes per target at least (default: 6, or --rounds-max).")
+    ] = None,
+    rounds_max: Annotated[int, typer.Option(min=1, help="Fresh processes per target at most.")] = 10,
+    visit_s: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds of collecting in each process.")] = 0.5,
     precision: Annotated[
-        float, typer.Option(min=0.0001, help="Stop when the median is known within this share.")
+        float, typer.Option(min=0.0001, max=1, help="Stop when the median is known within this share.")
     ] = 0.02,
     budget_s: Annotated[
-        float | None, typer.Option(min=0.1, help="Wall time for the whole run; the first round is always finished.")
+        float | None,
+        typer.Option(min=0.1, max=1e7, help="Wall time for the whole run; the first round is always finished."),
     ] = None,
-    timeout_s: Annotated[float, typer.Option(min=1, help="Time for one process.")] = 120.0,
+    timeout_s: Annotated[float, typer.Option(min=1, max=1e6, help="Seconds that one process may take.")] = 120.0,
     profiles: Annotated[
         Path, typer.Option(help="Folder of profiles; records go to PROFILES/<device_id>/NAME.jsonl.")
     ] = Path("profiles"),
@@ -94,6 +97,7 @@ def profile(
     from kit.errors import UsageError
     from kit.records import MeasureSettings
 
+    rounds_min = rounds_min or min(6, rounds_max)
     if rounds_max < rounds_min:
         raise UsageError(
             f"--rounds-max {rounds_max} is below --rounds-min {rounds_min}: raise the one or lower the other."
@@ -122,4 +126,6 @@ def profile(
     if all(r.measurement is None for r in records):
         from kit.errors import MeasurementError
 
-        raise MeasurementError(f"Nothing was measured: {records[0].reason} The failures are recorded in {out}.")
+        raise MeasurementError(
+            f"Nothing was measured: {(records[0].reason or '').rstrip('.')}. The failures are recorded in {out}."
+        )

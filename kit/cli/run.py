@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         InstallReceipt,
         LatencyModel,
         Manifest,
-        Need,
         ProfileRecord,
     )
     from kit.report.page import PullResult
@@ -45,7 +44,7 @@ def run(
     if root not in ROOTS:
         raise UnknownName("root", root, ROOTS)
     workshop.need_workshop()
-    from kit import knowledge, latency, store
+    from kit import knowledge, store
     from kit.device import recognise
     from kit.report.page import write_page
 
@@ -54,14 +53,14 @@ def run(
     device = recognise()
     artifacts = _produce(root, out / "build", seed, quick)
     profiles = _profile(artifacts, device, out, seed, quick)
-    models = latency.fit(profiles, seed=seed)
+    models = judge.models_of(profiles, seed)
     base = knowledge.build(profiles)
     store.write_atomic(
         out / "latency-models.json", store.pretty_json([m.model_dump(mode="json") for m in models]).encode()
     )
     store.write_record(out / "knowledge.json", base)
     answers = judge.three_answers(base, device.device_id)
-    manifests, pulled, receipt = _deliver(out, artifacts, profiles, answers[len(answers) // 2].need)
+    manifests, pulled, receipt = _deliver(out, artifacts, profiles, answers)
     page = write_page(
         out / "report.html",
         device=device,
@@ -96,16 +95,7 @@ def _produce(root: str, build: Path, seed: int, quick: bool) -> list[Artifact]:
     from kit.variants.build import build as make
 
     with show.progress("build") as update:
-        return make(root, build, seed=seed, quick=quick, measure=_median_s, progress=update)
-
-
-def _median_s(model: Path) -> float:
-    """Median latency of one ONNX file by the stopwatch, in fresh processes: what the workshop decides by."""
-    from kit import profiler
-    from kit.records import MeasureSettings
-
-    target = profiler.resolve([str(model)], backend="onnxruntime")[0]
-    return profiler.quick_median_s(target, MeasureSettings(rounds_min=3, rounds_max=3, visit_s=0.3))
+        return make(root, build, seed=seed, quick=quick, progress=update)
 
 
 def _profile(
@@ -115,7 +105,11 @@ def _profile(
     from kit import profiler
     from kit.records import MeasureSettings
 
-    settings = MeasureSettings(rounds_min=3, rounds_max=3 if quick else 8, visit_s=0.2 if quick else 0.5, seed=seed)
+    settings = (
+        MeasureSettings(rounds_min=5, rounds_max=5, visit_s=0.1, warmup_max_s=0.3, seed=seed)
+        if quick
+        else MeasureSettings(seed=seed)
+    )
     targets = profiler.resolve([str(out / "build")], backend=settings.backend)
     wanted = {a.artifact_id for a in artifacts}
     targets = [t for t in targets if t.artifact.artifact_id in wanted]
@@ -127,23 +121,27 @@ def _profile(
 
 
 def _deliver(
-    out: Path, artifacts: Sequence[Artifact], profiles: Sequence[ProfileRecord], need: Need
-) -> tuple[list[Manifest], dict[str, Any], InstallReceipt]:
+    out: Path, artifacts: Sequence[Artifact], profiles: Sequence[ProfileRecord], answers: Sequence[Answer]
+) -> tuple[list[Manifest], dict[str, Any] | None, InstallReceipt | None]:
     """Package the variants, serve them on a free local port, and pull one as a device would."""
     from kit.library import package, server
 
     promised = library.promises(list(profiles))
     by_id = {a.artifact_id: promised.get(a.model.sha256, []) for a in artifacts}
     manifests = package.add(out / "library", out / "build", list(artifacts), by_id)
+    if not answers:
+        show.say("No row is trusted enough to decide, so nothing is pulled: run it again when the machine is quieter.")
+        return manifests, None, None
+    need = answers[len(answers) // 2].need
     with server.running(out / "library", library.choose) as url:
         pulled, receipt = library.pull_and_measure(url, need, out / "device")
     return manifests, pulled, receipt
 
 
-def _pull_result(pulled: dict[str, Any], receipt: InstallReceipt) -> PullResult | None:
+def _pull_result(pulled: dict[str, Any] | None, receipt: InstallReceipt | None) -> PullResult | None:
     from kit.report.page import PullResult
 
-    if pulled["measured_s"] is None:
+    if pulled is None or pulled["measured_s"] is None:
         return None
     timings = ("promised_s", "promised_p99_s", "measured_s", "measured_p99_s")
     return PullResult(package=pulled["package"], receipt=receipt, **{name: pulled[name] for name in timings})
@@ -154,7 +152,7 @@ def _summary(
     profiles: Sequence[ProfileRecord],
     models: Sequence[LatencyModel],
     answers: Sequence[Answer],
-    pulled: dict[str, Any],
+    pulled: dict[str, Any] | None,
     page: Path,
     **about: Any,
 ) -> dict[str, Any]:
@@ -165,7 +163,7 @@ def _summary(
         "variants": [show.variant(p) for p in profiles],
         "latency_models": [show.latency_model(m) for m in models],
         "answers": [show.answer(a) for a in answers],
-        "pull": {k: v for k, v in pulled.items() if k != "answer"},
+        "pull": {k: v for k, v in pulled.items() if k != "answer"} if pulled else None,
         "report": str(page),
         "kit_version": __version__,
         **about,
@@ -177,7 +175,7 @@ def _print(
     profiles: Sequence[ProfileRecord],
     models: Sequence[LatencyModel],
     answers: Sequence[Answer],
-    pulled: dict[str, Any],
+    pulled: dict[str, Any] | None,
     page: Path,
     wall_s: float,
 ) -> None:
@@ -194,8 +192,11 @@ def _print(
             "" if a.margin is None else f"{a.margin:.0%}",
             a.runner_up.artifact_id if a.runner_up else "none",
         )
-    show.print_table(show.device_table(device), show.profile_table(profiles), show.model_table(models), choice)
-    print(
-        f"Pulled {pulled['package']}: median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms."
-    )
+    show.print_table(show.device_table(device), show.profile_table(profiles))
+    if models:
+        show.print_table(show.model_table(models))
+    show.print_table(choice)
+    if pulled:
+        times = f"median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms"
+        print(f"Pulled {pulled['package']}: {times}.")
     print(f"Report: {page}   ({wall_s:.0f} s in all)")

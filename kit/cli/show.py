@@ -32,9 +32,9 @@ def say(text: str) -> None:
 def print_table(*tables: Table) -> None:
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # ids and reasons may hold brackets
     if not console.is_terminal:
-        console = Console(width=160)  # a pipe or a file has no width of its own
+        console = Console(width=160, markup=False)  # a pipe or a file has no width of its own
     for table in tables:
         console.print(table)
 
@@ -65,11 +65,11 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
         yield _plain_progress(title)
         return
     columns = (
-        TextColumn("[bold]{task.fields[title]:<9}"),
+        TextColumn("{task.fields[title]:<9}", style="bold", markup=False),
         BarColumn(24),
         TaskProgressColumn(),
         TimeElapsedColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, auto_refresh=False, transient=False) as bars:
         task = bars.add_task("", total=1.0, title=title)
@@ -130,6 +130,7 @@ def variant(profile: ProfileRecord) -> dict[str, Any]:
         out |= {
             "median_s": measured.median_s,
             "interval_s": list(measured.interval_s),
+            "confidence": measured.confidence,
             "p90_s": measured.p90_s,
             "p99_s": measured.p99_s,
             "memory_bytes": measured.memory_bytes,
@@ -206,11 +207,10 @@ def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
             f"{p.artifact.macs / 1e6:.4g}" if p.artifact.macs else "unknown",
         )
         accuracy = f"{p.artifact.accuracy.top1:.2%}" if p.artifact.accuracy else "unknown"
-        if p.measurement is None:
+        if p.measurement is None or p.outcome != "ok":
             table.add_row(name, "", "", "", accuracy, size, macs, f"{p.outcome}: {p.reason}")
             continue
-        low, high = p.measurement.interval_s
-        half = f"{(high - low) / 2 / p.measurement.median_s:.1%}"
+        half = f"{p.measurement.half_width:.1%}"
         table.add_row(name, ms(p.measurement.median_s), half, ms(p.measurement.p99_s), accuracy, size, macs, p.label)
     return table
 
@@ -247,12 +247,16 @@ def model_table(models: Sequence[LatencyModel]) -> Table:
 
 
 def clock_note(models: Sequence[LatencyModel]) -> str:
-    """Which clock the factors are stated at."""
-    first = models[0]
-    if first.clock_hz is None:
+    """Which clocks the factors are stated at."""
+    clocks = dict.fromkeys((m.clock_hz, m.clock_source) for m in models)
+    return " ".join(_clock_text(clock_hz, source) for clock_hz, source in clocks)
+
+
+def _clock_text(clock_hz: float | None, source: str) -> str:
+    if clock_hz is None:
         return "The clock is unknown: the factor is in seconds per MAC."
-    how = "observed" if first.clock_source == "observed" else "nominal; the true clock is unknown"
-    return f"Clock {first.clock_hz / 1e9:.3g} GHz ({how})."
+    how = "observed" if source == "observed" else "nominal; the true clock is unknown"
+    return f"Clock {clock_hz / 1e9:.3g} GHz ({how})."
 
 
 def device_table(spec: DeviceSpec) -> Table:

@@ -24,9 +24,7 @@ def need_workshop(*packages: str) -> None:
 
     from kit.errors import BackendUnavailable
 
-    missing = [
-        m for m in ("torch", "torchvision", "onnx", "torch_pruning", "sklearn") if importlib.util.find_spec(m) is None
-    ]
+    missing = [m for m in packages or PACKAGES if importlib.util.find_spec(m) is None]
     if missing:
         raise BackendUnavailable(
             f"This verb needs the workshop ({', '.join(missing)} missing): pip install 'insitu-kit[workshop]'."

@@ -66,14 +66,14 @@ def recipe_for(root: nets.Root, quick: bool) -> Recipe:
         finetune = replace(schedule, peak_rate=1e-3, epochs=4)
     if not quick:
         return Recipe(schedule, finetune, (1.0, 0.7, 0.5, 0.3), root.depths, root.depths)
-    short = 12 if root.family == "vit" else 4
+    short = 12 if root.family == "vit" else 3
     return Recipe(
         replace(schedule, epochs=short, batch=16),  # few images: small batches, so that there are steps enough
-        replace(finetune, epochs=short // 2, batch=16),
+        replace(finetune, epochs=max(2, short // 2), batch=16),
         (1.0, 0.5),
         (root.depths[-3], root.depths[-1]),
         (root.depths[-1],),
-        training_images=350,
+        training_images=320,
     )
 
 
@@ -83,15 +83,13 @@ def build(
     *,
     seed: int = 0,
     quick: bool = False,
-    measure: quantize.Measure | None = None,
     progress: train.Progress | None = None,
 ) -> list[Artifact]:
     """Make every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
 
-    ``measure`` gives the seconds of one inference of an ONNX file (for choices made by measuring); ``progress`` is told in
-    words what is done and the share in [0, 1]. Raises UnknownName, UsageError (``out`` holds another build), StorageError.
+    ``progress`` is told in words what is done and the share in [0, 1]. Raises UnknownName, UsageError (``out`` holds another build), StorageError.
     """
-    bench = _Bench(nets.root_of(root), out, seed, quick, measure, progress or (lambda words, share: None))
+    bench = _Bench(nets.root_of(root), out, seed, quick, progress or (lambda words, share: None))
     store.make_folder(out)
     _claim(out, {"root": root, "seed": seed, "quick": quick})
     with train.workshop(seed):
@@ -131,7 +129,6 @@ class _Bench:
     out: Path
     seed: int
     quick: bool
-    measure: quantize.Measure | None
     progress: train.Progress
 
     def __post_init__(self) -> None:
@@ -223,7 +220,6 @@ class _Bench:
             self.digits.train,
             self.digits.validation,
             try_dynamic=self.root.family == "vit",
-            measure=self.measure,
         )
         model = export.save_file(self.out, f"{sub.id}.onnx", made.model)
         answers = evaluate.logits(self.out / model.file, self.digits.test.images)

@@ -113,7 +113,8 @@ def assert_same(check: NumericCheck, answers: NDArray[np.float32], what: str) ->
 def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> Artifact:
     """A torchvision classification architecture (1000 classes, random weights) as ``<name>-<px>.onnx``, ``.pt2``, ``.json``.
 
-    Latency does not depend on the weights' values; nothing is downloaded, and there is no accuracy to state.
+    Nothing is downloaded, and there is no accuracy to state. Batch norms take their statistics from random images, so that
+    activations have the scale they would have after training: the time of an inference does not depend on more than that.
     Raises UnknownName ("did you mean"), UsageError (a resolution that the network does not take), StorageError.
     """
     known = torchvision.models.list_models(module=torchvision.models)
@@ -123,6 +124,8 @@ def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> A
     with train.workshop(seed):
         net = _architecture(name, resolution_px)
         example = torch.randn(2, 3, resolution_px, resolution_px)
+        _try_forward(net, example, name)
+        _settle(net, example)
         wanted = _try_forward(net, example, name)
         files = to_files(net, example[:1])
     stem = f"{name}-{resolution_px}"
@@ -166,6 +169,20 @@ def _architecture(name: str, resolution_px: int) -> nn.Module:
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_resolution(name, resolution_px, error) from None
     return net.eval()
+
+
+def _settle(net: nn.Module, example: Tensor) -> None:
+    """Give random weights the scale of trained ones, because timing and checks depend on it: untouched, the activations of a
+    deep network fade towards denormal numbers or blow up, and a head that starts at zero answers zero to everything."""
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.train().momentum = 1.0  # take this batch's statistics
+    for head in (m for m in net.modules() if isinstance(m, nn.Linear) and not m.weight.any()):
+        nn.init.trunc_normal_(head.weight, std=0.02)
+    with torch.no_grad():
+        net(example)
+    for norm in norms:
+        norm.eval()
 
 
 def _try_forward(net: nn.Module, example: Tensor, name: str) -> NDArray[np.float32]:

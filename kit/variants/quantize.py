@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import onnx
@@ -29,10 +30,10 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
+from kit import timing
 from kit.variants import evaluate
 from kit.variants.data import Split
 
-Measure = Callable[[Path], float]
 STATIC = "static-qdq-u8s8"
 DYNAMIC = "dynamic-u8s8"
 CALIBRATION_IMAGES = 128
@@ -100,13 +101,9 @@ def _scratch() -> Iterator[Path]:
         logging.disable(before)
 
 
-def best(
-    source: Path, train: Split, validation: Split, *, try_dynamic: bool, measure: Measure | None = None
-) -> Quantized:
+def best(source: Path, train: Split, validation: Split, *, try_dynamic: bool) -> Quantized:
     """``source`` in int8. With ``try_dynamic`` the static and the dynamic form are both made and both timed: the faster one
     is kept, unless it answers more than a point worse on ``validation`` than the other.
-
-    ``measure`` gives the seconds of one inference of a file; without it the two are timed here, in turns.
     """
     calibrate = train.first(CALIBRATION_IMAGES).images
     step = f"quantized to int8 (static QDQ, U8S8, per channel, calibrated on {len(calibrate)} training images)"
@@ -116,15 +113,15 @@ def best(
     other = Quantized(
         DYNAMIC, dynamic(source), ("quantized to int8 (dynamic, U8S8, per channel, matrix products only)",)
     )
-    return _choose([whole, other], validation, measure)
+    return _choose([whole, other], validation)
 
 
-def _choose(candidates: list[Quantized], validation: Split, measure: Measure | None) -> Quantized:
+def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
     with _scratch() as folder:
         paths = [folder / f"{c.how}.onnx" for c in candidates]
         for path, candidate in zip(paths, candidates, strict=True):
             path.write_bytes(candidate.model)
-        seconds = [measure(p) for p in paths] if measure else medians_in_turns(paths, validation.images[:1])
+        seconds = medians_in_turns(paths, validation.images[:1])
         shares = [evaluate.accuracy(evaluate.logits(p, validation.images), validation).top1 for p in paths]
     fit = [i for i, share in enumerate(shares) if share >= max(shares) - 0.01]
     chosen = min(fit, key=lambda i: seconds[i])
@@ -136,16 +133,13 @@ def _choose(candidates: list[Quantized], validation: Split, measure: Measure | N
     return Quantized(winner.how, winner.model, (*winner.steps, f"chose {winner.how} by measuring here: {told}"))
 
 
-def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 9, calls: int = 20) -> list[float]:
-    """Seconds of one inference of each file, one thread: the median of ``rounds`` means of ``calls``, the files taking turns
-    so that a busy moment hits all alike."""
+def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 5) -> list[float]:
+    """Median seconds of one inference of each file, one thread, by kit's stopwatch; the files take turns so that a busy moment
+    hits all alike."""
     sessions = [evaluate.open_session(path) for path in paths]
-    feeds = [{s.get_inputs()[0].name: image.numpy()} for s in sessions]
-    values: list[list[float]] = [[] for _ in paths]
-    for _ in range(rounds + 1):
-        for own, session, feed in zip(values, sessions, feeds, strict=True):
-            start = time.perf_counter()
-            for _ in range(calls):
-                session.run(None, feed)
-            own.append((time.perf_counter() - start) / calls)
-    return [float(np.median(own[1:])) for own in values]  # the first round warms up
+    calls = [partial(s.run, None, {s.get_inputs()[0].name: image.numpy()}) for s in sessions]
+    values: list[list[tuple[float, ...]]] = [[] for _ in paths]
+    for _ in range(rounds):
+        for own, call in zip(values, calls, strict=True):
+            own.append(timing.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
+    return [median(median(visit) for visit in own) * 1e-9 for own in values]

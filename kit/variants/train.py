@@ -85,7 +85,7 @@ def _optimizer(net: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     groups = [{"params": decayed, "weight_decay": schedule.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=schedule.peak_rate, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=schedule.peak_rate)
+    return torch.optim.AdamW(groups, lr=schedule.peak_rate, fused=True)
 
 
 @torch.inference_mode()
