@@ -281,7 +281,7 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
     best = front(drawn)
     unrated = sum(p.accuracy is None for p in drawn)
     caption = (
-        "Median latency with its 95 % interval against top-1 accuracy on held-out images. Colour tells the precision, "
+        "Median latency with its interval over processes against top-1 accuracy on held-out images. Colour tells the precision, "
         "the symbol what was cut; hollow points are doubtful and never chosen. Up and to the left is better: the "
         "grey line is the best that was measured, and the table names its numbered corners."
     )
@@ -312,7 +312,7 @@ def _all_variants(drawn: Sequence[Point]) -> Markup:
         "Label",
         "Threads",
         "Median",
-        "95 % interval",
+        "Interval",
         "p99",
         "Accuracy",
         "MACs",
@@ -388,7 +388,7 @@ def _model_facts(model: LatencyModel) -> dict[str, str]:
 def _spread(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
     caption = (
         "Raw values around each variant's median, one line of dots per process: lines that stand apart are processes "
-        "that disagree. The grey bar is the 95 % interval of the median, the tick is p99."
+        "that disagree. The grey bar is the interval of the median over processes, the tick is p99."
     )
     if drawn:
         outside, everything = plots.beyond(drawn)

@@ -28,7 +28,7 @@ Choice = tuple[float, KnowledgeRow | None]
 
 
 def latency_accuracy(drawn: Sequence[Point]) -> go.Figure | None:
-    """Median latency with its 95 % interval against accuracy, and the Pareto front; doubtful points are hollow."""
+    """Median latency with its interval against accuracy, and the Pareto front; doubtful points are hollow."""
     shown = [p for p in drawn if p.accuracy is not None]
     if not shown:
         return None
@@ -167,9 +167,7 @@ def _add_interval_and_p99(figure: go.Figure, drawn: Sequence[Point]) -> None:
         x += [100 * (edge / point.median_s - 1) for edge in point.interval_s] + [None]
         y += [row, row, None]
     line = {"color": NEUTRAL, "width": 4}
-    figure.add_trace(
-        go.Scatter(x=x, y=y, mode="lines", name="95 % interval of the median", line=line, hoverinfo="skip")
-    )
+    figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name="interval of the median", line=line, hoverinfo="skip"))
     marker = {"color": NEUTRAL, "symbol": "line-ns-open", "size": 18, "line": {"width": 2}}
     figure.add_trace(
         go.Scatter(

@@ -182,8 +182,8 @@ def method(drawn: Sequence[Point]) -> list[str]:
         f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",
         "A process warmed up until two successive windows agreed, then collected values for about "
         f"{durations} on {threads}; its raw values are kept.",
-        "Latency is the median over processes of each process's median, with a 95 % bootstrap interval over processes "
-        "and values; p99 is the 99th percentile of all values.",
+        "Latency is the median over processes of each process's median, with the interval that so many processes carry "
+        "(95 % from six on); p99 is the 99th percentile of all values.",
         f"{drift} a label says how far to trust the result: stable and settled (after a retry) may decide, throttled and "
         "inconclusive never do.",
     ]

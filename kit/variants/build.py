@@ -87,7 +87,9 @@ def build(
 ) -> list[Artifact]:
     """Make every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
 
-    ``progress`` is told in words what is done and the share in [0, 1]. Raises UnknownName, UsageError (``out`` holds another build), StorageError.
+    ``progress`` is told in words what is done and the share in [0, 1].
+
+    Raises UnknownName, UsageError (``out`` holds another build), StorageError.
     """
     bench = _Bench(nets.root_of(root), out, seed, quick, progress or (lambda words, share: None))
     store.make_folder(out)
