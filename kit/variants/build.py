@@ -66,14 +66,14 @@ def recipe_for(root: nets.Root, quick: bool) -> Recipe:
         finetune = replace(schedule, peak_rate=1e-3, epochs=4)
     if not quick:
         return Recipe(schedule, finetune, (1.0, 0.7, 0.5, 0.3), root.depths, root.depths)
-    short = 12 if root.family == "vit" else 3
+    short, images = (10, 640) if root.family == "vit" else (3, 320)
     return Recipe(
         replace(schedule, epochs=short, batch=16),  # few images: small batches, so that there are steps enough
         replace(finetune, epochs=max(2, short // 2), batch=16),
         (1.0, 0.5),
         (root.depths[-3], root.depths[-1]),
         (root.depths[-1],),
-        training_images=320,
+        training_images=images,
     )
 
 
