@@ -16,6 +16,8 @@ import made
 import pytest
 
 from kit import knowledge, store
+from kit.device import recognise
+from kit.records import Artifact
 
 FAST = ("--rounds-min", "2", "--rounds-max", "2", "--visit-s", "0.02")
 
@@ -250,6 +252,14 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, tiny_build: Path) -> None
     assert not list(small_disk.rglob("*.tmp"))
 
 
+def promise(build: Path, profiles: Path) -> None:
+    """Trusted records of a build for this device: a busy machine may leave its own measurements without a verdict."""
+    here = recognise()
+    for sidecar in sorted(build.glob("*.json")):
+        record = made.profile(on=here).model_copy(update={"artifact": store.read_record(sidecar, Artifact)})
+        store.append_line(profiles / here.device_id / "made.jsonl", record)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -257,7 +267,7 @@ def free_port() -> int:
 
 
 def test_the_library_round_trip(tmp_path: Path, tiny_build: Path) -> None:
-    kit("profile", tiny_build, "--visit-s", "0.1", cwd=tmp_path)
+    promise(tiny_build, tmp_path / "profiles")
     added = json.loads(kit("library", "add", tiny_build, "--to", "lib", "--json", cwd=tmp_path).stdout)
     assert len(added["packages"]) == 3 and all(p["promises"] for p in added["packages"])
     assert len(json.loads(kit("library", "list", "lib", "--json", cwd=tmp_path).stdout)["packages"]) == 3

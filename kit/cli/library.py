@@ -117,6 +117,7 @@ def serve(
     layout: Layout,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    json: show.Json = False,
 ) -> None:
     """Serve a library over HTTP until interrupted."""
     import importlib.util
@@ -127,7 +128,13 @@ def serve(
         raise BackendUnavailable("Serving needs starlette and uvicorn: pip install 'insitu-kit[server]'.")
     from kit.library import server
 
-    server.serve(layout, choose, host, port, ready=lambda url: show.say(f"Serving {layout} at {url} (Ctrl-C ends it)"))
+    def ready(url: str) -> None:
+        if json:
+            show.emit({"library": str(layout), "url": url})
+        else:
+            show.say(f"Serving {layout} at {url} (Ctrl-C ends it)")
+
+    server.serve(layout, choose, host, port, ready=ready)
 
 
 def pull(

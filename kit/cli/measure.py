@@ -62,7 +62,9 @@ def profile(
     targets: Targets,
     backend: Annotated[str, typer.Option(help="Runtime: onnxruntime, pytorch, fake.")] = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    build: Annotated[Path | None, typer.Option(help="Build folder in which variant ids are looked up.")] = None,
+    build: Annotated[
+        Path | None, typer.Option(help="Build folder in which variant ids are looked up (default: build or run/build).")
+    ] = None,
     rounds_min: Annotated[
         int | None, typer.Option(min=1, help="Fresh processes per target at least (default: 6, or --rounds-max).")
     ] = None,
@@ -106,7 +108,8 @@ def profile(
         backend=backend, threads=threads, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=visit_s, precision_target=precision,
         budget_s=budget_s, timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
-    found = profiler.resolve(targets, backend=backend, build=build)
+    usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
+    found = profiler.resolve(targets, backend=backend, build=build or next(usual, None))
     spec = recognise()
     stem = (
         name or f"{Path(targets[0]).resolve().stem if Path(targets[0]).exists() else targets[0]}-{backend}-t{threads}"

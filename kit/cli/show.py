@@ -21,7 +21,7 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 
 def emit(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
-    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False))
+    print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
 def say(text: str) -> None:
