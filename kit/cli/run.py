@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder for everything that the run makes.")] = Path("run"),
-    root: Annotated[str, typer.Option(help="Root network: resnet18, vgg11 or vit_tiny.")] = "resnet18",
+    root: workshop.Root = "resnet18",
     quick: Annotated[
         bool, typer.Option("--quick", help="A one-minute version: fewer epochs, variants and rounds.")
     ] = False,
@@ -38,11 +38,9 @@ def run(
     json: show.Json = False,
 ) -> None:
     """Everything on this machine: train a root, produce variants, profile, fit, choose, package, pull, report."""
-    from kit.errors import UnknownName
-    from kit.nets import ROOTS
+    from kit.nets import root_of
 
-    if root not in ROOTS:
-        raise UnknownName("root", root, ROOTS)
+    root_of(root)  # a misspelt name is told before the workshop is looked for
     workshop.need_workshop()
     from kit import knowledge, store
     from kit.device import recognise

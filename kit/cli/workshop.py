@@ -15,6 +15,7 @@ def add_to(app: typer.Typer) -> None:
         app.command(rich_help_panel="Produce (needs the workshop install)")(verb)
 
 
+Root = Annotated[str, typer.Option(help="Root network: resnet18, vgg11 or vit_tiny.")]
 PACKAGES = ("torch", "torchvision", "onnx", "torch_pruning", "sklearn", "plotly")
 
 
@@ -32,7 +33,7 @@ def need_workshop(*packages: str) -> None:
 
 
 def build(
-    root: Annotated[str, typer.Option(help="Root network: resnet18, vgg11 or vit_tiny.")] = "resnet18",
+    root: Root = "resnet18",
     out: Annotated[Path, typer.Option(help="Build folder.")] = Path("build"),
     quick: Annotated[
         bool, typer.Option("--quick", help="A small build in well under a minute: fewer epochs and variants.")
@@ -41,11 +42,9 @@ def build(
     json: show.Json = False,
 ) -> None:
     """Train a root network and produce its depth, pruned and quantized variants as ONNX files with sidecars."""
-    from kit.errors import UnknownName
-    from kit.nets import ROOTS
+    from kit.nets import root_of
 
-    if root not in ROOTS:
-        raise UnknownName("root", root, ROOTS)
+    root_of(root)  # a misspelt name is told before the workshop is looked for
     need_workshop()
     from kit.variants.build import build as make
 
