@@ -5,7 +5,7 @@ never imports a runtime to learn its version. What people wrote about the device
 comes from :mod:`kit.configs`.
 
 The identity (``device_id``) rests on hardware alone, never on host names, serial or MAC numbers, so it survives a
-reboot and is the same for two equal machines: ``raspberry-pi-5-8gb``, ``jetson-agx-orin-64gb``, ``amd-epyc-2c-kvm``,
+reboot and is the same for two equal machines: ``raspberry-pi-5-8gb``, ``jetson-agx-orin-64gb``, ``amd-epyc-f25m17-2c-kvm``,
 ``intel-xeon-platinum-8480c-16c-kvm-h200``.
 """
 
@@ -174,10 +174,19 @@ def parse_cpuinfo(text: str) -> Cpus:
 
 
 def cpu_model(cpus: Cpus) -> str | None:
-    """The CPU's name: Arm cores by implementer and part (different ones joined by +), others by their model name."""
+    """The CPU's name: Arm cores by implementer and part (different ones joined by +), others by their model name.
+
+    A hypervisor may hide the model number ("AMD EPYC" for four generations); family and model then stand in for it.
+    """
     arm = [_arm_core(cpu) for cpu in cpus if "cpu part" in cpu]
-    names = arm or [cpu["model name"] for cpu in cpus if cpu.get("model name")]
+    names = arm or [_x86_name(cpu) for cpu in cpus if cpu.get("model name")]
     return " + ".join(dict.fromkeys(names)) or None
+
+
+def _x86_name(cpu: Mapping[str, str]) -> str:
+    name = cpu["model name"]
+    hidden = not re.search(r"\d", name) and "cpu family" in cpu and "model" in cpu
+    return f"{name} (family {cpu['cpu family']}, model {cpu['model']})" if hidden else name
 
 
 def _arm_core(cpu: Mapping[str, str]) -> str:
@@ -411,8 +420,9 @@ def _sold_gb(memory_bytes: int, sizes_bytes: Iterable[int]) -> int:
 
 def _cpu_slug(model: str) -> str:
     """``Intel(R) Xeon(R) Platinum 8480C CPU @ 2.00GHz`` -> ``intel-xeon-platinum-8480c``."""
+    short = re.sub(r"\(family (\d+), model (\d+)\)", r"f\1m\2", model)
     plain = re.sub(
-        r"\((R|TM)\)|@.*|\bw(ith|/) Radeon.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", model, flags=re.IGNORECASE
+        r"\((R|TM)\)|@.*|\bw(ith|/) Radeon.*|\b\d+-Core\b|\bCPU\b|\bProcessor\b", " ", short, flags=re.IGNORECASE
     )
     return store.slug(plain)
 

@@ -37,7 +37,7 @@ def seen(name: str, folder: Path, **given: object) -> DeviceSpec:
 
 def test_virtual_machine_with_vnni(tmp_path: Path) -> None:
     spec = seen("x86-vm", tmp_path)
-    assert (spec.device_id, spec.config, spec.machine) == ("amd-epyc-2c-kvm", "generic-x86_64", "x86_64")
+    assert (spec.device_id, spec.config, spec.machine) == ("amd-epyc-f25m17-2c-kvm", "generic-x86_64", "x86_64")
     assert spec.cpu_features == ("avx2", "fma", "avx512", "avx512_vnni", "avx512_bf16")
     assert (spec.physical_cores, spec.logical_cores, spec.virtual) == (2, 2, "kvm")
     assert spec.caches[-1] == CacheSpec(level=3, type="unified", size_bytes=32 << 20, shared_by=2)
@@ -91,7 +91,7 @@ def test_board_is_known_by_its_module_when_the_carrier_has_another_name(tmp_path
 
 def test_h200_host(tmp_path: Path) -> None:
     spec = seen("x86-vm", tmp_path, nvml=FakeNvml("NVIDIA H200"))
-    assert (spec.device_id, spec.config) == ("amd-epyc-2c-kvm-h200", "nvidia-h200")
+    assert (spec.device_id, spec.config) == ("amd-epyc-f25m17-2c-kvm-h200", "nvidia-h200")
     (gpu,) = spec.gpus
     assert gpu.model_dump() == {
         "name": "NVIDIA H200",
@@ -102,7 +102,7 @@ def test_h200_host(tmp_path: Path) -> None:
     }
     assert spec.telemetry["nvml"] == "available"
     eight = recognise(tmp_path, run=answering({}), nvml=FakeNvml(*["NVIDIA H200"] * 8))
-    assert (eight.device_id, len(eight.gpus)) == ("amd-epyc-2c-kvm-8xh200", 8)
+    assert (eight.device_id, len(eight.gpus)) == ("amd-epyc-f25m17-2c-kvm-8xh200", 8)
 
 
 def test_gpu_by_the_driver_files_where_nvml_is_missing(tmp_path: Path) -> None:
