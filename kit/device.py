@@ -306,11 +306,11 @@ def _clock(root: Path, cpus: Cpus, config: DeviceConfig | None) -> ClockSpec:
         highest = telemetry.highest_hz(telemetry.clock_files(root, "cpuinfo_max_freq"))
         return ClockSpec(nominal_hz=nominal_hz, current_hz=current, max_hz=highest, source="cpufreq")
     if told := _cpuinfo_mhz(cpus):
-        return ClockSpec(nominal_hz=told * 1e6, source="cpuinfo (nominal)")
+        return ClockSpec(nominal_hz=told * 1e6, source="cpuinfo, nominal")
     if nominal_hz:
         return ClockSpec(nominal_hz=nominal_hz, source="CPU model name (nominal)")
     if config and config.cpu.clock_hz:
-        return ClockSpec(nominal_hz=config.cpu.clock_hz, source=f"device_configs/{config.name}.toml (nominal)")
+        return ClockSpec(nominal_hz=config.cpu.clock_hz, source=f"device_configs/{config.name}.toml, nominal")
     return ClockSpec()
 
 

@@ -6,7 +6,7 @@ meets every limit is chosen; among equals the faster. What is rejected says whic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from kit import __version__, store
@@ -15,16 +15,17 @@ from kit.records import Answer, KnowledgeBase, KnowledgeRow, Manifest, Need, Pro
 
 
 def build(profiles: Sequence[ProfileRecord]) -> KnowledgeBase:
-    """The newest measured row of each artifact, device, backend and thread count. Raises BadRecord when none was measured."""
-    rows: dict[tuple[str, str, str, int], KnowledgeRow] = {}
-    for profile in profiles:
-        if profile.measurement is None or profile.label is None or profile.settings.backend == "fake":
-            continue
-        how = profile.settings
-        rows[profile.artifact.model.sha256, profile.device.device_id, how.backend, how.threads] = _row(profile)
+    """One row per model file, device, backend and thread count: the newest trusted record, else the newest.
+
+    Raises BadRecord when nothing was measured.
+    """
+    measured = [
+        p for p in profiles if p.measurement is not None and p.label is not None and p.settings.backend != "fake"
+    ]
+    rows = [_row(profile) for profile in store.decisive(measured)]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
-    ordered = tuple(sorted(rows.values(), key=lambda r: (r.artifact_id, r.device_id, r.backend, r.threads, r.sha256)))
+    ordered = tuple(sorted(rows, key=lambda r: (r.artifact_id, r.device_id, r.backend, r.threads, r.sha256)))
     return KnowledgeBase(created_utc=store.utc_now(), kit_version=__version__, rows=ordered)
 
 
@@ -45,6 +46,7 @@ def _row(profile: ProfileRecord) -> KnowledgeRow:
         size_bytes=artifact.model.size_bytes,
         macs=artifact.macs,
         accuracy=artifact.accuracy.top1 if artifact.accuracy else None,
+        dataset=artifact.accuracy.dataset if artifact.accuracy else None,
         record_id=profile.record_id,
     )
 
@@ -66,6 +68,7 @@ def rows_of(manifests: Iterable[Manifest]) -> list[KnowledgeRow]:
             size_bytes=m.size_bytes,
             macs=m.artifact.macs,
             accuracy=m.artifact.accuracy.top1 if m.artifact.accuracy else None,
+            dataset=m.artifact.accuracy.dataset if m.artifact.accuracy else None,
             record_id=p.record_id,
         )
         for m in manifests
@@ -81,7 +84,8 @@ class _Check:
     value: float | None
     bound: float
     slack: float
-    text: str
+    text: str  # how it is missed
+    met: str  # how it is met
 
 
 def ask(rows: Sequence[KnowledgeRow], need: Need) -> Answer:
@@ -145,42 +149,43 @@ def _of_need(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
         raise BadRecord(
             f"The knowledge base has no row for this backend and thread count (threads measured: {threads})."
         )
+    datasets = sorted({r.dataset for r in found if r.dataset is not None})
+    if len(datasets) > 1:
+        raise BadRecord(
+            f"The accuracies come from {len(datasets)} data sets ({', '.join(datasets)}) and cannot be compared: "
+            "build one knowledge base for each."
+        )
     return found
 
 
 def _checks(row: KnowledgeRow, need: Need) -> list[_Check]:
     checks = []
     download_s = row.size_bytes * 8 / need.link_bps if need.link_bps else 0.0
+    counted = need.link_bps is not None and need.download_s is None  # the download counts towards the deadline
     if need.deadline_s is not None:
-        total = row.p99_s + (download_s if need.download_s is None else 0.0)
-        with_link = " with its download" if need.link_bps and need.download_s is None else ""
+        total_s = row.p99_s + (download_s if counted else 0.0)
         checks.append(
-            _upper(
-                "deadline",
-                total,
-                need.deadline_s,
-                f"p99{with_link} {_ms(total)} over the deadline of {_ms(need.deadline_s)}",
-            )
+            _upper("deadline", "p99 with its download" if counted else "p99", total_s, need.deadline_s, _time)
         )
     if need.download_s is not None and need.link_bps:
-        checks.append(
-            _upper("download", download_s, need.download_s, f"download {_ms(download_s)} over {_ms(need.download_s)}")
-        )
+        checks.append(_upper("download", "download", download_s, need.download_s, _time))
     if need.memory_bytes is not None:
-        text = f"peak memory {_mb(row.memory_bytes)} over {_mb(need.memory_bytes)}"
-        checks.append(_upper("memory", float(row.memory_bytes), float(need.memory_bytes), text))
+        checks.append(_upper("memory", "peak memory", row.memory_bytes, need.memory_bytes, _mb))
     if need.min_accuracy is not None:
-        if row.accuracy is None:
-            checks.append(_Check("accuracy", None, need.min_accuracy, float("-inf"), "accuracy unknown"))
-        else:
-            slack = (row.accuracy - need.min_accuracy) / need.min_accuracy if need.min_accuracy else 1.0
-            text = f"accuracy {row.accuracy:.2%} under {need.min_accuracy:.2%}"
-            checks.append(_Check("accuracy", row.accuracy, need.min_accuracy, slack, text))
+        checks.append(_accuracy(row.accuracy, need.min_accuracy))
     return checks
 
 
-def _upper(limit: str, value: float, bound: float, text: str) -> _Check:
-    return _Check(limit, value, bound, (bound - value) / bound, text)
+def _upper(limit: str, what: str, value: float, bound: float, shown: Callable[[float], str]) -> _Check:
+    missed = f"{what} {shown(value)} over the {limit} limit of {shown(bound)}"
+    return _Check(limit, value, bound, (bound - value) / bound, missed, f"{what} {shown(value)} of {shown(bound)}")
+
+
+def _accuracy(value: float | None, floor: float) -> _Check:
+    if value is None:
+        return _Check("accuracy", None, floor, float("-inf"), "accuracy unknown", "")
+    missed, met = f"accuracy {value:.2%} under {floor:.2%}", f"accuracy {value:.2%}, at least {floor:.2%} asked"
+    return _Check("accuracy", value, floor, (value - floor) / floor if floor else 1.0, missed, met)
 
 
 def _rejection(row: KnowledgeRow, check: _Check) -> Rejection:
@@ -203,17 +208,19 @@ def _nothing_fits(rejected: Sequence[tuple[float, Rejection]]) -> str:
 
 
 def _sentence(chosen: KnowledgeRow, runner_up: KnowledgeRow | None, tightest: _Check | None) -> str:
-    accuracy = f"{chosen.accuracy:.2%} accurate, " if chosen.accuracy is not None else ""
-    text = f"{chosen.artifact_id}: {accuracy}p99 {_ms(chosen.p99_s)} with {chosen.backend}, {chosen.threads} thread(s)"
+    accuracy = f"{chosen.accuracy:.2%} accurate, " if chosen.accuracy is not None else "accuracy unknown, "
+    text = (
+        f"{chosen.artifact_id}: {accuracy}p99 {_time(chosen.p99_s)} with {chosen.backend}, {chosen.threads} thread(s)"
+    )
     if tightest is not None:
-        text += f"; tightest limit: {tightest.limit}, {tightest.slack:.0%} left"
+        text += f"; tightest limit: {tightest.met}, {tightest.slack:.0%} to spare"
     if runner_up is not None:
         text += f"; runner-up {runner_up.artifact_id}"
     return text + "."
 
 
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1e3:.4g} ms"
+def _time(seconds: float) -> str:
+    return f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
 
 
 def _mb(size_bytes: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kit import stats
+from kit import stats, store
 from kit.errors import BadRecord
 from kit.records import FitQuality, LatencyModel, Measurement, Precision, ProfileRecord
 from kit.stats import Floats
@@ -39,19 +39,16 @@ def fit(profiles: Sequence[ProfileRecord], *, seed: int = 0) -> list[LatencyMode
 
 
 def _groups(profiles: Sequence[ProfileRecord]) -> tuple[dict[Group, list[ProfileRecord]], dict[Group, list[str]]]:
-    """The newest usable record of each artifact, by group, and what was left out and why."""
-    newest: dict[tuple[Group, str], ProfileRecord] = {}
+    """The deciding record of each model file, by group, and what was left out and why."""
+    groups: dict[Group, list[ProfileRecord]] = defaultdict(list)
     left_out: dict[Group, list[str]] = defaultdict(list)
-    for profile in profiles:
+    for profile in store.decisive(profiles):
         key = (profile.settings.backend, profile.artifact.precision, profile.settings.threads)
         why = _unusable(profile)
         if why:
             left_out[key].append(f"{profile.artifact.artifact_id}: {why}")
         else:
-            newest[key, profile.artifact.model.sha256] = profile
-    groups: dict[Group, list[ProfileRecord]] = defaultdict(list)
-    for (key, _), profile in newest.items():
-        groups[key].append(profile)
+            groups[key].append(profile)
     return groups, left_out
 
 

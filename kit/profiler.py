@@ -166,9 +166,8 @@ def _onnx_target(path: Path, backend: str) -> Target:
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
     data = path.read_bytes()
     if EXTERNAL_DATA in data:
-        raise BadModel(
-            f"{path} keeps its weights in another file, which no hash covers: save it as one file with onnx.save."
-        )
+        remedy = "export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)"
+        raise BadModel(f"{path} keeps its weights in another file, which no hash covers: {remedy}.")
     try:
         model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
     except ValueError:
@@ -223,6 +222,8 @@ def profile(
         if fresh:
             journal.unlink(missing_ok=True)
         run = _read_journal(journal, targets)
+        if run.resumed:
+            progress(Progress(run.resumed, run.resumed + 1, f"going on after {run.resumed} visits"))
         _measure(run, targets, settings, journal, progress)
         result = _write_records(run, targets, settings, device, out)
         journal.unlink(missing_ok=True)

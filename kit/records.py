@@ -356,6 +356,11 @@ class ProfileRecord(Record):
     label: Label | None = None
     evidence: tuple[str, ...] = ()  # what the label rests on, in words
 
+    @property
+    def trusted(self) -> bool:
+        """Whether the measurement may decide: it is there, and neither throttled nor inconclusive."""
+        return self.outcome == "ok" and self.label in ("stable", "settled")
+
 
 # --------------------------------------------------------------------------------------------------------------- judging
 
@@ -415,6 +420,7 @@ class KnowledgeRow(Record):
     size_bytes: int
     macs: int | None
     accuracy: float | None
+    dataset: str | None = None  # what the accuracy was counted on
     record_id: str
 
 

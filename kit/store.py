@@ -12,7 +12,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -188,6 +188,20 @@ def read_lines(path: Path, *, torn_ok: bool = False) -> list[tuple[str, Any]]:
             if not parsed and not torn_ok:
                 raise BadRecord(f"{path} is not JSON lines: give a .jsonl file that kit wrote.") from None
     return parsed
+
+
+def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileRecord]:
+    """Of the records of each model file, device, backend and thread count: the newest trusted one, else the newest.
+
+    ``profiles`` come oldest first, as :func:`read_profiles` gives them. A noisy repetition does not unseat a good measurement.
+    """
+    kept: dict[tuple[str, str, str, int], records.ProfileRecord] = {}
+    for profile in profiles:
+        how = profile.settings
+        key = (profile.artifact.model.sha256, profile.device.device_id, how.backend, how.threads)
+        if key not in kept or profile.trusted or not kept[key].trusted:
+            kept[key] = profile
+    return list(kept.values())
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:

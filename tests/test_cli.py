@@ -161,7 +161,7 @@ def test_knowledge_build_and_ask(tmp_path: Path, profiles: Path) -> None:
     assert {r["artifact_id"]: r["limit"] for r in found["rejected"]} == {"net4": "deadline", "net5": "deadline"}
     assert "net3" in kit("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "3.5", cwd=tmp_path).stdout
     said = complaint("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "0.5", cwd=tmp_path, code=3)
-    assert "nearest is net1" in said and "over the deadline of 0.5 ms" in said
+    assert "nearest is net1" in said and "over the deadline limit of 0.5 ms" in said
 
 
 def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) -> None:

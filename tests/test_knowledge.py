@@ -51,7 +51,7 @@ def test_each_rejected_variant_says_which_limit_it_misses(base: KnowledgeBase) -
         large.bound == 0.006
         and isinstance(large.value, float)
         and large.value > 0.019
-        and "over the deadline of 6 ms" in large.text
+        and "over the deadline limit of 6 ms" in large.text
     )
 
 
@@ -70,12 +70,12 @@ def test_a_download_limit_of_its_own_frees_the_deadline(base: KnowledgeBase) -> 
 
 
 def test_memory_counts(base: KnowledgeBase) -> None:
-    with pytest.raises(NoAnswer, match="peak memory 30 MB over 10 MB"):
+    with pytest.raises(NoAnswer, match="peak memory 30 MB over the memory limit of 10 MB"):
         knowledge.ask(base.rows, Need(memory_bytes=10_000_000))
 
 
 def test_no_variant_fits_names_the_nearest_and_what_it_lacks(base: KnowledgeBase) -> None:
-    with pytest.raises(NoAnswer, match="nearest is small: p99 .* over the deadline of 0.5 ms") as caught:
+    with pytest.raises(NoAnswer, match="nearest is small: p99 .* over the deadline limit of 0.5 ms") as caught:
         knowledge.ask(base.rows, Need(deadline_s=0.0005))
     assert caught.value.exit_code == 3
 
@@ -117,3 +117,18 @@ def test_failures_are_no_rows() -> None:
     failed = made.profile().model_copy(update={"measurement": None, "label": None, "outcome": "crashed"})
     with pytest.raises(BadRecord, match="None of these profiles holds a measurement"):
         knowledge.build([failed])
+
+
+def test_a_noisy_repetition_does_not_unseat_a_good_measurement() -> None:
+    good, noisy = made.profile("a", 0.1), made.profile("a", 0.5, label="inconclusive")
+    (row,) = knowledge.build([good, noisy]).rows
+    assert row.label == "stable" and row.median_s < 0.2
+    (row,) = knowledge.build([noisy, made.profile("a", 0.6, label="throttled")]).rows
+    assert row.label == "throttled"
+
+
+def test_accuracies_on_different_data_are_not_compared() -> None:
+    rows = knowledge.build(profiles()).rows
+    other = rows[0].model_copy(update={"dataset": "other images"})
+    with pytest.raises(BadRecord, match="2 data sets .other images, synthetic. and cannot be compared"):
+        knowledge.ask([*rows, other], Need())

@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     records = profiler.profile(
         fakes("fake:100us", "fake:200us", "fake:300us"), FAST, made.device(), out, progress=steps.append
     )
-    assert len(written) == 4 and steps[0].done == 3 and len(steps) == 3
+    assert len(written) == 4 and steps[0].text == "going on after 3 visits" and len(steps) == 4
     assert [len(r.measurement.visits) for r in records if r.measurement] == [2, 2, 2]
     assert not journal.exists() and len(store.read_profiles([out])) == 3
     before_kill = {tuple(__import__("json").loads(line)["visit"]["values_ns"]) for line in written[1:]}

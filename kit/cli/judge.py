@@ -21,13 +21,18 @@ Profiles = Annotated[
     list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
 ]
 Deadline = Annotated[float | None, typer.Option(help="The p99 latency must stay within this.")]
-MemoryMb = Annotated[float | None, typer.Option(help="The peak memory that the model adds must stay within this.")]
+MemoryMb = Annotated[
+    float | None, typer.Option(help="Peak memory of runtime and model together, above the bare process.")
+]
 MinAccuracy = Annotated[float | None, typer.Option(help="Least top-1 accuracy, as a share.")]
 Link = Annotated[float | None, typer.Option(help="Rate of the link; the download then counts towards the deadline.")]
 Download = Annotated[float | None, typer.Option(help="A limit of its own for the download, apart from the deadline.")]
 Device = Annotated[str | None, typer.Option(help="Device id (default: the only one, or this machine).")]
 Backend = Annotated[str | None, typer.Option(help="Only this runtime.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Only this thread count.")]
+
+
+REJECTED_SHOWN = 5
 
 
 def add_to(app: typer.Typer) -> None:
@@ -101,7 +106,11 @@ def fit(
     """Fit the efficiency factor lambda to measured latencies, with intervals, beside the papers' lambda = 1."""
     from kit import latency, store
 
-    models = latency.fit(only(store.read_profiles(profiles), device), seed=seed)
+    found = only(store.read_profiles(profiles), device)
+    models = latency.fit(found, seed=seed)
+    roots = sorted({p.artifact.subnetwork.root for p in found if p.artifact.subnetwork})
+    if len(roots) > 1:
+        show.say(f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one.")
     if out is not None:
         store.write_atomic(out, store.pretty_json([m.model_dump(mode="json") for m in models]).encode())
     if json:
@@ -167,10 +176,12 @@ def ask(
         return
     print(found.text)
     if found.rejected:
-        table = show.make_table("Rejected", "variant", "limit", "why")
-        for r in found.rejected:
+        table = show.make_table("Rejected, the nearest first", "variant", "limit", "why")
+        for r in found.rejected[:REJECTED_SHOWN]:
             table.add_row(f"{r.artifact_id} ({r.backend}, t{r.threads})", r.limit, r.text)
         show.print_table(table)
+        if len(found.rejected) > REJECTED_SHOWN:
+            show.say(f"... and {len(found.rejected) - REJECTED_SHOWN} more (--json lists all).")
 
 
 def report(

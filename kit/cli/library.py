@@ -25,16 +25,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
-    """What was measured of each model file, by its sha256: the newest record per device, backend and thread count.
+    """What was measured of each model file, by its sha256: the deciding record per device, backend and thread count.
 
     A package carries the ONNX file and not the .pt2, so nothing is promised for the pytorch backend.
     """
+    from kit import store
     from kit.records import Promise
 
-    newest: dict[str, dict[tuple[str, str, int], Promise]] = {}
-    for p in profiles:
-        if p.measurement is None or p.label is None or p.settings.backend in ("fake", "pytorch"):
-            continue
+    found: dict[str, list[Promise]] = {}
+    for p in store.decisive(
+        p for p in profiles if p.measurement and p.label and p.settings.backend not in ("fake", "pytorch")
+    ):
+        assert p.measurement is not None and p.label is not None
         promise = Promise(
             device_id=p.device.device_id,
             backend=p.settings.backend,
@@ -45,8 +47,8 @@ def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
             label=p.label,
             record_id=p.record_id,
         )
-        newest.setdefault(p.artifact.model.sha256, {})[promise.device_id, promise.backend, promise.threads] = promise
-    return {sha: list(found.values()) for sha, found in newest.items()}
+        found.setdefault(p.artifact.model.sha256, []).append(promise)
+    return found
 
 
 def choose(manifests: list[Manifest], need: Need) -> Answer:
@@ -93,10 +95,10 @@ def add(
         show.emit({"library": str(to), "packages": [_package(m) for m in added]})
         return
     show.print_table(_package_table(added, str(to)))
-    silent = [m.name for m in added if not m.promises]
+    silent = [m.name for m in added if not any(p.label in ("stable", "settled") for p in m.promises)]
     if silent:
         show.say(
-            f"{len(silent)} package(s) promise no latency, so no device will be given them: profile them, then add them again."
+            f"{len(silent)} package(s) have no trusted latency, so no device is given them: profile them, then add them again."
         )
 
 
@@ -239,6 +241,8 @@ def _package_table(manifests: list[Manifest], title: str) -> Any:
     table = show.make_table(f"Packages in {title}", "package", "MB", "accuracy", "promised p99 ms")
     for m in manifests:
         accuracy = f"{m.artifact.accuracy.top1:.2%}" if m.artifact.accuracy else "unknown"
-        promised = ", ".join(f"{show.ms(p.p99_s)} ({p.device_id}, {p.backend} t{p.threads})" for p in m.promises)
+        promised = ", ".join(
+            f"{show.ms(p.p99_s)} ({p.device_id}, {p.backend} t{p.threads}, {p.label})" for p in m.promises
+        )
         table.add_row(m.name, f"{m.size_bytes / 1e6:.3g}", accuracy, promised or "none")
     return table

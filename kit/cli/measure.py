@@ -125,6 +125,9 @@ def profile(
         )
     else:
         show.print_table(show.profile_table(records))
+        for record in records:
+            if record.reason:
+                show.say(f"{record.artifact.artifact_id}: {record.reason}")
         show.say(f"Appended to {out}")
     if all(r.measurement is None for r in records):
         from kit.errors import MeasurementError

@@ -190,11 +190,11 @@ def _print(
             "" if a.margin is None else f"{a.margin:.0%}",
             a.runner_up.artifact_id if a.runner_up else "none",
         )
-    show.print_table(show.device_table(device), show.profile_table(profiles))
+    show.print_table(show.device_table(device, absent=False), show.profile_table(profiles))
     if models:
         show.print_table(show.model_table(models))
     show.print_table(choice)
     if pulled:
         times = f"median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms"
         print(f"Pulled {pulled['package']}: {times}.")
-    print(f"Report: {page}   ({wall_s:.0f} s in all)")
+    print(f"Report: {page}   ({wall_s:.0f} s this time)")

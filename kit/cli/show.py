@@ -52,11 +52,19 @@ def make_table(title: str, *columns: str) -> Table:
 
 @contextmanager
 def progress(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A live line on standard error: call it with a text and the share done in [0, 1].
+    """A live line on standard error: call it with a text and the share done in [0, 1]. An interruption says how to go on."""
+    try:
+        with _progress(title) as update:
+            yield update
+    except KeyboardInterrupt:
+        say("kit: stopped; the same command goes on from here.")
+        raise
 
-    It is redrawn only when called: a refreshing thread would steal time from what is being measured. Where standard error
-    is no terminal, it prints a line at each new tenth.
-    """
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[str, float], None]]:
+    """Redrawn only when called: a refreshing thread would steal time from what is being measured. Where standard error is no
+    terminal, a line at each new tenth."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
@@ -208,9 +216,10 @@ def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
         )
         accuracy = f"{p.artifact.accuracy.top1:.2%}" if p.artifact.accuracy else "unknown"
         if p.measurement is None or p.outcome != "ok":
-            table.add_row(name, "", "", "", accuracy, size, macs, f"{p.outcome}: {p.reason}")
+            table.add_row(name, "", "", "", accuracy, size, macs, p.outcome)
             continue
-        half = f"{p.measurement.half_width:.1%}"
+        visits = len(p.measurement.visits)
+        half = f"{p.measurement.half_width:.1%}" if visits >= 5 else f"unknown (n={visits})"
         table.add_row(name, ms(p.measurement.median_s), half, ms(p.measurement.p99_s), accuracy, size, macs, p.label)
     return table
 
@@ -259,7 +268,8 @@ def _clock_text(clock_hz: float | None, source: str) -> str:
     return f"Clock {clock_hz / 1e9:.3g} GHz ({how})."
 
 
-def device_table(spec: DeviceSpec) -> Table:
+def device_table(spec: DeviceSpec, *, absent: bool = True) -> Table:
+    """What the machine is; ``absent`` adds the telemetry that it does not have, and why."""
     table = make_table(spec.device_id, "", "")
     table.show_header = False
     table.columns[1].justify = "left"
@@ -275,13 +285,13 @@ def device_table(spec: DeviceSpec) -> Table:
         "features": ", ".join(spec.cpu_features) or "unknown",
         "cores": f"{known(spec.physical_cores)} physical, {spec.logical_cores} logical",
         "caches": caches or "unknown",
-        "clock": f"{hertz / 1e9:.3g} GHz ({clock.source})" if hertz else "unknown",
+        "clock": f"{hertz / 1e9:.3g} GHz, {clock.source}" if hertz else "unknown",
         "memory": f"{spec.memory_bytes / 2**30:.3g} GiB",
         "GPUs": "; ".join(g.name for g in spec.gpus) or "none",
         "runtimes": ", ".join(f"{k} {v}" for k, v in spec.runtimes.items() if v) or "none",
         "not installed": ", ".join(k for k, v in spec.runtimes.items() if not v) or "",
         "telemetry": ", ".join(k for k, v in spec.telemetry.items() if v == "available") or "none",
-        "no telemetry": "; ".join(f"{k}: {v}" for k, v in spec.telemetry.items() if v != "available"),
+        "no telemetry": "; ".join(f"{k}: {v}" for k, v in spec.telemetry.items() if absent and v != "available"),
         "operating points": ", ".join(p.name for p in spec.operating_points) or "unknown",
     }
     for name, value in rows.items():

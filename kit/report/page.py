@@ -183,7 +183,7 @@ def _tiles(drawn: Sequence[Point], models: Sequence[LatencyModel], answers: Sequ
     if rated:
         best = max(rated, key=lambda p: (p.accuracy or 0, -p.median_s))
         note = f"{best.short}, {show.seconds(best.median_s)}"
-        tiles.append(_tile("most accurate", show.percent(best.accuracy), note))
+        tiles.append(_tile("most accurate, trusted", show.percent(best.accuracy), note))
     for answer in answers[:3]:
         asked = _limit(answer.need)
         if answer.chosen is None:
@@ -265,7 +265,7 @@ def _device(device: DeviceSpec, drawn: Sequence[Point]) -> Markup:
 def _clock(clock: ClockSpec) -> str:
     parts = [("nominal", clock.nominal_hz), ("now", clock.current_hz), ("highest", clock.max_hz)]
     told = [f"{name} {show.hertz(value)}" for name, value in parts if value is not None]
-    return f"{', '.join(told)} (source: {clock.source})" if told else show.UNKNOWN
+    return f"{', '.join(told)}; source: {clock.source}" if told else show.UNKNOWN
 
 
 def _cache(cache: CacheSpec) -> str:
@@ -283,7 +283,7 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
     caption = (
         "Median latency with its interval over processes against top-1 accuracy on held-out images. Colour tells the precision, "
         "the symbol what was cut; hollow points are doubtful and never chosen. Up and to the left is better: the "
-        "grey line is the best that was measured, and the table names its numbered corners."
+        "grey line is the best that may be chosen, and the table names its numbered corners."
     )
     if unrated:
         caption += f" {show.counted(unrated, 'variant')} of unknown accuracy: only in the table of all variants."
@@ -340,14 +340,15 @@ def _all_variants(drawn: Sequence[Point]) -> Markup:
 
 def _cost(figures: dict[str, go.Figure], drawn: Sequence[Point], models: Sequence[LatencyModel]) -> Markup:
     caption = (
-        "Each line is overhead + λ · MACs / clock, drawn only over the sub-networks that it was fitted to. Axes are "
-        "logarithmic where the values span more than a factor of five. "
+        "Each line is overhead + λ · MACs / clock, drawn only over the sub-networks that it was fitted to. "
+        if models
+        else "No line is drawn: too few trusted measurements to fit one. "
     )
-    caption += (
-        "The dashed line is the papers' assumption: λ = 1, one cycle per MAC and no overhead."
-        if any(m.clock_hz for m in models)
-        else "Without a known clock the papers' λ = 1 cannot be drawn."
-    )
+    caption += "Axes are logarithmic where the values span more than a factor of five. "
+    if any(m.clock_hz for m in models):
+        caption += "The dashed line is the papers' assumption: λ = 1, one cycle per MAC and no overhead."
+    elif models:
+        caption += "Without a known clock the papers' λ = 1 cannot be drawn."
     return _section(
         "Does the number of operations tell the latency?",
         _figure(figures, "cost", plots.latency_macs(drawn, models), caption, "No measured variant with known MACs."),

@@ -67,7 +67,7 @@ def load(path: Path) -> onnx.ModelProto:
         )
     if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
         raise BadModel(
-            f"{path} keeps its weights in another file: save it as one file (onnx.save without external data)."
+            f"{path} keeps its weights in another file: export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)."
         )
     return model
 
