@@ -149,6 +149,17 @@ def test_export_writes_a_checked_network(tmp_path: Path) -> None:
     assert again.model.sha256 == artifact.model.sha256
 
 
+def test_no_path_of_this_machine_leaves_with_a_model(tmp_path: Path) -> None:
+    export.export_root("squeezenet1_1", 64, tmp_path)
+    for name in ("squeezenet1_1-64.onnx", "squeezenet1_1-64.pt2", "squeezenet1_1-64.json"):
+        data = (tmp_path / name).read_bytes()
+        assert not [
+            place
+            for place in (str(Path(torch.__file__).parent), str(Path(export.__file__).parent))
+            if place.encode() in data
+        ]
+
+
 def test_export_of_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
         export.export_root("resnet81", 224, tmp_path)

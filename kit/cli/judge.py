@@ -110,7 +110,9 @@ def fit(
     models = latency.fit(found, seed=seed)
     roots = sorted({p.artifact.subnetwork.root for p in found if p.artifact.subnetwork})
     if len(roots) > 1:
-        show.say(f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one.")
+        show.say(
+            f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one."
+        )
     if out is not None:
         store.write_atomic(out, store.pretty_json([m.model_dump(mode="json") for m in models]).encode())
     if json:

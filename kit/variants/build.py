@@ -27,7 +27,7 @@ from kit.records import Artifact, FileRef, NumericCheck, Origin, Precision, SubN
 from kit.variants import data, evaluate, export, graph, prune, quantize, train
 from kit.variants.train import Schedule
 
-_FORMAT = 1  # raise it when the same settings would give other files
+_FORMAT = 2  # raise it when the same settings would give other files
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,10 @@ def to_files(net: nn.Module, example: Tensor) -> Exported:
         )
     with _quiet(), torch.no_grad():
         program = torch.export.export(net, (example,))
+        for node in program.graph.nodes:
+            node.meta.pop(
+                "stack_trace", None
+            )  # paths of this machine: they tell nothing and make equal networks differ
         onnx = torch.onnx.export(
             program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
         )
@@ -70,6 +74,15 @@ def to_files(net: nn.Module, example: Tensor) -> Exported:
     model = onnx.model_proto
     # Every tool infers the shapes again; kept, those of a weight turn stale when a tool transposes it, and it then refuses.
     del model.graph.value_info[:]
+    for part in (
+        model,
+        model.graph,
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+    ):
+        del part.metadata_props[:]
     return Exported(model.SerializeToString(deterministic=True), archive.getvalue(), count_macs(net, example))
 
 
