@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from kit import __version__, store
 from kit.errors import BadRecord, NoAnswer, UnknownName
-from kit.records import Answer, KnowledgeBase, KnowledgeRow, Manifest, Need, ProfileRecord, Rejection
+from kit.records import DECIDING, Answer, KnowledgeBase, KnowledgeRow, Manifest, Need, ProfileRecord, Rejection
 
 
 def build(profiles: Sequence[ProfileRecord]) -> KnowledgeBase:
@@ -100,7 +100,7 @@ def ask(rows: Sequence[KnowledgeRow], need: Need) -> Answer:
     for row in candidates:
         checks = _checks(row, need)
         worst = min(checks, key=lambda c: c.slack, default=None)
-        if row.label in ("inconclusive", "throttled"):
+        if row.label not in DECIDING:
             rejected.append((float("-inf"), _label_rejection(row)))
         elif worst is not None and worst.slack < 0:
             rejected.append((worst.slack, _rejection(row, worst)))

@@ -14,7 +14,7 @@ import numpy as np
 
 from kit import stats, store
 from kit.errors import BadRecord
-from kit.records import FitQuality, LatencyModel, Measurement, Precision, ProfileRecord
+from kit.records import DECIDING, FitQuality, LatencyModel, Measurement, Precision, ProfileRecord
 from kit.stats import Floats
 
 POINTS_MIN = 3
@@ -70,7 +70,7 @@ def _leave_small_groups(groups: dict[Group, list[ProfileRecord]], left_out: dict
 def _unusable(profile: ProfileRecord) -> str | None:
     if profile.outcome != "ok" or profile.measurement is None:
         return profile.outcome
-    if profile.label in ("inconclusive", "throttled"):
+    if profile.label is not None and profile.label not in DECIDING:
         return profile.label
     if not profile.artifact.macs:
         return "MACs unknown (kit describe counts them)"

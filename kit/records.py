@@ -22,6 +22,7 @@ from kit.errors import BadRecord, UsageError
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
 Label = Literal["stable", "settled", "throttled", "inconclusive"]
+DECIDING: tuple[Label, ...] = ("stable", "settled")  # the labels on which something may be decided
 Outcome = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
 
 
@@ -359,7 +360,7 @@ class ProfileRecord(Record):
     @property
     def trusted(self) -> bool:
         """Whether the measurement may decide: it is there, and neither throttled nor inconclusive."""
-        return self.outcome == "ok" and self.label in ("stable", "settled")
+        return self.outcome == "ok" and self.label in DECIDING
 
 
 # --------------------------------------------------------------------------------------------------------------- judging

@@ -133,13 +133,14 @@ def build(
 ) -> None:
     """Build the knowledge base from measured profiles."""
     from kit import knowledge, store
+    from kit.records import DECIDING
 
     base = knowledge.build(store.read_profiles(profiles))
     store.write_record(out, base)
     if json:
         show.emit({"file": str(out), **base.model_dump(mode="json")})
     else:
-        undecided = sum(r.label in ("inconclusive", "throttled") for r in base.rows)
+        undecided = sum(r.label not in DECIDING for r in base.rows)
         print(f"{out}: {len(base.rows)} rows, {undecided} of them not trusted to decide")
 
 
@@ -241,9 +242,9 @@ def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
 
     from kit import knowledge
     from kit.errors import NoAnswer
-    from kit.records import Need
+    from kit.records import DECIDING, Need
 
-    p99s = sorted(r.p99_s for r in base.rows if r.label in ("stable", "settled")) or sorted(r.p99_s for r in base.rows)
+    p99s = sorted(r.p99_s for r in base.rows if r.label in DECIDING) or sorted(r.p99_s for r in base.rows)
     picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
     deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
     answers = []

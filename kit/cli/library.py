@@ -81,6 +81,7 @@ def add(
     """Package variants with their manifests, hashes and promised latencies."""
     from kit import profiler, store
     from kit.library import package
+    from kit.records import DECIDING
 
     measured = promises(store.read_profiles([profiles])) if profiles.exists() else {}
     added = []
@@ -95,7 +96,7 @@ def add(
         show.emit({"library": str(to), "packages": [_package(m) for m in added]})
         return
     show.print_table(_package_table(added, str(to)))
-    silent = [m.name for m in added if not any(p.label in ("stable", "settled") for p in m.promises)]
+    silent = [m.name for m in added if not any(p.label in DECIDING for p in m.promises)]
     if silent:
         show.say(
             f"{len(silent)} package(s) have no trusted latency, so no device is given them: profile them, then add them again."

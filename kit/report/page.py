@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 import kit
 from kit import store
 from kit.records import (
+    DECIDING,
     Answer,
     CacheSpec,
     ClockSpec,
@@ -32,7 +33,7 @@ from kit.records import (
 from kit.report import format as show
 from kit.report import plots
 from kit.report.markup import Child, Markup, facts, folded, join, table, tag
-from kit.report.points import DECIDING, Point, front, latest, method, points, shortener, weaknesses
+from kit.report.points import Point, front, latest, method, points, shortener, weaknesses
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 

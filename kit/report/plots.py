@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from kit.records import KnowledgeBase, KnowledgeRow, LatencyModel
+from kit.records import DECIDING, KnowledgeBase, KnowledgeRow, LatencyModel
 from kit.report import format as show
-from kit.report.points import DECIDING, KINDS, Point, SeriesKey, front, series
+from kit.report.points import KINDS, Point, SeriesKey, front, series
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black and yellow are left out for the dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

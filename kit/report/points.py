@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from kit.records import DeviceSpec, LatencyModel, Measurement, ProfileRecord
+from kit.records import DECIDING, DeviceSpec, LatencyModel, Measurement, ProfileRecord
 from kit.report import format as show
 
 Key = tuple[str, str, int]  # artifact id, backend, threads
 SeriesKey = tuple[str, int, str]  # backend, threads, precision: what one latency model covers
 
 KINDS = ("full", "depth", "width", "depth + width", "other")
-DECIDING = ("stable", "settled")  # the labels on which something may be decided
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 
 
