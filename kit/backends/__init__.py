@@ -1,49 +1,89 @@
-"""One runtime per file behind one door. Only :func:`load` imports a leaf, so a missing runtime costs nothing.
+"""The runtimes behind one door. Only :func:`load` imports a leaf, so a missing runtime costs nothing.
 
-A backend is a module with two functions::
+A leaf is a module with two functions; ``mode`` says which flavour of its runtime is meant::
 
-    probe() -> Probe                                   version, or why it is missing and how to get it
-    open(path, artifact, threads) -> Session           a loaded network
+    probe(mode) -> Probe                                     version, or why it cannot be had here
+    open(path, artifact, threads, mode, batch) -> Session    a loaded network
 
-and a session has ``inputs``, ``outputs``, ``run(feeds)`` and ``close()``. ``run`` returns when the work is complete, never times
-itself and never copies differently from call to call. A new backend is one file and one line in :data:`LEAVES`; the
-conformance test in tests/test_backends.py runs on every backend that the machine has.
+and a :class:`Session` runs. ``run`` copies and is for correctness; ``prepare`` gives the call that the stopwatch times: it
+returns when the work is complete, never times itself and never copies differently from call to call. A new backend is one
+leaf and one line in :data:`LEAVES`; the conformance test in tests/test_backends.py runs on every backend that the machine
+has. docs/backends.md says what is inside the timed call of each.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.errors import BackendUnavailable, IntegrityError, UnknownName
-from kit.records import Artifact, TensorSpec
+from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
+from kit.records import Artifact, Layers, TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
+Target = Literal["cpu", "gpu"]
+_ORT_GPU = "pip install onnxruntime-gpu in place of onnxruntime (on a Jetson: NVIDIA's wheel)."
+_TORCH = "pip install 'insitu-kit[workshop]'."
+_CUDA = "install a torch build with CUDA on a machine with an NVIDIA GPU and its driver."
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where a backend lives, which module its runtime is, and the command that brings it."""
+    """Where a backend lives, which module its runtime is, the command that brings it, and the flavour of the runtime.
+
+    ``target`` is the processor that it times. ``tried`` says whether it has run on such a device, or was written after the
+    documentation of its interface and tested on an emulation of it.
+    """
 
     module: str
     runtime: str | None
     fix: str
+    mode: str = ""
+    target: Target = "cpu"
+    tried: bool = True
 
 
+_ORT, _PYTORCH = "kit.backends.onnxrt", "kit.backends.pytorch"
 LEAVES = {
     "onnxruntime": Leaf(
-        "kit.backends.onnxrt",
+        _ORT,
         "onnxruntime",
         "pip install 'insitu-kit[onnxruntime]' (on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
+        "cpu",
     ),
-    "pytorch": Leaf("kit.backends.pytorch", "torch", "pip install 'insitu-kit[workshop]'."),
+    "onnxruntime-cuda": Leaf(_ORT, "onnxruntime", _ORT_GPU, "cuda", "gpu", tried=False),
+    "onnxruntime-tensorrt": Leaf(
+        _ORT, "onnxruntime", f"{_ORT_GPU} It also needs TensorRT's libraries.", "tensorrt", "gpu", tried=False
+    ),
+    "onnxruntime-openvino": Leaf(
+        _ORT, "onnxruntime", "pip install onnxruntime-openvino in place of onnxruntime.", "openvino"
+    ),
+    "onnxruntime-xnnpack": Leaf(
+        _ORT,
+        "onnxruntime",
+        "build onnxruntime with --use_xnnpack.",
+        "xnnpack",
+        tried=False,
+    ),
+    "openvino": Leaf("kit.backends.openvino_rt", "openvino", "pip install 'insitu-kit[openvino]'."),
+    "pytorch": Leaf(_PYTORCH, "torch", _TORCH, "eager"),
+    "pytorch-compile": Leaf(_PYTORCH, "torch", f"{_TORCH} It also needs a C++ compiler (apt install g++).", "compile"),
+    "pytorch-cuda": Leaf(_PYTORCH, "torch", _CUDA, "cuda", "gpu", tried=False),
+    "pytorch-cudagraphs": Leaf(_PYTORCH, "torch", _CUDA, "cudagraphs", "gpu", tried=False),
+    "tensorrt": Leaf(
+        "kit.backends.trt",
+        "tensorrt",
+        "pip install 'insitu-kit[tensorrt]' (a Jetson brings its own).",
+        "",
+        "gpu",
+        tried=False,
+    ),
     "fake": Leaf("kit.backends.fake", None, "it ships with kit."),
 }
 
@@ -66,51 +106,105 @@ class Session(Protocol):
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    notes: tuple[str, ...]  # what a reader of its times must know: precision computed in, share of the graph taken
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
-        """One inference; returns the outputs in order when the work is complete."""
+        """One inference; returns the outputs in order when the work is complete. All copies to and from a device included."""
+        ...
+
+    def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """The bare call that is timed; returns when the work is complete. On a GPU the inputs lie there already and the outputs
+        stay there: launch and synchronise are inside, copies are not."""
+        ...
+
+    @property
+    def device_ns(self) -> Callable[[int], float] | None:
+        """GPU only, after ``prepare``: run the prepared call ``loops`` times without waiting between them, and return the
+        nanoseconds between two device events around them all."""
+        ...
+
+    def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Times per node over ``calls`` calls of a second, profiled session. Raises UsageError where the runtime tells none."""
+        ...
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        """``allocated_bytes`` that this process holds on the GPU (NVML's count of it, else the runtime's own), and what else is
+        told by name; None on a CPU or where nobody tells."""
         ...
 
     def close(self) -> None: ...
 
 
-class Backend(Protocol):
-    def probe(self) -> Probe: ...
+class LeafModule(Protocol):
+    def probe(self, mode: str) -> Probe: ...
 
-    def open(self, path: Path, artifact: Artifact | None, threads: int) -> Session:
-        """Raises BadModel when ``path`` is no usable model, UsageError when this runtime cannot run this artifact."""
-        ...
+    def open(self, path: Path, artifact: Artifact | None, threads: int, mode: str, batch: int | None) -> Session: ...
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One name of :data:`LEAVES` with its leaf imported."""
+
+    name: str
+    leaf: LeafModule
+
+    @property
+    def target(self) -> Target:
+        """The processor that it times, for the choice of telemetry."""
+        return LEAVES[self.name].target
+
+    def probe(self) -> Probe:
+        found = self.leaf.probe(LEAVES[self.name].mode)
+        return found if found.available else replace(found, fix=found.fix or LEAVES[self.name].fix)
+
+    def open(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None = None) -> Session:
+        """The network in ``path``, ready to run on ``threads`` threads. ``batch`` fixes a free batch dimension (default 1).
+
+        Raises BadModel when ``path`` is no usable model, UsageError when this runtime cannot run this artifact or the batch is
+        another one, BackendUnavailable when the device does not take part.
+        """
+        return self.leaf.open(path, artifact, threads, LEAVES[self.name].mode, batch)
 
 
 def load(name: str) -> Backend:
-    """The leaf module of backend ``name``. Raises UnknownName, or BackendUnavailable with the command that brings it."""
+    """Backend ``name`` with its leaf imported. Raises UnknownName, or BackendUnavailable with the command that brings it."""
     if name not in LEAVES:
         raise UnknownName("backend", name, LEAVES)
     try:
-        leaf = cast(Backend, importlib.import_module(LEAVES[name].module))
+        leaf = cast(LeafModule, importlib.import_module(LEAVES[name].module))
     except ImportError as error:
         raise BackendUnavailable(f"Backend {name} is not available ({error}): {LEAVES[name].fix}") from None
-    return leaf
+    return Backend(name, leaf)
 
 
 def probe(name: str) -> Probe:
-    """Like the leaf's own ``probe``, also where the leaf cannot be imported."""
+    """Like the backend's own ``probe``, also where its leaf cannot be imported."""
     try:
         return load(name).probe()
     except BackendUnavailable as error:
-        return Probe(None, str(error), LEAVES[name].fix)
+        fix = LEAVES[name].fix
+        return Probe(None, str(error).removesuffix(f": {fix}") + ".", fix)
 
 
 def require(name: str) -> None:
     """Check that backend ``name`` can be had here without importing its runtime: the parent of a measurement stays light.
 
-    Raises UnknownName, BackendUnavailable.
+    Whether the runtime also finds its device shows when a session is opened. Raises UnknownName, BackendUnavailable.
     """
     if name not in LEAVES:
         raise UnknownName("backend", name, LEAVES)
     runtime = LEAVES[name].runtime
     if runtime and importlib.util.find_spec(runtime) is None:
         raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].fix}")
+
+
+def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> None:
+    """Raises UsageError when ``batch`` is asked for and the network's own, fixed batch is another."""
+    own = inputs[0].shape[0] if inputs and inputs[0].shape else 1
+    if batch is not None and batch != own:
+        raise UsageError(
+            f"{path} has the fixed batch {own}, not {batch}: export it for that batch (kit export NAME --batch {batch})."
+        )
 
 
 def make_feeds(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, NDArray[Any]]:

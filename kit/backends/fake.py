@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.backends import Feeds, Probe
+from kit.backends import Feeds, Probe, check_batch
 from kit.errors import UsageError
-from kit.records import Artifact, TensorSpec
+from kit.records import Artifact, Layers, TensorSpec
 
 SPEC = TensorSpec(name="x", shape=(1,), dtype="float32")
 _COST = re.compile(r"fake:(\d+(?:\.\d+)?)us")
 _ENDINGS = ("fake:crash", "fake:hang", "fake:memory")
 
 
-def probe() -> Probe:
+def probe(mode: str) -> Probe:
     return Probe("1")
 
 
@@ -39,6 +41,9 @@ def cost_ns(name: str) -> int | None:
 
 
 class FakeSession:
+    notes: tuple[str, ...] = ()
+    device_ns: Callable[[int], float] | None = None
+
     def __init__(self, name: str) -> None:
         self.inputs = self.outputs = (SPEC,)
         self._result: list[NDArray[Any]] = [np.zeros(SPEC.shape, SPEC.dtype)]
@@ -64,9 +69,21 @@ class FakeSession:
         while True:
             time.sleep(3600)
 
+    def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        return partial(self.run, feeds)
+
+    def layers(self, feeds: Feeds, calls: int) -> Layers:
+        raise UsageError("The fake backend has no layers: take the layers of an .onnx file with onnxruntime.")
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        return None
+
     def close(self) -> None:
         pass
 
 
-def open(path: Path, artifact: Artifact | None, threads: int) -> FakeSession:  # noqa: A001
+def open(  # noqa: A001
+    path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
+) -> FakeSession:
+    check_batch(path, (SPEC,), batch)
     return FakeSession(artifact.artifact_id if artifact else str(path))

@@ -1,17 +1,42 @@
-"""ONNX Runtime on the CPU. A board's own build (Jetson's GPU wheel) imports under the same module name."""
+"""ONNX Runtime and its execution providers: CPU, OpenVINO, XNNPACK, CUDA, TensorRT.
+
+A board's own build (Jetson's GPU wheel) imports under the same module name. A provider that is asked for and does not take
+part is refused: onnxruntime itself would go on with the CPU and say nothing. Where a provider takes a part of the graph, the
+session's notes say how much.
+
+On a CPU the timed call is ``InferenceSession.run`` (inputs are read in place, outputs are new arrays). On a GPU it is
+``run_with_iobinding``: inputs and outputs are allocated on the device beforehand, and the call ends when its stream is idle.
+XNNPACK, CUDA and TensorRT are untested on hardware.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from kit.backends import Feeds, Probe
-from kit.errors import BadModel
-from kit.records import Artifact, TensorSpec
+from kit import store
+from kit.backends import Feeds, Probe, check_batch, cuda, onnxgraph, stages
+from kit.errors import BackendUnavailable, BadModel, UsageError
+from kit.records import Artifact, Layers, TensorSpec
 
+Options = dict[str, str]
+CPU = "CPUExecutionProvider"
+DEVICE = "cuda"  # where a GPU provider's inputs and outputs are allocated
+WARMUP_CALLS = 3  # of a profiled session, left out of its means
+LISTS_NODES = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # 1.24.1 does
+NO_MODEL = ("INVALID_PROTOBUF", "Protobuf parsing failed", "No graph was found", "does not have a graph")
+NO_GPU = ("CUDA failure", "CUDNN failure", "Failed to load library", "LoadLibrary", "libcu", "libnvinfer")
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -24,8 +49,33 @@ _DTYPES = {
 }
 
 
-def probe() -> Probe:
-    return Probe(ort.__version__)
+@dataclass(frozen=True)
+class Provider:
+    """An execution provider: its name in onnxruntime, whether it runs on a GPU, and what a reader must know of its settings."""
+
+    name: str
+    title: str
+    gpu: bool = False
+    note: str | None = None
+
+
+PROVIDERS = {
+    "cpu": Provider(CPU, "the CPU provider"),
+    "cuda": Provider("CUDAExecutionProvider", "CUDA", True, "TF32 is off; cuDNN chose its algorithms by trying all."),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider", "TensorRT", True, "TF32 is off; the engine is built here and cached."
+    ),
+    "openvino": Provider("OpenVINOExecutionProvider", "OpenVINO", note="OpenVINO computes floats in f32."),
+    "xnnpack": Provider("XnnpackExecutionProvider", "XNNPACK"),
+}
+
+
+def probe(mode: str) -> Probe:
+    provider = PROVIDERS[mode]
+    if provider.name not in ort.get_available_providers():
+        return Probe(None, f"This onnxruntime {ort.__version__} was built without {provider.name}.")
+    missing = cuda.missing() if provider.gpu else None
+    return Probe(None, missing) if missing else Probe(ort.__version__)
 
 
 def session_options(threads: int) -> Any:
@@ -37,38 +87,257 @@ def session_options(threads: int) -> Any:
     return options
 
 
+def provider_options(mode: str, threads: int, stream: int | None, precision: str) -> list[tuple[str, Options]]:
+    """The providers in the order that they are asked, each with its options. TensorRT leaves to CUDA what it does not take."""
+    on_stream = {"user_compute_stream": str(stream)} if stream else {}
+    if mode == "cuda":
+        return [(PROVIDERS["cuda"].name, {"device_id": "0", "use_tf32": "0", **on_stream})]
+    if mode == "tensorrt":
+        engine = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(cuda.cache_folder("onnxruntime-tensorrt")),
+        }
+        explicit = {"trt_int8_enable": "1"} if precision == "int8" and _tensorrt_wants_flags() else {}
+        return [
+            (PROVIDERS["tensorrt"].name, {"device_id": "0", **engine, **explicit, **on_stream}),
+            *provider_options("cuda", threads, stream, precision),
+        ]
+    if mode == "openvino":
+        how = {
+            "INFERENCE_NUM_THREADS": str(threads),
+            "NUM_STREAMS": "1",
+            "INFERENCE_PRECISION_HINT": "f32",
+            "ENABLE_CPU_PINNING": "NO",
+        }
+        return [(PROVIDERS["openvino"].name, {"device_type": "CPU", "load_config": json.dumps({"CPU": how})})]
+    if mode == "xnnpack":
+        return [(PROVIDERS["xnnpack"].name, {"intra_op_num_threads": str(threads)})]
+    return [(CPU, {})]
+
+
+def _tensorrt_wants_flags() -> bool:
+    """TensorRT 10 runs explicit Q/DQ only with the INT8 flag and 11 has no such flag: which one the provider is linked to."""
+    library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_tensorrt.so"
+    return not (library.is_file() and b"libnvinfer.so.11" in library.read_bytes())
+
+
 class OrtSession:
-    def __init__(self, path: Path, threads: int) -> None:
-        try:
-            self._session = ort.InferenceSession(
-                str(path), session_options(threads), providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise BadModel(_reason(path, str(error))) from None
-        self.inputs = tuple(_spec(path, node) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(path, node) for node in self._session.get_outputs())
+    def __init__(self, path: Path, artifact: Artifact | None, threads: int, mode: str, batch: int | None) -> None:
+        self._path, self._threads, self._mode = path, threads, mode
+        self._provider = PROVIDERS[mode]
+        self._precision = artifact.precision if artifact else "fp32"
+        self._batch = batch
+        self._device = _Device() if self._provider.gpu else None
+        self._graph = onnxgraph.read(path)
+        self._free = self._graph.free_batch if self._graph else None
+        self._session, whole = self._open(self._options())
+        fixed = {self._free: batch or 1} if self._free else {}
+        self.inputs = tuple(_spec(path, node, fixed) for node in self._session.get_inputs())
+        self.outputs = tuple(_spec(path, node, fixed) for node in self._session.get_outputs())
+        check_batch(path, self.inputs, batch)
+        self.notes = tuple(filter(None, (self._provider.note, self._coverage(whole))))
         self._run = self._session.run
 
+    def _options(self) -> Any:
+        own_pool = self._mode == "xnnpack"  # it has threads of its own: two pools that spin would share the cores
+        options = session_options(1 if own_pool else self._threads)
+        if own_pool:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if self._free:
+            options.add_free_dimension_override_by_name(self._free, self._batch or 1)
+        return options
+
+    def _open(self, options: Any) -> tuple[Any, bool | None]:
+        """The session, and whether its provider takes the whole graph (None: onnxruntime can list the nodes itself)."""
+        if self._mode == "cpu":
+            return self._create(options), None
+        if LISTS_NODES:
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+            return self._create(options), None
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        try:
+            return self._create(options), True
+        except BadModel:  # also when some node needs the CPU; another fault shows again below
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "0")
+            return self._create(options), False
+
+    def _create(self, options: Any) -> Any:
+        stream = self._device.stream if self._device else None
+        if self._mode == "tensorrt":
+            store.make_folder(cuda.cache_folder("onnxruntime-tensorrt"))
+        wanted = provider_options(self._mode, self._threads, stream, self._precision)
+        try:
+            session = ort.InferenceSession(str(self._path), options, providers=wanted, enable_fallback=0)
+        except Exception as error:
+            if self._provider.gpu and any(word in str(error) for word in NO_GPU):
+                first = str(error).splitlines()[0].rstrip(".")
+                raise BackendUnavailable(
+                    f"{self._provider.title} does not start in onnxruntime ({first}): {cuda.FIX}."
+                ) from None
+            raise BadModel(_reason(self._path, str(error))) from None
+        if self._provider.name not in session.get_providers():
+            raise BackendUnavailable(
+                f"onnxruntime {ort.__version__} could not start {self._provider.name} and would have run on "
+                f"{', '.join(session.get_providers())}: check that its libraries (CUDA, cuDNN, TensorRT) are of the versions that it wants."
+            )
+        return session
+
+    def _coverage(self, whole: bool | None) -> str | None:
+        """How much of the graph the provider takes, in words. Raises UsageError when it takes nothing."""
+        title = self._provider.title
+        if self._mode == "cpu" or whole:
+            return None
+        if whole is False:
+            return f"{title} takes a part of the graph; this onnxruntime {ort.__version__} does not tell how much, the CPU runs the rest."
+        kinds: dict[str, Counter[str]] = {}
+        for group in self._session.get_provider_graph_assignment_info():
+            kinds.setdefault(group.ep_name, Counter()).update(node.op_type for node in group.get_nodes())
+        return coverage(self._path, self._provider, kinds)
+
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
-        return self._run(None, feeds)  # type: ignore[no-any-return]
+        if self._device is None:
+            return self._run(None, feeds)  # type: ignore[no-any-return]
+        self.prepare(feeds)()
+        return self._device.outputs()
+
+    def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        if self._device is None:
+            return partial(self._run, None, feeds)
+        return self._device.bind(self._session, feeds, self.inputs, self.outputs)
+
+    @property
+    def device_ns(self) -> Callable[[int], float] | None:
+        return self._device.elapsed_ns if self._device else None
+
+    def layers(self, feeds: Feeds, calls: int) -> Layers:
+        if self._provider.gpu:
+            raise UsageError(
+                "onnxruntime's profiler times what a GPU is told, not what it does: take the layers with tensorrt or pytorch-cuda."
+            )
+        if self._mode == "openvino":
+            raise UsageError(
+                "onnxruntime sees the graph inside OpenVINO as one node: take the layers with --backend openvino."
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            options = self._options()
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "ort")
+            session = self._create(options)
+            for _ in range(WARMUP_CALLS + calls):
+                session.run(None, feeds)
+            events = json.loads(Path(session.end_profiling()).read_text())
+        return parse_profile(events, self._graph.stages() if self._graph else {}, calls)
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        return cuda.process_memory() if self._device else None
 
     def close(self) -> None:
+        if self._device:
+            self._device.close()
         del self._run, self._session
 
 
-def open(path: Path, artifact: Artifact | None, threads: int) -> OrtSession:  # noqa: A001
-    return OrtSession(path, threads)
+class _Device:
+    """Inputs and outputs bound to GPU memory, and the stream that they are used on."""
+
+    def __init__(self) -> None:
+        os.environ.setdefault("NVIDIA_TF32_OVERRIDE", "0")  # TensorRT's provider has no option for it
+        self._cuda = cuda.load()
+        self.stream = self._cuda.stream()
+        self._launch: Callable[[], Any] | None = None
+        self._bound: list[Any] = []
+
+    def bind(
+        self, session: Any, feeds: Feeds, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> Callable[[], Any]:
+        binding = session.io_binding()
+        for spec in inputs:
+            value = np.ascontiguousarray(feeds[spec.name])
+            binding.bind_ortvalue_input(spec.name, ort.OrtValue.ortvalue_from_numpy(value, DEVICE, 0))
+        self._bound = [
+            ort.OrtValue.ortvalue_from_shape_and_type(list(spec.shape), np.dtype(spec.dtype).type, DEVICE, 0)
+            for spec in outputs
+        ]
+        for spec, place in zip(outputs, self._bound, strict=True):
+            binding.bind_ortvalue_output(spec.name, place)
+        unwaited = ort.RunOptions()
+        unwaited.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        self._launch = launch = partial(session.run_with_iobinding, binding, unwaited)
+        synchronise = partial(self._cuda.synchronise, self.stream)
+
+        def call() -> None:
+            launch()
+            synchronise()
+
+        return call
+
+    def outputs(self) -> list[NDArray[Any]]:
+        return [value.numpy() for value in self._bound]
+
+    def elapsed_ns(self, loops: int) -> float:
+        if self._launch is None:
+            raise UsageError("The device times a prepared call: call prepare(feeds) first.")
+        return self._cuda.elapsed_ns(self.stream, self._launch, loops)
+
+    def close(self) -> None:
+        self._bound, self._launch = [], None
+
+
+def open(  # noqa: A001
+    path: Path, artifact: Artifact | None, threads: int, mode: str = "cpu", batch: int | None = None
+) -> OrtSession:
+    return OrtSession(path, artifact, threads, mode, batch)
+
+
+def coverage(path: Path, provider: Provider, kinds: Mapping[str, Counter[str]]) -> str | None:
+    """What a reader must know of a graph whose nodes went to several providers. Raises UsageError when ``provider`` has none."""
+    taken, whole = sum(kinds.get(provider.name, Counter()).values()), sum(sum(c.values()) for c in kinds.values())
+    if taken == whole and whole:
+        return None
+    left = Counter[str]()
+    for name, counted in kinds.items():
+        if name != provider.name:
+            left += counted
+    listed = ", ".join(f"{count} {kind}" for kind, count in left.most_common(4)) + (", …" if len(left) > 4 else "")
+    if not taken:
+        raise UsageError(f"{provider.title} takes no node of {path} ({listed}): profile it with --backend onnxruntime.")
+    return f"{provider.title} takes {taken} of {whole} nodes; others run the rest ({listed})."
+
+
+def parse_profile(events: list[dict[str, Any]], known: Mapping[str, str], calls: int) -> Layers:
+    """The last ``calls`` runs of an onnxruntime profile: kernel times in microseconds by node, in the order of the first run.
+
+    Raises UsageError when it holds fewer.
+    """
+    runs = [event for event in events if event.get("name") == "model_run"][-calls:]
+    if len(runs) < calls:
+        raise UsageError("onnxruntime's profile holds too few runs: ask for fewer calls, it keeps a million events.")
+    begin = runs[0]["ts"]
+    rows: dict[str, stages.Timed] = {}
+    for event in events:
+        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < begin:
+            continue
+        name, told = event["name"].removesuffix("_kernel_time"), event["args"]
+        key = f"{name}#{told.get('node_index')}"
+        before = rows[key].total_s if key in rows else 0.0
+        shapes = [tuple(size) for kind in told.get("output_type_shape", [])[:1] for size in kind.values()]
+        shape = shapes[0] if shapes else None
+        rows[key] = stages.Timed(name, told["op_name"], before + event["dur"] * 1e-6, shape)
+    whole_s = sum(event["dur"] for event in runs) * 1e-6 / calls
+    nodes = stages.label(rows.values(), known, calls)
+    return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
 
 
 def _reason(path: Path, text: str) -> str:
-    if "INVALID_PROTOBUF" in text or "Protobuf parsing failed" in text or "No graph was found" in text:
+    if any(word in text for word in NO_MODEL):
         return f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
     first = text.splitlines()[0].split(" : ")[-1].strip().rstrip(".")
     return f"ONNX Runtime {ort.__version__} cannot load {path}: {first}."
 
 
-def _spec(path: Path, node: Any) -> TensorSpec:
-    loose = [d for d in node.shape if not isinstance(d, int)]
+def _spec(path: Path, node: Any, fixed: Mapping[str, int]) -> TensorSpec:
+    shape = [fixed.get(d, d) for d in node.shape]
+    loose = [d for d in shape if not isinstance(d, int)]
     if loose:
         raise BadModel(
             f"{path} has the dynamic dimension '{loose[0]}' in '{node.name}': a latency belongs to one shape, so export it with a fixed "
@@ -76,4 +345,4 @@ def _spec(path: Path, node: Any) -> TensorSpec:
         )
     if node.type not in _DTYPES:
         raise BadModel(f"{path} has the input or output '{node.name}' of type {node.type}, which kit does not feed.")
-    return TensorSpec(name=node.name, shape=tuple(node.shape), dtype=_DTYPES[node.type])
+    return TensorSpec(name=node.name, shape=tuple(shape), dtype=_DTYPES[node.type])

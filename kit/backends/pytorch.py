@@ -1,49 +1,297 @@
-"""PyTorch, eager kernels in inference mode, on the CPU.
+"""PyTorch in inference mode: eager kernels or torch.compile on the CPU, eager kernels or a CUDA graph on a GPU.
 
-It runs the ``torch.export`` program (.pt2) that the workshop wrote beside the ONNX file: every operator of it is one eager
-call. There is none for int8 variants: they are ONNX graphs.
+It runs the ``torch.export`` program (.pt2) that the workshop wrote beside the ONNX file: in eager mode every operator of it is one
+call. There is none for int8 variants: they are ONNX graphs. torch.compile uses its defaults and compiles while the session opens,
+never in a timed call. On a GPU channels and precision stay as exported and TF32 is off; the timed call is launch and synchronise
+on inputs that lie there, outputs stay there. The GPU modes are untested on hardware.
 """
 
 from __future__ import annotations
 
+import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from numpy.typing import NDArray
 
-from kit.backends import Feeds, Probe
+from kit.backends import Feeds, Probe, check_batch, cuda, make_feeds, stages
 from kit.errors import BadModel, UsageError
-from kit.records import Artifact, TensorSpec
+from kit.records import Artifact, Layers, TensorSpec
+
+GPU = ("cuda", "cudagraphs")
+NOTES = {
+    "eager": (),
+    "compile": ("torch.compile with its defaults (inductor, no freezing of weights).",),
+    "cuda": ("TF32 is off; cuDNN chose its algorithms by its heuristics.",),
+    "cudagraphs": ("TF32 is off; one CUDA graph is replayed.",),
+}
+WARMUP_CALLS = 3
+WHOLE, NODE = "kit: whole call", "kit: node "
+WRAPPERS = ("TorchDynamo", "Torch-Compiled Region", "## Call", "Pregraph", "AOTDispatcher", WHOLE)
 
 
-def probe() -> Probe:
+def probe(mode: str) -> Probe:
+    if mode == "compile" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
+        return Probe(None, "torch.compile needs a C++ compiler and finds none.")
+    if mode in GPU and torch.version.cuda is None:
+        return Probe(None, f"This torch {torch.__version__} was built without CUDA.")
+    if mode in GPU and not torch.cuda.is_available():
+        return Probe(None, f"torch {torch.__version__} finds no NVIDIA GPU.")
     return Probe(torch.__version__)
 
 
 class TorchSession:
-    def __init__(self, program: Path, artifact: Artifact, threads: int) -> None:
+    def __init__(self, program: Path, artifact: Artifact, threads: int, mode: str) -> None:
         torch.set_num_threads(threads)
-        try:
-            self._module = torch.export.load(program).module()
-        except Exception as error:
-            raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {str(error).splitlines()[0]}") from None
+        self._mode, self._device = mode, "cuda" if mode in GPU else "cpu"
+        if mode in GPU:
+            _no_tf32()
+        self._module = _load(program, self._device)
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
-        self._names = [spec.name for spec in artifact.inputs]
+        self.notes: tuple[str, ...] = NOTES[mode]
+        self._call: Callable[..., Any] = self._module
+        self._launch: Callable[[], Any] | None = None
+        self._kept: Any = None
+        if mode == "compile":
+            self._call = _compiled(self._module, {}, self._tensors(make_feeds(self.inputs, seed=0)))
+
+    def _tensors(self, feeds: Feeds) -> list[torch.Tensor]:
+        return [torch.from_numpy(feeds[spec.name]).to(self._device) for spec in self.inputs]
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
         with torch.inference_mode():
-            result = self._module(*[torch.from_numpy(feeds[name]) for name in self._names])
-        return [t.numpy() for t in (result if isinstance(result, (tuple, list)) else (result,))]
+            result = self._call(*self._tensors(feeds))
+        return [t.cpu().numpy() for t in (result if isinstance(result, (tuple, list)) else (result,))]
+
+    def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        call, tensors, inference = self._call, self._tensors(feeds), torch.inference_mode
+
+        def launch() -> Any:
+            with inference():
+                return call(*tensors)
+
+        if self._mode not in GPU:
+            return launch
+        start: Callable[[], Any] = launch
+        if self._mode == "cudagraphs":
+            graph, self._kept = _captured(launch)
+            start = graph.replay
+        self._launch = start
+        synchronise = torch.cuda.current_stream().synchronize
+
+        def waited() -> None:
+            start()
+            synchronise()
+
+        return waited
+
+    @property
+    def device_ns(self) -> Callable[[int], float] | None:
+        return self._device_ns if self._mode in GPU else None
+
+    def _device_ns(self, loops: int) -> float:
+        if self._launch is None:
+            raise UsageError("The device times a prepared call: call prepare(feeds) first.")
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        for _ in range(loops):
+            self._launch()
+        end.record()
+        end.synchronize()
+        return float(begin.elapsed_time(end)) * 1e6
+
+    def layers(self, feeds: Feeds, calls: int) -> Layers:
+        if self._mode == "cudagraphs":
+            raise UsageError("A CUDA graph is one launch and tells no layers: take them with --backend pytorch-cuda.")
+        tensors = self._tensors(feeds)
+        if self._mode == "compile":
+            named = {"cpp.enable_kernel_profile": True}
+            return _profile(_compiled(self._module, named, tensors), tensors, calls, _kernels(calls), self._device)
+        return _profile(_Marked(self._module).run, tensors, calls, _operators(self._module, calls), self._device)
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        if self._mode not in GPU:
+            return None
+        told = {
+            "allocated_bytes": int(torch.cuda.memory_reserved()),  # without CUDA's own context, which NVML counts
+            "torch_used_bytes": int(torch.cuda.memory_allocated()),
+            "torch_used_peak_bytes": int(torch.cuda.max_memory_allocated()),
+        }
+        return told | (cuda.process_memory() or {})
 
     def close(self) -> None:
-        del self._module
+        self._launch = self._kept = None
+        del self._call, self._module
 
 
-def open(path: Path, artifact: Artifact | None, threads: int) -> TorchSession:  # noqa: A001
+def open(  # noqa: A001
+    path: Path, artifact: Artifact | None, threads: int, mode: str = "eager", batch: int | None = None
+) -> TorchSession:
     if artifact is None or artifact.torch_program is None:
         raise UsageError(
             f"{path} has no PyTorch program (.pt2) beside it, which the pytorch backend runs: profile it with onnxruntime."
         )
-    return TorchSession(path.parent / artifact.torch_program.file, artifact, threads)
+    check_batch(path, artifact.inputs, batch)
+    return TorchSession(path.parent / artifact.torch_program.file, artifact, threads, mode)
+
+
+def _load(program: Path, device: str) -> Any:
+    try:
+        exported = torch.export.load(program)
+        if device != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            exported = move_to_device_pass(exported, device)
+        try:
+            return exported.module(check_guards=False)  # else each timed call would check the shapes of its inputs
+        except TypeError:  # an older torch, which has no such checks to leave out
+            return exported.module()
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {said}") from None
+
+
+def _compiled(module: Any, options: dict[str, Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
+    """``module`` compiled for inputs like ``tensors``; the compiler's own helper processes would outlive it, so it has none."""
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # read when inductor is first imported, which is now
+    compiled: Callable[..., Any] = torch.compile(module, options=options)
+    try:
+        with torch.inference_mode():
+            compiled(*tensors)
+    except Exception as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"torch.compile cannot compile this network ({said}): profile it with --backend pytorch."
+        ) from None
+    return compiled
+
+
+def _no_tf32() -> None:
+    """Full fp32 products: TF32 keeps 10 of 23 bits, which would be another network."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _captured(launch: Callable[[], Any]) -> tuple[Any, Any]:
+    """A CUDA graph of ``launch`` and the outputs that it writes to, after calls on a side stream that let libraries choose and
+    allocate. Who drops the outputs gives their memory to another tensor."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(WARMUP_CALLS):
+            launch()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        kept = launch()
+    return graph, kept
+
+
+# ---------------------------------------------------------------------------------------------------------------- layers
+
+
+class _Marked(torch.fx.Interpreter):
+    """Runs a program node by node, each inside a range of its own name."""
+
+    def run_node(self, node: torch.fx.Node) -> Any:
+        if node.op != "call_function":
+            return super().run_node(node)
+        with torch.profiler.record_function(NODE + node.name):
+            return super().run_node(node)
+
+
+Rows = Callable[[list[Any]], tuple[Any, ...]]
+
+
+def _profile(call: Callable[..., Any], tensors: list[torch.Tensor], calls: int, rows: Rows, device: str) -> Layers:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.inference_mode():
+        for _ in range(WARMUP_CALLS):
+            call(*tensors)
+        with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
+            for _ in range(calls):
+                with torch.profiler.record_function(WHOLE):
+                    call(*tensors)
+                    if device == "cuda":
+                        torch.cuda.synchronize()
+    whole = [event for event in profiler.events() if event.name == WHOLE and event.cpu_children]
+    return Layers(
+        nodes=rows(whole),
+        whole_s=sum(event.cpu_time_total for event in whole) * 1e-6 / calls,
+        calls=calls,
+        source=f"torch {torch.__version__} profiler",
+    )
+
+
+def _operators(module: Any, calls: int) -> Rows:
+    """Times of the marked nodes: what their operators took, without the interpreter around them."""
+    nodes = {node.name: node for node in module.graph.nodes}
+
+    def rows(whole: list[Any]) -> tuple[Any, ...]:
+        found: dict[str, stages.Timed] = {}
+        for mark in (child for event in whole for child in event.cpu_children if child.name.startswith(NODE)):
+            name = mark.name.removeprefix(NODE)
+            on_device = getattr(mark, "device_time_total", 0.0)
+            spent_s = (on_device or sum(child.cpu_time_total for child in mark.cpu_children)) * 1e-6
+            before = found[name].total_s if name in found else 0.0
+            found[name] = stages.Timed(name, _kind(nodes[name].target), before + spent_s, _shape(nodes[name]))
+        return stages.label(found.values(), _scopes(module), calls)
+
+    return rows
+
+
+def _kernels(calls: int) -> Rows:
+    """Times of the kernels that inductor made or called; they belong to no node, so the resolution of an input is their stage."""
+
+    def rows(whole: list[Any]) -> tuple[Any, ...]:
+        found: dict[int, stages.Timed] = {}
+        for event in whole:
+            for index, kernel in enumerate(_leaves(event)):
+                name = kernel.name.split("::")[-1]
+                kind = "fused" if "fused" in name else name
+                shape = next((tuple(s) for s in kernel.input_shapes or [] if len(s) == 4), None)
+                before = found[index].total_s if index in found else 0.0
+                found[index] = stages.Timed(f"{index}_{name}", kind, before + kernel.cpu_time_total * 1e-6, shape)
+        return stages.label(found.values(), {}, calls)
+
+    return rows
+
+
+def _leaves(event: Any) -> list[Any]:
+    """The outermost events below ``event`` that are work, in order: wrappers are looked into."""
+    out = []
+    for child in event.cpu_children:
+        wraps = child.name.startswith(WRAPPERS)
+        out += _leaves(child) if wraps else [child]
+    return out
+
+
+def _scopes(module: Any) -> dict[str, str]:
+    """Stage of every node of an exported program, from the modules that its operators came from."""
+    found: dict[str, str] = {}
+    numbered = False
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        stack = list((node.meta.get("nn_module_stack") or {}).values())
+        scope = stages.of_parameter(f"{stack[-1][0]}.x") if stack and stack[-1][0] else None
+        numbered = numbered or any(c.isdigit() for c in scope or "")
+        found[node.name] = stages.place(scope or stages.TOP, numbered)
+    return found
+
+
+def _kind(target: Any) -> str:
+    """``conv2d`` of ``aten.conv2d.default``."""
+    parts = str(target).split(".")
+    return parts[-2] if len(parts) > 1 else parts[-1]
+
+
+def _shape(node: Any) -> tuple[int, ...] | None:
+    value = node.meta.get("val")
+    return tuple(int(size) for size in value.shape) if isinstance(value, torch.Tensor) else None

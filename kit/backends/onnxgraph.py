@@ -1,0 +1,176 @@
+"""The graph of an .onnx file without the onnx package, which a board does not have: names, shapes and operators, no weights.
+
+It reads the few fields of ModelProto that kit needs straight from the protobuf wire format (onnx/onnx.proto: field numbers
+never change their meaning). Weights are stepped over in a memory map, so a file of any size costs a few pages.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit.backends import stages
+
+UINT8 = 2  # TensorProto.DataType
+
+
+@dataclass(frozen=True)
+class Node:
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or output: a dimension is a number, or the name of a symbolic one ("?" where it has none)."""
+
+    name: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class Graph:
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    weights: dict[str, int]  # name -> TensorProto.DataType
+
+    @property
+    def free_batch(self) -> str | None:
+        """The name of the one symbolic dimension, where it is the first of every input and of nothing else; else None."""
+        loose = {(i, d) for value in self.inputs for i, d in enumerate(value.shape) if not isinstance(d, int)}
+        named = {d for _, d in loose}
+        firsts = [value.shape[0] if value.shape else None for value in self.inputs]
+        if len(loose) != 1 or "?" in named or set(firsts) != named:
+            return None
+        return str(firsts[0])
+
+    def stages(self) -> dict[str, str]:
+        """Names of nodes and of what they write -> stage (kit.backends.stages has the rule)."""
+        weight = {name: stages.of_parameter(name) for name in self.weights}
+        place: dict[str, str] = {}
+        made_by: dict[str, int] = {}
+        numbered = False
+        for index, node in enumerate(self.nodes):
+            own = [s for s in (weight.get(name) for name in node.inputs) if s is not None]
+            scope = max(own, key=len) if own else stages.of_scoped_node(node.name)
+            if scope is not None and all(name in weight for name in node.inputs if name):
+                weight |= dict.fromkeys(node.outputs, scope)  # a weight that is dequantized or transposed on its way
+            elif scope is not None:
+                numbered = numbered or any(c.isdigit() for c in scope)
+            made = [name for name in node.inputs if name in made_by and name not in weight]
+            if scope is not None:
+                stage = stages.place(scope, numbered)
+            else:
+                stage = place[max(made, key=made_by.__getitem__)] if made else stages.place(stages.TOP, numbered)
+            for name in (*node.outputs, node.name):
+                place[name] = stage
+            made_by |= dict.fromkeys(node.outputs, index)
+        return place
+
+
+def read(path: Path) -> Graph | None:
+    """The graph of ``path``, or None when it is no readable ONNX model (a runtime then says why in its own words)."""
+    try:
+        with path.open("rb") as file:
+            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        graph = next((value for number, value in _fields(view) if number == 7 and isinstance(value, memoryview)), None)
+        return None if graph is None else _graph(graph)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _graph(view: memoryview) -> Graph:
+    parts: dict[int, list[memoryview]] = {1: [], 5: [], 11: [], 12: []}
+    for number, value in _fields(view):
+        if number in parts and isinstance(value, memoryview):
+            parts[number].append(value)
+    weights = dict(map(_weight, parts[5]))
+    inputs = tuple(value for value in map(_value, parts[11]) if value.name not in weights)
+    return Graph(tuple(map(_node, parts[1])), inputs, tuple(map(_value, parts[12])), weights)
+
+
+def _node(view: memoryview) -> Node:
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
+    for number, value in _fields(view):
+        if number in texts and isinstance(value, memoryview):
+            texts[number].append(_text(value))
+    return Node("".join(texts[3]), "".join(texts[4]), tuple(texts[1]), tuple(texts[2]))
+
+
+def _weight(view: memoryview) -> tuple[str, int]:
+    name, kind = "", 0
+    for number, value in _fields(view):
+        if number == 8 and isinstance(value, memoryview):
+            name = _text(value)
+        elif number == 2 and isinstance(value, int):
+            kind = value
+    return name, kind
+
+
+def _value(view: memoryview) -> Value:
+    found = dict(_fields(view))
+    name = found.get(1)
+    return Value(_text(name) if isinstance(name, memoryview) else "", tuple(_shape(found.get(2))))
+
+
+def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
+    tensor = _child(_child(kind, 1), 2)  # TypeProto.tensor_type.shape
+    for number, dim in _fields(tensor) if tensor is not None else ():
+        if number == 1 and isinstance(dim, memoryview):
+            told = dict(_fields(dim))
+            size, symbol = told.get(1), told.get(2)
+            if isinstance(size, int):
+                yield size
+            else:
+                yield _text(symbol) or "?" if isinstance(symbol, memoryview) else "?"
+
+
+def _child(message: int | memoryview | None, wanted: int) -> memoryview | None:
+    if not isinstance(message, memoryview):
+        return None
+    found = dict(_fields(message)).get(wanted)
+    return found if isinstance(found, memoryview) else None
+
+
+def _text(view: memoryview) -> str:
+    return bytes(view).decode()
+
+
+def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """The fields of one message: its number, and its value as an integer or as bytes. Raises ValueError, IndexError."""
+    at = 0
+    while at < len(view):
+        key, at = _varint(view, at)
+        kind = key & 7
+        if kind == 0:
+            value, at = _varint(view, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
+            size, at = _varint(view, at)
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
+        else:
+            raise ValueError("no protobuf message")
+        if at + size > len(view):
+            raise ValueError("a message that is cut off")
+        yield key >> 3, view[at : at + size]
+        at += size
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = view[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("no protobuf number")

@@ -1,0 +1,176 @@
+"""OpenVINO on the CPU, straight from the .onnx file: one stream, synchronous calls, floats in the precision of the artifact.
+
+OpenVINO's own default computes fp32 networks in bf16 where the CPU has instructions for it: twice as fast, and another network. So
+the precision is asked for and read back, and the notes tell it. Threads are not pinned, so a process affinity holds.
+
+The timed call is ``InferRequest.infer`` on tensors that were bound before; outputs are views of the request's own memory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from kit.backends import Feeds, Probe, check_batch, onnxgraph, stages
+from kit.errors import BackendUnavailable, BadModel
+from kit.records import Artifact, Layers, TensorSpec
+
+PRECISION = {"fp16": "f16", "bf16": "bf16"}  # everything else computes its floats in f32
+NAMES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}  # as OpenVINO's types read back
+WARMUP_CALLS = 3
+
+
+def probe(mode: str) -> Probe:
+    if "CPU" not in ov.Core().available_devices:
+        return Probe(None, f"OpenVINO {version()} has no plugin for this CPU.")
+    return Probe(version())
+
+
+def version() -> str:
+    return str(ov.__version__).split("-")[0]
+
+
+class OpenvinoSession:
+    device_ns: Callable[[int], float] | None = None
+
+    def __init__(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None) -> None:
+        self._core = ov.Core()
+        self._path, self._graph = path, onnxgraph.read(path)
+        self._model = self._read(path, batch)
+        hint = PRECISION.get(artifact.precision if artifact else "fp32", "f32")
+        self._settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": hint,
+            "ENABLE_CPU_PINNING": False,
+        }
+        self._compiled = self._compile({})
+        self._request = self._compiled.create_infer_request()
+        self.inputs = tuple(_spec(path, port) for port in self._compiled.inputs)
+        self.outputs = tuple(_spec(path, port) for port in self._compiled.outputs)
+        check_batch(path, self.inputs, batch)
+        used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        self.notes: tuple[str, ...] = (precision_note(hint, NAMES.get(used, used)),)
+        self._bound: list[Any] = []
+
+    def _read(self, path: Path, batch: int | None) -> Any:
+        if self._graph is None:
+            raise BadModel(
+                f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
+            )
+        try:
+            model = self._core.read_model(str(path))
+            if self._graph.free_batch:
+                model.reshape({port: [batch or 1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+        except Exception as error:
+            raise BadModel(_reason(path, error)) from None
+        return model
+
+    def _compile(self, more: dict[str, Any]) -> Any:
+        try:
+            return self._core.compile_model(self._model, "CPU", {**self._settings, **more})
+        except Exception as error:
+            raise BadModel(_reason(self._path, error)) from None
+
+    def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        found = self._request.infer({spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=False)
+        self._bound = []
+        return [np.array(found[index]) for index in range(len(self.outputs))]
+
+    def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        return self._bind(self._request, feeds)
+
+    def _bind(self, request: Any, feeds: Feeds) -> Callable[[], Any]:
+        self._bound = [ov.Tensor(np.ascontiguousarray(feeds[spec.name]), shared_memory=True) for spec in self.inputs]
+        for index, tensor in enumerate(self._bound):
+            request.set_input_tensor(index, tensor)
+        return partial(request.infer, share_outputs=True)
+
+    def layers(self, feeds: Feeds, calls: int) -> Layers:
+        compiled = self._compile({"PERF_COUNT": True})
+        request = compiled.create_infer_request()
+        call = self._bind(request, feeds)
+        for _ in range(WARMUP_CALLS):
+            call()
+        early = _sums_s(request, WARMUP_CALLS)
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        whole_s = time.perf_counter() - start
+        shapes, kinds = _shapes(compiled), {node.node_name: node.node_type for node in request.profiling_info}
+        rows = [
+            stages.Timed(name, kinds[name], max(0.0, total_s - early.get(name, 0.0)), shapes.get(name))
+            for name, total_s in _sums_s(request, WARMUP_CALLS + calls).items()
+        ]
+        known = self._graph.stages() if self._graph else {}
+        return Layers(
+            nodes=stages.label(rows, known, calls),
+            whole_s=whole_s / calls,
+            calls=calls,
+            source=f"openvino {version()} profiling",
+        )
+
+    def gpu_memory(self) -> dict[str, int] | None:
+        return None
+
+    def close(self) -> None:
+        del self._request, self._compiled, self._model
+
+
+def open(  # noqa: A001
+    path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
+) -> OpenvinoSession:
+    return OpenvinoSession(path, artifact, threads, batch)
+
+
+def precision_note(asked: str, used: str) -> str:
+    """What the floats are computed in. Raises BackendUnavailable when that is not what the artifact is."""
+    if used != asked:
+        raise BackendUnavailable(
+            f"OpenVINO {version()} computes in {used} on this CPU where {asked} was asked for: profile this network with onnxruntime."
+        )
+    return f"OpenVINO computes floats in {used} (asked for: its own default may be bf16)."
+
+
+def _sums_s(request: Any, calls: int) -> dict[str, float]:
+    """Seconds of each node that ran, over all calls: OpenVINO tells the mean since the request was made."""
+    done = [node for node in request.profiling_info if node.status == ov.ProfilingInfo.Status.EXECUTED]
+    return {node.node_name: node.real_time.total_seconds() * calls for node in done}
+
+
+def _shapes(compiled: Any) -> dict[str, tuple[int, ...]]:
+    """Output shapes of the nodes that are run, by name."""
+    found = {}
+    for node in compiled.get_runtime_model().get_ordered_ops():
+        if node.get_output_size() and node.get_output_partial_shape(0).is_static:
+            found[node.get_friendly_name()] = tuple(node.get_output_shape(0))
+    return found
+
+
+def _spec(path: Path, port: Any) -> TensorSpec:
+    shape = port.get_partial_shape()
+    if not shape.is_static:
+        raise BadModel(
+            f"{path} has the dynamic shape {shape} in '{port.get_any_name()}': a latency belongs to one shape, export it with a fixed one."
+        )
+    try:
+        dtype = port.get_element_type().to_dtype()
+    except Exception:
+        raise BadModel(
+            f"{path} has the input or output '{port.get_any_name()}' of a type that kit does not feed."
+        ) from None
+    return TensorSpec(name=port.get_any_name(), shape=tuple(port.get_shape()), dtype=str(np.dtype(dtype)))
+
+
+def _reason(path: Path, error: Exception) -> str:
+    """One sentence of OpenVINO's several lines, the last of which tells most."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"OpenVINO {version()} cannot load {path}: {(lines or [type(error).__name__])[-1].rstrip('.')}."
