@@ -1,4 +1,4 @@
-"""Clocks, temperatures, throttle flags and power of the machine at one instant: one reader per source.
+"""Clocks, temperatures, throttle flags and power at one instant; energy and disturbance over a window.
 
 "Unknown" is a value: what a machine does not tell is ``None``, and a source that breaks while it is read gives ``None``
 for its values, never an exception. Sources are looked for once (:func:`discover`), then read cheaply.
@@ -12,14 +12,20 @@ source                  where                                               tell
 ``hwmon``               /sys/class/hwmon: coretemp, k10temp, cpu_thermal    CPU temperature
 ``rpi_volt``            /sys/class/hwmon: rpi_volt                          under-voltage alarm
 ``ina3221``             /sys/class/hwmon, i2c/drivers/ina3221x (old L4T)    board power
-``rapl``                /sys/class/powercap                                 CPU package power between two reads
+``rapl``                /sys/class/powercap                                 CPU package power between two reads, energy
+``pmic``                Raspberry Pi 5 firmware tool                        power of the rails that have an ammeter
 ``nvpmodel``            Jetson tool                                         power mode
 ``tegrastats``          Jetson tool, only where INA3221 cannot be read      temperature, board power
-``nvml``                NVIDIA driver, only when the GPU is the target      GPU clock, temperature, power, reasons
+``nvml``                NVIDIA driver, only when the GPU is the target      GPU clock, temperature, power, reasons, energy
 ======================  ==================================================  =====================================
 
 An :class:`Environment` describes what the network runs on, so readers are chosen for a target: a GPU's clock never
 stands in for the clock of the CPU beside it.
+
+Energy (:func:`meters`, :class:`EnergyWindow`) is read from counters where there are any, else integrated from samples of a
+power, by the measuring thread itself between two calls: a sampling thread would disturb what it measures. Counters step:
+RAPL every millisecond, NVML every 20 to 100, so a window of a GPU should last seconds. Disturbance (:class:`Counters`,
+:func:`disturbance`) is the difference of kernel counters before and after.
 
 The parsers were written after public formats (vendor documents, kernel documentation, posted outputs) and tested on
 such texts; of these sources only the ones of an x86 virtual machine, which has none, were at hand.
@@ -36,9 +42,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any, Literal, Protocol
 
-from kit.records import Environment
+from kit.records import Disturbance, Energy, Environment
 from kit.store import utc_now
 
 Run = Callable[[Sequence[str]], "str | None"]
@@ -118,6 +125,18 @@ def parse_measure_clock(text: str) -> float | None:
     return float(match[1]) or None if match else None
 
 
+def parse_pmic(text: str) -> dict[str, float]:
+    """Watts by rail of ``vcgencmd pmic_read_adc``: lines ``VDD_CORE_A current(7)=1.42880000A``, ``VDD_CORE_V volt(15)=0.9V``.
+
+    The 5 V input and the battery have a voltmeter alone: what hangs on them (USB, fan, HATs, conversion losses) is not in it.
+    Empty when a current lacks its voltage: the sum of the others would pass for a smaller power.
+    """
+    found = re.findall(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", text, re.MULTILINE)
+    amps = {rail: float(value) for rail, unit, value in found if unit == "A"}
+    volts = {rail: float(value) for rail, unit, value in found if unit == "V"}
+    return {rail: amps[rail] * volts[rail] for rail in amps} if amps.keys() <= volts.keys() else {}
+
+
 def parse_nvpmodel(text: str) -> str | None:
     """The mode's name of ``nvpmodel -q``: a line ``NV Power Mode: 15W``, then the id."""
     match = re.search(r"^NV Power Mode: *(\S+) *$", text, re.MULTILINE)
@@ -175,8 +194,8 @@ def read_number(path: Path) -> float | None:
 
 
 def by_number(paths: Iterable[Path]) -> list[Path]:
-    """``paths`` in the order of the numbers in their names (hwmon2 before hwmon10)."""
-    return sorted(paths, key=lambda path: [int(n) for n in re.findall(r"\d+", path.name)])
+    """``paths`` of one folder in the order of the numbers in them (hwmon2 before hwmon10, policy0/x before policy4/x)."""
+    return sorted(paths, key=lambda path: [int(n) for n in re.findall(r"\d+", str(path))])
 
 
 def hwmon_folders(root: Path, *names: str) -> list[Path]:
@@ -224,6 +243,18 @@ class Vcgencmd:
             temperature_c=parse_measure_temp(self._ask("measure_temp")),
             throttle_flags=parse_throttled(self._ask("get_throttled")),
         )
+
+
+@dataclass(frozen=True)
+class Pmic:
+    """Power management chip of a Raspberry Pi 5: twelve rails with a voltmeter and an ammeter each."""
+
+    command: str
+    run: Run
+
+    def read(self) -> Reading:
+        rails = parse_pmic(self.run([self.command, "pmic_read_adc"]) or "")
+        return Reading(power_w=sum(rails.values()) if rails else None)
 
 
 @dataclass(frozen=True)
@@ -312,15 +343,17 @@ class Rapl:
         before, self._last = self._last, now
         if before is None or now[0] <= before[0]:
             return Reading()
-        energy_uj = sum(map(self._grown, self.packages, before[1], now[1]))
+        energy_uj = sum(map(grown, before[1], now[1], self.ranges_uj()))
         return Reading(power_w=energy_uj * 1e-6 / (now[0] - before[0]))
 
-    @staticmethod
-    def _grown(package: Path, before_uj: float, now_uj: float) -> float:
-        """Microjoules counted between two values of a counter that wraps around."""
-        if now_uj >= before_uj:
-            return now_uj - before_uj
-        return now_uj - before_uj + (read_number(package / "max_energy_range_uj") or 0.0)
+    def ranges_uj(self) -> tuple[float, ...]:
+        """Where each counter starts over."""
+        return tuple(read_number(package / "max_energy_range_uj") or 0.0 for package in self.packages)
+
+
+def grown(before: float, now: float, range_: float) -> float:
+    """What a counter that starts over at ``range_`` counted between two values; at least 0."""
+    return max(0.0, now - before if now >= before else now - before + range_)
 
 
 @dataclass(frozen=True)
@@ -426,9 +459,24 @@ def _vcgencmd(site: Site) -> Reader | str:
     return Vcgencmd(command, site.run)
 
 
+def _pmic(site: Site) -> Reader | str:
+    command = site.command("vcgencmd")
+    if command is None:
+        return "no vcgencmd (Raspberry Pi 5 only)"
+    if not parse_pmic(site.run([command, "pmic_read_adc"]) or ""):
+        return "vcgencmd tells of no power rail (Raspberry Pi 5 only)"
+    return Pmic(command, site.run)
+
+
 def _cpufreq(site: Site) -> Reader | str:
-    clocks = clock_files(site.root, "scaling_cur_freq")
+    clocks = [file for file in clock_files(site.root, "scaling_cur_freq") if _may_run_on(site, file.parent)]
     return Cpufreq(tuple(clocks), clocks[0].with_name("scaling_governor")) if clocks else "the kernel offers no cpufreq"
+
+
+def _may_run_on(site: Site, policy: Path) -> bool:
+    """Whether this process may run on a CPU of the cpufreq policy: the clock of other cores says nothing about it."""
+    cpus = {int(n) for n in (read_text(policy / "affected_cpus") or "").split() if n.isdecimal()}
+    return not cpus or site.root != Path("/") or bool(cpus & os.sched_getaffinity(0))
 
 
 def _devfreq(site: Site) -> Reader | str:
@@ -488,7 +536,8 @@ def _iio_rails(folder: Path) -> list[Rail]:
 
 
 def _rapl(site: Site) -> Reader | str:
-    packages = [p for p in by_number(site.root.glob("sys/class/powercap/intel-rapl:*")) if p.name.count(":") == 1]
+    zones = [p for p in by_number(site.root.glob("sys/class/powercap/intel-rapl:*")) if p.name.count(":") == 1]
+    packages = [p for p in zones if read_text(p / "name") != "psys"]  # the whole platform, packages included
     if not packages:
         return "no energy counter under /sys/class/powercap"
     if any(read_number(package / "energy_uj") is None for package in packages):
@@ -528,6 +577,7 @@ SOURCES: dict[str, Callable[[Site], Reader | str]] = {
     "rpi_volt": _rpi_volt,
     "ina3221": _ina3221,
     "rapl": _rapl,
+    "pmic": _pmic,
     "tegrastats": _tegrastats,
 }
 # A value of one processor must not describe the other; power of the whole board serves both.
@@ -607,3 +657,284 @@ def _load() -> float | None:
         return os.getloadavg()[0]
     except (OSError, AttributeError):
         return None
+
+
+# --------------------------------------------------------------------------------------------------------------- energy
+
+
+Clock = Callable[[], int]  # nanoseconds, like timing.Clock
+
+TICK_NS = 50_000_000
+TICK_SHARE = 100  # a reading that costs c is repeated after 100 c at the earliest: at most 1 % of the time
+
+
+@dataclass(frozen=True)
+class Meter:
+    """One source of energy. ``read`` tells the joules counted so far, one value per counter, each starting over at its ``ranges_j``;
+    or, of kind "power", the watts drawn now. None where it does not answer."""
+
+    source: str
+    kind: Literal["counter", "power"]
+    read: Callable[[], tuple[float, ...] | None]
+    ranges_j: tuple[float, ...] = ()
+
+
+def meters(
+    root: Path = Path("/"), *, target: Target = "cpu", run: Run = run_command, nvml: Nvml | None = None
+) -> list[Meter]:
+    """The energy meters of the machine whose files lie below ``root``, counters before powers; empty where there is none.
+
+    A meter sees more than the network: its package, its GPU or its board. ``tegrastats`` is too slow to be one.
+    """
+    site = Site(root, run, nvml, target)
+    found = _gpu_meters(site) if target == "gpu" else _package_meters(site)
+    rails, pmic = _ina3221(site), _pmic(site)
+    if isinstance(rails, Ina3221):
+        found.append(_power_meter(f"INA3221 ({', '.join(counted_rails(rails))})", rails))
+    if not isinstance(pmic, str):
+        found.append(_power_meter("Raspberry Pi PMIC (rails, without the 5 V input)", pmic))
+    return found
+
+
+def counted_rails(monitor: Ina3221) -> list[str]:
+    """The rails that :func:`total_power_w` takes for the whole."""
+    names = [rail.name for rail in monitor.rails]
+    whole = next((name for name in TOTAL_RAILS if name in names), None)
+    return [whole] if whole else [name for name in names if name not in NESTED_RAILS]
+
+
+def _power_meter(source: str, reader: Reader) -> Meter:
+    def read() -> tuple[float, ...] | None:
+        watts = _read(reader).power_w
+        return None if watts is None else (watts,)
+
+    return Meter(source, "power", read)
+
+
+def _package_meters(site: Site) -> list[Meter]:
+    rapl = _rapl(site)
+    if not isinstance(rapl, Rapl):
+        return []
+    names = [read_text(package / "name") or package.name for package in rapl.packages]
+    files = [package / "energy_uj" for package in rapl.packages]
+
+    def read() -> tuple[float, ...] | None:
+        values = [value * 1e-6 for value in map(read_number, files) if value is not None]
+        return tuple(values) if len(values) == len(files) else None
+
+    return [Meter(f"RAPL ({', '.join(names)})", "counter", read, tuple(uj * 1e-6 for uj in rapl.ranges_uj()))]
+
+
+def _gpu_meters(site: Site) -> list[Meter]:
+    gpu = _nvml(site)
+    if not isinstance(gpu, NvmlGpu):
+        return []
+    if ask(gpu.nvml, "nvmlDeviceGetTotalEnergyConsumption", gpu.handle) is None:  # before Volta
+        # From Ampere on (GA100 apart) the driver's power is a mean over one second.
+        return [_power_meter("NVML (power)", gpu)] if gpu.read().power_w is not None else []
+
+    def read() -> tuple[float, ...] | None:
+        millijoules = ask(gpu.nvml, "nvmlDeviceGetTotalEnergyConsumption", gpu.handle)
+        return None if millijoules is None else (millijoules * 1e-3,)
+
+    return [Meter("NVML (total energy)", "counter", read, (0.0,))]
+
+
+class EnergyWindow:
+    """Joules between :meth:`start` and :meth:`stop`. ``clock`` is in nanoseconds.
+
+    :meth:`tick` is called between inferences by the thread that runs them; it returns at once unless a reading is due. Each
+    reading also carries a counter over its wrap.
+    """
+
+    def __init__(self, meter: Meter, clock: Clock = perf_counter_ns, idle_power_w: float | None = None) -> None:
+        self.meter, self.idle_power_w = meter, idle_power_w
+        self._clock = clock
+        self._joules, self._samples, self._whole = 0.0, 0, False
+        self._began_ns = self._last_ns = self._due_ns = 0
+        self._last: tuple[float, ...] = ()
+
+    def start(self) -> None:
+        self._joules, self._samples, self._whole, self._last = 0.0, 0, True, ()
+        self._sample()
+        self._began_ns = self._last_ns
+
+    def tick(self) -> None:
+        if self._clock() >= self._due_ns:
+            self._sample()
+
+    def stop(self, calls: int) -> Energy | None:
+        """The energy of ``calls`` inferences; None when the meter failed meanwhile, or a counter did not step in so short a window."""
+        self._sample()
+        window_s = (self._last_ns - self._began_ns) * 1e-9
+        counted = self.meter.kind == "counter"
+        if not self._whole or window_s <= 0 or (counted and self._joules == 0):
+            return None
+        return Energy(
+            source=self.meter.source,
+            joules=self._joules,
+            window_s=window_s,
+            calls=calls,
+            idle_power_w=self.idle_power_w,
+            samples=None if counted else self._samples,
+        )
+
+    def _sample(self) -> None:
+        asked = self._clock()
+        value = self.meter.read()
+        told = self._clock()
+        now = (asked + told) // 2
+        self._due_ns = told + max(TICK_NS, TICK_SHARE * (told - asked))
+        if value is None:
+            self._whole = False
+            return
+        if self._last:
+            self._joules += self._between(value, now)
+        self._last, self._last_ns, self._samples = value, now, self._samples + 1
+
+    def _between(self, value: tuple[float, ...], now_ns: int) -> float:
+        if self.meter.kind == "counter":
+            return sum(map(grown, self._last, value, self.meter.ranges_j))
+        return (self._last[0] + value[0]) / 2 * (now_ns - self._last_ns) * 1e-9
+
+
+def idle_power(
+    meter: Meter, seconds: float, clock: Clock = perf_counter_ns, sleep: Callable[[float], None] = time.sleep
+) -> float | None:
+    """Mean watts of ``meter`` while this process sleeps for ``seconds``; None when it does not tell."""
+    window = EnergyWindow(meter, clock)
+    window.start()
+    until = clock() + int(seconds * 1e9)
+    while clock() < until:
+        sleep(TICK_NS * 1e-9)
+        window.tick()
+    energy = window.stop(1)
+    return None if energy is None else energy.joules / energy.window_s
+
+
+def gpu_memory_bytes(root: Path = Path("/"), *, pid: int | None = None, nvml: Nvml | None = None) -> int | None:
+    """Memory that process ``pid`` (default: this one) holds on all NVIDIA GPUs; None where the driver does not tell.
+
+    In a container the driver may know processes by the host's numbers: unknown then. Jetson boards share the CPU's memory.
+    """
+    module, _ = nvml_of(root, nvml)
+    if module is None:
+        return None
+    wanted, found = os.getpid() if pid is None else pid, []
+    for index in range(ask(module, "nvmlDeviceGetCount") or 0):
+        handle = ask(module, "nvmlDeviceGetHandleByIndex", index)
+        processes = ask(module, "nvmlDeviceGetComputeRunningProcesses", handle) or []
+        found += [process.usedGpuMemory for process in processes if process.pid == wanted]
+    return int(sum(found)) if found and None not in found else None
+
+
+# ---------------------------------------------------------------------------------------------------------- disturbance
+
+
+@dataclass(frozen=True)
+class Counters:
+    """Kernel counters at one instant: CPU time in clock ticks (of the machine, summed over its cores; and of this process)."""
+
+    at_s: float
+    total_ticks: int | None = None
+    idle_ticks: int | None = None
+    steal_ticks: int | None = None
+    own_ticks: int | None = None
+    waited_us: int | None = None  # some task of the machine waited for a core
+    involuntary: int | None = None
+    voluntary: int | None = None
+    major_faults: int | None = None
+    huge_page_bytes: int | None = None
+
+    @classmethod
+    def read(
+        cls, root: Path = Path("/"), *, huge_pages: bool = False, clock_s: Callable[[], float] = time.monotonic
+    ) -> Counters:
+        """The counters below ``root`` now. ``huge_pages`` walks all page tables of the process (milliseconds): at the end only."""
+        total, idle, stolen = parse_cpu_ticks(read_text(root / "proc/stat") or "") or (None, None, None)
+        own = parse_own_stat(read_text(root / "proc/self/stat") or "")
+        switches = _switches(root)
+        smaps = (read_text(root / "proc/self/smaps_rollup") or "") if huge_pages else ""
+        return cls(
+            clock_s(),
+            total_ticks=total,
+            idle_ticks=idle,
+            steal_ticks=stolen,
+            own_ticks=own[1] if own else None,
+            waited_us=parse_pressure(read_text(root / "proc/pressure/cpu") or ""),
+            involuntary=switches[1] if switches else None,
+            voluntary=switches[0] if switches else None,
+            major_faults=own[0] if own else None,
+            huge_page_bytes=parse_kilobytes(smaps, "AnonHugePages"),
+        )
+
+
+def parse_cpu_ticks(text: str) -> tuple[int, int, int | None] | None:
+    """(all, idle, stolen) clock ticks of /proc/stat's first line, guests counted once; None for other text."""
+    match = re.match(r"cpu +([\d ]+)", text, re.ASCII)
+    ticks = [int(n) for n in match[1].split()][:8] if match else []
+    if len(ticks) < 4:
+        return None
+    return sum(ticks), ticks[3] + sum(ticks[4:5]), ticks[7] if len(ticks) == 8 else None
+
+
+def parse_own_stat(text: str) -> tuple[int, int] | None:
+    """(major faults, clock ticks of user and system time) of /proc/self/stat; the name in it may hold spaces and brackets."""
+    words = text.rpartition(")")[2].split()
+    numbers = words[9:10] + words[11:13]  # majflt, utime, stime: fields 12, 14, 15
+    if len(numbers) < 3 or not all(n.isdecimal() for n in numbers):
+        return None
+    return int(numbers[0]), int(numbers[1]) + int(numbers[2])
+
+
+def parse_pressure(text: str) -> int | None:
+    """Microseconds since boot in which some task waited: ``some avg10=0.09 avg60=0.34 avg300=0.37 total=5254052``."""
+    match = re.search(r"^some .*\btotal=(\d+)", text, re.MULTILINE)
+    return int(match[1]) if match else None
+
+
+def parse_kilobytes(text: str, key: str) -> int | None:
+    """Bytes of one line of /proc/self/status or smaps: ``AnonHugePages:      2048 kB``."""
+    match = re.search(rf"^{re.escape(key)}:\s*(\d+) kB", text, re.MULTILINE)
+    return int(match[1]) * 1024 if match else None
+
+
+def parse_switches(text: str) -> tuple[int, int] | None:
+    """(voluntary, involuntary) context switches of a /proc/.../status, which tells them of one thread."""
+    found = dict(re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s*(\d+)", text, re.MULTILINE))
+    return (int(found["voluntary"]), int(found["nonvoluntary"])) if len(found) == 2 else None
+
+
+def _switches(root: Path) -> tuple[int, int] | None:
+    """Switches of all living threads of this process; of the first alone where the others cannot be read."""
+    files = sorted(root.glob("proc/self/task/*/status")) or [root / "proc/self/status"]
+    found = [told for told in (parse_switches(read_text(file) or "") for file in files) if told]
+    return (sum(v for v, _ in found), sum(n for _, n in found)) if found else None
+
+
+def disturbance(before: Counters, after: Counters) -> Disturbance:
+    """What disturbed the time between two readings. Ticks are hundredths of a second: windows should last a second or more."""
+    window_s = max(0.0, after.at_s - before.at_s)
+    total, stolen = _more(before.total_ticks, after.total_ticks), _more(before.steal_ticks, after.steal_ticks)
+    idle, own = _more(before.idle_ticks, after.idle_ticks), _more(before.own_ticks, after.own_ticks)
+    waited = _more(before.waited_us, after.waited_us)
+    elsewhere = None if total is None or idle is None or own is None else max(0, total - idle - (stolen or 0) - own)
+    return Disturbance(
+        window_s=window_s,
+        steal_share=_share(stolen, total),
+        busy_elsewhere_share=_share(elsewhere, total),
+        cpu_pressure_share=_share(waited, window_s * 1e6),
+        involuntary_switches=_more(before.involuntary, after.involuntary),
+        voluntary_switches=_more(before.voluntary, after.voluntary),
+        major_faults=_more(before.major_faults, after.major_faults),
+        huge_page_bytes=after.huge_page_bytes,
+    )
+
+
+def _more(before: int | None, after: int | None) -> int | None:
+    """What a counter counted; a thread that ended took its counts along, hence at least 0."""
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _share(part: float | None, whole: float | None) -> float | None:
+    return None if part is None or not whole else min(1.0, part / whole)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
+from time import process_time
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from machines import FakeNvml, answering, build, put
+from machines import RECORDED, FakeNvml, answering, build, put
 
 from kit import telemetry
 from kit.records import Environment
-from kit.telemetry import Reading, discover, read_environment
+from kit.telemetry import Counters, EnergyWindow, Meter, Reading, discover, disturbance, meters, read_environment
 
 PI = {
     "vcgencmd get_throttled": "throttled=0x50005\n",
@@ -46,7 +50,14 @@ PARSERS = (
     telemetry.parse_measure_temp,
     telemetry.parse_measure_clock,
     telemetry.parse_nvpmodel,
+    telemetry.parse_pmic,
+    telemetry.parse_cpu_ticks,
+    telemetry.parse_own_stat,
+    telemetry.parse_pressure,
+    telemetry.parse_switches,
+    lambda text: telemetry.parse_kilobytes(text, "AnonHugePages"),
 )
+PMIC = (RECORDED / "pmic-read-adc-raspberry-pi-5.txt").read_text()
 
 
 @pytest.mark.parametrize(
@@ -303,3 +314,253 @@ def test_this_machine_can_be_read_twice() -> None:
 def test_telemetry_of_the_cpu_never_loads_nvml() -> None:
     code = "import sys; from kit import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+# -------------------------------------------------------------------------------------------------------------- energy
+
+
+class Time:
+    """A clock in nanoseconds that stands still until it is moved; each reading of a meter may move it."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000_000_000
+
+    def __call__(self) -> int:
+        return self.ns
+
+    def sleep(self, seconds: float) -> None:
+        self.ns += round(seconds * 1e9)
+
+
+def playing(values: Sequence[float | None], time: Time, cost_ns: int = 0) -> Callable[[], tuple[float, ...] | None]:
+    """A meter's ``read`` that tells ``values`` one by one, each reading taking ``cost_ns``."""
+    left = iter(values)
+
+    def read() -> tuple[float, ...] | None:
+        time.ns += cost_ns
+        value = next(left)
+        return None if value is None else (value,)
+
+    return read
+
+
+def test_rails_of_a_raspberry_pi_5() -> None:
+    rails = telemetry.parse_pmic(PMIC)
+    assert len(rails) == 12 and "EXT5V" not in rails and "BATT" not in rails
+    assert rails["VDD_CORE"] == pytest.approx(1.4288 * 0.9065925)
+    assert sum(rails.values()) == pytest.approx(2.94, abs=0.01)
+    assert telemetry.parse_pmic('error=1 error_msg="Command not registered"') == {}
+    assert telemetry.parse_pmic(PMIC.replace("1V8_SYS_V volt(10)=1.80073100V", "1V8_SYS_V volt(10)=nanV")) == {}
+
+
+def test_raspberry_pi_5_tells_its_power(tmp_path: Path) -> None:
+    put(tmp_path, "usr/bin/vcgencmd", "a tool")
+    run = answering({**PI, "vcgencmd pmic_read_adc": PMIC})
+    assert read_environment(discover(tmp_path, run=run)).power_w == pytest.approx(2.94, abs=0.01)
+    (meter,) = meters(tmp_path, run=run)
+    assert meter.kind == "power" and "PMIC" in meter.source
+    assert meters(tmp_path, run=answering(PI)) == []
+
+
+def test_machines_without_a_meter(tmp_path: Path) -> None:
+    assert meters(build("x86-vm", tmp_path)) == []
+    assert meters(tmp_path, target="gpu") == []
+
+
+def test_rapl_counts_over_its_wrap_and_leaves_the_platform_out(tmp_path: Path) -> None:
+    for index, name in enumerate(("package-0", "package-1", "psys")):
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{index}/name", f"{name}\n")
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{index}/max_energy_range_uj", "100000000")
+        put(tmp_path, f"sys/class/powercap/intel-rapl:{index}/energy_uj", "90000000")
+    (meter,) = meters(tmp_path)
+    assert meter.source == "RAPL (package-0, package-1)"
+    time = Time()
+    window = EnergyWindow(meter, time, idle_power_w=2.0)
+    window.start()
+    for joules in (("5000000", "91000000"), ("6000000", "97000000")):  # the first package wraps
+        time.sleep(0.5)
+        for index, text in enumerate(joules):
+            put(tmp_path, f"sys/class/powercap/intel-rapl:{index}/energy_uj", text)
+        window.tick()
+    energy = window.stop(10)
+    assert energy is not None
+    assert energy.joules == pytest.approx(15 + 1 + 1 + 6)
+    assert (energy.window_s, energy.calls, energy.samples) == (pytest.approx(1.0), 10, None)
+    assert energy.joules_per_call == pytest.approx(2.3)
+    assert energy.net_joules_per_call == pytest.approx(2.1)
+
+
+def test_a_counter_that_does_not_step_or_breaks_tells_nothing() -> None:
+    time = Time()
+    for values in ([5.0, 5.0], [5.0, None], [None, 6.0], [5.0, None, 7.0]):
+        window = EnergyWindow(Meter("a counter", "counter", playing(values, time), (0.0,)), time)
+        window.start()
+        for _ in values[2:]:
+            time.sleep(1)
+            window.tick()
+        time.sleep(1)
+        assert window.stop(1) is None
+    assert EnergyWindow(Meter("never started", "power", playing([1.0], time)), time).stop(1) is None
+
+
+def test_power_is_integrated_over_the_exact_window() -> None:
+    time = Time()
+    window = EnergyWindow(Meter("a rail", "power", playing([2.0, 4.0, 4.0], time)), time)
+    window.start()
+    time.sleep(1)
+    window.tick()  # a ramp from 2 to 4 W
+    time.sleep(0.01)
+    window.tick()  # too early: no reading
+    time.sleep(0.99)
+    energy = window.stop(7)
+    assert energy is not None and energy.samples == 3
+    assert energy.joules == pytest.approx(3.0 + 4.0) and energy.joules_per_call == pytest.approx(1.0)
+    assert energy.net_joules_per_call is None
+
+
+def test_a_slow_meter_takes_at_most_a_hundredth_of_the_time() -> None:
+    time, cost_ns = Time(), 10_000_000
+    window = EnergyWindow(Meter("a tool", "power", playing([1.0] * 200, time, cost_ns)), time)
+    window.start()
+    for _ in range(10_000):
+        time.sleep(1e-3)
+        window.tick()
+    energy = window.stop(1)
+    assert energy is not None and energy.samples is not None
+    assert energy.samples * cost_ns * 1e-9 <= 0.012 * energy.window_s + 0.02
+    assert energy.joules == pytest.approx(energy.window_s)
+
+
+@given(st.lists(st.tuples(st.floats(0.05, 2), st.floats(0, 50)), min_size=1, max_size=20))
+def test_energy_lies_between_the_extreme_powers(steps: list[tuple[float, float]]) -> None:
+    time = Time()
+    window = EnergyWindow(Meter("a rail", "power", playing([1.0, *(w for _, w in steps), 1.0], time)), time)
+    window.start()
+    for seconds, _ in steps:
+        time.sleep(seconds + 1e-6)
+        window.tick()
+    time.sleep(0.1)
+    energy = window.stop(1)
+    assert energy is not None
+    powers = [1.0, *(w for _, w in steps)]
+    mean = energy.joules / energy.window_s
+    assert min(powers) - 1e-6 <= mean <= max(powers) + 1e-6
+
+
+@given(st.floats(0, 99), st.lists(st.floats(0, 60), max_size=30))
+def test_a_wrapping_counter_loses_nothing(start: float, steps: list[float]) -> None:
+    values = [start]
+    for step in steps:
+        values.append((values[-1] + step) % 100)
+    counted = sum(telemetry.grown(a, b, 100.0) for a, b in pairwise(values))
+    assert counted == pytest.approx(sum(steps), abs=1e-6)
+
+
+def test_idle_power_sleeps_and_integrates() -> None:
+    time = Time()
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        time.sleep(seconds)
+
+    meter = Meter("a rail", "power", playing([3.0] * 100, time))
+    assert telemetry.idle_power(meter, 1.0, time, sleep) == pytest.approx(3.0)
+    assert sum(slept) == pytest.approx(1.0)
+    assert telemetry.idle_power(Meter("gone", "power", playing([None] * 100, time)), 1.0, time, sleep) is None
+
+
+def test_jetson_rails_as_a_meter(tmp_path: Path) -> None:
+    (meter,) = meters(build("jetson-orin-nano", tmp_path / "nano"))
+    assert (meter.source, meter.kind) == ("INA3221 (VDD_IN)", "power")
+    assert meter.read() == (pytest.approx(4.968 * 0.952),)
+    (meter,) = meters(build("jetson-agx-orin", tmp_path / "agx"), target="gpu")
+    assert "VDD_GPU_SOC" in meter.source and "VDDQ" not in meter.source
+
+
+class EnergyNvml(FakeNvml):
+    """An NVML that counts 250 mJ at each question and knows the memory of processes."""
+
+    millijoules = 1_000_000
+
+    def nvmlDeviceGetTotalEnergyConsumption(self, handle: int) -> int:
+        self.millijoules += 250
+        return self.millijoules
+
+    def nvmlDeviceGetComputeRunningProcesses(self, handle: int) -> list[SimpleNamespace]:
+        return [SimpleNamespace(pid=7, usedGpuMemory=1 << 30), SimpleNamespace(pid=8, usedGpuMemory=None)]
+
+
+def test_gpu_counts_its_energy_where_the_driver_does(tmp_path: Path) -> None:
+    (meter,) = meters(tmp_path, target="gpu", nvml=EnergyNvml("NVIDIA H200"))
+    assert (meter.source, meter.kind) == ("NVML (total energy)", "counter")
+    time = Time()
+    window = EnergyWindow(meter, time)
+    window.start()
+    time.sleep(1)
+    energy = window.stop(5)
+    assert energy is not None and energy.joules == pytest.approx(0.25)
+    (old,) = meters(tmp_path, target="gpu", nvml=FakeNvml("Tesla P100"))
+    assert (old.kind, old.read()) == ("power", (76.543,))
+    silent = FakeNvml("Tesla K80", without=["nvmlDeviceGetPowerUsage"])
+    assert meters(tmp_path, target="gpu", nvml=silent) == []
+
+
+def test_gpu_memory_of_a_process(tmp_path: Path) -> None:
+    nvml = EnergyNvml("NVIDIA H200", "NVIDIA H200")
+    assert telemetry.gpu_memory_bytes(tmp_path, pid=7, nvml=nvml) == 2 << 30
+    assert telemetry.gpu_memory_bytes(tmp_path, pid=8, nvml=nvml) is None  # the driver does not tell
+    assert telemetry.gpu_memory_bytes(tmp_path, pid=9, nvml=nvml) is None
+    assert telemetry.gpu_memory_bytes(tmp_path, nvml=FakeNvml("Tesla T4")) is None
+    assert telemetry.gpu_memory_bytes(tmp_path) is None
+
+
+# ---------------------------------------------------------------------------------------------------------- disturbance
+
+
+def test_counters_of_the_virtual_machine(tmp_path: Path) -> None:
+    root = build("x86-vm-counters", tmp_path)
+    before = Counters.read(root, clock_s=lambda: 10.0)
+    assert (before.total_ticks, before.idle_ticks, before.steal_ticks) == (340029, 236425, 106)
+    assert (before.own_ticks, before.major_faults, before.waited_us) == (2, 2, 12988377)
+    assert (before.voluntary, before.involuntary) == (150, 12)  # both threads: status tells of one
+    assert before.huge_page_bytes is None
+    put(
+        root, "proc/stat", "cpu  91304 0 12124 235497 1008 0 170 126 0 0\n"
+    )  # 200 ticks: 80 idle, 20 stolen, 100 at work
+    put(root, "proc/self/stat", (root / "proc/self/stat").read_text().replace("2 0 1 1 2 1", "5 0 61 11 2 1"))
+    put(root, "proc/pressure/cpu", "some avg10=0.05 avg60=0.17 avg300=0.21 total=13238377\n")
+    put(root, "proc/self/task/10282/status", "voluntary_ctxt_switches:\t121\nnonvoluntary_ctxt_switches:\t10\n")
+    seen = disturbance(before, Counters.read(root, huge_pages=True, clock_s=lambda: 11.0))
+    assert seen.window_s == 1.0
+    assert seen.steal_share == pytest.approx(0.1)
+    assert seen.busy_elsewhere_share == pytest.approx((100 - 70) / 200)
+    assert seen.cpu_pressure_share == pytest.approx(0.25)
+    assert (seen.voluntary_switches, seen.involuntary_switches, seen.major_faults) == (1, 3, 3)
+    assert seen.huge_page_bytes == 4 << 20
+
+
+def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
+    blind = Counters.read(tmp_path)
+    told = disturbance(blind, blind).model_dump()
+    assert told.pop("window_s") == 0.0
+    assert set(told.values()) == {None}
+
+
+def test_a_kernel_without_steal_and_a_name_with_brackets() -> None:
+    assert telemetry.parse_cpu_ticks("cpu  4 0 1 5") == (10, 5, None)
+    assert telemetry.parse_cpu_ticks("cpu  4 0 1 5 2 0 0 3 9 9\ncpu0 1 1 1 1") == (15, 7, 3)
+    assert telemetry.parse_own_stat("1 (a) b (c)) R 0 0 0 0 -1 0 1 2 33 4 50 6 7 8 20") == (33, 56)
+
+
+def test_this_process_is_not_elsewhere() -> None:
+    before = Counters.read()
+    until = process_time() + 0.1
+    while process_time() < until:
+        sum(range(1000))
+    after = Counters.read(huge_pages=True)
+    seen = disturbance(before, after)
+    assert after.own_ticks is not None and before.own_ticks is not None and after.own_ticks > before.own_ticks
+    assert seen.window_s > 0 and seen.huge_page_bytes is not None
+    assert seen.busy_elsewhere_share is not None and 0 <= seen.busy_elsewhere_share <= 1
+    assert seen.involuntary_switches is not None and seen.major_faults is not None
