@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -23,7 +22,11 @@ def nothing() -> None:
 def test_stopwatch(benchmark) -> None:
     """A thousand calls of a model that costs nothing through the timed loop. Floor: the same number of bare calls."""
     session = fake.FakeSession("fake:0us")
-    values = benchmark(timing._collect, partial(session.run, {}), perf_counter_ns, 1000, 0, 0, 1)
+    call = session.prepare({})
+    plan = timing.Plan(loops=1000, block=1, between=0, rewarm=0, values_max=1)
+    values, _, _ = benchmark(
+        timing._collect, call, timing._timed(call, perf_counter_ns), plan, 0, {}, None, perf_counter_ns
+    )
     assert len(values) == 1
 
 

@@ -17,11 +17,10 @@ from kit.records import DECIDING, Answer, KnowledgeBase, KnowledgeRow, Manifest,
 def build(profiles: Sequence[ProfileRecord]) -> KnowledgeBase:
     """One row per model file, device, backend and thread count: the newest trusted record, else the newest.
 
-    Raises BadRecord when nothing was measured.
+    Rows are of back-to-back calls on an idle machine; records at other operating points are left out. Raises BadRecord when
+    nothing was measured.
     """
-    measured = [
-        p for p in profiles if p.measurement is not None and p.label is not None and p.settings.backend != "fake"
-    ]
+    measured = [p for p in profiles if p.measurement and p.label and p.plain and p.settings.backend != "fake"]
     rows = [_row(profile) for profile in store.decisive(measured)]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")

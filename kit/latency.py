@@ -72,6 +72,8 @@ def _unusable(profile: ProfileRecord) -> str | None:
         return profile.outcome
     if profile.label is not None and profile.label not in DECIDING:
         return profile.label
+    if not profile.plain:
+        return f"operating point {profile.settings.name}"
     if not profile.artifact.macs:
         return "MACs unknown (kit describe counts them)"
     return None
@@ -140,7 +142,7 @@ def _resamples(macs: Floats, measurements: Sequence[Measurement], seed: int) -> 
     latency = np.empty(picks.shape)
     for index, measurement in enumerate(measurements):
         chosen = picks == index
-        medians = np.array([np.median(v.values_ns) for v in measurement.visits]) * 1e-9
+        medians = np.array(measurement.medians_s)
         draws = rng.integers(0, len(medians), size=(int(chosen.sum()), len(medians)))
         latency[chosen] = np.median(medians[draws], axis=1)
     return macs[picks], latency
@@ -152,17 +154,10 @@ def _interval(values: Floats) -> tuple[float, float]:
 
 
 def _clock(members: Sequence[ProfileRecord]) -> tuple[float | None, str]:
-    """The clock that the measurements ran at, when the device tells it; else the nominal one, marked so."""
-    seen = [
-        e.clock_hz
-        for p in members
-        if p.measurement
-        for v in p.measurement.visits
-        for e in (v.before, v.after)
-        if e.clock_hz is not None
-    ]
-    if seen:
-        return float(np.median(seen)), "observed"
+    """The clock that the measurements ran at, observed by the device or measured beside them; else the nominal one, marked so."""
+    found = [(m.clock_hz, m.clock_source) for p in members if (m := p.measurement) and m.clock_hz is not None]
+    if found:
+        return float(np.median([hz for hz, _ in found])), found[0][1]
     nominal = members[0].device.clock.nominal_hz or members[0].device.clock.max_hz
     return (nominal, "nominal") if nominal else (None, "unknown")
 

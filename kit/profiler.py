@@ -1,7 +1,9 @@
-"""Parent of the measuring room: artifacts on a device become profile records, interleaved, resumable, labelled.
+"""Parent of the measuring room: networks at operating points become profile records, interleaved, resumable, labelled.
 
-Each round visits every artifact that is still open, in random order, in a fresh child process, so that drift hits all alike.
-An artifact closes when the interval of its median is narrow enough, or when the rounds or the time budget end. Every visit
+A job is a target, a backend and an operating point. Each round visits every job that is still open, in random order, in a
+fresh child process, so that drift hits all alike. A job closes when the interval of its median is narrow enough and
+nothing speaks against it, or when the rounds or the time budget end. Long sweeps go in waves that each span the whole range of
+sizes and are written when they are done, so that a sweep that is stopped early has measured a useful spread. Every visit
 is on the disk before the next begins (the journal), so a killed run goes on where it was. While a child measures, the
 parent only waits.
 """
@@ -9,54 +11,49 @@ parent only waits.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from kit import __version__, backends, stats, store, telemetry, worker
-from kit.backends import fake
-from kit.errors import BadModel, BadRecord, IntegrityError, MeasurementError, StorageError, UsageError
+from kit import __version__, backends, operating, reference, store, telemetry, verdict, worker
+from kit.errors import MeasurementError, StorageError, UsageError
 from kit.records import (
-    Artifact,
     DeviceSpec,
-    FileRef,
-    Label,
+    Layers,
     Measurement,
     MeasureSettings,
     Outcome,
-    Precision,
     ProfileRecord,
-    SubNetwork,
+    Reference,
     Visit,
     load,
 )
+from kit.targets import Target
 
-DRIFT_LIMIT = 0.05  # medians of a process's two halves
-MOVED_LIMIT = 0.10  # the reference workload between processes
-NEAR_SHARE = 0.8  # share of the values within 5 % of their median
-SETTLED_LIMIT = 0.05  # widest half-width of the median's interval that still decides
-VISITS_MIN = 5  # the range of fewer processes encloses the median with less than 90 %
-# Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
-WORKER = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.worker import main; main()"
-EXTERNAL_DATA = b"\x0a\x08location"  # the protobuf key that points ONNX weights to another file
+WAVE = 40  # jobs that are interleaved: more would put the visits of one network too far apart
+REFERENCE = "reference.json"
+VISIT_MIN_S = 0.1
+ENDING_S = 0.1  # writing and showing what was measured
+VISIT_GOOD_S = 0.5  # a budget with room for more than the fewest processes is spent on more, not on longer ones
+OVERHEAD_S = 0.45
+IDLE_POWER_S = 2.0
 
 
 @dataclass(frozen=True)
-class Target:
-    """An artifact and where its model lies."""
+class Job:
+    """A network to be timed in one way: ``settings`` hold the backend and the operating point."""
 
-    path: Path
-    artifact: Artifact
+    target: Target
+    settings: MeasureSettings
+
+    @property
+    def name(self) -> str:
+        return f"{self.target.artifact.artifact_id} {self.settings.backend} {self.settings.name}"
 
 
 @dataclass(frozen=True)
@@ -66,177 +63,79 @@ class Progress:
     done: int
     planned: int
     text: str
+    remaining_s: float | None = None
 
 
 @dataclass
 class _Run:
-    """What is known of each target of a run so far, by its place in the list."""
+    """What is known of each job of a run so far, by its place in the list."""
 
     run_id: str
     visits: dict[int, list[Visit]] = field(default_factory=dict)
     failures: dict[int, tuple[Outcome, str]] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)  # jobs whose record is on the disk
     wall_s: float = 0.0
+    done: int = 0  # visits and failures
     resumed: int = 0
-
-
-# --------------------------------------------------------------------------------------------------------------- targets
-
-
-def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) -> list[Target]:
-    """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
-
-    Raises UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
-    """
-    backends.require(backend)
-    targets: list[Target] = []
-    for text in texts:
-        path = _path(text)
-        if backend == "fake" or text.startswith("fake:"):
-            targets.append(_fake_target(text, backend))
-        elif path.is_dir():
-            targets += [_from_sidecar(p, backend) for p in _build_sidecars(path)]
-        elif path.suffix == ".onnx":
-            targets.append(_onnx_target(path, backend))
-        elif build is not None and (build / f"{text}.json").is_file():
-            targets.append(_from_sidecar(build / f"{text}.json", backend))
-        else:
-            raise UsageError(_unresolved(text, build))
-    return list({t.artifact.model.sha256: t for t in targets}.values())
-
-
-def _path(text: str) -> Path:
-    path = Path(text)
-    with store.explained(path, "read"):
-        path.exists()
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UsageError(f"{text!r} is no UTF-8 file name: rename the file.") from None
-    return path
-
-
-def _unresolved(text: str, build: Path | None) -> str:
-    if Path(text).exists():
-        return f"{text} is neither an .onnx file nor a build folder: give one of these, or a variant id with --build FOLDER."
-    try:
-        SubNetwork.parse(text)
-    except UsageError:
-        return f"{text} does not exist: give an .onnx file, a build folder, or a variant id with --build FOLDER."
-    if build is None:
-        return f"{text} reads like a variant id: say which build folder holds it with --build FOLDER."
-    known = ", ".join(sorted(p.stem for p in build.glob("*.onnx"))[:8]) if build.is_dir() else "nothing"
-    return f"{build} holds no variant {text}; it holds {known or 'nothing'}."
-
-
-def _build_sidecars(folder: Path) -> list[Path]:
-    sidecars = sorted(p.with_suffix(".json") for p in folder.glob("*.onnx") if p.with_suffix(".json").is_file())
-    if not sidecars:
-        raise UsageError(
-            f"{folder} holds no variant (an .onnx with its .json): make one with kit build, or give an .onnx file."
-        )
-    return sidecars
-
-
-def _from_sidecar(sidecar: Path, backend: str) -> Target:
-    artifact = store.read_record(sidecar, Artifact)
-    path = sidecar.with_suffix(".onnx")
-    if artifact.model.file != path.name or store.sha256_file(path) != artifact.model.sha256:
-        raise IntegrityError(
-            f"{path} is not the file that {sidecar.name} describes: make the sidecar anew with kit describe {path}"
-        )
-    program = artifact.torch_program
-    if backend == "pytorch" and program is not None and store.sha256_file(path.parent / program.file) != program.sha256:
-        raise IntegrityError(
-            f"{program.file} is not the program that {sidecar.name} describes: build or export it anew."
-        )
-    return Target(path, artifact)
-
-
-def _onnx_target(path: Path, backend: str) -> Target:
-    """A file with its sidecar, or a bare file: its tensors then come from the runtime and its MACs stay unknown."""
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist.")
-    sidecar = path.with_suffix(".json")
-    if sidecar.is_file() and _is_sidecar(sidecar):
-        return _from_sidecar(sidecar, backend)
-    reply = _ask(
-        worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
-    )
-    if reply.outcome != "ok":
-        raise BadModel(reply.reason or f"{path} cannot be loaded.")
-    data = path.read_bytes()
-    if EXTERNAL_DATA in data:
-        remedy = "export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)"
-        raise BadModel(f"{path} keeps its weights in another file, which no hash covers: {remedy}.")
-    try:
-        model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
-    except ValueError:
-        raise UsageError(
-            f"{path} has a name that kit cannot store: rename it without leading dot or backslash."
-        ) from None
-    precision: Precision = "int8" if b"QuantizeLinear" in data else "fp32"
-    made = Artifact(artifact_id=path.stem, model=model, precision=precision, inputs=reply.inputs, outputs=reply.outputs)
-    return Target(path, made)
-
-
-def _is_sidecar(path: Path) -> bool:
-    """Whether the JSON beside a model is kit's; somebody else's is none of our business."""
-    try:
-        data = store.read_json(path)
-    except BadRecord:
-        return False
-    return isinstance(data, dict) and data.get("kind") == "artifact"
-
-
-def _fake_target(text: str, backend: str) -> Target:
-    if backend != "fake":
-        raise UsageError(f"'{text}' is a target of the fake backend: add --backend fake.")
-    fake.cost_ns(text)
-    model = FileRef(file=store.slug(text), sha256=store.sha256_bytes(text.encode()), size_bytes=0)
-    return Target(Path(text), Artifact(artifact_id=text, model=model, inputs=(fake.SPEC,), outputs=(fake.SPEC,)))
-
-
-# --------------------------------------------------------------------------------------------------------------- the run
+    overhead_s: float = OVERHEAD_S  # wall time of a visit beside its collecting: learned as the run goes on
+    reference: Reference | None = None
 
 
 def profile(
-    targets: Sequence[Target],
-    settings: MeasureSettings,
+    jobs: Sequence[Job],
     device: DeviceSpec,
     out: Path,
     *,
     fresh: bool = False,
+    control: bool = False,
+    layers: bool = False,
+    spent_s: float = 0.0,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> list[ProfileRecord]:
-    """Measure ``targets`` and append one record each to the file ``out`` (.jsonl).
+    """Measure ``jobs`` and append one record each to the file ``out`` (.jsonl).
 
-    A run that was killed is found by its journal beside ``out`` (same targets, settings and device) and goes on;
-    ``fresh`` forgets it. Raises BackendUnavailable, StorageError, MeasurementError (nothing to measure).
+    A run that was killed is found by its journal beside ``out`` (same jobs and device) and goes on; ``fresh`` forgets it.
+    ``control`` allows to change clock and power mode, which are restored on every exit; ``layers`` adds the times per node;
+    ``spent_s`` is wall time that counts towards the budget already. Raises BackendUnavailable, StorageError, MeasurementError.
     """
-    if not targets:
+    if not jobs:
         raise MeasurementError("There is nothing to measure: name an .onnx file, a build folder or a variant id.")
-    backends.require(settings.backend)
+    for backend in {job.settings.backend for job in jobs}:
+        backends.require(backend)
     store.make_folder(out.parent)
-    journal = out.parent / f".{out.stem}.{_run_key(targets, settings, device)}.journal"
-    with _alone(out.parent):
+    journal = out.parent / f".{out.stem}.{_run_key(jobs, device)}.journal"
+    with alone(out.parent):
         if fresh:
             journal.unlink(missing_ok=True)
-        run = _read_journal(journal, targets)
+        run = _read_journal(journal)
         if run.resumed:
             progress(Progress(run.resumed, run.resumed + 1, f"going on after {run.resumed} visits"))
-        _measure(run, targets, settings, journal, progress)
-        result = _write_records(run, targets, settings, device, out)
+        if told := operating.restore_left_over(operating.state_file()):
+            progress(Progress(run.done, run.done + 1, told))
+        began_s = time.monotonic() - spent_s - run.wall_s
+        run.reference = _stored_reference(out.parent, device)
+        session = _Session(run, jobs, journal, control, _idle_power_w(jobs), began_s, progress)
+        records: list[ProfileRecord] = []
+        for wave in _waves(jobs):
+            session.measure(wave)
+            run.reference = run.reference or _new_reference(run, jobs, device, out.parent)
+            records += _write_records(run, jobs, wave, device, out, layers=layers)
+            run.written |= set(wave)
+            for index in wave:
+                run.visits.pop(index, None)  # a long sweep must not fill the memory
         journal.unlink(missing_ok=True)
-    return result
+    return [record for _, record in sorted(zip(_order(jobs), records, strict=True), key=lambda pair: pair[0])]
 
 
-def _run_key(targets: Sequence[Target], settings: MeasureSettings, device: DeviceSpec) -> str:
-    parts = [device.device_id, settings.model_dump(mode="json"), [t.artifact.model.sha256 for t in targets]]
-    return store.sha256_bytes(store.canonical_json(parts))[:12]
+def _run_key(jobs: Sequence[Job], device: DeviceSpec) -> str:
+    """Two runs are one when networks, settings, machine and versions are the same."""
+    parts = [[j.target.artifact.model_dump(mode="json"), j.settings.model_dump(mode="json")] for j in jobs]
+    machine = [device.device_id, device.kernel, device.runtimes, __version__]
+    return store.sha256_bytes(store.canonical_json([machine, parts]))[:12]
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """Hold the folder's lock: two measurements at once would disturb each other."""
     lock = folder / ".lock"
     with store.explained(lock, "write"):
@@ -251,7 +150,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_journal(journal: Path, targets: Sequence[Target]) -> _Run:
+def _read_journal(journal: Path) -> _Run:
     lines = (
         [data for _, data in store.read_lines(journal, torn_ok=True)]
         if journal.is_file() and journal.stat().st_size
@@ -265,199 +164,312 @@ def _read_journal(journal: Path, targets: Sequence[Target]) -> _Run:
     for line in lines[1:]:
         run.wall_s += line["wall_s"]
         run.resumed += 1
+        run.done += 1
         if "visit" in line:
-            run.visits.setdefault(line["target"], []).append(load(Visit, line["visit"], str(journal)))
+            run.visits.setdefault(line["job"], []).append(load(Visit, line["visit"], str(journal)))
         else:
-            run.failures[line["target"]] = (line["outcome"], line["reason"])
+            run.failures[line["job"]] = (line["outcome"], line["reason"])
     return run
 
 
-def _measure(
-    run: _Run, targets: Sequence[Target], settings: MeasureSettings, journal: Path, progress: Callable[[Progress], None]
-) -> None:
-    for round_ in range(settings.rounds_max):
-        still_open = [i for i in range(len(targets)) if _open(run, i, settings)]
-        order = random.Random(f"{settings.seed}/{round_}").sample(still_open, len(still_open))
-        for index in order:
-            if len(run.visits.get(index, [])) > round_:
-                continue  # done before the kill
-            if settings.budget_s is not None and run.wall_s >= settings.budget_s and round_ > 0:
-                return
-            progress(_progress(run, targets, settings, index, round_))
-            start = time.perf_counter()
-            reply = _visit(targets[index], settings, round_)
-            wall_s = time.perf_counter() - start
-            run.wall_s += wall_s
-            line: dict[str, Any] = {"target": index, "wall_s": wall_s}
-            if reply.visit is not None:
-                run.visits.setdefault(index, []).append(reply.visit)
-                line["visit"] = reply.visit.model_dump(mode="json")
-            else:
-                outcome, reason = reply.outcome, reply.reason or "The runtime gave no reason."
-                run.failures[index] = (outcome, reason)  # type: ignore[assignment]
-                line |= {"outcome": outcome, "reason": reason}
-            store.append_line(journal, line)
+# -------------------------------------------------------------------------------------------------------------- the order
 
 
-def _open(run: _Run, index: int, settings: MeasureSettings) -> bool:
-    """Whether another visit of this target is wanted."""
-    if index in run.failures:
-        return False
-    visits = run.visits.get(index, [])
-    if len(visits) < settings.rounds_min:
+def _order(jobs: Sequence[Job]) -> list[int]:
+    """Jobs so that every beginning of the list spans the range of sizes; all jobs of one network stand together.
+
+    Networks sorted by size are taken in the order of the van der Corput sequence: the middle, the quarters, the eighths.
+    """
+    members: dict[str, list[int]] = {}
+    for index, job in enumerate(jobs):
+        members.setdefault(job.target.artifact.model.sha256, []).append(index)
+
+    def size(hash_: str) -> tuple[int, int]:
+        artifact = jobs[members[hash_][0]].target.artifact
+        return artifact.macs or 0, artifact.model.size_bytes
+
+    by_size = sorted(members, key=size)
+    mirrored = sorted(range(len(by_size)), key=lambda k: _van_der_corput(k + 1))
+    place = {k: rank for rank, k in enumerate(mirrored)}
+    return [index for k in range(len(by_size)) for index in members[by_size[place[k]]]]
+
+
+def _van_der_corput(number: int) -> float:
+    """The bits of ``number`` mirrored at the binary point."""
+    value, share = 0.0, 0.5
+    while number:
+        value += share * (number & 1)
+        number >>= 1
+        share /= 2
+    return value
+
+
+def _waves(jobs: Sequence[Job]) -> list[list[int]]:
+    """The order cut into waves of about :data:`WAVE` jobs, never between two jobs of one network."""
+    waves: list[list[int]] = [[]]
+    before = None
+    for index in _order(jobs):
+        network = jobs[index].target.artifact.model.sha256
+        if len(waves[-1]) >= WAVE and network != before:
+            waves.append([])
+        waves[-1].append(index)
+        before = network
+    return waves
+
+
+# --------------------------------------------------------------------------------------------------------------- the run
+
+
+@dataclass
+class _Session:
+    """One run's way of visiting: what it measures, where it notes it, and what it may change."""
+
+    run: _Run
+    jobs: Sequence[Job]
+    journal: Path
+    control: bool
+    idle_power_w: dict[str, float]
+    began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
+    progress: Callable[[Progress], None]
+
+    def measure(self, wave: Sequence[int]) -> None:
+        """Rounds over the jobs of ``wave`` until all are closed or the budget is spent."""
+        self._refuse_unsupported(wave)
+        for round_ in range(max(self.jobs[i].settings.rounds_max for i in wave)):
+            scale = self.run.reference or _scale(self.run, self.jobs)
+            still_open = [i for i in wave if self._open(i, scale)]
+            seed = self.jobs[wave[0]].settings.seed
+            order = random.Random(f"{seed}/{wave[0]}/{round_}").sample(still_open, len(still_open))
+            # Stable: the order stays random within a state of the machine, and the machine changes its state once a round.
+            for _, group in groupby(sorted(order, key=self._state_of), key=self._state_of):
+                if not self._round(list(group), round_, still_open):
+                    return
+
+    def _round(self, group: Sequence[int], round_: int, still_open: Sequence[int]) -> bool:
+        """One visit to each of ``group``, which share a state of the machine; False when the budget is spent."""
+        first, state = self.jobs[group[0]].settings, operating.state_file()
+        try:
+            with operating.controlled(state=state, clock_cap_hz=first.clock_cap_hz, power_mode=first.power_mode):
+                for index in group:
+                    settings = self.jobs[index].settings
+                    if len(self.run.visits.get(index, [])) > round_:
+                        continue  # done before the kill
+                    visit_s = self._visit_s(index)
+                    if visit_s is None and round_ > 0:
+                        return False
+                    self.progress(self._progress(index, round_, still_open))
+                    self._visit(index, round_, visit_s or min(VISIT_MIN_S, settings.visit_s))
+        except (UsageError, StorageError) as error:
+            if not _changes_machine(first) or state.exists():
+                raise  # not a point that cannot be set, or a machine that was not put back
+            for index in set(group) - set(self.run.failures):
+                self._fail(index, "unsupported", str(error), 0.0)
         return True
-    return bool(_doubts(Measurement(visits=tuple(visits)), settings))
+
+    def _refuse_unsupported(self, wave: Sequence[int]) -> None:
+        """A point that this machine cannot be put into is recorded, not an error in the middle of a sweep."""
+        for index in wave:
+            point = self.jobs[index].settings
+            reason = operating.unsupported(point)
+            if reason is None and _changes_machine(point) and not self.control:
+                reason = "changing the clock or the power mode must be allowed with --control"
+            if reason is not None and index not in self.run.failures:
+                self.run.failures[index] = ("unsupported", f"{reason[:1].upper()}{reason[1:].rstrip('.')}.")
+
+    def _state_of(self, index: int) -> tuple[str, float]:
+        """Jobs that need the same state of the machine go together: a power mode takes seconds to change."""
+        point = self.jobs[index].settings
+        return point.power_mode or "", point.clock_cap_hz or 0.0
+
+    def _open(self, index: int, scale: Reference | None) -> bool:
+        """Whether another visit of this job is wanted."""
+        if index in self.run.failures:
+            return False
+        settings = self.jobs[index].settings
+        if self._missing(index) > 0:
+            return True
+        if len(self.run.visits[index]) >= settings.rounds_max:
+            return False
+        return bool(verdict.doubts(_measurement(self.run, index, settings, scale), settings))
+
+    def _missing(self, index: int) -> int:
+        """Visits that this job needs in any case and has not had; 0 for one that failed or is on the disk."""
+        if index in self.run.failures or index in self.run.written:
+            return 0
+        return max(0, self._rounds(self.jobs[index].settings) - len(self.run.visits.get(index, [])))
+
+    def _rounds(self, settings: MeasureSettings) -> int:
+        """Rounds that are wanted in any case; a budget that has room for more than the fewest is spent on more."""
+        if settings.budget_s is None:
+            return settings.rounds_min
+        room = int(settings.budget_s / (len(self.jobs) * (OVERHEAD_S + VISIT_GOOD_S)))
+        return min(settings.rounds_max, max(settings.rounds_min, room))
+
+    def _visit_s(self, index: int) -> float | None:
+        """Seconds of collecting for the next visit, so that the rounds that are still needed fit into the budget; None when
+        it is spent. A further round is paid from what the first rounds of all jobs leave."""
+        settings = self.jobs[index].settings
+        if settings.budget_s is None:
+            return settings.visit_s
+        left_s = settings.budget_s - (time.monotonic() - self.began_s) - ENDING_S
+        further = self._missing(index) == 0
+        needed = sum(map(self._missing, range(len(self.jobs)))) + further
+        share_s = left_s / needed - self.run.overhead_s
+        if left_s < self.run.overhead_s or (further and share_s < min(settings.visit_s, VISIT_GOOD_S / 2)):
+            return None
+        return min(settings.visit_s, max(share_s, VISIT_MIN_S))
+
+    def _visit(self, index: int, round_: int, visit_s: float) -> None:
+        job, start = self.jobs[index], time.perf_counter()
+        try:
+            with operating.busy(job.settings.load):
+                reply = worker.ask(_request(job, round_, visit_s, self.idle_power_w), job.settings.timeout_s)
+        except MeasurementError as error:  # the background load ended early
+            reply = worker.Reply(outcome="failed", reason=str(error))
+        wall_s = time.perf_counter() - start
+        if reply.visit is None:
+            self._fail(index, reply.outcome, reply.reason or "The runtime gave no reason.", wall_s)
+            return
+        self.run.overhead_s += (wall_s - visit_s - self.run.overhead_s) / min(4, self.run.done + 1)
+        self.run.visits.setdefault(index, []).append(reply.visit)
+        self.run.done += 1
+        store.append_line(self.journal, {"job": index, "wall_s": wall_s, "visit": reply.visit.model_dump(mode="json")})
+
+    def _fail(self, index: int, outcome: Outcome, reason: str, wall_s: float) -> None:
+        self.run.failures[index] = (outcome, reason)
+        self.run.done += 1
+        store.append_line(self.journal, {"job": index, "wall_s": wall_s, "outcome": outcome, "reason": reason})
+
+    def _progress(self, index: int, round_: int, still_open: Sequence[int]) -> Progress:
+        again = sum(self._missing(i) == 0 and len(self.run.visits.get(i, [])) <= round_ for i in still_open)
+        waiting = max(1, sum(map(self._missing, range(len(self.jobs)))) + again)
+        pace_s = (time.monotonic() - self.began_s) / self.run.done if self.run.done >= 3 else None
+        return Progress(
+            self.run.done,
+            self.run.done + waiting,
+            f"round {round_ + 1}: {self.jobs[index].name}",
+            None if pace_s is None else pace_s * waiting,
+        )
 
 
-def _progress(run: _Run, targets: Sequence[Target], settings: MeasureSettings, index: int, round_: int) -> Progress:
-    done = sum(map(len, run.visits.values())) + len(run.failures)
-    waiting = sum(
-        max(settings.rounds_min - len(run.visits.get(i, [])), 1) for i in range(len(targets)) if _open(run, i, settings)
-    )
-    return Progress(done, done + waiting, f"round {round_ + 1}: {targets[index].artifact.artifact_id}")
+def _changes_machine(point: MeasureSettings) -> bool:
+    return point.clock_cap_hz is not None or point.power_mode is not None
 
 
-def _visit(target: Target, settings: MeasureSettings, round_: int) -> worker.Reply:
-    request = worker.Request(
-        path=str(target.path),
-        artifact=target.artifact,
+def _measurement(run: _Run, index: int, settings: MeasureSettings, scale: Reference | None) -> Measurement:
+    return Measurement(visits=tuple(run.visits[index]), reference=scale if _drifts(settings) else None)
+
+
+def _drifts(settings: MeasureSettings) -> bool:
+    """Drift is divided out only where the machine is in its usual state on purpose: elsewhere its state is what is measured. The
+    fake backend waits for a clock and does not drift."""
+    return settings.free_running and settings.backend != "fake"
+
+
+def _scale(run: _Run, jobs: Sequence[Job], visits_min: int = 1, device_id: str = "") -> Reference | None:
+    """The scale of a device that has none yet, from the visits so far of jobs that had at least ``visits_min``."""
+    of_jobs = (visits for i, visits in run.visits.items() if _drifts(jobs[i].settings) and len(visits) >= visits_min)
+    return reference.first_of(device_id, (visit for visits in of_jobs for visit in visits))
+
+
+def _stored_reference(folder: Path, device: DeviceSpec) -> Reference | None:
+    path = folder / REFERENCE
+    kept = store.read_record(path, Reference) if path.is_file() else None
+    if kept is not None and not reference.fits(kept, device.device_id):
+        raise UsageError(
+            f"{path} is the scale of another device or of other workloads: measure into another --profiles folder."
+        )
+    return kept
+
+
+def _new_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: Path) -> Reference | None:
+    """The device's scale, written once: every later drift-corrected latency of this device rests on it."""
+    found = _scale(run, jobs, verdict.VISITS_MIN, device.device_id)
+    if found is not None:
+        store.write_record(folder / REFERENCE, found)
+    return found
+
+
+def _idle_power_w(jobs: Sequence[Job]) -> dict[str, float]:
+    """The power of the idle machine in watts by target ("cpu", "gpu"), where a meter tells it; looked at before the run."""
+    found = {}
+    for target in sorted({backends.LEAVES[job.settings.backend].target for job in jobs}):
+        meter = next(iter(telemetry.meters(target=target)), None)
+        if meter is not None:
+            found[target] = telemetry.idle_power(meter, IDLE_POWER_S)
+    return {target: watts for target, watts in found.items() if watts is not None}
+
+
+def _request(job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float]) -> worker.Request:
+    settings = job.settings
+    return worker.Request(
+        path=str(job.target.path),
+        artifact=job.target.artifact,
         backend=settings.backend,
         threads=settings.threads,
+        batch=settings.batch,
+        affinity=settings.affinity,
+        gap_s=settings.gap_s,
         round=round_,
-        visit_s=settings.visit_s,
+        visit_s=visit_s,
         warmup_max_s=settings.warmup_max_s,
+        energy=not settings.load and not settings.gap_s,  # a background load's energy is not the network's
+        idle_power_w=idle_power_w.get(backends.LEAVES[settings.backend].target) if settings.free_running else None,
         seed=settings.seed,
     )
-    return _ask(request, settings.timeout_s)
 
 
-def _ask(request: worker.Request, timeout_s: float) -> worker.Reply:
-    """One child process, one answer; a child that dies is an answer too."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", WORKER],
-            input=worker.request_line(request),
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=worker.child_environment(request.threads),
-        )
-    except subprocess.TimeoutExpired:
-        return worker.Reply(outcome="timeout", reason=f"No answer within {timeout_s:g} s; the process was ended.")
-    if done.returncode == 0 and done.stdout.strip():
-        try:
-            return worker.parse_reply(done.stdout)
-        except (json.JSONDecodeError, ValueError):
-            return worker.Reply(outcome="failed", reason="The child process gave an unreadable answer.")
-    if done.returncode == -9:
-        return worker.Reply(
-            outcome="out_of_memory", reason="The process was killed (signal 9), most often for lack of memory."
-        )
-    if done.returncode < 0:
-        return worker.Reply(outcome="crashed", reason=f"The process died by signal {-done.returncode}.")
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    outcome = "out_of_memory" if "MemoryError" in last or "bad_alloc" in last else "crashed"
-    return worker.Reply(outcome=outcome, reason=f"The process ended with code {done.returncode}: {last}")
-
-
-# --------------------------------------------------------------------------------------------------------------- verdict
-
-
-def _doubts(measurement: Measurement, settings: MeasureSettings) -> list[str]:
-    """What speaks against the measurement as it is, in words."""
-    doubts = []
-    if measurement.half_width > settings.precision_target:
-        doubts.append(f"the interval of the median is wider than +-{settings.precision_target:.1%}")
-    drift = _drift(measurement)
-    if drift > DRIFT_LIMIT:
-        doubts.append(f"the halves of a process differ by {drift:.1%}")
-    near = _near_share(measurement)
-    if near < NEAR_SHARE:
-        doubts.append(f"only {near:.0%} of the values lie within 5 % of their median")
-    moved = _machine_moved(measurement)
-    if moved > MOVED_LIMIT:
-        doubts.append(f"the machine itself moved: a fixed matrix product varied by {moved:.0%} between processes")
-    return doubts
-
-
-def _drift(measurement: Measurement) -> float:
-    return float(np.median([abs(stats.halves_drift(v.values_ns)) for v in measurement.visits]))
-
-
-def _near_share(measurement: Measurement) -> float:
-    return float(np.median([stats.share_near_median(v.values_ns) for v in measurement.visits]))
-
-
-def _machine_moved(measurement: Measurement) -> float:
-    """Spread of the reference workload over the processes, as a share of its median."""
-    return stats.spread([float(np.mean(v.reference_ns)) for v in measurement.visits if v.reference_ns])
-
-
-def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, tuple[str, ...]]:
-    """The trust label and the evidence for it.
-
-    ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than asked for), a drift inside
-    the processes, or the median known no better than +-5 %. ``stable``: no doubt after the first rounds. ``settled``: no
-    doubt after more rounds, or a doubt that leaves the median within +-5 %.
-    """
-    visits, loops = measurement.visits, max(v.loops for v in measurement.visits)
-    looped = f", each value the mean of {loops}" if loops > 1 else ""
-    evidence = [
-        f"{len(visits)} processes, {sum(len(v.values_ns) for v in visits)} values{looped}",
-        f"median within +-{measurement.half_width:.2%} (confidence {measurement.confidence:.0%})",
-        f"{_near_share(measurement):.0%} of the values within 5 % of their median",
-    ]
-    cold = sum(not v.warm for v in visits)
-    if cold:
-        evidence.append(f"{cold} of {len(visits)} processes were still changing when warm-up ended")
-    flags = sorted({flag for v in visits for flag in telemetry.throttled_between(v.before, v.after)})
-    if flags:
-        return "throttled", (*evidence, f"the device reports {', '.join(flags)}")
-    needed = max(VISITS_MIN, settings.rounds_min)
-    if len(visits) < needed:
-        return "inconclusive", (*evidence, f"only {len(visits)} processes where {needed} are needed")
-    doubts = _doubts(measurement, settings)
-    evidence += doubts
-    if not doubts:
-        return ("stable" if len(visits) <= needed else "settled"), tuple(evidence)
-    if measurement.half_width <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
-        return "settled", tuple(evidence)
-    return "inconclusive", tuple(evidence)
+# --------------------------------------------------------------------------------------------------------------- records
 
 
 def _write_records(
-    run: _Run, targets: Sequence[Target], settings: MeasureSettings, device: DeviceSpec, out: Path
+    run: _Run, jobs: Sequence[Job], wave: Sequence[int], device: DeviceSpec, out: Path, *, layers: bool
 ) -> list[ProfileRecord]:
     """Append each record once, also when a kill fell between two of them."""
-    written = (
-        {data.get("record_id") for _, data in store.read_lines(out, torn_ok=True)}
-        if out.is_file() and out.stat().st_size
-        else set()
-    )
+    written: dict[str, ProfileRecord] = {}
+    if out.is_file() and out.stat().st_size:
+        for place, data in store.read_lines(out, torn_ok=True):
+            if str(data.get("record_id", "")).startswith(run.run_id):
+                written[data["record_id"]] = load(ProfileRecord, data, place)
     result = []
-    for index, target in enumerate(targets):
-        record = _record(run, index, target.artifact, settings, device)
-        if record.record_id not in written:
-            store.append_line(out, record)
-        result.append(record)
+    for index in wave:
+        record_id = f"{run.run_id}-{index:03d}-{jobs[index].target.artifact.model.sha256[:8]}"
+        if record_id not in written:
+            written[record_id] = _record(record_id, run, index, jobs, device, layers=layers)
+            store.append_line(out, written[record_id])
+        result.append(written[record_id])
     return result
 
 
-def _record(run: _Run, index: int, artifact: Artifact, settings: MeasureSettings, device: DeviceSpec) -> ProfileRecord:
-    visits = tuple(run.visits.get(index, ()))
-    measurement = Measurement(visits=visits) if visits else None
+def _record(
+    record_id: str, run: _Run, index: int, jobs: Sequence[Job], device: DeviceSpec, *, layers: bool
+) -> ProfileRecord:
+    job = jobs[index]
+    scale = run.reference or _scale(run, jobs)
+    measurement = _measurement(run, index, job.settings, scale) if run.visits.get(index) else None
     outcome, reason = run.failures.get(index, ("ok", None))
-    label, evidence = judge(measurement, settings) if measurement and outcome == "ok" else (None, ())
+    label, evidence = verdict.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())
+    found, why = _layers_of(job) if layers and outcome == "ok" else (None, None)
     return ProfileRecord(
-        record_id=f"{run.run_id}-{artifact.model.sha256[:8]}",
+        record_id=record_id,
         created_utc=store.utc_now(),
         kit_version=__version__,
         device=device,
-        artifact=artifact,
-        settings=settings,
+        artifact=job.target.artifact,
+        settings=job.settings,
         outcome=outcome,
         reason=reason,
         measurement=measurement,
         label=label,
-        evidence=evidence,
+        evidence=evidence if why is None else (*evidence, why),
+        layers=found,
     )
+
+
+def _layers_of(job: Job) -> tuple[Layers | None, str | None]:
+    """The times per node from a process of their own, or why there are none."""
+    if not job.settings.free_running:
+        return None, "no times per layer: they are taken free-running only"
+    request = _request(job, 0, job.settings.visit_s, {}).model_copy(update={"layers": True})
+    reply = worker.ask(request, job.settings.timeout_s)
+    return reply.layers, None if reply.layers else f"no times per layer: {reply.reason}"

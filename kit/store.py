@@ -191,14 +191,15 @@ def read_lines(path: Path, *, torn_ok: bool = False) -> list[tuple[str, Any]]:
 
 
 def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileRecord]:
-    """Of the records of each model file, device, backend and thread count: the newest trusted one, else the newest.
+    """Of the records of each model file, device, backend and operating point: the newest trusted one, else the newest.
 
     ``profiles`` come oldest first, as :func:`read_profiles` gives them. A noisy repetition does not unseat a good measurement.
     """
-    kept: dict[tuple[str, str, str, int], records.ProfileRecord] = {}
+    kept: dict[tuple[str, str, str, str], records.ProfileRecord] = {}
     for profile in profiles:
         how = profile.settings
-        key = (profile.artifact.model.sha256, profile.device.device_id, how.backend, how.threads)
+        point = how.model_copy(update={"batch": profile.batch or 1}).name  # t1 and t1-b1 of a free batch are one point
+        key = (profile.artifact.model.sha256, profile.device.device_id, how.backend, point)
         if key not in kept or profile.trusted or not kept[key].trusted:
             kept[key] = profile
     return list(kept.values())

@@ -1,36 +1,61 @@
-"""THE stopwatch: warm up, calibrate, repeat, stop. It returns raw values and judges nothing; the clock is a parameter."""
+"""THE stopwatch: warm up, calibrate, repeat, stop. It returns raw values and judges nothing; the clock is a parameter.
+
+Values are collected in blocks. Before the first block and after each one the ``beside`` workloads are timed, so that a machine
+that moves is told from a network that does; a network that is shorter than a block then runs a few times untimed to
+find its caches again.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise, repeat
+from math import ceil
 from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
 Clock = Callable[[], int]
+Run = Callable[[int], float]  # makes that many calls, returns the nanoseconds that they took
 
 VALUES_MIN = 10  # a slow network still gives this many values per process, whatever the time
 VALUES_MAX = 1000  # bounds the size of a record: six processes of a thousand values place a p99 well
 RESOLUTION_FACTOR = 1000  # one value spans at least this many clock ticks
 WARM_TOLERANCE = 0.03  # successive warm-up windows agree within this share
 WARM_WINDOW_NS = 30_000_000
-WARM_WINDOW_CALLS = 5
+WARM_WINDOW_CALLS = 3
+BLOCK_NS = 40_000_000  # calls between two looks at the machine
+REWARM_NS = 1_000_000  # untimed calls after such a look: the network finds its caches again
+REWARM_CALLS = 3  # at most; at least one, unless a call is so long that cold caches are nothing to it
+LONG_NS = 60_000_000
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Raw result of one stopwatch run. ``values_ns`` are nanoseconds per call, each the mean over ``loops`` calls."""
+    """Raw result of one stopwatch run: ``elapsed_ns`` holds one number per value, the nanoseconds of ``loops`` calls.
 
-    values_ns: tuple[float, ...]
+    ``block`` values belong together; ``beside`` holds each other workload's nanoseconds before the first block and after each,
+    ``counts`` how far ``counter`` went during each block.
+    """
+
+    elapsed_ns: tuple[float, ...]
     loops: int
-    first_ns: int
+    block: int
+    first_ns: float
     warmup_calls: int
     warmup_ns: int
     warm: bool
     resolution_ns: float
+    collected_ns: int = 0  # from the first value to the end of the last, everything between them included
+    beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    counts: tuple[int, ...] | None = None
+
+    @property
+    def values_ns(self) -> tuple[float, ...]:
+        """Nanoseconds per call."""
+        return tuple(value / self.loops for value in self.elapsed_ns)
 
 
 def measure(
@@ -38,12 +63,19 @@ def measure(
     *,
     collect_s: float,
     warmup_max_s: float,
+    gap_s: float = 0.0,
+    run: Run | None = None,
+    beside: Callable[[], Mapping[str, Callable[[], int]]] | None = None,
+    counter: Callable[[], int] | None = None,
     clock: Clock = perf_counter_ns,
+    sleep: Callable[[float], None] = time.sleep,
     values_max: int = VALUES_MAX,
 ) -> Timing:
     """Time ``call`` (no arguments, returns when its work is complete) for about ``collect_s`` seconds after warm-up.
 
-    The garbage collector rests meanwhile. Exceptions of ``call`` pass through.
+    ``gap_s`` idles before each call, by ``sleep``. ``run`` replaces the two clock readings around the calls (a GPU's events).
+    ``beside`` gives, when warm-up is over, other workloads, each returning its own nanoseconds; ``counter`` is read around each
+    block. The garbage collector rests meanwhile. Exceptions of ``call`` pass through.
     """
     resolution_ns = timer_resolution_ns(clock)
     collecting = gc.isenabled()
@@ -52,13 +84,58 @@ def measure(
     try:
         first_ns = _once(call, clock)
         calls, spent_ns, warm, call_ns = _warm_up(call, clock, int(warmup_max_s * 1e9))
-        loops = max(1, round(RESOLUTION_FACTOR * resolution_ns / max(call_ns, 1.0)))
-        between = max(0, round(collect_s * 1e9 / (max(call_ns, 1.0) * loops * values_max)) - 1)
-        values = _collect(call, clock, loops, between * loops, int(collect_s * 1e9), values_max)
+        plan = _plan(max(call_ns, 1.0), resolution_ns, collect_s, gap_s, values_max)
+        timed = run or _timed(call, clock)
+        if gap_s:
+            timed = _after_idling(timed, gap_s, sleep)
+        workloads = beside() if beside else {}
+        start_ns = clock()
+        elapsed, others, counts = _collect(call, timed, plan, int(collect_s * 1e9), workloads, counter, clock)
+        collected_ns = clock() - start_ns
     finally:
         if collecting:
             gc.enable()
-    return Timing(tuple(values), loops, first_ns, calls, spent_ns, warm, resolution_ns)
+    return Timing(
+        elapsed_ns=tuple(elapsed),
+        loops=plan.loops,
+        block=plan.block,
+        first_ns=first_ns,
+        warmup_calls=calls,
+        warmup_ns=spent_ns,
+        warm=warm,
+        resolution_ns=resolution_ns,
+        collected_ns=collected_ns,
+        beside={name: tuple(times) for name, times in others.items()},
+        counts=tuple(counts) if counter else None,
+    )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``blocks`` of ``block`` values of ``loops`` calls, with ``between`` untimed calls after each value and ``rewarm`` before a block."""
+
+    loops: int
+    block: int
+    between: int
+    rewarm: int
+    values_max: int
+
+
+def _plan(call_ns: float, resolution_ns: float, collect_s: float, gap_s: float, values_max: int) -> Plan:
+    loops = 1 if gap_s else max(1, round(RESOLUTION_FACTOR * resolution_ns / call_ns))
+    value_ns = call_ns * loops + gap_s * 1e9
+    collect_ns = collect_s * 1e9
+    blocks = min(values_max, max(1, round(collect_ns / max(value_ns, BLOCK_NS))))
+    wanted = max(1, round(max(BLOCK_NS, collect_ns / blocks) / value_ns))  # values that fill a block
+    stride = ceil(wanted / max(1, values_max // blocks))  # one value in so many is timed
+    block, between = wanted // stride, 0 if gap_s else (stride - 1) * loops
+    rewarm = 0 if call_ns >= LONG_NS else max(1, min(REWARM_CALLS, round(REWARM_NS / call_ns)))
+    return Plan(loops, block, between, rewarm, max(block, values_max // block * block))
+
+
+def warm_up(call: Callable[[], Any], limit_s: float, clock: Clock = perf_counter_ns) -> bool:
+    """Make calls until two successive windows agree; False when ``limit_s`` seconds did not suffice."""
+    return _warm_up(call, clock, int(limit_s * 1e9))[2]
 
 
 def timer_resolution_ns(clock: Clock = perf_counter_ns, samples: int = 2000) -> float:
@@ -93,33 +170,58 @@ def _warm_up(call: Callable[[], Any], clock: Clock, limit_ns: int) -> tuple[int,
         last = now
 
 
-def _collect(
-    call: Callable[[], Any], clock: Clock, loops: int, between: int, collect_ns: int, values_max: int
-) -> list[float]:
-    """The timed loop: two clock readings around ``loops`` bare calls and nothing else between them.
+def _timed(call: Callable[[], Any], clock: Clock) -> Run:
+    """Two clock readings around bare calls and nothing else between them."""
 
-    ``between`` calls run untimed after each value, so that the bounded number of values spreads over the whole time.
-    """
-    values: list[float] = []
-    append = values.append
-    until = clock() + collect_ns
-    if loops == 1:
-        while True:
+    def timed(loops: int) -> float:
+        if loops == 1:
             start = clock()
             call()
-            end = clock()
-            append(end - start)
-            for _ in repeat(None, between):
-                call()
-            if (end >= until and len(values) >= VALUES_MIN) or len(values) >= values_max:
-                return values
-    while True:
+            return clock() - start
         start = clock()
         for _ in repeat(None, loops):
             call()
-        end = clock()
-        append((end - start) / loops)
-        for _ in repeat(None, between):
-            call()
-        if (end >= until and len(values) >= VALUES_MIN) or len(values) >= values_max:
-            return values
+        return clock() - start
+
+    return timed
+
+
+def _after_idling(timed: Run, gap_s: float, sleep: Callable[[float], None]) -> Run:
+    def timed_after(loops: int) -> float:
+        sleep(gap_s)
+        return timed(loops)
+
+    return timed_after
+
+
+def _collect(
+    call: Callable[[], Any],
+    timed: Run,
+    plan: Plan,
+    collect_ns: int,
+    beside: Mapping[str, Callable[[], int]],
+    counter: Callable[[], int] | None,
+    clock: Clock,
+) -> tuple[list[float], dict[str, list[int]], list[int]]:
+    """Blocks of values until the time is spent; the untimed calls spread the bounded number of values over all of it."""
+    values: list[float] = []
+    if beside:
+        call()  # the workloads find the caches as they will after each block
+    others: dict[str, list[int]] = {name: [workload()] for name, workload in beside.items()}
+    counts: list[int] = []
+    until = clock() + collect_ns
+    while True:
+        if beside:
+            for _ in repeat(None, plan.rewarm):
+                call()
+        before = counter() if counter else 0
+        for _ in repeat(None, plan.block):
+            values.append(timed(plan.loops))
+            for _ in repeat(None, plan.between):
+                call()
+        if counter:
+            counts.append(counter() - before)
+        for name, workload in beside.items():
+            others[name].append(workload())
+        if (clock() >= until and len(values) >= VALUES_MIN) or len(values) >= plan.values_max:
+            return values, others, counts

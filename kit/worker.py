@@ -11,48 +11,64 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
+import subprocess
 import sys
 import time
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kit import backends, telemetry, timing
+import numpy as np
+
+from kit import backends, reference, telemetry, timing
 from kit.errors import KitError, UsageError
-from kit.records import Artifact, Memory, Record, TensorSpec, Visit
+from kit.records import Artifact, Energy, Layers, Memory, Outcome, Record, TensorSpec, Visit
+from kit.series import Series
 
 PR_SET_PDEATHSIG = 1
-REFERENCE_SIZE = 192
-REFERENCE_CALLS = 15
+LAYER_CALLS = 30
+ENERGY_MIN_S = {"cpu": 0.5, "gpu": 2.0}  # a GPU's counter steps every 20 to 100 ms
+# Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
+CLOCKS_APART = 0.10
+PARENT = "KIT_PARENT_PID"
+CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.worker import main; main()"
 
 
 class Request(Record):
-    """What the parent asks for. ``describe`` only loads the model and tells its tensors."""
+    """What the parent asks for: a visit, or only the tensors (``describe``), or the times of the layers (``layers``)."""
 
     path: str
     artifact: Artifact | None
     backend: str
     threads: int
+    batch: int | None = None
+    affinity: tuple[int, ...] | None = None
+    gap_s: float = 0.0
     round: int = 0
     visit_s: float = 0.5
     warmup_max_s: float = 1.0
+    energy: bool = True
+    idle_power_w: float | None = None
     seed: int = 0
     describe: bool = False
+    layers: bool = False
 
 
 class Reply(Record):
-    """Exactly one of ``visit``, ``tensors`` or ``reason`` is there; ``outcome`` says which."""
+    """``outcome`` says whether there is an answer (``visit``, ``tensors`` or ``layers``) or a ``reason``."""
 
-    outcome: str  # "ok", "unsupported", "failed", "out_of_memory"
+    outcome: Outcome
     reason: str | None = None
     visit: Visit | None = None
+    layers: Layers | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
 
 def main() -> None:
-    _die_with_parent()
+    die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     reply = answer(Request.model_validate_json(sys.stdin.read()))
@@ -61,15 +77,24 @@ def main() -> None:
     os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this process when the parent is killed: an orphan would disturb the next run for ever."""
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the parent is killed: an orphan would disturb the next run for ever.
+
+    A parent that died before the kernel was asked is told by its number.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)
 
 
 def answer(request: Request) -> Reply:
     try:
-        return _describe(request) if request.describe else Reply(outcome="ok", visit=_visit(request))
+        if request.affinity is not None:
+            os.sched_setaffinity(0, request.affinity)
+        if request.describe:
+            return _describe(request)
+        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request))
     except UsageError as error:
         return Reply(outcome="unsupported", reason=str(error))
     except MemoryError:
@@ -78,67 +103,168 @@ def answer(request: Request) -> Reply:
         return Reply(outcome="failed", reason=str(error))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         first = str(error).splitlines()[0] if str(error) else ""
-        return Reply(outcome="failed", reason=f"{type(error).__name__}: {first}")
+        outcome: Outcome = "out_of_memory" if tells_of_memory(f"{type(error).__name__} {first}") else "failed"
+        return Reply(outcome=outcome, reason=f"{type(error).__name__}: {first}")
+
+
+def tells_of_memory(text: str) -> bool:
+    """Runtimes have no exception of their own for it."""
+    return any(
+        word in text.lower()
+        for word in (
+            "memoryerror",
+            "bad_alloc",
+            "bad allocation",
+            "out of memory",
+            "failed to allocate",
+            "allocate memory",
+        )
+    )
 
 
 def _describe(request: Request) -> Reply:
-    session = backends.load(request.backend).open(Path(request.path), request.artifact, request.threads)
+    session = _opened(request)
     return Reply(outcome="ok", inputs=session.inputs, outputs=session.outputs)
 
 
+def _layers(request: Request) -> Reply:
+    session = _opened(request)
+    return Reply(
+        outcome="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
+    )
+
+
+def _opened(request: Request) -> backends.Session:
+    return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
+
+
 def _visit(request: Request) -> Visit:
-    at_start = resident_bytes()
+    at_start, start = resident_bytes(), time.perf_counter()
     backend = backends.load(request.backend)
-    version = backend.probe().version
-    runtime = resident_bytes()
+    version, target = backend.probe().version, backend.target
+    runtime_s, runtime = time.perf_counter() - start, resident_bytes()
     start = time.perf_counter()
-    session = backend.open(Path(request.path), request.artifact, request.threads)
-    open_s = time.perf_counter() - start
-    opened = resident_bytes()
+    session = _opened(request)
+    open_s, opened = time.perf_counter() - start, resident_bytes()
     feeds = backends.make_feeds(session.inputs, request.seed)
-    readers = telemetry.discover()
-    before, reference_before = telemetry.read_environment(readers), reference_ns()
-    watch = timing.measure(partial(session.run, feeds), collect_s=request.visit_s, warmup_max_s=request.warmup_max_s)
-    reference_after, after = reference_ns(), telemetry.read_environment(readers)
+    call = session.prepare(feeds)
+    peaks = _Peaks()
+    readers = telemetry.readers_here(target)
+    before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
+    watch = timing.measure(
+        call,
+        collect_s=request.visit_s,
+        warmup_max_s=request.warmup_max_s,
+        gap_s=request.gap_s,
+        run=session.device_ns,
+        beside=_beside(target, peaks),
+        counter=involuntary_switches,
+    )
+    disturbance = telemetry.disturbance(counters, telemetry.Counters.read())
+    after = telemetry.read_environment(readers)
+    clock_hz, clock_source, doubt = _clock(watch, before.clock_hz, after.clock_hz)
+    gpu = session.gpu_memory()
     return Visit(
         round=request.round,
-        values_ns=watch.values_ns,
+        elapsed_ns=Series(watch.elapsed_ns),
         loops=watch.loops,
+        block=watch.block,
+        timer="device" if session.device_ns is not None else "host",
+        references={name: Series(times) for name, times in watch.beside.items()},
+        switches=None if watch.counts is None else Series(watch.counts),
+        clock_hz=clock_hz,
+        clock_source=clock_source,
+        disturbance=disturbance,
+        energy=_energy(call, target, request) if request.energy else None,
         warmup_calls=watch.warmup_calls,
         warmup_s=watch.warmup_ns * 1e-9,
         warm=watch.warm,
         timer_resolution_ns=watch.resolution_ns,
-        reference_ns=(reference_before, reference_after),
+        collected_s=watch.collected_ns * 1e-9,
+        runtime_s=runtime_s,
         open_s=open_s,
         first_ns=watch.first_ns,
-        memory=Memory(at_start_bytes=at_start, runtime_bytes=runtime, opened_bytes=opened, peak_bytes=peak_bytes()),
+        memory=Memory(
+            at_start_bytes=at_start,
+            runtime_bytes=runtime,
+            opened_bytes=opened,
+            peak_bytes=max(peaks.opening_bytes, peaks.until_collecting_bytes),
+            running_peak_bytes=peaks.running_bytes,
+            gpu_bytes=None if gpu is None else gpu.get("allocated_bytes"),
+        ),
         before=before,
         after=after,
         versions={request.backend: version or "unknown", **_versions()},
+        notes=(*session.notes, *doubt),
     )
+
+
+class _Peaks:
+    """Peak resident bytes while the model was opened, and (once :meth:`stop` is called) while it ran."""
+
+    def __init__(self) -> None:
+        self.opening_bytes = self.until_collecting_bytes = peak_bytes()
+        self.running_bytes: int | None = None
+        self._can_reset = False
+        with contextlib.suppress(OSError):  # forbidden in some containers
+            Path("/proc/self/clear_refs").write_text("5")
+            self._can_reset = True
+
+    def stop(self) -> None:
+        self.until_collecting_bytes = peak_bytes()
+        self.running_bytes = self.until_collecting_bytes if self._can_reset else None
+
+
+def _beside(target: str, peaks: _Peaks) -> Callable[[], Mapping[str, reference.Workload]]:
+    """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
+
+    def beside() -> Mapping[str, reference.Workload]:
+        peaks.stop()
+        return reference.workloads() if target == "cpu" else {}
+
+    return beside
+
+
+def involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _clock(
+    watch: timing.Timing, before_hz: float | None, after_hz: float | None
+) -> tuple[float | None, str, tuple[str, ...]]:
+    """(core clock, who says so, doubts): what the machine told around the measurement, else what the chain beside it ran at."""
+    measured_hz = reference.clock_of(np.asarray(watch.beside["clock"])) if "clock" in watch.beside else None
+    told = [hz for hz in (before_hz, after_hz) if hz is not None]
+    if not told:
+        return measured_hz, "measured" if measured_hz else "unknown", ()
+    observed_hz = sum(told) / len(told)
+    if measured_hz and abs(measured_hz - observed_hz) > CLOCKS_APART * observed_hz:
+        text = (
+            f"the machine tells {observed_hz / 1e9:.2f} GHz, a chain of instructions ran at {measured_hz / 1e9:.2f} GHz"
+        )
+        return observed_hz, "observed", (text,)
+    return observed_hz, "observed", ()
+
+
+def _energy(call: Callable[[], Any], target: telemetry.Target, request: Request) -> Energy | None:
+    """Energy over a window of its own, in which nothing but the network runs; None without a meter."""
+    meter = next(iter(telemetry.meters(target=target)), None)
+    if meter is None:
+        return None
+    window = telemetry.EnergyWindow(meter, idle_power_w=request.idle_power_w)
+    window.start()
+    calls, until = 0, time.perf_counter() + max(request.visit_s, ENERGY_MIN_S[target])
+    while not calls or time.perf_counter() < until:
+        call()
+        calls += 1
+        window.tick()
+    return window.stop(calls)
 
 
 def _versions() -> dict[str, str]:
     import platform
 
-    import numpy
-
-    return {"python": platform.python_version(), "numpy": numpy.__version__}
-
-
-def reference_ns() -> float:
-    """Median time of a small fixed matrix product, in nanoseconds: it moves when the machine does, not when the model does."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    a = rng.standard_normal((REFERENCE_SIZE, REFERENCE_SIZE)).astype(np.float32)
-    out = np.empty_like(a)
-    times = []
-    for _ in range(REFERENCE_CALLS):
-        start = time.perf_counter_ns()
-        np.matmul(a, a, out=out)
-        times.append(time.perf_counter_ns() - start)
-    return float(np.median(times))
+    return {"python": platform.python_version(), "numpy": np.__version__}
 
 
 def resident_bytes() -> int:
@@ -159,8 +285,8 @@ def _status_bytes(key: str) -> int:
 
 def child_environment(threads: int) -> dict[str, str]:
     """The environment of a child: library thread pools held to ``threads``; the reference product always runs on one."""
-    pools = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
-    return {**os.environ, **pools, "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    blas = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")  # NumPy's own
+    return {**os.environ, **blas, "OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0", PARENT: str(os.getpid())}
 
 
 def request_line(request: Request) -> str:
@@ -170,3 +296,38 @@ def request_line(request: Request) -> str:
 def parse_reply(line: str) -> Reply:
     data: Any = json.loads(line)
     return Reply.model_validate(data)
+
+
+def ask(request: Request, timeout_s: float) -> Reply:
+    """One fresh child process, one answer; a child that dies is an answer too."""
+    line, outcome, reason = spawn(CODE, request_line(request), request.threads, timeout_s)
+    if line is None:
+        return Reply(outcome=outcome, reason=reason)
+    try:
+        return parse_reply(line)
+    except ValueError:
+        return Reply(outcome="failed", reason="The child process gave an unreadable answer.")
+
+
+def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, Outcome, str]:
+    """Give ``line`` to a fresh Python that runs ``code``: (its answer or None, outcome, reason in a sentence)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=line,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=child_environment(threads),
+        )
+    except subprocess.TimeoutExpired:
+        return None, "timeout", f"No answer within {timeout_s:g} s; the process was ended."
+    if done.returncode == 0 and done.stdout.strip():
+        return done.stdout, "ok", ""
+    if done.returncode == -9:
+        return None, "out_of_memory", "The process was killed (signal 9), most often for lack of memory."
+    if done.returncode < 0:
+        return None, "crashed", f"The process died by signal {-done.returncode}."
+    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    outcome: Outcome = "out_of_memory" if tells_of_memory(last) else "crashed"
+    return None, outcome, f"The process ended with code {done.returncode}: {last}"

@@ -46,16 +46,16 @@ def device(device_id: str = "synthetic-1c", **changes: Any) -> DeviceSpec:
 
 
 def visit(values_s: list[float], round_: int = 0, **changes: Any) -> Visit:
+    """One process whose calls took ``values_s`` seconds each; ``loops``, ``block`` and ``references`` as ``changes``."""
     now = Environment(at_utc=NOW)
     fields: dict[str, Any] = {
         "round": round_,
-        "values_ns": tuple(v * 1e9 for v in values_s),
+        "elapsed_ns": [v * 1e9 * changes.get("loops", 1) for v in values_s],
         "loops": 1,
         "warmup_calls": 10,
         "warmup_s": 0.1,
         "warm": True,
         "timer_resolution_ns": 20.0,
-        "reference_ns": None,
         "open_s": 0.1,
         "first_ns": 1.0,
         "memory": Memory(

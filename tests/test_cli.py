@@ -16,8 +16,10 @@ import made
 import pytest
 
 from kit import knowledge, store
+from kit.cli import measure
 from kit.device import recognise
-from kit.records import Artifact
+from kit.errors import UsageError
+from kit.records import Artifact, MeasureSettings
 
 FAST = ("--rounds-min", "2", "--rounds-max", "2", "--visit-s", "0.02")
 
@@ -74,6 +76,106 @@ def test_profile_prints_json_on_stdout_and_progress_on_stderr(tmp_path: Path) ->
     assert data["variants"][1]["median_s"] > data["variants"][0]["median_s"] >= 100e-6
     assert "profile:" in done.stderr
     assert len(store.read_profiles([tmp_path / data["file"]])) == 2
+
+
+#: What a measured variant says under --json; scripts of users rest on these names.
+KEYS = {
+    "id", "family", "depth", "width", "bits", "accuracy", "size_bytes", "macs", "backend", "threads", "point", "median_s",
+    "interval_s", "confidence", "corrected_s", "corrected_interval_s", "mode_s", "p90_s", "p99_s", "intervals_s", "clock_hz",
+    "clock_source", "cold_start_s", "memory_bytes", "memory", "energy", "layers", "processes", "calls", "evidence", "label",
+    "outcome", "reason", "record_id",
+}  # fmt: skip
+
+
+def test_a_sweep_measures_every_combination_in_one_run(tmp_path: Path) -> None:
+    sweep = ("--sweep", "threads=1,2", "--sweep", "gap-ms=0,1", "--rounds-max", "1", "--visit-s", "0.02")
+    done = kit("profile", "fake:100us", "--backend", "fake", *sweep, "--json", cwd=tmp_path)
+    data = json.loads(done.stdout)
+    assert set(data) >= {"device", "file", "seed", "variants", "criticism"}
+    assert [v["point"] for v in data["variants"]] == ["t1", "t1-gap1ms", "t2", "t2-gap1ms"]
+    assert [v["threads"] for v in data["variants"]] == [1, 1, 2, 2]
+    for found in data["variants"]:
+        assert set(found) >= KEYS and found["outcome"] == "ok" and found["processes"] == 1
+        assert found["mode_s"] >= 100e-6 and set(found["intervals_s"]) == {"p90", "p99", "mode"}
+        assert set(found["cold_start_s"]) == {"runtime", "open", "first", "until_steady"}
+        assert found["memory"]["peak_bytes"] == found["memory_bytes"] > 0
+    assert any("too few processes" in sentence for sentence in data["criticism"])
+    assert [r.settings.gap_s for r in store.read_profiles([tmp_path / data["file"]])] == [0.0, 0.001, 0.0, 0.001]
+
+
+def test_a_point_that_this_machine_does_not_have_is_a_row_of_the_sweep(tmp_path: Path) -> None:
+    words = (
+        "profile",
+        "fake:1us",
+        "--backend",
+        "fake",
+        "--sweep",
+        f"affinity={min(os.sched_getaffinity(0))},99999",
+        "--rounds-max",
+        "1",
+        "--visit-s",
+        "0.01",
+    )
+    done = kit(*words, cwd=tmp_path)
+    assert "unsupported" in done.stdout and "CPU 99999 does not exist" in done.stderr
+    missing = json.loads(kit(*words, "--json", cwd=tmp_path).stdout)["variants"][1]
+    assert missing["outcome"] == "unsupported" and missing["median_s"] is None and missing["label"] is None
+    alone = kit("profile", "fake:1us", "--backend", "fake", "--affinity", "99999", "--json", cwd=tmp_path, check=1)
+    assert "kit: Nothing was measured: CPU 99999 does not exist" in alone.stderr
+
+
+def test_several_backends_are_compared_in_one_run(tmp_path: Path, tiny_build: Path) -> None:
+    model = sorted(tiny_build.glob("*.onnx"))[0]
+    words = ("--backend", "onnxruntime, pytorch,onnxruntime", "--layers", "--rounds-max", "1", "--visit-s", "0.05")
+    data = json.loads(kit("profile", model, *words, "--json", cwd=tmp_path).stdout)
+    assert [v["backend"] for v in data["variants"]] == ["onnxruntime", "pytorch"]
+    assert {v["outcome"] for v in data["variants"]} == {"ok"}
+    layers = data["variants"][0]["layers"]
+    assert set(layers) == {"source", "sum_s", "whole_with_profiler_s", "whole_s", "by_kind_s", "by_stage_s", "nodes"}
+    assert layers["sum_s"] == pytest.approx(sum(node["time_s"] for node in layers["nodes"]))
+    assert "Conv" in layers["by_kind_s"] and 0 < layers["whole_s"] == data["variants"][0]["median_s"]
+    shown = kit("profile", model, "--layers", "--rounds-max", "1", "--visit-s", "0.05", cwd=tmp_path).stdout
+    assert "By stage:" in shown and "Conv" in shown
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "says"),
+    [
+        (["threads"], "write it like --sweep threads=1,2"),
+        (["threads="], "write it like"),
+        (["threads=,"], "write it like"),
+        (["thread=1"], "did you mean 'threads'"),
+        (["threads=one"], "--sweep threads does not take 'one': whole numbers from 1"),
+        (["threads=1.5"], "whole numbers from 1"),
+        (["threads=0"], "a point that cannot be: threads"),
+        (["gap-ms=-1"], "a point that cannot be: gap_s"),
+        (["gap-ms=nan"], "a point that cannot be: gap_s"),
+        (["gap-ms=inf"], "a point that cannot be: gap_s"),
+        (["load=-1"], "a point that cannot be: load"),
+        (["batch=0"], "a point that cannot be: batch"),
+        (["clock-ghz=0"], "a point that cannot be: clock_cap_hz"),
+        (["clock-ghz=fast"], "--sweep clock-ghz does not take 'fast': gigahertz"),
+        (["affinity=x"], "CPUs"),
+        (["threads=1", "gap-ms=slow"], "milliseconds from 0"),
+    ],
+)
+def test_a_bad_sweep_is_one_sentence(sweeps: list[str], says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        measure.points(MeasureSettings(), sweeps)
+    assert says in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
+
+
+def test_a_sweep_is_the_product_of_its_axes_without_repetitions() -> None:
+    base = MeasureSettings(backend="fake", load=2)
+    assert measure.points(base, []) == [base]
+    found = measure.points(base, ["threads=2, 1,2", "affinity=0,1+0", "clock-ghz=1.5", "power-mode=15W,MAXN"])
+    assert [p.name for p in found] == [
+        f"t{t}-load2-cpu{cpus}-cap1.5GHz-{mode}" for t in (2, 1) for cpus in ("0", "0.1") for mode in ("15W", "MAXN")
+    ]  # fmt: skip
+
+
+def test_a_key_that_is_swept_twice_keeps_both() -> None:
+    assert [p.threads for p in measure.points(MeasureSettings(), ["threads=1", "threads=2"])] == [1, 2]
 
 
 def test_profile_of_a_build_folder_a_file_and_an_id(tmp_path: Path, tiny_build: Path) -> None:
@@ -171,7 +273,7 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         json.dumps({**json.loads(store.canonical_json(made.profile())), "schema_version": 99}) + "\n"
     )
     (tmp_path / "nan.jsonl").write_bytes(
-        store.canonical_json(made.profile(spread=0.0)).replace(b"10000000.0", b"NaN") + b"\n"
+        store.canonical_json(made.profile(spread=0.0)).replace(b'"warmup_s":0.1', b'"warmup_s":NaN') + b"\n"
     )
     mixed = tmp_path / "mixed.jsonl"
     for i, device in enumerate(("one", "two")):
@@ -184,6 +286,10 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         (("profile", "fake:1us"), 2, "--backend fake"),
         (("profile", "fake:1us", "--backend", "fak"), 2, "did you mean 'fake'"),
         (("profile", "fake:1us", "--backend", "fake", "--rounds-min", "12"), 2, "--rounds-max 10 is below"),
+        (("profile", "fake:1us", "--backend", "fake", "--sweep", "threads=1,x"), 2, "does not take '1,x'"),
+        (("profile", "fake:1us", "--backend", "fake", "--sweep", "thread=1"), 2, "did you mean 'threads'"),
+        (("profile", "fake:1us", "--backend", "fake", "--affinity", "first"), 2, "give logical CPUs like 0"),
+        (("profile", "fake:1us", "--backend", "fake,onnxruntime"), 2, "add --backend fake"),
         (("run", "--root", "resnet81"), 2, "did you mean 'resnet18'"),
         (("build", "--root", "vgg"), 2, "Unknown root 'vgg'"),
         (("fit", "none.jsonl"), 2, "does not exist"),
@@ -230,10 +336,10 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, profiles: Path) -> None
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Any:
-    """A file system of 64 KiB, where this user may mount one."""
+    """A file system of 16 KiB, where this user may mount one."""
     folder = tmp_path / "small"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(folder)], capture_output=True)
     if mounted.returncode != 0:
         pytest.skip("mounting a tmpfs needs root")
     yield folder

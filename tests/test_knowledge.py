@@ -5,7 +5,7 @@ import pytest
 
 from kit import knowledge
 from kit.errors import BadRecord, NoAnswer, UnknownName
-from kit.records import KnowledgeBase, Need, ProfileRecord
+from kit.records import KnowledgeBase, MeasureSettings, Need, ProfileRecord
 
 
 def profiles() -> list[ProfileRecord]:
@@ -132,3 +132,30 @@ def test_accuracies_on_different_data_are_not_compared() -> None:
     other = rows[0].model_copy(update={"dataset": "other images"})
     with pytest.raises(BadRecord, match="2 data sets .other images, synthetic. and cannot be compared"):
         knowledge.ask([*rows, other], Need())
+
+
+@pytest.mark.parametrize(
+    "point",
+    [{"gap_s": 0.01}, {"load": 1}, {"affinity": (0,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"}, {"batch": 8}],
+)
+def test_rows_are_of_a_machine_that_is_left_as_it_is(point: dict[str, object]) -> None:
+    elsewhere = made.profile("a", 0.5, settings=MeasureSettings(**point))  # type: ignore[arg-type]
+    (row,) = knowledge.build([made.profile("a", 0.1), elsewhere]).rows
+    assert row.median_s < 0.2
+    with pytest.raises(BadRecord, match="None of these profiles holds a measurement"):
+        knowledge.build([elsewhere])
+
+
+def test_thread_counts_are_rows_of_their_own() -> None:
+    base = knowledge.build([made.profile("a", 0.1 / t, settings=MeasureSettings(threads=t)) for t in (1, 2)])
+    assert [(r.threads, round(r.median_s, 3)) for r in base.rows] == [(1, 0.1), (2, 0.05)]
+
+
+def test_a_batch_of_one_is_no_other_row() -> None:
+    base = knowledge.build([made.profile("a", 0.1), made.profile("a", 0.2, settings=MeasureSettings(batch=1))])
+    assert len(base.rows) == 1
+
+
+def test_the_fake_backend_is_no_row() -> None:
+    with pytest.raises(BadRecord, match="None of these"):
+        knowledge.build([made.profile("fake:1us", settings=MeasureSettings(backend="fake"))])

@@ -6,7 +6,7 @@ import pytest
 
 from kit import latency
 from kit.errors import BadRecord
-from kit.records import ClockSpec, Environment, Measurement, ProfileRecord
+from kit.records import ClockSpec, Measurement, MeasureSettings, ProfileRecord
 
 LAMBDA, OVERHEAD_S = 0.04, 50e-6
 MACS = [10**7 * k for k in (1, 2, 4, 8, 12, 16)]
@@ -17,6 +17,16 @@ def on_the_line(**more: object) -> list[ProfileRecord]:
         made.profile(f"net{i}", OVERHEAD_S + LAMBDA * macs / made.CLOCK_HZ, macs=macs, seed=i, **more)  # type: ignore[arg-type]
         for i, macs in enumerate(MACS)
     ]
+
+
+def clocked(hz: float, source: str) -> list[ProfileRecord]:
+    """The same, with the clock that each process ran at."""
+    profiles = []
+    for p in on_the_line():
+        assert p.measurement is not None
+        visits = tuple(v.model_copy(update={"clock_hz": hz, "clock_source": source}) for v in p.measurement.visits)
+        profiles.append(p.model_copy(update={"measurement": Measurement(visits=visits)}))
+    return profiles
 
 
 def test_a_known_line_is_found_again_with_an_interval_around_it() -> None:
@@ -46,15 +56,21 @@ def test_without_a_clock_the_factor_is_in_seconds_per_mac() -> None:
 
 
 def test_a_clock_seen_during_the_measurement_beats_the_nominal_one() -> None:
-    seen = Environment(at_utc=made.NOW, clock_hz=3.0e9)
-    profiles = []
-    for p in on_the_line():
-        assert p.measurement is not None
-        visits = tuple(v.model_copy(update={"before": seen, "after": seen}) for v in p.measurement.visits)
-        profiles.append(p.model_copy(update={"measurement": Measurement(visits=visits)}))
-    (model,) = latency.fit(profiles)
+    (model,) = latency.fit(clocked(3.0e9, "observed"))
     assert model.clock_source == "observed" and model.clock_hz == 3.0e9
     assert model.lambda_cycles_per_mac == pytest.approx(LAMBDA * 1.5, rel=0.01)
+
+
+def test_a_clock_measured_beside_the_networks_says_so() -> None:
+    (model,) = latency.fit(clocked(2.5e9, "measured"))
+    assert (model.clock_source, model.clock_hz) == ("measured", 2.5e9)
+    assert model.paper is not None and model.s_per_mac == pytest.approx(LAMBDA / made.CLOCK_HZ, rel=0.01)
+
+
+def test_the_nominal_clock_does_not_mix_with_a_measured_one() -> None:
+    """One record that knows its clock beats those that do not."""
+    (model,) = latency.fit([*on_the_line()[:-1], clocked(3.0e9, "measured")[-1]])
+    assert (model.clock_source, model.clock_hz) == ("measured", 3.0e9)
 
 
 def test_overhead_is_never_negative() -> None:
@@ -110,3 +126,20 @@ def test_the_newest_record_of_an_artifact_counts() -> None:
     old = made.profile("net0", 9.0, macs=MACS[0])
     (model,) = latency.fit([old, *on_the_line()])
     assert model.quality.worst < 0.05
+
+
+def test_other_operating_points_are_not_on_the_line() -> None:
+    """A loaded or idling machine is another machine: its records are named and left out, however new they are."""
+    gap, loaded = MeasureSettings(gap_s=0.01), MeasureSettings(load=1)
+    others = [
+        made.profile("net0", 9.0, macs=MACS[0], settings=gap),
+        made.profile("net1", 9.0, macs=MACS[1], settings=loaded),
+        made.profile("net2", 9.0, macs=MACS[2], settings=MeasureSettings(batch=8)),
+    ]
+    (model,) = latency.fit([*on_the_line(), *others])
+    assert model.quality.worst < 0.05 and len(model.record_ids) == len(MACS)
+    assert model.left_out == (
+        "net0: operating point t1-gap10ms", "net1: operating point t1-load1", "net2: operating point t1-b8",
+    )  # fmt: skip
+    with pytest.raises(BadRecord, match="Left out: operating point t1-load1"):
+        latency.fit(on_the_line(settings=loaded))

@@ -70,7 +70,9 @@ def make_profile(row: tuple[Any, ...], on: DeviceSpec, seed: int = 0, values: in
     centres = median_ms * 1e-3 * (1 + shift * rng.standard_normal(4))
     scatter = [c * (1 + 0.004 * rng.standard_normal(values) + 0.02 * rng.exponential(0.4, values)) for c in centres]
     visits = tuple(
-        made.visit(list(s), i, loops=4, reference_ns=(1e6, 1e6), versions={"onnxruntime": "1.0"})
+        made.visit(
+            list(s), i, loops=4, block=values, references={"product": [1e6, 1e6]}, versions={"onnxruntime": "1.0"}
+        )
         for i, s in enumerate(scatter)
     )
     size = int((44.7e6 if precision == "fp32" else 11.4e6) * width**2 * depth / 8)
@@ -390,6 +392,13 @@ def test_latest_keeps_the_newest_and_forgets_failures_made_good() -> None:
     broken_since = make_failure(old.artifact.artifact_id, device, created_utc="2028")
     assert points.latest([new, made_good, old]) == ([new], [])
     assert points.latest([new, broken_since, old]) == ([new], [broken_since])
+
+
+def test_another_operating_point_does_not_replace_the_plain_one() -> None:
+    plain = made.profile(latency_s=0.01)
+    loaded = made.profile(latency_s=0.02, settings=MeasureSettings(load=1)).model_copy(update={"created_utc": "2027"})
+    measured, _ = points.latest([plain, loaded])
+    assert plain in measured
 
 
 def test_shortener_drops_what_all_share() -> None:

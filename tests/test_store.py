@@ -9,7 +9,7 @@ import pytest
 
 from kit import store
 from kit.errors import BadRecord, StorageError, UsageError
-from kit.records import Artifact
+from kit.records import Artifact, MeasureSettings
 
 
 def test_canonical_json_does_not_depend_on_order() -> None:
@@ -94,6 +94,27 @@ def test_the_newest_record_comes_last_whatever_its_file_is_called(tmp_path: Path
     store.append_line(tmp_path / "a.jsonl", new)
     store.append_line(tmp_path / "z.jsonl", made.profile())
     assert store.read_profiles([tmp_path])[-1] == new
+
+
+def test_of_each_operating_point_one_record_decides() -> None:
+    """The newest trusted one, else the newest; another point, backend, device or file is another question."""
+    points = [
+        MeasureSettings(),
+        MeasureSettings(gap_s=0.01),
+        MeasureSettings(threads=2),
+        MeasureSettings(backend="pytorch"),
+    ]
+    old = [made.profile("net", 0.01 * i, settings=p) for i, p in enumerate(points, 1)]
+    new = [made.profile("net", 0.02 * i, settings=p) for i, p in enumerate(points, 1)]
+    noisy = [made.profile("net", 0.05, settings=p, label="inconclusive") for p in points]
+    others = [made.profile("other"), made.profile("net", on=made.device("elsewhere"))]
+    assert store.decisive([*old, *new, *others, *noisy]) == [*new, *others]
+    assert store.decisive([noisy[0], noisy[0].model_copy(update={"label": "throttled"})])[0].label == "throttled"
+
+
+def test_how_long_a_point_was_measured_is_no_other_point() -> None:
+    short = made.profile("net", settings=MeasureSettings(visit_s=0.1, seed=5))
+    assert store.decisive([made.profile("net"), short]) == [short]
 
 
 def test_a_special_file_is_not_replaced(tmp_path: Path) -> None:

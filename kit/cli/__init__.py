@@ -11,7 +11,7 @@ import sys
 import typer
 
 from kit import __version__
-from kit.cli import judge, library, measure, run, workshop
+from kit.cli import compare, judge, library, measure, run, runtimes, scenario, workshop
 from kit.errors import KitError
 
 app = typer.Typer(
@@ -41,6 +41,9 @@ def root(
 
 run.add_to(app)
 measure.add_to(app)
+runtimes.add_to(app)
+scenario.add_to(app)
+compare.add_to(app)
 workshop.add_to(app)
 judge.add_to(app)
 library.add_to(app)

@@ -33,9 +33,8 @@ def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
     from kit.records import Promise
 
     found: dict[str, list[Promise]] = {}
-    for p in store.decisive(
-        p for p in profiles if p.measurement and p.label and p.settings.backend not in ("fake", "pytorch")
-    ):
+    of_the_file = (p for p in profiles if p.plain and not p.settings.backend.startswith(("fake", "pytorch")))
+    for p in store.decisive(p for p in of_the_file if p.measurement and p.label):
         assert p.measurement is not None and p.label is not None
         promise = Promise(
             device_id=p.device.device_id,
@@ -79,16 +78,17 @@ def add(
     json: show.Json = False,
 ) -> None:
     """Package variants with their manifests, hashes and promised latencies."""
-    from kit import profiler, store
+    from kit import store
     from kit.library import package
     from kit.records import DECIDING
+    from kit.targets import resolve
 
     measured = promises(store.read_profiles([profiles])) if profiles.exists() else {}
     added = []
     with show.progress("package") as update:
         for number, build in enumerate(builds):
             update(str(build), number / len(builds))
-            targets = profiler.resolve([str(build)], backend="onnxruntime")
+            targets = resolve([str(build)], backend="onnxruntime")
             artifacts = [t.artifact for t in targets]
             by_id = {a.artifact_id: measured.get(a.model.sha256, []) for a in artifacts}
             added += package.add(to, targets[0].path.parent, artifacts, by_id)
@@ -215,17 +215,17 @@ def _measure_installed(model: Path, backend: str, threads: int, to: Path) -> Pro
     from kit import profiler
     from kit.device import recognise
     from kit.records import MeasureSettings
+    from kit.targets import resolve
 
     settings = MeasureSettings(backend=backend, threads=threads)
     spec = recognise()
-    targets = profiler.resolve([str(model)], backend=backend)
+    jobs = [profiler.Job(target, settings) for target in resolve([str(model)], backend=backend)]
     with show.progress("measure") as update:
         records = profiler.profile(
-            targets,
-            settings,
+            jobs,
             spec,
             to / "profiles" / spec.device_id / "installed.jsonl",
-            progress=lambda p: update(p.text, p.done / max(p.planned, 1)),
+            progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
         )
     return records[0]
 

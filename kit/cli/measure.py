@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kit.cli import show
+
+if TYPE_CHECKING:
+    from kit.profiler import Job
+    from kit.records import MeasureSettings, ProfileRecord
 
 device_app = typer.Typer(
     invoke_without_command=True, help="Recognise this machine; [bold]save[/] it as a device configuration."
@@ -19,6 +24,11 @@ Targets = Annotated[
         metavar="TARGET...", help="An .onnx file, a build folder, a variant id (with --build), or fake:250us."
     ),
 ]
+Backends = Annotated[str, typer.Option(help="Runtime, or several with commas; kit backends lists them.")]
+Build = Annotated[
+    Path | None, typer.Option(help="Build folder in which variant ids are looked up (default: build or run/build).")
+]
+Profiles = Annotated[Path, typer.Option(help="Folder of profiles; records go to PROFILES/<device_id>/NAME.jsonl.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -60,11 +70,25 @@ def save(
 
 def profile(
     targets: Targets,
-    backend: Annotated[str, typer.Option(help="Runtime: onnxruntime, pytorch, fake.")] = "onnxruntime",
+    backend: Backends = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    build: Annotated[
-        Path | None, typer.Option(help="Build folder in which variant ids are looked up (default: build or run/build).")
+    affinity: Annotated[str | None, typer.Option(help="Logical CPUs to run on, like 0 or 0,1.")] = None,
+    gap_ms: Annotated[float, typer.Option(min=0, max=1e6, help="Idle time before each call.")] = 0.0,
+    load: Annotated[int, typer.Option(min=0, max=1024, help="Background processes that burn a core each.")] = 0,
+    batch: Annotated[int | None, typer.Option(min=1, help="Batch of files with a free batch dimension.")] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=V,V",
+            help="Operating points; again for more keys: threads=1,2 gap-ms=0,10 load=0,1 affinity=0,1 (or 0+1) batch=1,8 "
+            "clock-ghz=1.5,2 power-mode=15W,MAXN.",
+        ),
     ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="Allow changing clock and power mode; they are restored on every exit.")
+    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Times per layer by the runtime's own profiler.")] = False,
+    build: Build = None,
     rounds_min: Annotated[
         int | None, typer.Option(min=1, help="Fresh processes per target at least (default: 6, or --rounds-max).")
     ] = None,
@@ -78,9 +102,7 @@ def profile(
         typer.Option(min=0.1, max=1e7, help="Wall time for the whole run; the first round is always finished."),
     ] = None,
     timeout_s: Annotated[float, typer.Option(min=1, max=1e6, help="Seconds that one process may take.")] = 120.0,
-    profiles: Annotated[
-        Path, typer.Option(help="Folder of profiles; records go to PROFILES/<device_id>/NAME.jsonl.")
-    ] = Path("profiles"),
+    profiles: Profiles = Path("profiles"),
     name: Annotated[str | None, typer.Option(help="Name of the file (default: target, backend and threads).")] = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget an interrupted run of the same command instead of going on.")
@@ -91,12 +113,12 @@ def profile(
     """Measure the latency of networks on this machine.
 
     Every target is visited in fresh processes, in random order, over rounds, until the interval of its median is narrow
-    enough or the rounds or the budget end. Raw times are appended to PROFILES/<device_id>/. A killed run goes on when the
-    same command is given again.
+    enough or the rounds or the budget end. Several backends and operating points are compared in one interleaved run. Raw
+    times are appended to PROFILES/<device_id>/. A killed run goes on when the same command is given again.
     """
-    from kit import profiler, store
+    from kit import profiler, store, verdict
     from kit.device import recognise
-    from kit.errors import UsageError
+    from kit.errors import MeasurementError, UsageError
     from kit.records import MeasureSettings
 
     rounds_min = rounds_min or min(6, rounds_max)
@@ -105,33 +127,129 @@ def profile(
             f"--rounds-max {rounds_max} is below --rounds-min {rounds_min}: raise the one or lower the other."
         )
     settings = MeasureSettings(
-        backend=backend, threads=threads, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=visit_s, precision_target=precision,
-        budget_s=budget_s, timeout_s=timeout_s, seed=seed,
+        threads=threads, affinity=_affinity(affinity) if affinity else None, gap_s=gap_ms * 1e-3, load=load, batch=batch,
+        rounds_min=rounds_min, rounds_max=rounds_max, visit_s=visit_s, precision_target=precision, budget_s=budget_s,
+        timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
-    usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
-    found = profiler.resolve(targets, backend=backend, build=build or next(usual, None))
+    jobs = _jobs(targets, backend.split(","), build, points(settings, sweep or []))
     spec = recognise()
-    stem = (
-        name or f"{Path(targets[0]).resolve().stem if Path(targets[0]).exists() else targets[0]}-{backend}-t{threads}"
-    )
+    first = Path(targets[0])
+    stem = name or f"{first.resolve().stem if first.exists() else targets[0]}-{backend}-t{threads}"
     out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
     with show.progress("profile") as update:
         records = profiler.profile(
-            found, settings, spec, out, fresh=fresh, progress=lambda p: update(p.text, p.done / max(p.planned, 1))
-        )
+            jobs, spec, out, fresh=fresh, control=control, layers=layers, spent_s=show.process_age_s(),
+            progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
+        )  # fmt: skip
+    criticism = verdict.criticise(records)
     if json:
-        show.emit(
-            {"device": spec.device_id, "file": str(out), "seed": seed, "variants": [show.variant(r) for r in records]}
-        )
+        variants = [show.variant(r) for r in records]
+        show.emit({
+            "device": spec.device_id, "file": str(out), "seed": seed, "variants": variants, "criticism": list(criticism)
+        })  # fmt: skip
     else:
-        show.print_table(show.profile_table(records))
-        for record in records:
-            if record.reason:
-                show.say(f"{record.artifact.artifact_id}: {record.reason}")
-        show.say(f"Appended to {out}")
-    if all(r.measurement is None for r in records):
-        from kit.errors import MeasurementError
-
+        _print(records, criticism, out)
+    if all(r.outcome != "ok" for r in records):
         raise MeasurementError(
             f"Nothing was measured: {(records[0].reason or '').rstrip('.')}. The failures are recorded in {out}."
         )
+
+
+def _print(records: list[ProfileRecord], criticism: tuple[str, ...], out: Path) -> None:
+    show.print_table(show.profile_table(records))
+    for record in records:
+        if record.layers:
+            show.print_table(show.layer_table(record))
+            print(*show.flame(record.layers), "", sep="\n")
+    for record in records:
+        if record.reason:
+            show.say(f"{record.artifact.artifact_id} ({record.settings.name}): {record.reason}")
+    praise = "Nothing to criticise: narrow, long enough, undisturbed."
+    show.say(
+        " ".join(criticism) or (praise if all(r.outcome == "ok" for r in records) else "Not everything was measured.")
+    )
+    show.say(f"Appended to {out}")
+
+
+def _jobs(targets: list[str], backends: list[str], build: Path | None, at: list[MeasureSettings]) -> list[Job]:
+    """Every target with every backend at every operating point."""
+    from kit.profiler import Job
+    from kit.targets import resolve
+
+    usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
+    folder = build or next(usual, None)
+    jobs = []
+    for backend in dict.fromkeys(part.strip() for part in backends):
+        found = resolve(targets, backend=backend, build=folder)
+        jobs += [Job(target, point.model_copy(update={"backend": backend})) for target in found for point in at]
+    return jobs
+
+
+# ------------------------------------------------------------------------------------------------------ operating points
+
+
+def points(settings: MeasureSettings, sweeps: list[str]) -> list[MeasureSettings]:
+    """``settings`` at every combination of the swept values. Raises UsageError for a sweep that cannot be read."""
+    from itertools import product
+
+    from kit.errors import UnknownName, UsageError
+
+    axes: dict[str, list[object]] = {}
+    for text in sweeps:
+        key, equals, values = text.partition("=")
+        if not equals or not values.strip(","):
+            raise UsageError(f"--sweep '{text}' cannot be read: write it like --sweep threads=1,2.")
+        if key not in _AXES:
+            raise UnknownName("sweep", key, _AXES)
+        field, read = _AXES[key]
+        try:
+            given = [read(value.strip()) for value in values.split(",") if value.strip()]
+        except ValueError:
+            raise UsageError(f"--sweep {key} does not take '{values}': {_TAKES[key]}.") from None
+        axes[field] = list(dict.fromkeys([*axes.get(field, []), *given]))
+    return [_checked(settings, dict(zip(axes, chosen, strict=True))) for chosen in product(*axes.values())]
+
+
+def _checked(settings: MeasureSettings, changes: dict[str, object]) -> MeasureSettings:
+    from pydantic import ValidationError
+
+    from kit.errors import UsageError
+    from kit.records import MeasureSettings, first_problem
+
+    try:
+        return MeasureSettings.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise UsageError(f"--sweep names a point that cannot be: {first_problem(error)}.") from None
+
+
+def _affinity(text: str) -> tuple[int, ...]:
+    from kit.errors import UsageError
+
+    try:
+        return _cpus(text, ",")
+    except ValueError:
+        raise UsageError(f"--affinity {text} cannot be read: give logical CPUs like 0 or 0,1.") from None
+
+
+def _cpus(text: str, separator: str) -> tuple[int, ...]:
+    return tuple(sorted({int(part) for part in text.split(separator)}))
+
+
+_AXES: dict[str, tuple[str, Callable[[str], object]]] = {
+    "threads": ("threads", int),
+    "batch": ("batch", int),
+    "gap-ms": ("gap_s", lambda v: float(v) * 1e-3),
+    "load": ("load", int),
+    "affinity": ("affinity", lambda v: _cpus(v, "+")),
+    "clock-ghz": ("clock_cap_hz", lambda v: float(v) * 1e9),
+    "power-mode": ("power_mode", str),
+}
+_TAKES = {
+    "threads": "whole numbers from 1",
+    "batch": "whole numbers from 1",
+    "gap-ms": "milliseconds from 0",
+    "load": "numbers of background processes from 0",
+    "affinity": "CPUs, several together like 0+1",
+    "clock-ghz": "gigahertz",
+    "power-mode": "names of power modes",
+}

@@ -102,19 +102,20 @@ def _profile(
     """Every variant with onnxruntime on one thread; a killed profile goes on where it was."""
     from kit import profiler
     from kit.records import MeasureSettings
+    from kit.targets import resolve
 
     settings = (
         MeasureSettings(rounds_min=5, rounds_max=5, visit_s=0.1, warmup_max_s=0.3, seed=seed)
         if quick
         else MeasureSettings(seed=seed)
     )
-    targets = profiler.resolve([str(out / "build")], backend=settings.backend)
     wanted = {a.artifact_id for a in artifacts}
-    targets = [t for t in targets if t.artifact.artifact_id in wanted]
+    targets = [t for t in resolve([str(out / "build")], backend=settings.backend) if t.artifact.artifact_id in wanted]
+    jobs = [profiler.Job(target, settings) for target in targets]
     file = out / "profiles" / device.device_id / "variants.jsonl"
     with show.progress("profile") as update:
         return profiler.profile(
-            targets, settings, device, file, progress=lambda p: update(p.text, p.done / max(p.planned, 1))
+            jobs, device, file, progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s)
         )
 
 

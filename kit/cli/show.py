@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kit.records import Answer, DeviceSpec, KnowledgeRow, LatencyModel, ProfileRecord
+    from kit.records import Answer, DeviceSpec, KnowledgeRow, LatencyModel, Layers, Measurement, ProfileRecord
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
@@ -50,9 +50,15 @@ def make_table(title: str, *columns: str) -> Table:
     return table
 
 
+class Update(Protocol):
+    """Redraws a progress line: a text, the share done in [0, 1], and the seconds that remain where they are known."""
+
+    def __call__(self, text: str, share: float, remaining_s: float | None = None) -> None: ...
+
+
 @contextmanager
-def progress(title: str) -> Iterator[Callable[[str, float], None]]:
-    """A live line on standard error: call it with a text and the share done in [0, 1]. An interruption says how to go on."""
+def progress(title: str) -> Iterator[Update]:
+    """A live line on standard error. An interruption says how to go on."""
     try:
         with _progress(title) as update:
             yield update
@@ -62,7 +68,7 @@ def progress(title: str) -> Iterator[Callable[[str, float], None]]:
 
 
 @contextmanager
-def _progress(title: str) -> Iterator[Callable[[str, float], None]]:
+def _progress(title: str) -> Iterator[Update]:
     """Redrawn only when called: a refreshing thread would steal time from what is being measured. Where standard error is no
     terminal, a line at each new tenth."""
     from rich.console import Console
@@ -77,29 +83,46 @@ def _progress(title: str) -> Iterator[Callable[[str, float], None]]:
         BarColumn(24),
         TaskProgressColumn(),
         TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
     with Progress(*columns, console=console, auto_refresh=False, transient=False) as bars:
-        task = bars.add_task("", total=1.0, title=title)
+        task = bars.add_task("", total=1.0, title=title, left="")
 
-        def update(text: str, share: float) -> None:
-            bars.update(task, description=text, completed=min(1.0, share))
+        def update(text: str, share: float, remaining_s: float | None = None) -> None:
+            bars.update(task, description=text, completed=min(1.0, share), left=_left(remaining_s))
             bars.refresh()
 
         yield update
         update("done", 1.0)
 
 
-def _plain_progress(title: str) -> Callable[[str, float], None]:
+def _plain_progress(title: str) -> Update:
     shown = -1
 
-    def update(text: str, share: float) -> None:
+    def update(text: str, share: float, remaining_s: float | None = None) -> None:
         nonlocal shown
         if int(share * 10) > shown:
             shown = int(share * 10)
-            say(f"{title}: {share:4.0%} {text}")
+            say(" ".join(part for part in (f"{title}: {share:4.0%}", text, _left(remaining_s)) if part))
 
     return update
+
+
+def _left(remaining_s: float | None) -> str:
+    """How long it will take still, in words."""
+    if remaining_s is None:
+        return ""
+    return f"about {remaining_s:.0f} s left" if remaining_s < 90 else f"about {remaining_s / 60:.0f} min left"
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started: the interpreter's own start counts towards a budget of wall time."""
+    import time
+
+    import psutil
+
+    return max(0.0, time.time() - float(psutil.Process().create_time()))
 
 
 def ms(seconds: float | None) -> str:
@@ -127,26 +150,78 @@ def variant(profile: ProfileRecord) -> dict[str, Any]:
         "macs": artifact.macs,
         "backend": profile.settings.backend,
         "threads": profile.settings.threads,
+        "point": profile.settings.name,
         "median_s": None,
+        "corrected_s": None,
         "p99_s": None,
         "label": profile.label,
         "outcome": profile.outcome,
         "reason": profile.reason,
         "record_id": profile.record_id,
     }
-    if measured is not None:
+    if measured is not None and profile.outcome == "ok":
         out |= {
             "median_s": measured.median_s,
             "interval_s": list(measured.interval_s),
             "confidence": measured.confidence,
+            "corrected_s": measured.corrected_s,
+            "corrected_interval_s": measured.corrected_interval_s and list(measured.corrected_interval_s),
+            "mode_s": measured.mode_s,
             "p90_s": measured.p90_s,
             "p99_s": measured.p99_s,
+            "intervals_s": {key: list(value) for key, value in measured.intervals_s().items()},
+            "clock_hz": measured.clock_hz,
+            "clock_source": measured.clock_source,
+            "cold_start_s": measured.cold_start_s,
             "memory_bytes": measured.memory_bytes,
+            "memory": _memory(measured),
+            "energy": _energy(measured),
+            "layers": profile.layers and _layers(profile),
             "processes": len(measured.visits),
             "calls": measured.calls,
             "evidence": list(profile.evidence),
         }
     return out
+
+
+def _memory(measured: Measurement) -> dict[str, int | None]:
+    """Bytes told apart, of the process that needed most."""
+    most = max((v.memory for v in measured.visits), key=lambda m: m.footprint_bytes)
+    return {
+        "runtime_bytes": most.of_runtime_bytes,
+        "model_bytes": most.of_model_bytes,
+        "inference_bytes": most.of_inference_bytes,
+        "peak_bytes": most.footprint_bytes,
+        "gpu_bytes": most.gpu_bytes,
+    }
+
+
+def _energy(measured: Measurement) -> dict[str, Any] | None:
+    energy = measured.energy
+    if energy is None:
+        return None
+    return {
+        "source": energy.source,
+        "joules_per_call": energy.joules_per_call,
+        "net_joules_per_call": energy.net_joules_per_call,
+        "idle_power_w": energy.idle_power_w,
+        "window_s": energy.window_s,
+    }
+
+
+def _layers(profile: ProfileRecord) -> dict[str, Any] | None:
+    layers, measured = profile.layers, profile.measurement
+    if layers is None or measured is None:
+        return None
+    return {
+        "source": layers.source,
+        "sum_s": layers.sum_s,
+        "whole_with_profiler_s": layers.whole_s,
+        "whole_s": measured.median_s,
+        "by_kind_s": layers.grouped("kind"),
+        "by_stage_s": layers.grouped("stage"),
+        "nodes": [n.model_dump(mode="json") for n in layers.nodes],
+    }
 
 
 def latency_model(model: LatencyModel) -> dict[str, Any]:
@@ -201,26 +276,81 @@ def _row(row: KnowledgeRow | None) -> dict[str, Any] | None:
 
 
 def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
-    how = sorted({f"{p.settings.backend}, {p.settings.threads} thread(s)" for p in profiles})
-    title = f"Measured with {'; '.join(how)}"
-    table = make_table(title, "variant", "median ms", "+- %", "p99 ms", "accuracy", "MB", "MMACs", "label")
+    how = sorted({f"{p.settings.backend} {p.settings.name}" for p in profiles})
+    table = make_table(
+        f"Measured with {how[0]}" if len(how) == 1 else "Measured",
+        "variant", *(() if len(how) == 1 else ("how",)), "median ms", "+- %", "corrected ms", "+- %", "p99 ms", "GHz",
+        "accuracy", "MB", "MMACs", "label",
+    )  # fmt: skip
     for p in profiles:
+        artifact, measured = p.artifact, p.measurement
         name = (
-            p.artifact.artifact_id
+            [artifact.artifact_id]
             if len(how) == 1
-            else f"{p.artifact.artifact_id} ({p.settings.backend}, t{p.settings.threads})"
+            else [artifact.artifact_id, f"{p.settings.backend} {p.settings.name}"]
         )
-        size, macs = (
-            f"{p.artifact.model.size_bytes / 1e6:.3g}",
-            f"{p.artifact.macs / 1e6:.4g}" if p.artifact.macs else "unknown",
-        )
-        accuracy = f"{p.artifact.accuracy.top1:.2%}" if p.artifact.accuracy else "unknown"
-        if p.measurement is None or p.outcome != "ok":
-            table.add_row(name, "", "", "", accuracy, size, macs, p.outcome)
+        macs = f"{artifact.macs / 1e6:.4g}" if artifact.macs else "unknown"
+        accuracy = f"{artifact.accuracy.top1:.2%}" if artifact.accuracy else "unknown"
+        about = [accuracy, f"{artifact.model.size_bytes / 1e6:.3g}", macs]
+        if measured is None or p.outcome != "ok":
+            table.add_row(*name, *[""] * 6, *about, p.outcome)
             continue
-        visits = len(p.measurement.visits)
-        half = f"{p.measurement.half_width:.1%}" if visits >= 5 else f"unknown (n={visits})"
-        table.add_row(name, ms(p.measurement.median_s), half, ms(p.measurement.p99_s), accuracy, size, macs, p.label)
+        visits = len(measured.visits)
+        half = f"{measured.half_width:.1%}" if visits >= 5 else f"unknown (n={visits})"
+        corrected = measured.corrected_half_width
+        table.add_row(
+            *name, ms(measured.median_s), half, ms(measured.corrected_s) if corrected is not None else "",
+            f"{corrected:.1%}" if corrected is not None and visits >= 5 else "", ms(measured.p99_s),
+            f"{measured.clock_hz / 1e9:.2f}" if measured.clock_hz else "unknown", *about, p.label,
+        )  # fmt: skip
+    return table
+
+
+BAR = 40  # characters of the longest bar
+FLAME = 100  # characters of the flame graph
+LAYER_ROWS = 40
+
+
+def flame(layers: Layers) -> list[str]:
+    """Three rows of text whose widths are times, in the order of the run: the whole, its stages, their nodes."""
+    edges = [0.0]
+    stages: list[tuple[str, int, int]] = []
+    nodes: list[tuple[str, int, int]] = []
+    for node in layers.nodes:
+        edges.append(edges[-1] + node.time_s / layers.sum_s * FLAME)
+        start, end = round(edges[-2]), round(edges[-1])
+        nodes.append((node.kind, start, end))
+        if stages and stages[-1][0] == node.stage:
+            stages[-1] = (node.stage, stages[-1][1], end)
+        else:
+            stages.append((node.stage, start, end))
+    whole = [(f"whole {ms(layers.sum_s)} ms", 0, FLAME)]
+    return ["".join(_cell(text, end - start) for text, start, end in row) for row in (whole, stages, nodes)]
+
+
+def _cell(text: str, width: int) -> str:
+    return "" if width <= 0 else f"[{text[: width - 2]:─<{width - 2}}]" if width > 2 else "▪" * width
+
+
+def layer_table(profile: ProfileRecord) -> Table:
+    """Times per layer as bars, the longest first; what the profiler adds and what no node owns stands below."""
+    layers, measured = profile.layers, profile.measurement
+    assert layers is not None and measured is not None
+    title = f"{profile.artifact.artifact_id}, {profile.settings.backend}: layers by the {layers.source}"
+    table = make_table(title, "layer", "kind", "stage", "us", "share", "")
+    table.columns[5].justify = "left"
+    longest = max(n.time_s for n in layers.nodes)
+    for node in sorted(layers.nodes, key=lambda n: -n.time_s)[:LAYER_ROWS]:
+        bar = "█" * max(1, round(BAR * node.time_s / longest)) if node.time_s else ""
+        share = f"{node.time_s / layers.sum_s:.1%}"
+        table.add_row(node.name, node.kind, node.stage, f"{node.time_s * 1e6:.4g}", share, bar)
+    groups = [f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped("stage").items()]
+    kinds = [f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped("kind").items()]
+    table.caption = (
+        f"{len(layers.nodes)} nodes take {ms(layers.sum_s)} ms together; the whole takes {ms(layers.whole_s)} ms with the profiler "
+        f"on and {ms(measured.median_s)} ms without.\nBy stage: {', '.join(groups)}.\nBy kind: {', '.join(kinds)}."
+    )
+    table.caption_justify = "left"
     return table
 
 
@@ -264,7 +394,9 @@ def clock_note(models: Sequence[LatencyModel]) -> str:
 def _clock_text(clock_hz: float | None, source: str) -> str:
     if clock_hz is None:
         return "The clock is unknown: the factor is in seconds per MAC."
-    how = "observed" if source == "observed" else "nominal; the true clock is unknown"
+    how = {"observed": "observed", "measured": "measured beside the networks"}.get(
+        source, "nominal; the true clock is unknown"
+    )
     return f"Clock {clock_hz / 1e9:.3g} GHz ({how})."
 
 

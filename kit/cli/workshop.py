@@ -64,15 +64,20 @@ def build(
 def export(
     name: Annotated[str, typer.Argument(help="A torchvision classification model, such as resnet18.")],
     resolution: Annotated[int, typer.Option(min=16, help="Input height and width in pixels.")] = 224,
+    batch: Annotated[str, typer.Option(help="Images per inference; 'dynamic' leaves it free.")] = "1",
     out: Annotated[Path, typer.Option(help="Folder for the .onnx, its sidecar and its .pt2.")] = Path("models"),
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
     """Export a torchvision architecture (1000 classes, random weights) to ONNX with a sidecar, to be profiled."""
+    from kit.errors import UsageError
+
+    if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 4096):
+        raise UsageError(f"--batch {batch} cannot be: give a number from 1 to 4096, or dynamic.")
     need_workshop()
     from kit.variants.export import export_root
 
-    artifact = export_root(name, resolution, out, seed=seed)
+    artifact = export_root(name, resolution, out, batch=None if batch == "dynamic" else int(batch), seed=seed)
     if json:
         show.emit({"file": str(out / artifact.model.file), "artifact": artifact.model_dump(mode="json")})
     else:

@@ -70,16 +70,17 @@ def key(record: ProfileRecord) -> Key:
 
 
 def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list[ProfileRecord]]:
-    """``(measured, failed)``: per artifact, backend and threads the newest measurement, and the newest failure unless a
-    later measurement made up for it."""
+    """``(measured, failed)``: per artifact, backend and threads the deciding measurement, and the newest failure unless a
+    later measurement made up for it. Other operating points than back-to-back calls of one input are left out."""
     measured: dict[Key, ProfileRecord] = {}
     failed: dict[Key, ProfileRecord] = {}
-    for record in sorted(profiles, key=lambda r: r.created_utc):
-        if record.measurement is None:
+    for record in sorted((p for p in profiles if p.plain), key=lambda r: r.created_utc):
+        if record.measurement is None or record.outcome != "ok":
             failed[key(record)] = record
-        else:
+            continue
+        failed.pop(key(record), None)
+        if key(record) not in measured or record.trusted or not measured[key(record)].trusted:
             measured[key(record)] = record
-            failed.pop(key(record), None)
     return list(measured.values()), list(failed.values())
 
 
@@ -174,8 +175,8 @@ def method(drawn: Sequence[Point]) -> list[str]:
     seeds = sorted({s.seed for s in settings})
     durations = show.listed(sorted({show.seconds(s.visit_s) for s in settings}))
     threads = show.listed([show.counted(t, "thread") for t in sorted({s.threads for s in settings})])
-    referenced = any(v.reference_ns for p in drawn for v in p.measurement.visits)
-    drift = "A fixed matrix product timed around each process shows drift, and" if referenced else "From all of this"
+    referenced = any(v.references for p in drawn for v in p.measurement.visits)
+    drift = "Fixed workloads timed between the calls show drift, and" if referenced else "From all of this"
     return [
         f"Each variant ran in {_span(visits, 'fresh process')}, interleaved with the others in random order (seed "
         f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",

@@ -29,11 +29,15 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 def logits(path: Path, images: Tensor) -> Logits:
-    """The file's first output for each of ``images`` ``(N, C, H, W)``, stacked to ``(N, classes)``."""
+    """The file's first output for each of ``images`` ``(N, C, H, W)``, stacked to ``(N, classes)``.
+
+    N is a multiple of the file's batch; a file with a free batch is asked one image at a time.
+    """
     session = open_session(path)
-    name = session.get_inputs()[0].name
-    batch = images.numpy()
-    return np.concatenate([session.run(None, {name: batch[i : i + 1]})[0] for i in range(len(batch))])
+    node = session.get_inputs()[0]
+    step = node.shape[0] if isinstance(node.shape[0], int) else 1
+    every = images.numpy()
+    return np.concatenate([session.run(None, {node.name: every[i : i + step]})[0] for i in range(0, len(every), step)])
 
 
 def accuracy(answers: Logits, split: data.Split) -> Accuracy:

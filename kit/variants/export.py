@@ -1,4 +1,8 @@
-"""From a torch network to files: ONNX (fixed batch of 1, one file, batch norm folded), the torch.export archive, the sidecar."""
+"""From a torch network to files: ONNX (one file, batch norm folded), the torch.export archive, the sidecar.
+
+The batch is fixed (1 unless asked for): a latency belongs to one shape. With a free batch dimension the backends fix it when
+they open the file.
+"""
 
 from __future__ import annotations
 
@@ -48,10 +52,11 @@ def versions() -> dict[str, str]:
     return found
 
 
-def to_files(net: nn.Module, example: Tensor) -> Exported:
-    """``net`` (in evaluation mode, one input, one output) exported for inputs of ``example``'s shape ``(1, C, H, W)``.
+def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Exported:
+    """``net`` (in evaluation mode, one input, one output) exported for inputs of ``example``'s shape ``(N, C, H, W)``.
 
-    Call it inside :func:`kit.variants.train.workshop`. Raises UsageError when it is too large for one ONNX file.
+    ``free_batch`` leaves N open; ``example`` then needs two images or more, because torch takes one for a constant. Call it inside
+    :func:`kit.variants.train.workshop`. Raises UsageError when it is too large for one ONNX file.
     """
     stored = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if stored > _PROTOBUF_LIMIT_BYTES:
@@ -59,7 +64,8 @@ def to_files(net: nn.Module, example: Tensor) -> Exported:
             f"The network holds {stored / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB: take a smaller one."
         )
     with _quiet(), torch.no_grad():
-        program = torch.export.export(net, (example,))
+        shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
+        program = torch.export.export(net, (example,), dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop(
                 "stack_trace", None
@@ -83,7 +89,8 @@ def to_files(net: nn.Module, example: Tensor) -> Exported:
         *model.graph.output,
     ):
         del part.metadata_props[:]
-    return Exported(model.SerializeToString(deterministic=True), archive.getvalue(), count_macs(net, example))
+    macs = count_macs(net, example[:1] if free_batch else example)
+    return Exported(model.SerializeToString(deterministic=True), archive.getvalue(), macs)
 
 
 def count_macs(net: nn.Module, example: Tensor) -> int:
@@ -123,8 +130,10 @@ def assert_same(check: NumericCheck, answers: NDArray[np.float32], what: str) ->
         )
 
 
-def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> Artifact:
+def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None = 1, seed: int = 0) -> Artifact:
     """A torchvision classification architecture (1000 classes, random weights) as ``<name>-<px>.onnx``, ``.pt2``, ``.json``.
+
+    ``batch`` other than 1 is in the name; None leaves it free, and the sidecar describes a batch of 1.
 
     Nothing is downloaded, and there is no accuracy to state. Batch norms take their statistics from random images, so that
     activations have the scale they would have after training: the time of an inference does not depend on more than that.
@@ -136,14 +145,14 @@ def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> A
     store.make_folder(out)
     with train.workshop(seed):
         net = _architecture(name, resolution_px)
-        example = torch.randn(2, 3, resolution_px, resolution_px)
+        example = torch.randn(max(2, batch or 2), 3, resolution_px, resolution_px)
         _try_forward(net, example, name)
         _settle(net, example)
         wanted = _try_forward(net, example, name)
-        files = to_files(net, example[:1])
-    stem = f"{name}-{resolution_px}"
+        files = to_files(net, example if batch is None else example[:batch], free_batch=batch is None)
+    stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
     model = save_file(out, f"{stem}.onnx", files.onnx)
-    facts = graph.facts(graph.load(out / model.file), stem)
+    facts = graph.facts(graph.with_batch(graph.load(out / model.file), 1 if batch is None else batch), stem)
     answers = evaluate.logits(out / model.file, example)
     check = evaluate.compare(answers, wanted)
     assert_same(check, answers, stem)
@@ -161,7 +170,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, seed: int = 0) -> A
             resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=answers.shape[1]
         ),
         check=check,
-        sample=save_sample(out, stem, example[:1].numpy(), answers[:1]),
+        sample=save_sample(out, stem, example[: batch or 1].numpy(), answers[: batch or 1]),
         licence=LICENCE,
         origin=Origin(
             root=name, seed=seed, made_by=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)

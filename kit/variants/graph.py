@@ -86,6 +86,19 @@ def facts(model: onnx.ModelProto, name: str) -> Facts:
     )
 
 
+def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """``model`` itself where its shapes are fixed, else a copy whose inputs have ``batch`` as their free first dimension."""
+    if all(value.type.tensor_type.shape.dim[0].dim_value for value in _true_inputs(model)):
+        return model
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(model)
+    for value in (*fixed.graph.input, *fixed.graph.output):
+        first = value.type.tensor_type.shape.dim[0]
+        if first.dim_param:
+            first.dim_value = batch
+    return fixed
+
+
 class _Graph:
     """A model with its shapes inferred and looked up by tensor name."""
 

@@ -1,0 +1,136 @@
+"""What a person names becomes what can be measured: files, build folders and variant ids become targets with their sidecars."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kit import backends, store, worker
+from kit.backends import fake
+from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
+from kit.records import Artifact, FileRef, Precision, SubNetwork
+
+EXTERNAL_DATA = b"\x0a\x08location"  # the protobuf key that points ONNX weights to another file
+
+
+@dataclass(frozen=True)
+class Target:
+    """An artifact and where its model lies."""
+
+    path: Path
+    artifact: Artifact
+
+
+def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) -> list[Target]:
+    """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
+
+    Raises UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
+    """
+    backends.require(backend)
+    targets: list[Target] = []
+    for text in texts:
+        path = _path(text)
+        if backend == "fake" or text.startswith("fake:"):
+            targets.append(_fake_target(text, backend))
+        elif path.is_dir():
+            targets += [_from_sidecar(p, backend) for p in _build_sidecars(path)]
+        elif path.suffix == ".onnx":
+            targets.append(_onnx_target(path, backend))
+        elif build is not None and (build / f"{text}.json").is_file():
+            targets.append(_from_sidecar(build / f"{text}.json", backend))
+        else:
+            raise UsageError(_unresolved(text, build))
+    return list({t.artifact.model.sha256: t for t in targets}.values())
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    with store.explained(path, "read"):
+        path.exists()
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!r} is no UTF-8 file name: rename the file.") from None
+    return path
+
+
+def _unresolved(text: str, build: Path | None) -> str:
+    if Path(text).exists():
+        return f"{text} is neither an .onnx file nor a build folder: give one of these, or a variant id with --build FOLDER."
+    try:
+        SubNetwork.parse(text)
+    except UsageError:
+        return f"{text} does not exist: give an .onnx file, a build folder, or a variant id with --build FOLDER."
+    if build is None:
+        return f"{text} reads like a variant id: say which build folder holds it with --build FOLDER."
+    known = ", ".join(sorted(p.stem for p in build.glob("*.onnx"))[:8]) if build.is_dir() else "nothing"
+    return f"{build} holds no variant {text}; it holds {known or 'nothing'}."
+
+
+def _build_sidecars(folder: Path) -> list[Path]:
+    sidecars = sorted(p.with_suffix(".json") for p in folder.glob("*.onnx") if p.with_suffix(".json").is_file())
+    if not sidecars:
+        raise UsageError(
+            f"{folder} holds no variant (an .onnx with its .json): make one with kit build, or give an .onnx file."
+        )
+    return sidecars
+
+
+def _from_sidecar(sidecar: Path, backend: str) -> Target:
+    artifact = store.read_record(sidecar, Artifact)
+    path = sidecar.with_suffix(".onnx")
+    if artifact.model.file != path.name or store.sha256_file(path) != artifact.model.sha256:
+        raise IntegrityError(
+            f"{path} is not the file that {sidecar.name} describes: make the sidecar anew with kit describe {path}"
+        )
+    program = artifact.torch_program
+    if backend == "pytorch" and program is not None and store.sha256_file(path.parent / program.file) != program.sha256:
+        raise IntegrityError(
+            f"{program.file} is not the program that {sidecar.name} describes: build or export it anew."
+        )
+    return Target(path, artifact)
+
+
+def _onnx_target(path: Path, backend: str) -> Target:
+    """A file with its sidecar, or a bare file: its tensors then come from the runtime and its MACs stay unknown."""
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist.")
+    sidecar = path.with_suffix(".json")
+    if sidecar.is_file() and _is_sidecar(sidecar):
+        return _from_sidecar(sidecar, backend)
+    reply = worker.ask(
+        worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
+    )
+    if reply.outcome != "ok":
+        raise BadModel(reply.reason or f"{path} cannot be loaded.")
+    data = path.read_bytes()
+    if EXTERNAL_DATA in data:
+        remedy = "export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)"
+        raise BadModel(f"{path} keeps its weights in another file, which no hash covers: {remedy}.")
+    try:
+        model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+    except ValueError:
+        raise UsageError(
+            f"{path} has a name that kit cannot store: rename it without leading dot or backslash."
+        ) from None
+    precision: Precision = "int8" if b"QuantizeLinear" in data else "fp32"
+    made = Artifact(artifact_id=path.stem, model=model, precision=precision, inputs=reply.inputs, outputs=reply.outputs)
+    return Target(path, made)
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether the JSON beside a model is kit's; somebody else's is none of our business."""
+    try:
+        data = store.read_json(path)
+    except BadRecord:
+        return False
+    return isinstance(data, dict) and data.get("kind") == "artifact"
+
+
+def _fake_target(text: str, backend: str) -> Target:
+    if backend != "fake":
+        raise UsageError(f"'{text}' is a target of the fake backend: add --backend fake.")
+    fake.cost_ns(text)
+    model = FileRef(file=store.slug(text), sha256=store.sha256_bytes(text.encode()), size_bytes=0)
+    return Target(Path(text), Artifact(artifact_id=text, model=model, inputs=(fake.SPEC,), outputs=(fake.SPEC,)))
