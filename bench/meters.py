@@ -134,6 +134,7 @@ class Bench:
     pythons: dict[str, str]
     pilots: dict[Net, Pilot]
     versions: dict[str, str]  # of each meter's tool
+    profiles: Path  # of kit: one folder for all rounds, as a user has, because it keeps the device's reference times
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ class Job:
 # ------------------------------------------------------------------------------------------- how each meter is called
 
 
-def kit_command(files: Sequence[Path], budget_s: float, scratch: Path, *more: str) -> list[str]:
+def kit_command(files: Sequence[Path], budget_s: float, profiles: Path, *more: str) -> list[str]:
     """The one place that knows how `kit profile` is called; ``budget_s`` bounds its whole wall time."""
     command = [sys.executable, "-m", "kit", "profile", *map(str, files), "--json", "--budget-s", f"{budget_s:g}"]
-    return [*command, "--profiles", str(scratch / "profiles"), *more]
+    return [*command, "--profiles", str(profiles), *more]
 
 
 def command(bench: Bench, job: Job, scratch: Path) -> list[str]:
@@ -158,7 +159,7 @@ def command(bench: Bench, job: Job, scratch: Path) -> list[str]:
     files, budget_s = bench.files[job.net], job_budget_s(bench, job)
     if job.meter.startswith("kit"):
         more = ("--backend", "openvino") if job.meter == "kit-openvino" else ()
-        return kit_command(files, budget_s, scratch, *more)
+        return kit_command(files, budget_s, bench.profiles, *more)
     python = bench.pythons[job.meter]
     if job.meter == "benchmark_app":
         return [python, "-c", BENCHMARK_APP, *benchmark_app_options(files[0], budget_s, scratch)]
@@ -544,7 +545,7 @@ def run(args: argparse.Namespace) -> None:
     journal = args.journal or args.work / f"meters-{key}.jsonl"
     if args.fresh:
         journal.unlink(missing_ok=True)
-    bench = Bench(args.budget_s, cpu, args.seed, files, pythons, {}, versions(pythons))
+    bench = Bench(args.budget_s, cpu, args.seed, files, pythons, {}, versions(pythons), args.work / "profiles")
     bench = replace(bench, pilots={net: pilot(bench, net) for net in ("fp32", "int8")})
     parts: tuple[Part, ...] = ("idle", "disturbed") if args.disturb else ("idle",)
     visits = measure(bench, journal, header, args.rounds, parts, args.meters)

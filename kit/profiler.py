@@ -290,7 +290,7 @@ class _Session:
             return True
         if len(self.run.visits[index]) >= settings.rounds_max:
             return False
-        return bool(verdict.doubts(_measurement(self.run, index, settings, scale), settings))
+        return bool(verdict.doubts(_measurement(self.run, index, self.jobs[index], scale), settings))
 
     def _missing(self, index: int) -> int:
         """Visits that this job needs in any case and has not had; 0 for one that failed or is on the disk."""
@@ -356,8 +356,11 @@ def _changes_machine(point: MeasureSettings) -> bool:
     return point.clock_cap_hz is not None or point.power_mode is not None
 
 
-def _measurement(run: _Run, index: int, settings: MeasureSettings, scale: Reference | None) -> Measurement:
-    return Measurement(visits=tuple(run.visits[index]), reference=scale if _drifts(settings) else None)
+def _measurement(run: _Run, index: int, job: Job, scale: Reference | None) -> Measurement:
+    if scale is None or not _drifts(job.settings):
+        return Measurement(visits=tuple(run.visits[index]))
+    own = reference.for_precision(scale, job.target.artifact.precision)
+    return Measurement(visits=tuple(run.visits[index]), reference=own)
 
 
 def _drifts(settings: MeasureSettings) -> bool:
@@ -446,7 +449,7 @@ def _record(
 ) -> ProfileRecord:
     job = jobs[index]
     scale = run.reference or _scale(run, jobs)
-    measurement = _measurement(run, index, job.settings, scale) if run.visits.get(index) else None
+    measurement = _measurement(run, index, job, scale) if run.visits.get(index) else None
     outcome, reason = run.failures.get(index, ("ok", None))
     label, evidence = verdict.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())
     found, why = _layers_of(job) if layers and outcome == "ok" else (None, None)

@@ -25,9 +25,18 @@ def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
 
 def test_every_weight_belongs_to_a_workload() -> None:
     """A machine that slows down evenly is slower by one factor, whatever the mixture."""
-    assert set(reference.WEIGHTS) <= set(reference.WORKLOADS)
-    assert all(weight > 0 for weight in reference.WEIGHTS.values())
-    assert sum(reference.WEIGHTS.values()) == pytest.approx(1.0)
+    for weights in reference.WEIGHTS.values():
+        assert set(weights) <= set(reference.WORKLOADS) and all(weight > 0 for weight in weights.values())
+    assert sum(reference.WEIGHTS["fp32"].values()) == pytest.approx(1.0)
+
+
+def test_a_precision_has_exponents_of_its_own() -> None:
+    scale = reference.first_of(
+        "d", [made.visit([1.0] * 2, block=1, references={"product": [5, 5, 5], "weights": [9, 9, 9]})]
+    )
+    assert scale is not None
+    assert reference.for_precision(scale, "int8").weights == {"product": 0.3, "weights": 1.0}  # no chain was run
+    assert reference.for_precision(scale, "bf16") == scale and scale.weights == {"product": 0.4, "weights": 0.5}
 
 
 @pytest.mark.parametrize("shape", [(49, 2304), (1,), (1 << 20,), (7, 3, 5)])
@@ -91,7 +100,7 @@ def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
     assert found is not None and found.device_id == "board"
     assert found.nominal_ns == {"product": 140.0, "clock": 60.0}
     assert found.workloads == {name: reference.WORKLOADS[name] for name in times}
-    assert found.weights == {name: w for name, w in reference.WEIGHTS.items() if name in times}
+    assert found.weights == {name: w for name, w in reference.WEIGHTS["fp32"].items() if name in times}
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:

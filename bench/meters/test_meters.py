@@ -38,7 +38,9 @@ Visit, Job, Pilot = verdicts.Visit, meters.Job, meters.Pilot
 
 FILES = {"fp32": (Path("a.onnx"),), "int8": (Path("b.onnx"),), "pair": (Path("a.onnx"), Path("b.onnx"))}
 PYTHONS = dict.fromkeys(meters.NAMES, sys.executable)
-BENCHES = meters.Bench(6.0, min(os.sched_getaffinity(0)), 0, FILES, PYTHONS, {"fp32": Pilot(0.0146, 0.5)}, {})
+BENCHES = meters.Bench(
+    6.0, min(os.sched_getaffinity(0)), 0, FILES, PYTHONS, {"fp32": Pilot(0.0146, 0.5)}, {}, Path("profiles")
+)
 
 
 def header(**changes: Any) -> Any:
