@@ -211,8 +211,8 @@ def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pyte
     real = worker.ask
 
     def ask(request: Request, timeout_s: float) -> Reply:
-        children = psutil.Process().children(recursive=True)
-        burning.append((len([c for c in children if "kit.operating" in " ".join(c.cmdline())]), children))
+        burners = [c for c in psutil.Process().children(recursive=True) if "kit.operating" in " ".join(c.cmdline())]
+        burning.append((len(burners), burners))
         return real(request, timeout_s)
 
     monkeypatch.setattr(worker, "ask", ask)
