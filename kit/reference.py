@@ -10,8 +10,8 @@ workload      what it does                                                      
 
 A float network is taken to slow down as ``product ** 0.4 * weights ** 0.5 * clock ** 0.1`` does, an int8 network as
 ``product ** 0.3 * weights * clock ** 0.1``: it computes less per byte, so what disturbs caches disturbs it more. Workloads and
-exponents were chosen among mixtures of sixteen (products, sums, copies, gathers, element-wise products, the chain) on a 2-core virtual
-machine, over 48 runs and 76 processes of resnet18 in each precision; the optimum is flat. The chain alone does not serve: it
+exponents were chosen among mixtures of eighteen (products, sums, copies, gathers, element-wise products, the chain) on a 2-core virtual
+machine, over 48 runs and 58 processes of resnet18 in each precision; the optimum is flat. The chain alone does not serve: it
 moved by 2 % where networks moved by 1, because the clock of wide vector instructions is another one.
 
 Arrays lie on huge pages where the kernel grants them and on page boundaries everywhere: where a process happens to put an
