@@ -22,7 +22,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -34,7 +33,7 @@ from pathlib import Path
 import numpy as np
 
 from kit import __version__, backends, profiler, stats, store, telemetry, timing, worker
-from kit.errors import BadRecord, KitError, MeasurementError, UsageError
+from kit.errors import BadRecord, MeasurementError, UsageError
 from kit.profiler import Progress
 from kit.records import (
     PERCENTILES,
@@ -207,29 +206,15 @@ class Request(Record):
 
 
 def main() -> None:
-    """Entry of the child: one JSON request on standard input, one JSON line on what was standard output."""
-    worker.die_with_parent()
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    run = answer(Request.model_validate_json(sys.stdin.read()))
-    channel.write(json.dumps(run.model_dump(mode="json")) + "\n")
-    channel.flush()
-    os._exit(0)  # a runtime's tear-down must not turn a good run into a crash
+    """Entry of the child."""
+    worker.serve(lambda line: answer(Request.model_validate_json(line)))
 
 
 def answer(request: Request) -> ScenarioRun:
     try:
         return _run(request)
-    except UsageError as error:
-        return _failed(request, "unsupported", str(error))
-    except MemoryError:
-        return _failed(request, "out_of_memory", "The process ran out of memory.")
-    except KitError as error:
-        return _failed(request, "failed", str(error))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
-        first = str(error).splitlines()[0] if str(error) else ""
-        outcome: Outcome = "out_of_memory" if worker.tells_of_memory(f"{type(error).__name__} {first}") else "failed"
-        return _failed(request, outcome, f"{type(error).__name__}: {first}")
+        return _failed(request, *worker.failure(error))
 
 
 def _failed(request: Request, outcome: Outcome, reason: str) -> ScenarioRun:

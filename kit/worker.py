@@ -68,10 +68,15 @@ class Reply(Record):
 
 
 def main() -> None:
+    serve(lambda line: answer(Request.model_validate_json(line)))
+
+
+def serve(respond: Callable[[str], Record]) -> None:
+    """A child's whole life: one JSON request on standard input, one JSON line on what was standard output."""
     die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    reply = answer(Request.model_validate_json(sys.stdin.read()))
+    reply = respond(sys.stdin.read())
     channel.write(json.dumps(reply.model_dump(mode="json")) + "\n")
     channel.flush()
     os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
@@ -95,16 +100,21 @@ def answer(request: Request) -> Reply:
         if request.describe:
             return _describe(request)
         return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request))
-    except UsageError as error:
-        return Reply(outcome="unsupported", reason=str(error))
-    except MemoryError:
-        return Reply(outcome="out_of_memory", reason="The process ran out of memory.")
-    except KitError as error:
-        return Reply(outcome="failed", reason=str(error))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
-        first = str(error).splitlines()[0] if str(error) else ""
-        outcome: Outcome = "out_of_memory" if tells_of_memory(f"{type(error).__name__} {first}") else "failed"
-        return Reply(outcome=outcome, reason=f"{type(error).__name__}: {first}")
+        outcome, reason = failure(error)
+        return Reply(outcome=outcome, reason=reason)
+
+
+def failure(error: Exception) -> tuple[Outcome, str]:
+    """What an exception in a child means: (outcome, reason in a sentence)."""
+    if isinstance(error, UsageError):
+        return "unsupported", str(error)
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "The process ran out of memory."
+    if isinstance(error, KitError):
+        return "failed", str(error)
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return "out_of_memory" if tells_of_memory(text) else "failed", text
 
 
 def tells_of_memory(text: str) -> bool:
