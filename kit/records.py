@@ -8,6 +8,8 @@ History of the formats (``schema_version`` of each kind)
     1  2026-11  first form of device, artifact, profile, latency_model, knowledge, manifest, install
     2  2026-11  profile: raw times as packed series in nanoseconds, reference workloads between them, operating point;
                 version 1 is read and upgraded
+    2  2026-11  knowledge: origin (measured or predicted), operating point, p90, p95, intervals, energy, clock; version 1 is read and
+                upgraded; first form of allocation_quality, dynamic_table
 """
 
 from __future__ import annotations
@@ -103,7 +105,8 @@ class DeviceSpec(Record):
 class SubNetwork(Record):
     """One sub-network of a root: how deep (in blocks), how wide (share of the channels), how precise, at which resolution.
 
-    The id is parseable: ``resnet18-d6-w0.50-int8-32``.
+    ``blocks`` tells the depth of each stage where a space chooses it stage by stage. The id is parseable:
+    ``resnet18-d6-w0.50-int8-32``, ``resnet18-d1.2.2.1-w0.75-fp32-224``.
     """
 
     family: str
@@ -112,14 +115,22 @@ class SubNetwork(Record):
     width: float = Field(gt=0, le=1)
     precision: Precision
     resolution_px: int = Field(ge=1)
+    blocks: tuple[int, ...] | None = None  # per stage, their sum is the depth
 
     _PATTERN: ClassVar[re.Pattern[str]] = re.compile(
-        r"(?P<root>[a-z0-9_]+)-d(?P<depth>\d+)-w(?P<width>[01]\.\d\d)-(?P<precision>[a-z]+\d+)-(?P<resolution>\d+)"
+        r"(?P<root>[a-z0-9_]+)-d(?P<depth>\d+(\.\d+)*)-w(?P<width>[01]\.\d\d)-(?P<precision>[a-z]+\d+)-(?P<resolution>\d+)"
     )
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> SubNetwork:
+        if self.blocks is not None and (sum(self.blocks) != self.depth or len(self.blocks) < 2):
+            raise ValueError(f"the blocks {self.blocks} are not {self.depth} in two stages or more")
+        return self
 
     @property
     def id(self) -> str:
-        return f"{self.root}-d{self.depth}-w{self.width:.2f}-{self.precision}-{self.resolution_px}"
+        depth = ".".join(map(str, self.blocks or (self.depth,)))
+        return f"{self.root}-d{depth}-w{self.width:.2f}-{self.precision}-{self.resolution_px}"
 
     @property
     def bits(self) -> int:
@@ -131,13 +142,49 @@ class SubNetwork(Record):
         match = cls._PATTERN.fullmatch(text)
         if match is None or match["precision"] not in BITS:
             raise UsageError(f"'{text}' is no sub-network id: it reads like resnet18-d6-w0.50-int8-32.")
+        stages = tuple(map(int, match["depth"].split(".")))
         return cls(
             family=re.match(r"[a-z]+", match["root"])[0],  # type: ignore[index]
             root=match["root"],
-            depth=int(match["depth"]),
+            depth=sum(stages),
             width=float(match["width"]),
             precision=match["precision"],
             resolution_px=int(match["resolution"]),
+            blocks=stages if len(stages) > 1 else None,
+        )
+
+
+class Kernel(Record):
+    """One piece of work that a runtime runs as a whole, for one input: a convolution or product with what is fused to it, or one of
+    the lighter operators between them. ``macs = rows * inner * columns * groups``; the lighter ones have none.
+
+    ``rows`` counts output positions (pixels, tokens), ``inner`` multiply-accumulates per output and group, ``columns`` output channels
+    per group. Bytes are at the precision that the kernel works at. ``count`` equal kernels in a row may stand as one.
+    """
+
+    kind: Literal[
+        "conv", "pointwise", "depthwise", "linear", "matmul", "pool", "add", "norm", "softmax", "elementwise", "move"
+    ]
+    stage: int = 0
+    precision: Precision = "fp32"
+    rows: int
+    inner: int
+    columns: int
+    groups: int = 1
+    size: int = 1  # of a convolution's or pool's window, in pixels along one side
+    stride: int = 1
+    weight_bytes: int = 0
+    read_bytes: int  # activations
+    written_bytes: int
+    count: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Of one of the ``count``."""
+        return (
+            self.rows * self.inner * self.columns * self.groups
+            if self.kind in ("conv", "pointwise", "depthwise", "linear", "matmul")
+            else 0
         )
 
 
@@ -231,6 +278,7 @@ class Artifact(Record):
     )
     licence: str | None = None
     origin: Origin | None = None
+    kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
 
 
 # ----------------------------------------------------------------------------------------------------------- measurement
@@ -826,6 +874,35 @@ class FitQuality(Record):
     within_10: float
 
 
+class FormScore(Record):
+    """One form of latency model in cross-validation: every error is on networks that it was not fitted to.
+
+    The interval of a prediction reaches ``reach`` standard deviations to each side, in logarithms; ``sd`` is the median relative one.
+    """
+
+    form: str  # "factor", "kinds", "roofline", "learned", or a baseline: "papers", "forest", "lookup"
+    candidate: bool  # baselines are compared and never chosen
+    count: int  # held-out records
+    quality: FitQuality
+    median_error: float
+    sd: float
+    reach: float
+    calibration: str  # "conformal", or "student" where the records are too few for it
+    p_value: float | None  # that chance explains its distance from the best form
+
+
+class CurvePoint(Record):
+    """How well networks are predicted from so many measurements: errors on the rest, over ``repeats`` random choices."""
+
+    measurements: int
+    repeats: int
+    mape: float
+    within_5: float
+    within_10: float
+    coverage: float  # share of the rest inside the interval
+    forms: tuple[str, ...]  # the form chosen in each repeat
+
+
 class LatencyModel(Record):
     """latency_s = overhead_s + lambda * MACs / clock_hz for one device, backend, precision and thread count.
 
@@ -855,29 +932,95 @@ class LatencyModel(Record):
     left_out: tuple[str, ...] = ()  # records that did not count, and why
 
 
+Percentile = Literal[50, 90, 95, 99]
+PERCENTILES_KEPT: tuple[Percentile, ...] = (50, 90, 95, 99)  # of each row's latency
+
+
 class KnowledgeRow(Record):
-    """A measured row: one variant on one device, backend and thread count."""
+    """One variant on one device, backend and operating point: measured, or predicted by a latency model.
+
+    ``low_s`` to ``high_s`` is the interval of ``median_s`` (over processes; of a predicted row what its model states),
+    ``p99_low_s`` to ``p99_high_s`` that of ``p99_s``. A percentile that nobody computed is None and the next higher one stands in.
+    ``energy_j`` is the whole draw of one inference, the idle machine included.
+    """
 
     artifact_id: str
-    sha256: str
+    sha256: str  # empty where no file exists yet: a predicted row
     device_id: str
     backend: str
     threads: int
     precision: Precision
-    median_s: float
-    p99_s: float
-    label: Label
-    memory_bytes: int
+    origin: Literal["measured", "predicted"] = "measured"
+    point: Point | None = None  # None: back-to-back calls of one input on an idle machine that is left as it is
+    median_s: float = Field(gt=0)
+    p90_s: float | None = Field(default=None, gt=0)
+    p95_s: float | None = Field(default=None, gt=0)
+    p99_s: float = Field(gt=0)
+    low_s: float | None = Field(default=None, ge=0)
+    high_s: float | None = None
+    p99_low_s: float | None = Field(default=None, ge=0)
+    p99_high_s: float | None = None
+    label: Label | None = None  # None: predicted
+    memory_bytes: int | None
     size_bytes: int
     macs: int | None
+    energy_j: float | None = None
+    clock_hz: float | None = None
     accuracy: float | None
     dataset: str | None = None  # what the accuracy was counted on
-    record_id: str
+    record_id: str  # the profile record, or the latency model of a predicted row
+
+    @model_validator(mode="after")
+    def _whole(self) -> KnowledgeRow:
+        if (self.origin == "measured") != (self.label is not None):
+            raise ValueError("a measured row has a label and a predicted one has none")
+        if self.origin == "predicted" and (self.low_s is None or self.high_s is None):
+            raise ValueError("a predicted row states its interval")
+        if self.low_s is not None and self.high_s is not None and not self.low_s <= self.median_s <= self.high_s:
+            raise ValueError("the median lies outside its own interval")
+        if self.point is not None and self.point.threads != self.threads:
+            raise ValueError("the operating point has another thread count than the row")
+        return self
+
+    @property
+    def batch(self) -> int:
+        """Inputs per call; the latencies are those of the call."""
+        return (self.point.batch if self.point else None) or 1
+
+    @property
+    def free_running(self) -> bool:
+        return self.point is None or self.point.free_running
+
+    @property
+    def point_name(self) -> str:
+        return (self.point or Point(threads=self.threads)).name
+
+    def latency_s(self, percentile: int = 99) -> float:
+        """The latency at a percentile, in seconds; where it is unknown the next higher one, which is the safer."""
+        if percentile >= 99:
+            return self.p99_s
+        if percentile == 50:
+            return self.median_s
+        known = (self.p90_s, self.p95_s) if percentile == 90 else (self.p95_s,)
+        return next((value for value in known if value is not None), self.p99_s)
+
+    def interval_s(self, percentile: int = 99) -> tuple[float, float]:
+        """Between which latencies the percentile lies, in seconds, as far as the row tells.
+
+        Above the median it is as wide, relative to its centre, as the interval of the p99 (of the median where that is unknown).
+        """
+        value, low, high = self.latency_s(percentile), self.p99_low_s, self.p99_high_s
+        centre = self.p99_s
+        if percentile == 50 or low is None or high is None:
+            centre, low, high = self.median_s, self.low_s, self.high_s
+        if low is None or high is None:
+            return value, value
+        return min(value, value * (low / centre)), max(value, value * (high / centre))
 
 
 class KnowledgeBase(Record):
     kind: Literal["knowledge"] = "knowledge"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     created_utc: str
     kit_version: str
     rows: tuple[KnowledgeRow, ...]
@@ -886,17 +1029,25 @@ class KnowledgeBase(Record):
 class Need(Record):
     """What a device asks for. Every limit is optional; at least the most accurate measured variant is the answer.
 
-    With a link, the deadline covers download + p99 latency, unless ``download_s`` sets a limit of its own for the download.
+    With a link, the deadline covers download + latency, unless ``download_s`` sets a limit of its own for the download. What
+    the device already has (``have``: sha256 or ids of variants) needs no download.
     """
 
     deadline_s: float | None = Field(default=None, gt=0)
+    percentile: Percentile = 99  # of the latency that the deadline is set against
     memory_bytes: int | None = Field(default=None, gt=0)
+    energy_j: float | None = Field(default=None, gt=0)
     min_accuracy: float | None = Field(default=None, ge=0, le=1)
     link_bps: float | None = Field(default=None, gt=0)
     download_s: float | None = Field(default=None, gt=0)
+    have: tuple[str, ...] = ()
     device_id: str | None = None
     backend: str | None = None
     threads: int | None = None
+    batch: int | None = Field(default=None, ge=1)  # None: one input per call
+    point: str | None = None  # name of an operating point, such as t1-gap10ms; None: a machine that is left as it is
+    dataset: str | None = None  # None: the only one
+    unknown_accuracy: bool = False  # variants of unknown accuracy compete (last) with those that know theirs
 
 
 class Rejection(Record):
@@ -905,10 +1056,21 @@ class Rejection(Record):
     artifact_id: str
     backend: str
     threads: int
-    limit: str  # "deadline", "memory", "accuracy", "download", "label"
+    limit: str  # "deadline", "memory", "energy", "accuracy", "download", "label"
     value: float | str | None
     bound: float | str | None
     text: str
+
+
+class MeasureNext(Record):
+    """A row whose measurement could change the answer, and the command that measures it."""
+
+    artifact_id: str
+    backend: str
+    threads: int
+    point: str
+    why: str
+    command: str
 
 
 class Answer(Record):
@@ -921,6 +1083,97 @@ class Answer(Record):
     binding: str | None  # the limit with the smallest margin
     rejected: tuple[Rejection, ...]
     text: str  # the answer as a sentence
+    promised: bool = True  # False: the chosen row is predicted, so measure it first
+    measure_next: tuple[MeasureNext, ...] = ()  # what could change the answer, the most promising first
+
+
+class Limit(Record):
+    """One limit on one row: ``slack`` is the share of the bound that is left (negative: missed, None: nothing to compare)."""
+
+    limit: str
+    value: float | str | None
+    bound: float | str | None
+    slack: float | None
+    met: bool
+    text: str
+    change: str | None  # what would have to change, where it is missed
+
+
+class Explanation(Record):
+    """Why one row is, or is not, the choice for a need."""
+
+    row: KnowledgeRow
+    chosen: bool
+    limits: tuple[Limit, ...]
+    beaten_by: str | None  # the id that is chosen although this row meets every limit
+    text: str
+
+
+class AllocationQuality(Record):
+    """What a dynamic network of each size achieves: the (weighted) delay of its allocation for tasks of ``task_bit``, in seconds.
+
+    Keys are sizes: ``"8"`` for K experts (paper A), ``"10,3"`` for k experts of l layers (paper B). The delay grows in proportion to
+    the task size. ``weight`` is the mean importance by which the computing time counts.
+    """
+
+    kind: Literal["allocation_quality"] = "allocation_quality"
+    schema_version: Literal[1] = 1
+    family: str  # allocator_a, allocator_b
+    source: str
+    task_bit: float = Field(gt=0)
+    weight: float = Field(gt=0)
+    delay_s: dict[str, float] = Field(min_length=1)
+
+    @field_validator("delay_s")
+    @classmethod
+    def _sizes(cls, value: dict[str, float]) -> dict[str, float]:
+        for key, delay in value.items():
+            if not re.fullmatch(r"\d+(,\d+)*", key) or not delay > 0:
+                raise ValueError(
+                    f'\'{key}: {delay}\' is no size with a delay above zero: write "8" or "10,3" and seconds'
+                )
+        return value
+
+
+class SizeTiming(Record):
+    """What a dynamic network of one size takes to compute, measured at one clock."""
+
+    size: str
+    clock_hz: float = Field(gt=0)
+    median_s: float = Field(gt=0)
+    macs: float | None = None  # as its paper counts them
+    record_id: str
+
+
+class SizeChoice(Record):
+    """Of one cell, task size x compute budget: the best size by the measured times, and by each analytic factor."""
+
+    task_bit: float
+    clock_hz: float
+    measured: str
+    measured_delay_s: float  # allocation and computing together
+    analytic: dict[str, str]  # factor in cycles per MAC -> size
+    excess: dict[str, float]  # factor -> how much longer the analytic choice takes, by the measured times (0.02: 2 %)
+
+
+class DynamicTable(Record):
+    """Papers A and B: the best size of a dynamic network over task size and compute budget."""
+
+    kind: Literal["dynamic_table"] = "dynamic_table"
+    schema_version: Literal[1] = 1
+    quality: AllocationQuality
+    timings: tuple[SizeTiming, ...]
+    left_out: tuple[str, ...]  # sizes with a timing or a quality, but not both
+    factors: tuple[float, ...]  # cycles per MAC; none where the MACs are unknown
+    cells: tuple[SizeChoice, ...]
+
+    def differing(self, factor: float) -> float:
+        """Share of the cells in which the analytic choice is another than the measured one."""
+        return sum(c.analytic[f"{factor:g}"] != c.measured for c in self.cells) / len(self.cells)
+
+    def worst_excess(self, factor: float) -> float:
+        """The largest share by which the analytic choice takes longer, by the measured times."""
+        return max(c.excess[f"{factor:g}"] for c in self.cells)
 
 
 # -------------------------------------------------------------------------------------------------------------- delivery
@@ -1018,7 +1271,15 @@ def _visit_2(visit: Any) -> Any:
     return {**kept, "references": {"product-192": product} if product is not None else {}}
 
 
-_UPGRADES: dict[tuple[str, Any], Callable[[Mapping[str, Any]], dict[str, Any]]] = {("profile", 1): _profile_2}
+def _knowledge_2(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 held measured rows of a machine that is left as it is; what it did not keep is None."""
+    return {**data, "schema_version": 2}
+
+
+_UPGRADES: dict[tuple[str, Any], Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    ("profile", 1): _profile_2,
+    ("knowledge", 1): _knowledge_2,
+}
 
 
 def first_problem(error: ValidationError) -> str:
