@@ -13,6 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import random
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from kit import __version__, backends, operating, reference, store, telemetry, verdict, worker
+from kit import __version__, backends, nursery, operating, reference, spaces, store, telemetry, verdict, worker
 from kit.errors import MeasurementError, StorageError, UsageError
 from kit.records import (
     DeviceSpec,
@@ -30,6 +31,7 @@ from kit.records import (
     Outcome,
     ProfileRecord,
     Reference,
+    SubNetwork,
     Visit,
     load,
 )
@@ -39,8 +41,8 @@ WAVE = 40  # jobs that are interleaved: more would put the visits of one network
 REFERENCE = "reference.json"
 VISIT_MIN_S = 0.1
 ENDING_S = 0.1  # writing and showing what was measured
-VISIT_GOOD_S = 0.5  # a budget with room for more than the fewest processes is spent on more, not on longer ones
-OVERHEAD_S = 0.45
+VISIT_GOOD_S = 0.2  # a budget with room for more than the fewest processes is spent on more, not on longer ones
+OVERHEAD_S = 0.35
 IDLE_POWER_S = 2.0
 
 
@@ -114,15 +116,17 @@ def profile(
             progress(Progress(run.done, run.done + 1, told))
         began_s = time.monotonic() - spent_s - run.wall_s
         run.reference = _stored_reference(out.parent, device)
-        session = _Session(run, jobs, journal, control, _idle_power_w(jobs), began_s, progress)
         records: list[ProfileRecord] = []
-        for wave in _waves(jobs):
-            session.measure(wave)
-            run.reference = run.reference or _new_reference(run, jobs, device, out.parent)
-            records += _write_records(run, jobs, wave, device, out, layers=layers)
-            run.written |= set(wave)
-            for index in wave:
-                run.visits.pop(index, None)  # a long sweep must not fill the memory
+        with nursery.Nursery() as children, tempfile.TemporaryDirectory(prefix="kit-") as scratch:
+            beside = _reference_networks(jobs, Path(scratch))
+            session = _Session(run, jobs, journal, control, _idle_power_w(jobs), began_s, progress, children, beside)
+            for wave in _waves(jobs):
+                session.measure(wave)
+                run.reference = _kept_reference(run, jobs, device, out.parent)
+                records += _write_records(run, jobs, wave, device, out, layers=layers)
+                run.written |= set(wave)
+                for index in wave:
+                    run.visits.pop(index, None)  # a long sweep must not fill the memory
         journal.unlink(missing_ok=True)
     return [record for _, record in sorted(zip(_order(jobs), records, strict=True), key=lambda pair: pair[0])]
 
@@ -231,12 +235,14 @@ class _Session:
     idle_power_w: dict[str, float]
     began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
     progress: Callable[[Progress], None]
+    children: nursery.Nursery
+    beside: dict[str, worker.Network]
 
     def measure(self, wave: Sequence[int]) -> None:
         """Rounds over the jobs of ``wave`` until all are closed or the budget is spent."""
         self._refuse_unsupported(wave)
         for round_ in range(max(self.jobs[i].settings.rounds_max for i in wave)):
-            scale = self.run.reference or _scale(self.run, self.jobs)
+            scale = _scale(self.run, self.jobs)
             still_open = [i for i in wave if self._open(i, scale)]
             seed = self.jobs[wave[0]].settings.seed
             order = random.Random(f"{seed}/{wave[0]}/{round_}").sample(still_open, len(still_open))
@@ -302,7 +308,7 @@ class _Session:
         """Rounds that are wanted in any case; a budget that has room for more than the fewest is spent on more."""
         if settings.budget_s is None:
             return settings.rounds_min
-        room = int(settings.budget_s / (len(self.jobs) * (OVERHEAD_S + VISIT_GOOD_S)))
+        room = int(settings.budget_s / (len(self.jobs) * (self.run.overhead_s + VISIT_GOOD_S)))
         return min(settings.rounds_max, max(settings.rounds_min, room))
 
     def _visit_s(self, index: int) -> float | None:
@@ -323,7 +329,8 @@ class _Session:
         job, start = self.jobs[index], time.perf_counter()
         try:
             with operating.busy(job.settings.load):
-                reply = worker.ask(_request(job, round_, visit_s, self.idle_power_w), job.settings.timeout_s)
+                request = _request(job, round_, visit_s, self.idle_power_w, self.beside)
+                reply = self.children.ask(request, job.settings.timeout_s)
         except MeasurementError as error:  # the background load ended early
             reply = worker.Reply(outcome="failed", reason=str(error))
         wall_s = time.perf_counter() - start
@@ -359,8 +366,9 @@ def _changes_machine(point: MeasureSettings) -> bool:
 def _measurement(run: _Run, index: int, job: Job, scale: Reference | None) -> Measurement:
     if scale is None or not _drifts(job.settings):
         return Measurement(visits=tuple(run.visits[index]))
-    own = reference.for_precision(scale, job.target.artifact.precision)
-    return Measurement(visits=tuple(run.visits[index]), reference=own)
+    visits, settings = tuple(run.visits[index]), job.settings
+    own = reference.of_job(scale, job.target.artifact.precision, settings.backend, settings.threads, visits)
+    return Measurement(visits=visits, reference=own)
 
 
 def _drifts(settings: MeasureSettings) -> bool:
@@ -370,9 +378,10 @@ def _drifts(settings: MeasureSettings) -> bool:
 
 
 def _scale(run: _Run, jobs: Sequence[Job], visits_min: int = 1, device_id: str = "") -> Reference | None:
-    """The scale of a device that has none yet, from the visits so far of jobs that had at least ``visits_min``."""
-    of_jobs = (visits for i, visits in run.visits.items() if _drifts(jobs[i].settings) and len(visits) >= visits_min)
-    return reference.first_of(device_id, (visit for visits in of_jobs for visit in visits))
+    """The device's scale, with what it lacks from the visits so far of jobs that had at least ``visits_min``."""
+    of_jobs = [i for i, visits in run.visits.items() if _drifts(jobs[i].settings) and len(visits) >= visits_min]
+    seen = [reference.Seen(v, jobs[i].settings.backend, jobs[i].settings.threads) for i in of_jobs for v in run.visits[i]]
+    return reference.scale(run.reference, device_id, seen)
 
 
 def _stored_reference(folder: Path, device: DeviceSpec) -> Reference | None:
@@ -385,11 +394,24 @@ def _stored_reference(folder: Path, device: DeviceSpec) -> Reference | None:
     return kept
 
 
-def _new_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: Path) -> Reference | None:
-    """The device's scale, written once: every later drift-corrected latency of this device rests on it."""
+def _kept_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: Path) -> Reference | None:
+    """The device's scale, each workload of it written once: every later drift-corrected latency of this device rests on it."""
     found = _scale(run, jobs, verdict.VISITS_MIN, device.device_id)
-    if found is not None:
+    if found is not None and found is not run.reference:
         store.write_record(folder / REFERENCE, found)
+    return found
+
+
+def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.Network]:
+    """The reference networks that these jobs need, written to ``folder``."""
+    found: dict[str, worker.Network] = {}
+    for job in jobs:
+        if not _drifts(job.settings) or backends.LEAVES[job.settings.backend].target != "cpu":
+            continue
+        for name, text in reference.networks(job.target.artifact.precision).items():
+            if name not in found:
+                path = folder / f"{name}.onnx"
+                found[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
     return found
 
 
@@ -403,8 +425,11 @@ def _idle_power_w(jobs: Sequence[Job]) -> dict[str, float]:
     return {target: watts for target, watts in found.items() if watts is not None}
 
 
-def _request(job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float]) -> worker.Request:
+def _request(
+    job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.Network]
+) -> worker.Request:
     settings = job.settings
+    wanted = reference.networks(job.target.artifact.precision) if _drifts(settings) else {}
     return worker.Request(
         path=str(job.target.path),
         artifact=job.target.artifact,
@@ -418,6 +443,7 @@ def _request(job: Job, round_: int, visit_s: float, idle_power_w: dict[str, floa
         warmup_max_s=settings.warmup_max_s,
         energy=not settings.load and not settings.gap_s,  # a background load's energy is not the network's
         idle_power_w=idle_power_w.get(backends.LEAVES[settings.backend].target) if settings.free_running else None,
+        references={name: beside[name] for name in wanted if name in beside},
         seed=settings.seed,
     )
 
@@ -448,7 +474,7 @@ def _record(
     record_id: str, run: _Run, index: int, jobs: Sequence[Job], device: DeviceSpec, *, layers: bool
 ) -> ProfileRecord:
     job = jobs[index]
-    scale = run.reference or _scale(run, jobs)
+    scale = _scale(run, jobs)
     measurement = _measurement(run, index, job, scale) if run.visits.get(index) else None
     outcome, reason = run.failures.get(index, ("ok", None))
     label, evidence = verdict.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())
@@ -473,6 +499,6 @@ def _layers_of(job: Job) -> tuple[Layers | None, str | None]:
     """The times per node from a process of their own, or why there are none."""
     if not job.settings.free_running:
         return None, "no times per layer: they are taken free-running only"
-    request = _request(job, 0, job.settings.visit_s, {}).model_copy(update={"layers": True})
-    reply = worker.ask(request, job.settings.timeout_s)
+    request = _request(job, 0, job.settings.visit_s, {}, {}).model_copy(update={"layers": True})
+    reply = nursery.ask(request, job.settings.timeout_s)
     return reply.layers, None if reply.layers else f"no times per layer: {reply.reason}"

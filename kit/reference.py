@@ -6,13 +6,14 @@ workload      what it does                                                      
 ``clock``     a chain of dependent instructions (:mod:`kit.clock`)                  the core's clock
 ``product``   one float32 matrix product whose weights fill more than an L2 cache   arithmetic and the inner caches
 ``weights``   one whose weights fill a good part of an L3 slice                     arithmetic and the outer caches
+``network``   a small convolutional network, run by the runtime that is measured    what convolutions do to all of these
+``network8``  a smaller one in int8                                                 the same for integer kernels
 ============  ====================================================================  ===============================
 
-A float network is taken to slow down as ``product ** 0.4 * weights ** 0.5 * clock ** 0.1`` does, an int8 network as
-``product ** 0.3 * weights * clock ** 0.1``: it computes less per byte, so what disturbs caches disturbs it more. Workloads and
-exponents were chosen among mixtures of eighteen (products, sums, copies, gathers, element-wise products, the chain) on a 2-core virtual
-machine, over 48 runs and 58 processes of resnet18 in each precision; the optimum is flat. The chain alone does not serve: it
-moved by 2 % where networks moved by 1, because the clock of wide vector instructions is another one.
+A network is taken to slow down as a product of powers of them does (:data:`MIXTURES`); where a runtime does not run the reference networks,
+products and the chain stand in. Workloads and exponents were chosen on a 2-core virtual machine among products, sums, copies,
+gathers, the chain and eleven small networks, over 900 processes of four networks; the optimum is flat. The chain alone
+does not serve: it moved by 2 % where networks moved by 1, because the clock of wide vector instructions is another one.
 
 Arrays lie on huge pages where the kernel grants them and on page boundaries everywhere: where a process happens to put an
 array would otherwise change the time of the same work by 15 %. What they take on a device in its usual state is kept in
@@ -23,9 +24,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from time import perf_counter_ns
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,27 +44,56 @@ PRODUCTS = {  # rows, inner, columns: 29 and 116 MMACs, as late convolutions hav
     "weights": (49, 4608, 512),
 }
 HUGE_PAGE = 2 << 20
+NETWORKS = {  # run by the runtime that is measured, on as many threads
+    "network": "resnet18-d1.1.1.1-w1.00-fp32-160",
+    "network8": "resnet18-d1.1.1.1-w0.50-int8-112",
+}
 WORKLOADS = {
     "clock": f"a chain of dependent instructions, {clock.CYCLES} cycles (Numba: {clock.NUMBA_CYCLES})",
     **{name: "a float32 matrix product of " + " x ".join(map(str, shape)) for name, shape in PRODUCTS.items()},
 }
-WEIGHTS: dict[str, dict[str, float]] = {  # by the network's precision; others go with fp32
-    "fp32": {"product": 0.4, "weights": 0.5, "clock": 0.1},
-    "int8": {"product": 0.3, "weights": 1.0, "clock": 0.1},
+MIXTURES: dict[str, tuple[dict[str, float], ...]] = {  # by the network's precision; the first of which all is known counts
+    "fp32": ({"weights": 0.3, "network": 0.7}, {"product": 0.4, "weights": 0.5, "clock": 0.1}),
+    "int8": ({"network": 0.85, "network8": 0.2}, {"product": 0.3, "weights": 1.0, "clock": 0.1}),
 }
 
 
-def workloads() -> dict[str, Workload]:
-    """The workloads that this machine can run, each warmed up. ``clock`` is missing where no chain can be run or believed."""
-    found = {name: _product(*shape) for name, shape in PRODUCTS.items()}
+def mixtures(precision: str) -> tuple[dict[str, float], ...]:
+    """Exponents for a network of ``precision``, the best first; other precisions go with fp32."""
+    return MIXTURES.get(precision, MIXTURES["fp32"])
+
+
+def networks(precision: str) -> dict[str, str]:
+    """Names and sub-network ids of the reference networks beside a network of ``precision``."""
+    return {name: NETWORKS[name] for name in mixtures(precision)[0] if name in NETWORKS}
+
+
+def workloads(calls: Mapping[str, Callable[[], Any]] | None = None) -> dict[str, Workload]:
+    """The workloads that this machine can run, each warmed up. ``calls`` run reference networks; without any the smaller product
+    stands in. ``clock`` is missing where no chain can be run or believed."""
+    found: dict[str, Workload] = {name: _network(call) for name, call in (calls or {}).items()}
+    for name, shape in PRODUCTS.items():
+        if name == "weights" or not found:
+            found[name] = _product(*shape)
     chain = clock.chain()
     if chain is not None and clock.agrees(chain):
         passes = chain.first.passes
         found["clock"] = lambda: chain.first.elapsed_ns(passes)
     for workload in found.values():
-        for _ in range(3):
+        for _ in range(2):
             workload()
     return found
+
+
+def _network(call: Callable[[], Any]) -> Workload:
+    def network() -> int:
+        call()  # finds its caches again
+        start = perf_counter_ns()
+        call()
+        call()
+        return (perf_counter_ns() - start) // 2
+
+    return network
 
 
 def _product(rows: int, inner: int, columns: int) -> Workload:
@@ -98,28 +130,75 @@ def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 def fits(kept: Reference, device_id: str) -> bool:
     """Whether a stored scale is of this device and of the workloads that this kit runs."""
-    return kept.device_id == device_id and all(WORKLOADS.get(name) == what for name, what in kept.workloads.items())
+    known = WORKLOADS | NETWORKS
+    return kept.device_id == device_id and all(known.get(_plain(name)) == what for name, what in kept.workloads.items())
 
 
-def first_of(device_id: str, visits: Iterable[Visit]) -> Reference | None:
-    """The scale of a device from its first visits: the median over processes of each workload's median; None without any."""
-    medians: dict[str, list[float]] = {}
-    for visit in visits:
-        for name, series in visit.references.items():
-            medians.setdefault(name, []).append(float(np.median(series.array())))
-    nominal = {name: float(np.median(times)) for name, times in medians.items() if name in WORKLOADS}
+def _plain(name: str) -> str:
+    return name.split(" ")[0]
+
+
+def _kept_as(name: str, backend: str, threads: int) -> str:
+    """What takes another time in another runtime has a scale of its own there."""
+    return f"{name} {backend} t{threads}" if name in NETWORKS else name
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One process that timed reference workloads, and by which runtime on how many threads."""
+
+    visit: Visit
+    backend: str
+    threads: int
+
+    def medians_ns(self) -> dict[str, float]:
+        return {name: float(np.median(series.array())) for name, series in self.visit.references.items()}
+
+
+def scale(kept: Reference | None, device_id: str, seen: Sequence[Seen]) -> Reference | None:
+    """``kept`` with the workloads that it lacks, from processes that timed them; None when there is neither.
+
+    Medians over processes. A reference network that is new to a device with a scale is put into the usual state by the ``weights``
+    beside it.
+    """
+    nominal = dict(kept.nominal_ns) if kept else {}
+    for names in (WORKLOADS, NETWORKS):
+        found: dict[str, list[float]] = {}
+        for process in seen:
+            medians = process.medians_ns()
+            usual = medians["weights"] / nominal["weights"] if names is NETWORKS and "weights" in medians else 1.0
+            for name in names.keys() & medians.keys():
+                found.setdefault(_kept_as(name, process.backend, process.threads), []).append(medians[name] / usual)
+        nominal = {name: float(np.median(times)) for name, times in sorted(found.items())} | nominal
     if not nominal:
         return None
+    if kept is not None and nominal.keys() == kept.nominal_ns.keys():
+        return kept
     return Reference(
         device_id=device_id,
-        created_utc=utc_now(),
-        workloads={name: WORKLOADS[name] for name in nominal},
+        created_utc=kept.created_utc if kept else utc_now(),
+        workloads={name: (WORKLOADS | NETWORKS)[_plain(name)] for name in nominal},
         nominal_ns=nominal,
-        weights={name: weight for name, weight in WEIGHTS["fp32"].items() if name in nominal},
+        weights={},
     )
 
 
-def for_precision(scale: Reference, precision: str) -> Reference:
-    """``scale`` with the exponents of a network of ``precision``."""
-    weights = WEIGHTS.get(precision, WEIGHTS["fp32"])
-    return scale.model_copy(update={"weights": {name: w for name, w in weights.items() if name in scale.nominal_ns}})
+def of_job(kept: Reference, precision: str, backend: str, threads: int, visits: Iterable[Visit]) -> Reference:
+    """``kept`` as a network of ``precision`` needs it that this runtime ran on so many ``threads``: the best mixture of workloads that
+    every one of its ``visits`` timed."""
+    timed = [visit.references.keys() for visit in visits]
+    for mixture in mixtures(precision):
+        names = {name: _kept_as(name, backend, threads) for name in mixture}
+        if all(key in kept.nominal_ns for key in names.values()) and all(mixture.keys() <= each for each in timed):
+            break
+    else:
+        known = set(kept.nominal_ns).intersection(*timed)
+        mixture = {name: weight for name, weight in mixtures(precision)[-1].items() if name in known}
+        names = {name: name for name in mixture}
+    return kept.model_copy(
+        update={
+            "workloads": {name: kept.workloads[key] for name, key in names.items()},
+            "nominal_ns": {name: kept.nominal_ns[key] for name, key in names.items()},
+            "weights": mixture,
+        }
+    )

@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kit import __version__, backends, profiler, stats, store, telemetry, timing, worker
+from kit import __version__, backends, nursery, profiler, stats, store, telemetry, timing, worker
 from kit.errors import BadRecord, MeasurementError, UsageError
 from kit.profiler import Progress
 from kit.records import (
@@ -484,7 +484,7 @@ def _ask(
         seed=settings.seed,
     )
     asked = json.dumps(request.model_dump(mode="json"))
-    line, outcome, reason = worker.spawn(CODE, asked, request.threads, settings.timeout_s + SLACK * planned_s)
+    line, outcome, reason = nursery.spawn(CODE, asked, request.threads, settings.timeout_s + SLACK * planned_s)
     if line is None:
         return _failed(request, outcome, reason)
     try:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import backends, store, worker
+from kit import backends, nursery, store, worker
 from kit.backends import fake
 from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
 from kit.records import Artifact, FileRef, Precision, SubNetwork
@@ -99,7 +99,7 @@ def _onnx_target(path: Path, backend: str) -> Target:
     sidecar = path.with_suffix(".json")
     if sidecar.is_file() and _is_sidecar(sidecar):
         return _from_sidecar(sidecar, backend)
-    reply = worker.ask(
+    reply = nursery.ask(
         worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
     if reply.outcome != "ok":

@@ -20,7 +20,7 @@ from typing import Any
 Clock = Callable[[], int]
 Run = Callable[[int], float]  # makes that many calls, returns the nanoseconds that they took
 
-VALUES_MIN = 10  # a slow network still gives this many values per process, whatever the time
+VALUES_MIN = 8  # a slow network still gives this many values per process, whatever the time
 VALUES_MAX = 1000  # bounds the size of a record: six processes of a thousand values place a p99 well
 RESOLUTION_FACTOR = 1000  # one value spans at least this many clock ticks
 WARM_TOLERANCE = 0.03  # successive warm-up windows agree within this share

@@ -1,26 +1,30 @@
 """Child process: open a session, call the stopwatch, answer with one JSON line.
 
-It reads one JSON request on standard input and writes one JSON line to what was standard output;
-whatever a runtime prints goes to standard error. It is a fresh process each time, so that no visit inherits another's heap,
-threads or caches.
+It reads JSON requests on standard input and writes one JSON line each to what was standard output; whatever a runtime prints
+goes to standard error. Each request is answered by a fresh process, so that no visit inherits another's heap, threads or caches:
+the process that was started imports the runtime and forks for each request (:mod:`kit.nursery` is its other end).
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import resource
 import signal
-import subprocess
 import sys
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
+from pydantic import Field
 
 from kit import backends, reference, telemetry, timing
 from kit.errors import KitError, UsageError
@@ -34,6 +38,13 @@ ENERGY_MIN_S = {"cpu": 0.5, "gpu": 2.0}  # a GPU's counter steps every 20 to 100
 CLOCKS_APART = 0.10
 PARENT = "KIT_PARENT_PID"
 CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.worker import main; main()"
+
+
+class Network(Record):
+    """A reference network: its file and its sidecar."""
+
+    path: str
+    artifact: Artifact
 
 
 class Request(Record):
@@ -51,6 +62,7 @@ class Request(Record):
     warmup_max_s: float = 1.0
     energy: bool = True
     idle_power_w: float | None = None
+    references: dict[str, Network] = Field(default_factory=dict)
     seed: int = 0
     describe: bool = False
     layers: bool = False
@@ -67,8 +79,98 @@ class Reply(Record):
     outputs: tuple[TensorSpec, ...] = ()
 
 
+@dataclass(frozen=True)
+class Birth:
+    """What loading the runtime took in this process: resident bytes before and after, seconds.
+
+    ``file_bytes`` of them are pages of files. A fork leaves those out until it touches them, so they are counted as if they were there.
+    """
+
+    at_start_bytes: int
+    runtime_bytes: int
+    runtime_s: float
+    file_bytes: int = 0
+
+    def resident_bytes(self) -> int:
+        return resident_bytes() + self._untouched_bytes()
+
+    def peak_bytes(self) -> int:
+        return peak_bytes() + self._untouched_bytes()
+
+    def _untouched_bytes(self) -> int:
+        return max(0, self.file_bytes - _status_bytes("RssFile"))
+
+
+class Answer(Record):
+    """What became of one request's process: its reply line, its exit code (negative: the signal), the last thing it complained of."""
+
+    line: str
+    code: int
+    complaint: str = ""
+
+
 def main() -> None:
-    serve(lambda line: answer(Request.model_validate_json(line)))
+    """The life of the process that was started: load the runtime that its argument names, then one child per line of its input.
+
+    Where a runtime does not stand being forked, this process answers one request itself and ends, and the parent starts another.
+    """
+    die_with_parent()
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    birth = _birth(sys.argv[1])
+    gc.freeze()  # a child's collections leave the pages that it shares with this process alone
+    while line := sys.stdin.readline():
+        if not backends.LEAVES[sys.argv[1]].forks:
+            _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), birth)), code=0))
+            os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
+        _write(channel, _in_a_child(line, birth))
+
+
+def _birth(backend: str) -> Birth:
+    at_start, start = resident_bytes(), time.perf_counter()
+    with contextlib.suppress(KitError):  # who asks will be told
+        backends.load(backend)
+    return Birth(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
+
+
+def _in_a_child(line: str, birth: Birth) -> Answer:
+    """Fork; the child answers ``line`` through a pipe, and what it complains of lies in a file without a name."""
+    receive, send = os.pipe()
+    with tempfile.TemporaryFile() as complaints:
+        os.environ[PARENT] = str(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(receive)
+                for descriptor in (1, 2):
+                    os.dup2(complaints.fileno(), descriptor)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                die_with_parent()
+                with os.fdopen(send, "w") as channel:
+                    _write(channel, answer(Request.model_validate_json(line), birth))
+                os._exit(0)
+            except SystemExit as end:
+                os._exit(end.code if isinstance(end.code, int) else 1)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+        os.close(send)
+        with os.fdopen(receive) as channel:
+            reply = channel.read()
+        _, status = os.waitpid(pid, 0)
+        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
+        said = complaints.read().decode(errors="replace").strip().splitlines()
+    return Answer(line=reply, code=os.waitstatus_to_exitcode(status), complaint=said[-1] if said else "")
+
+
+def _write(channel: TextIO, answered: Record) -> None:
+    channel.write(_line(answered))
+    channel.flush()
+
+
+def _line(answered: Record) -> str:
+    return json.dumps(answered.model_dump(mode="json")) + "\n"
 
 
 def serve(respond: Callable[[str], Record]) -> None:
@@ -76,10 +178,8 @@ def serve(respond: Callable[[str], Record]) -> None:
     die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    reply = respond(sys.stdin.read())
-    channel.write(json.dumps(reply.model_dump(mode="json")) + "\n")
-    channel.flush()
-    os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
+    _write(channel, respond(sys.stdin.read()))
+    os._exit(0)
 
 
 def die_with_parent() -> None:
@@ -93,13 +193,13 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def answer(request: Request) -> Reply:
+def answer(request: Request, birth: Birth) -> Reply:
     try:
         if request.affinity is not None:
             os.sched_setaffinity(0, request.affinity)
         if request.describe:
             return _describe(request)
-        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request))
+        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request, birth))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         outcome, reason = failure(error)
         return Reply(outcome=outcome, reason=reason)
@@ -148,17 +248,15 @@ def _opened(request: Request) -> backends.Session:
     return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
 
 
-def _visit(request: Request) -> Visit:
-    at_start, start = resident_bytes(), time.perf_counter()
+def _visit(request: Request, birth: Birth) -> Visit:
     backend = backends.load(request.backend)
     version, target = backend.probe().version, backend.target
-    runtime_s, runtime = time.perf_counter() - start, resident_bytes()
     start = time.perf_counter()
     session = _opened(request)
-    open_s, opened = time.perf_counter() - start, resident_bytes()
+    open_s, opened = time.perf_counter() - start, birth.resident_bytes()
     feeds = backends.make_feeds(session.inputs, request.seed)
     call = session.prepare(feeds)
-    peaks = _Peaks()
+    peaks = _Peaks(birth)
     readers = telemetry.readers_here(target)
     before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
     watch = timing.measure(
@@ -167,7 +265,7 @@ def _visit(request: Request) -> Visit:
         warmup_max_s=request.warmup_max_s,
         gap_s=request.gap_s,
         run=session.device_ns,
-        beside=_beside(target, peaks),
+        beside=_beside(request, target, peaks),
         counter=involuntary_switches,
     )
     disturbance = telemetry.disturbance(counters, telemetry.Counters.read())
@@ -191,12 +289,12 @@ def _visit(request: Request) -> Visit:
         warm=watch.warm,
         timer_resolution_ns=watch.resolution_ns,
         collected_s=watch.collected_ns * 1e-9,
-        runtime_s=runtime_s,
+        runtime_s=birth.runtime_s,
         open_s=open_s,
         first_ns=watch.first_ns,
         memory=Memory(
-            at_start_bytes=at_start,
-            runtime_bytes=runtime,
+            at_start_bytes=birth.at_start_bytes,
+            runtime_bytes=birth.runtime_bytes,
             opened_bytes=opened,
             peak_bytes=max(peaks.opening_bytes, peaks.until_collecting_bytes),
             running_peak_bytes=peaks.running_bytes,
@@ -212,8 +310,9 @@ def _visit(request: Request) -> Visit:
 class _Peaks:
     """Peak resident bytes while the model was opened, and (once :meth:`stop` is called) while it ran."""
 
-    def __init__(self) -> None:
-        self.opening_bytes = self.until_collecting_bytes = peak_bytes()
+    def __init__(self, birth: Birth) -> None:
+        self._birth = birth
+        self.opening_bytes = self.until_collecting_bytes = birth.peak_bytes()
         self.running_bytes: int | None = None
         self._can_reset = False
         with contextlib.suppress(OSError):  # forbidden in some containers
@@ -221,18 +320,33 @@ class _Peaks:
             self._can_reset = True
 
     def stop(self) -> None:
-        self.until_collecting_bytes = peak_bytes()
+        self.until_collecting_bytes = self._birth.peak_bytes()
         self.running_bytes = self.until_collecting_bytes if self._can_reset else None
 
 
-def _beside(target: str, peaks: _Peaks) -> Callable[[], Mapping[str, reference.Workload]]:
+def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, reference.Workload]]:
     """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
 
     def beside() -> Mapping[str, reference.Workload]:
         peaks.stop()
-        return reference.workloads() if target == "cpu" else {}
+        if target != "cpu":
+            return {}
+        networks = {name: call for name, known in request.references.items() if (call := _network(request, known))}
+        return reference.workloads(networks)
 
     return beside
+
+
+def _network(request: Request, known: Network) -> Callable[[], Any] | None:
+    """A call of a reference network through the runtime of the request; None where this runtime does not run it."""
+    backend = backends.load(request.backend)
+    try:
+        session = backend.open(Path(known.path), known.artifact, request.threads)
+        call = session.prepare(backends.make_feeds(session.inputs, 0))
+        call()
+    except KitError:
+        return None
+    return call
 
 
 def involuntary_switches() -> int:
@@ -291,53 +405,3 @@ def _status_bytes(key: str) -> int:
         if line.startswith(key + ":"):
             return int(line.split()[1]) * 1024
     raise KitError(f"/proc/self/status has no {key}: kit measures memory on Linux only.")
-
-
-def child_environment(threads: int) -> dict[str, str]:
-    """The environment of a child: library thread pools held to ``threads``; the reference product always runs on one."""
-    blas = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")  # NumPy's own
-    return {**os.environ, **blas, "OMP_NUM_THREADS": str(threads), "PYTHONHASHSEED": "0", PARENT: str(os.getpid())}
-
-
-def request_line(request: Request) -> str:
-    return json.dumps(request.model_dump(mode="json"))
-
-
-def parse_reply(line: str) -> Reply:
-    data: Any = json.loads(line)
-    return Reply.model_validate(data)
-
-
-def ask(request: Request, timeout_s: float) -> Reply:
-    """One fresh child process, one answer; a child that dies is an answer too."""
-    line, outcome, reason = spawn(CODE, request_line(request), request.threads, timeout_s)
-    if line is None:
-        return Reply(outcome=outcome, reason=reason)
-    try:
-        return parse_reply(line)
-    except ValueError:
-        return Reply(outcome="failed", reason="The child process gave an unreadable answer.")
-
-
-def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, Outcome, str]:
-    """Give ``line`` to a fresh Python that runs ``code``: (its answer or None, outcome, reason in a sentence)."""
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            input=line,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-            env=child_environment(threads),
-        )
-    except subprocess.TimeoutExpired:
-        return None, "timeout", f"No answer within {timeout_s:g} s; the process was ended."
-    if done.returncode == 0 and done.stdout.strip():
-        return done.stdout, "ok", ""
-    if done.returncode == -9:
-        return None, "out_of_memory", "The process was killed (signal 9), most often for lack of memory."
-    if done.returncode < 0:
-        return None, "crashed", f"The process died by signal {-done.returncode}."
-    last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-    outcome: Outcome = "out_of_memory" if tells_of_memory(last) else "crashed"
-    return None, outcome, f"The process ended with code {done.returncode}: {last}"

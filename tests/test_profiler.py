@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit import backends, operating, profiler, store, targets, telemetry, verdict, worker
+from kit import backends, nursery, operating, profiler, store, targets, telemetry, verdict, worker
 from kit.errors import MeasurementError, StorageError, UsageError
 from kit.profiler import Job, Progress
 from kit.records import (
@@ -91,7 +91,7 @@ class Machine:
         return Reply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
 
     def install(self, patch: Callable[[Any, str, Any], None]) -> Machine:
-        patch(worker, "ask", self.ask)
+        patch(nursery.Nursery, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
         patch(profiler, "time", SimpleNamespace(perf_counter=lambda: self.now_s, monotonic=lambda: self.now_s))
         patch(telemetry, "meters", lambda **_: [])
         patch(backends, "require", lambda name: None)
@@ -208,14 +208,14 @@ def test_runtimes_tell_of_memory_in_many_words(text: str, tells: bool) -> None:
 def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap, a load and an affinity are real; a clock cap without --control is a record and not an error."""
     burning: list[tuple[int, list[psutil.Process]]] = []
-    real = worker.ask
+    real = nursery.Nursery.ask
 
-    def ask(request: Request, timeout_s: float) -> Reply:
+    def ask(own: nursery.Nursery, request: Request, timeout_s: float) -> Reply:
         burners = [c for c in psutil.Process().children(recursive=True) if "kit.operating" in " ".join(c.cmdline())]
         burning.append((len(burners), burners))
-        return real(request, timeout_s)
+        return real(own, request, timeout_s)
 
-    monkeypatch.setattr(worker, "ask", ask)
+    monkeypatch.setattr(nursery.Nursery, "ask", ask)
     points: list[dict[str, Any]] = [
         {}, {"gap_s": 0.003, "visit_s": 0.05}, {"load": 1}, {"affinity": (HERE,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"},
     ]  # fmt: skip
@@ -252,9 +252,9 @@ def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
 
 ORPHAN = """
 import os, signal, sys, threading, time
-from kit import targets, worker
+from kit import nursery, targets, worker
 threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-worker.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
+nursery.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
 """
 
 
@@ -280,7 +280,7 @@ def test_records_carry_what_is_needed_to_judge_them_again(tmp_path: Path) -> Non
 
 def test_a_child_that_says_nonsense_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/echo")
-    reply = worker.ask(worker.Request(path="x", artifact=None, backend="fake", threads=1), 5)
+    reply = nursery.ask(worker.Request(path="x", artifact=None, backend="fake", threads=1), 5)
     assert reply.outcome == "failed" and reply.reason == "The child process gave an unreadable answer."
 
 
@@ -313,7 +313,7 @@ def test_a_request_carries_its_point(tmp_path: Path, machine: Machine) -> None:
     profiler.profile(at("fake:10us", point), made.device(), tmp_path / "x.jsonl")
     (request,) = machine.asked
     assert {name: getattr(request, name) for name in point} == point and request.visit_s == ONCE.visit_s
-    assert Request.model_validate_json(worker.request_line(request)) == request
+    assert Request.model_validate_json(nursery.request_line(request)) == request
 
 
 def test_a_job_closes_when_nothing_speaks_against_it(tmp_path: Path, machine: Machine) -> None:
@@ -478,10 +478,11 @@ def test_the_scale_of_a_device_is_written_once_and_used_again(tmp_path: Path, ma
     (second,) = profiler.profile(sized(2, how=KEPT), made.device(), tmp_path / "y.jsonl")
     assert store.read_record(tmp_path / "reference.json", Reference) == scale
     assert first.measurement is not None and second.measurement is not None
-    assert first.measurement.reference == second.measurement.reference == scale
-    assert second.measurement.corrected_s == pytest.approx(
-        second.measurement.median_s / 1.5 ** scale.weights["product"]
-    )
+    assert first.measurement.reference == second.measurement.reference
+    assert second.measurement.reference is not None
+    weights = second.measurement.reference.weights
+    assert second.measurement.reference.nominal_ns == scale.nominal_ns and set(weights) == {"product"}
+    assert second.measurement.corrected_s == pytest.approx(second.measurement.median_s / 1.5 ** weights["product"])
 
 
 def test_where_the_state_is_what_is_measured_nothing_is_divided_out(
@@ -499,7 +500,8 @@ def test_a_new_device_is_measured_on_the_scale_of_its_first_run(tmp_path: Path, 
     jobs = sized(1, 2, how=KEPT)
     records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl")
     scale = store.read_record(tmp_path / "reference.json", Reference)
-    assert all(r.measurement is not None and r.measurement.reference == scale for r in records)
+    found = [r.measurement.reference for r in records if r.measurement is not None]
+    assert [own.nominal_ns for own in found if own is not None] == [scale.nominal_ns] * 2
 
 
 def test_a_loaded_machine_gives_no_scale(tmp_path: Path, machine: Machine, states: States) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import clock, records, reference, store
+from kit import clock, records, reference, spaces, store
 from kit.records import Reference
 
 
@@ -25,18 +25,24 @@ def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
 
 def test_every_weight_belongs_to_a_workload() -> None:
     """A machine that slows down evenly is slower by one factor, whatever the mixture."""
-    for weights in reference.WEIGHTS.values():
-        assert set(weights) <= set(reference.WORKLOADS) and all(weight > 0 for weight in weights.values())
-    assert sum(reference.WEIGHTS["fp32"].values()) == pytest.approx(1.0)
+    for ways in reference.MIXTURES.values():
+        for weights in ways:
+            assert set(weights) <= set(reference.WORKLOADS | reference.NETWORKS)
+            assert all(weight > 0 for weight in weights.values())
+        assert not set(ways[-1]) & set(reference.NETWORKS)  # the last resort needs no runtime
+    assert [sum(way.values()) for way in reference.MIXTURES["fp32"]] == pytest.approx([1.0, 1.0])
 
 
-def test_a_precision_has_exponents_of_its_own() -> None:
-    scale = reference.first_of(
-        "d", [made.visit([1.0] * 2, block=1, references={"product": [5, 5, 5], "weights": [9, 9, 9]})]
-    )
-    assert scale is not None
-    assert reference.for_precision(scale, "int8").weights == {"product": 0.3, "weights": 1.0}  # no chain was run
-    assert reference.for_precision(scale, "bf16") == scale and scale.weights == {"product": 0.4, "weights": 0.5}
+def test_reference_networks_are_sub_networks_and_stand_in_for_the_smaller_product() -> None:
+    assert reference.networks("fp32") == reference.networks("bf16") == {"network": reference.NETWORKS["network"]}
+    assert reference.networks("int8") == reference.NETWORKS
+    for text in reference.NETWORKS.values():
+        assert spaces.subnetwork(text).id == text
+    calls: list[str] = []
+    found = reference.workloads({"network": lambda: calls.append("network")})
+    assert set(found) - {"clock"} == {"network", "weights"}
+    warm = len(calls)
+    assert found["network"]() >= 0 and len(calls) == warm + 3  # one to find its caches, two that are timed
 
 
 @pytest.mark.parametrize("shape", [(49, 2304), (1,), (1 << 20,), (7, 3, 5)])
@@ -87,30 +93,56 @@ def test_without_a_chain_nobody_knows_the_clock(monkeypatch: pytest.MonkeyPatch)
 # ----------------------------------------------------------------------------------------------------------------- scale
 
 
+def seen(references: dict[str, list[int]], backend: str = "onnxruntime", threads: int = 1) -> reference.Seen:
+    return reference.Seen(made.visit([1.0] * 2, block=1, references=references), backend, threads)
+
+
 def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
     times = {
         "product": ([100, 110, 120], [200, 210, 990], [130, 140, 150]),
         "clock": ([50, 50, 50], [60, 60, 60], [70, 1, 70]),
     }
-    visits = [
-        made.visit([1.0, 1.0], i, block=1, references={name: series[i] for name, series in times.items()})
-        for i in range(3)
-    ]
-    found = reference.first_of("board", visits)
+    found = reference.scale(None, "board", [seen({n: series[i] for n, series in times.items()}) for i in range(3)])
     assert found is not None and found.device_id == "board"
     assert found.nominal_ns == {"product": 140.0, "clock": 60.0}
     assert found.workloads == {name: reference.WORKLOADS[name] for name in times}
-    assert found.weights == {name: w for name, w in reference.WEIGHTS["fp32"].items() if name in times}
+    assert reference.fits(found, "board") and not reference.fits(found, "other")
+
+
+def test_a_reference_network_has_a_scale_in_each_runtime_and_thread_count() -> None:
+    first = reference.scale(None, "board", [seen({"network": [8, 8, 8], "weights": [4, 4, 4]})])
+    assert first is not None
+    assert first.nominal_ns == {"network onnxruntime t1": 8.0, "weights": 4.0}
+    second = reference.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino", 2)])
+    assert second is not None  # the machine was slower by half when openvino was new
+    assert second.nominal_ns == {**first.nominal_ns, "network openvino t2": 20.0}
+    assert second.created_utc == first.created_utc and reference.fits(second, "board")
+    assert reference.scale(second, "board", [seen({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
+    changed = second.model_copy(update={"workloads": {**second.workloads, "network openvino t2": "another network"}})
+    assert not reference.fits(changed, "board")
+
+
+def test_the_best_mixture_that_every_process_timed_counts() -> None:
+    both = [seen({"network": [8] * 3, "weights": [4] * 3, "product": [2] * 3, "clock": [1] * 3})]
+    kept = reference.scale(None, "board", both)
+    assert kept is not None
+    visits = [both[0].visit]
+    best = reference.of_job(kept, "fp32", "onnxruntime", 1, visits)
+    assert best.weights == reference.MIXTURES["fp32"][0] and best.nominal_ns == {"weights": 4.0, "network": 8.0}
+    for backend, threads in (("openvino", 1), ("onnxruntime", 2)):  # no scale there yet
+        assert reference.of_job(kept, "fp32", backend, threads, visits).weights == reference.MIXTURES["fp32"][1]
+    without = [*visits, seen({"weights": [4] * 3, "product": [2] * 3}).visit]
+    assert reference.of_job(kept, "fp32", "onnxruntime", 1, without).weights == {"weights": 0.5, "product": 0.4}
+    assert reference.of_job(kept, "int8", "onnxruntime", 1, visits).weights == reference.MIXTURES["int8"][1]
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:
-    old = made.visit([1.0], references={"product-192": [1, 1]})  # upgraded from version 1
-    assert reference.first_of("board", [old, made.visit([1.0])]) is None
-    assert reference.first_of("board", []) is None
+    old = reference.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake", 1)  # upgraded from version 1
+    assert reference.scale(None, "board", [old]) is None and reference.scale(None, "board", []) is None
 
 
 def test_the_scale_is_read_back_as_it_was_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    found = reference.first_of("board", [made.visit([1.0], block=1, references={"product": [7, 9]})])
+    found = reference.scale(None, "board", [seen({"product": [7, 8, 9]})])
     assert found is not None
     store.write_record(tmp_path / "reference.json", found)
     assert store.read_record(tmp_path / "reference.json", Reference) == found

@@ -7,7 +7,7 @@ from pathlib import Path
 import made
 import pytest
 
-from kit import store, targets, worker
+from kit import nursery, store, targets, worker
 from kit.errors import BackendUnavailable, BadModel, BadRecord, IntegrityError, UnknownName, UsageError
 from kit.records import TensorSpec
 
@@ -22,7 +22,7 @@ def described(monkeypatch: pytest.MonkeyPatch, reply: worker.Reply) -> list[work
         asked.append(request)
         return reply
 
-    monkeypatch.setattr(worker, "ask", ask)
+    monkeypatch.setattr(nursery, "ask", ask)
     return asked
 
 

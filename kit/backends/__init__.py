@@ -38,7 +38,8 @@ class Leaf:
     """Where a backend lives, which module its runtime is, the command that brings it, and the flavour of the runtime.
 
     ``target`` is the processor that it times. ``tried`` says whether it has run on such a device, or was written after the
-    documentation of its interface and tested on an emulation of it.
+    documentation of its interface and tested on an emulation of it. ``forks``: a process that has imported the runtime, and
+    done nothing with it, may fork, and its children run networks.
     """
 
     module: str
@@ -47,6 +48,7 @@ class Leaf:
     mode: str = ""
     target: Target = "cpu"
     tried: bool = True
+    forks: bool = False
 
 
 _ORT, _PYTORCH = "kit.backends.onnxrt", "kit.backends.pytorch"
@@ -56,6 +58,7 @@ LEAVES = {
         "onnxruntime",
         "pip install 'insitu-kit[onnxruntime]' (on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
         "cpu",
+        forks=True,
     ),
     "onnxruntime-cuda": Leaf(_ORT, "onnxruntime", _ORT_GPU, "cuda", "gpu", tried=False),
     "onnxruntime-tensorrt": Leaf(
@@ -72,7 +75,7 @@ LEAVES = {
         tried=False,
     ),
     "openvino": Leaf("kit.backends.openvino_rt", "openvino", "pip install 'insitu-kit[openvino]'."),
-    "pytorch": Leaf(_PYTORCH, "torch", _TORCH, "eager"),
+    "pytorch": Leaf(_PYTORCH, "torch", _TORCH, "eager", forks=True),
     "pytorch-compile": Leaf(_PYTORCH, "torch", f"{_TORCH} It also needs a C++ compiler (apt install g++).", "compile"),
     "pytorch-cuda": Leaf(_PYTORCH, "torch", _CUDA, "cuda", "gpu", tried=False),
     "pytorch-cudagraphs": Leaf(_PYTORCH, "torch", _CUDA, "cudagraphs", "gpu", tried=False),
@@ -84,7 +87,7 @@ LEAVES = {
         "gpu",
         tried=False,
     ),
-    "fake": Leaf("kit.backends.fake", None, "it ships with kit."),
+    "fake": Leaf("kit.backends.fake", None, "it ships with kit.", forks=True),
 }
 
 
