@@ -244,6 +244,7 @@ def describe_onnx(path: Path) -> Artifact:
         activation_bytes=facts.activation_bytes,
         inputs=facts.inputs,
         outputs=facts.outputs,
+        kernels=graph.kernels(model, str(path)),
     )
     store.write_record(sidecar, artifact)
     return artifact

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, inliner, shape_inference
 
 from kit.errors import BadModel
-from kit.records import Precision, TensorSpec
+from kit.records import Kernel, Precision, TensorSpec
 from kit.store import explained
 
 Shape = tuple[int, ...]
@@ -84,6 +85,17 @@ def facts(model: onnx.ModelProto, name: str) -> Facts:
         weight_bytes=sum(w.nbytes for w in graph.weights()),
         activation_bytes=graph.activation_bytes(),
     )
+
+
+def kernels(model: onnx.ModelProto, name: str) -> tuple[Kernel, ...] | None:
+    """The work of a graph as a runtime runs it: convolutions and products with what is fused to them, and the lighter operators between.
+
+    Fusion follows onnxruntime on a CPU: batch norm, bias, activation and residual addition into the convolution before them, bias
+    into a product, the parts of GELU and layer norm into one, quantizers into the int8 operators beside them. None where
+    the graph does not tell its shapes or holds operators that cannot be counted. Raises BadModel as :func:`facts` does.
+    """
+    graph = _Graph(model, name)
+    return None if graph.macs() is None else _Fusion(graph).kernels()
 
 
 def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
@@ -267,3 +279,269 @@ _MACS: dict[str, Callable[[onnx.NodeProto, list[Shape], Shape], int]] = {
     "MatMulInteger": _matmul,
     "QLinearMatMul": _matmul,
 }
+
+
+# -------------------------------------------------------------------------------------------------------------------- kernels
+
+_ACTIVATIONS = {"Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"}
+_LIGHT: dict[str, str] = {
+    **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"), "pool"),
+    **dict.fromkeys(("ReduceMean", "ReduceMax", "ReduceSum", "QLinearAveragePool", "QLinearGlobalAveragePool"), "pool"),
+    **dict.fromkeys(("Add", "Sub", "Sum", "QLinearAdd"), "add"),
+    **dict.fromkeys(
+        ("LayerNormalization", "GroupNormalization", "InstanceNormalization", "BatchNormalization"), "norm"
+    ),
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization", "SkipLayerNormalization"), "norm"),
+    **dict.fromkeys(("Softmax", "LogSoftmax"), "softmax"),
+    **dict.fromkeys(("Transpose", "Concat", "Slice", "Gather", "Pad", "Resize", "Split", "Expand", "Tile"), "move"),
+    **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "QLinearConcat", "Cast"), "move"),
+}
+_PARTS = {"Add", "Mul", "Div", "Sub", "Pow", "Sqrt", "Erf", "ReduceMean", "Reciprocal"}
+_ANCHORS = {"Erf": "elementwise", "Sqrt": "norm"}  # what GELU and layer norm are recognised by where they are spelt out
+_INTEGER = {"ConvInteger", "MatMulInteger"}
+_QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+
+
+class _Fusion:
+    """Walks the nodes of a graph in order; each either starts a kernel or is swallowed by an earlier one."""
+
+    def __init__(self, graph: _Graph) -> None:
+        self.graph, self.nodes = graph, graph.nodes
+        self.maker = {out: i for i, node in enumerate(self.nodes) for out in node.output if out}
+        self.readers: dict[str, list[int]] = {}
+        for i, node in enumerate(self.nodes):
+            for name in dict.fromkeys(node.input):
+                self.readers.setdefault(name, []).append(i)
+        self.results = {value.name for value in graph.model.graph.output}
+        self.fixed = set(graph.constants)
+        for node in self.nodes:  # what is computed from constants alone is computed once
+            if all(name in self.fixed for name in node.input if name):
+                self.fixed |= set(node.output)
+        self.done: set[int] = set()
+        self.regions: dict[int, str] = {}  # last node of each function that is spelt out -> kind of its kernel
+        self.members: dict[int, set[int]] = {}
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        for i, node in enumerate(self.nodes):
+            if i not in self.done and node.op_type in _ANCHORS:
+                self._spelt_out(i)
+        found = [self._kernel(i) for i in range(len(self.nodes))]
+        return tuple(kernel for kernel in found if kernel is not None)
+
+    def _kernel(self, index: int) -> Kernel | None:
+        node = self.nodes[index]
+        if index in self.regions:
+            return self._light(self.regions[index], node.output[0], self._entries(index), False)
+        if index in self.done or node.output[0] in self.fixed or self._passes(index):
+            return None
+        self.done.add(index)
+        if node.op_type in _MACS:
+            return self._working(index)
+        whole = node.op_type in _QUANTIZERS or self._is_int8(index)
+        last = self._through_quantizer(node.output[0]) if self._is_int8(index) else node.output[0]
+        return self._light(
+            _LIGHT.get(node.op_type, "elementwise"), last, [n for n in node.input if n not in self.fixed], whole, node
+        )
+
+    def _passes(self, index: int) -> bool:
+        """Views cost nothing; a dequantizer nothing where every reader works on the integers itself."""
+        node = self.nodes[index]
+        if node.op_type == "DequantizeLinear":
+            out = node.output[0]
+            return out not in self.results and all(
+                self._is_int8(i) or self._view_to_int8(i) for i in self.readers.get(out, [])
+            )
+        return node.op_type in _VIEWS
+
+    def _view_to_int8(self, index: int) -> bool:
+        node = self.nodes[index]
+        return node.op_type in _VIEWS | {"QuantizeLinear"}
+
+    def _only_reader(self, name: str) -> int | None:
+        found = self.readers.get(name, [])
+        return found[0] if len(found) == 1 and name not in self.results and found[0] not in self.done else None
+
+    def _is_int8(self, index: int) -> bool:
+        """Whether a runtime runs this node on integers: its inputs are dequantized and its output is quantized again (a product
+        needs only the first)."""
+        node = self.nodes[index]
+        if node.op_type.startswith("QLinear") or node.op_type in _INTEGER:
+            return True
+        given = [name for name in node.input if name and (name not in self.fixed or name in self.maker)]
+        makers = [self.nodes[self.maker[name]].op_type if name in self.maker else "" for name in given]
+        if not makers or node.op_type in _QUANTIZERS or any(kind != "DequantizeLinear" for kind in makers):
+            return False
+        return node.op_type in ("MatMul", "Gemm") or self._quantized_next(node.output[0])
+
+    def _quantized_next(self, name: str) -> bool:
+        readers = self.readers.get(name, [])
+        if len(readers) != 1 or name in self.results:
+            return False
+        after = self.nodes[readers[0]]
+        return after.op_type == "QuantizeLinear" or (
+            after.op_type in ("Relu", "Clip") and self._quantized_next(after.output[0])
+        )
+
+    def _through_quantizer(self, name: str) -> str:
+        """The tensor that is left when an activation and a quantizer after ``name`` are swallowed."""
+        while (i := self._only_reader(name)) is not None and self.nodes[i].op_type in (
+            "Relu",
+            "Clip",
+            "QuantizeLinear",
+        ):
+            self.done.add(i)
+            name = self.nodes[i].output[0]
+            if self.nodes[i].op_type == "QuantizeLinear":
+                break
+        return name
+
+    # ---------------------------------------------------------------------------------------------- convolutions and products
+
+    def _working(self, index: int) -> Kernel:
+        node = self.nodes[index]
+        int8 = self._is_int8(index)
+        out, extra = self._swallow(index, node.output[0], int8)
+        weight_at = 3 if node.op_type.startswith("QLinear") else 1
+        left, right = node.input[0], node.input[weight_at]
+        shapes = self.graph.shapes
+        geometry = _geometry(node, shapes[left], shapes[right], shapes[node.output[0]], right in self.fixed)
+        precision: Precision = "int8" if int8 else self._float_precision(node.output[0])
+        size = {"int8": 1, "fp16": 2, "bf16": 2}.get(precision, 4)
+        weights = math.prod(shapes[right])
+        held = right in self.fixed
+        read = math.prod(shapes[left]) + (0 if held else weights) + extra
+        return Kernel(
+            precision=precision,
+            weight_bytes=weights * size if held else 0,
+            read_bytes=read * size,
+            written_bytes=math.prod(shapes[node.output[0]]) * self._itemsize(out, size),
+            **geometry,
+        )
+
+    def _swallow(self, index: int, out: str, int8: bool) -> tuple[str, int]:
+        """(the last tensor of the fused kernel, elements that a residual addition reads besides)."""
+        conv, integer, extra = "Conv" in self.nodes[index].op_type, self.nodes[index].op_type in _INTEGER, 0
+        while (i := self._only_reader(out)) is not None:
+            node = self.nodes[i]
+            others = [name for name in node.input if name and name != out and name not in self.fixed]
+            residual = conv and not int8 and not extra and self._adds_earlier(node, i, index, others, out)
+            bias = node.op_type == "Add" and not others
+            scaled = integer and node.op_type in ("Cast", "Mul")
+            plain = conv and node.op_type == "BatchNormalization"
+            active = node.op_type in _ACTIVATIONS and (conv or self.nodes[index].op_type == "Gemm" or int8)
+            if not (residual or bias or scaled or plain or active or (int8 and node.op_type == "QuantizeLinear")):
+                break
+            extra += math.prod(self.graph.shapes[others[0]]) if residual else 0
+            self.done.add(i)
+            out = node.output[0]
+            if node.op_type == "QuantizeLinear" or active:
+                if active and int8:
+                    continue
+                break
+        return out, extra
+
+    def _adds_earlier(self, node: onnx.NodeProto, place: int, start: int, others: list[str], out: str) -> bool:
+        """A residual addition of something that is there already, of the same shape."""
+        if node.op_type != "Add" or len(others) != 1:
+            return False
+        known = self.graph.shapes.get(others[0]) == self.graph.shapes.get(out) is not None
+        return known and self.maker.get(others[0], -1) < start < place
+
+    # ----------------------------------------------------------------------------------------------------------- lighter ones
+
+    def _light(
+        self, kind: str, out: str, inputs: list[str], int8: bool, node: onnx.NodeProto | None = None
+    ) -> Kernel | None:
+        shapes = self.graph.shapes
+        shape = shapes.get(out, ())
+        precision: Precision = "int8" if int8 else self._float_precision(out)
+        size = {"int8": 1, "fp16": 2, "bf16": 2}.get(precision, 4)
+        last = kind in ("softmax", "norm", "move") or len(shape) < 3
+        columns = (shape[-1] if last or len(shape) == 3 else shape[1]) if shape else 1
+        first = shapes.get(inputs[0], ()) if inputs else ()
+        window, stride = _window(node, first) if node is not None and kind == "pool" else ((1,), 1)
+        return Kernel(
+            kind=kind,
+            precision=precision,
+            rows=math.prod(shape) // max(columns, 1),
+            inner=math.prod(window),
+            columns=columns,
+            size=window[-1],
+            stride=stride,
+            read_bytes=sum(math.prod(shapes.get(n, ())) * self._itemsize(n, size) for n in inputs),
+            written_bytes=math.prod(shape) * self._itemsize(out, size),
+        )
+
+    def _itemsize(self, name: str, otherwise: int) -> int:
+        """Bytes of one element; an integer kernel reads the integers that a dequantizer before it would have spelt out."""
+        code = self.graph.types.get(name)
+        return min(otherwise, _dtype(code).itemsize) if code else otherwise
+
+    def _float_precision(self, name: str) -> Precision:
+        code = self.graph.types.get(name)
+        return "fp16" if code == TensorProto.FLOAT16 else "bf16" if code == TensorProto.BFLOAT16 else "fp32"
+
+    # -------------------------------------------------------------------------------------------- GELU and layer norm, spelt out
+
+    def _spelt_out(self, anchor: int) -> None:
+        region, waiting = {anchor}, [anchor]
+        vectors = self.nodes[anchor].op_type == "Sqrt"
+        while waiting:
+            node = self.nodes[waiting.pop()]
+            makers = [self.maker[name] for name in node.input if name in self.maker]
+            readers = [i for name in node.output for i in self.readers.get(name, [])]
+            for i in (*makers, *readers):
+                if i not in region and i not in self.done and self._belongs(i, region, vectors and i in readers):
+                    region.add(i)
+                    waiting.append(i)
+        if len(region) > 2:
+            self.done |= region
+            self.regions[max(region)] = _ANCHORS[self.nodes[anchor].op_type]
+            self.members[max(region)] = region
+
+    def _belongs(self, index: int, region: set[int], vectors: bool) -> bool:
+        node = self.nodes[index]
+        if node.op_type not in _PARTS or node.output[0] in self.fixed:
+            return False
+        moving = [name for name in node.input if name and name not in self.fixed]
+        scalars = all(math.prod(self.graph.shapes.get(n, (2,))) == 1 for n in node.input if n in self.fixed and n)
+        if len(moving) == 1:
+            return scalars or vectors or node.op_type == "ReduceMean"
+        inside = [name for name in moving if self.maker.get(name) in region]
+        entering = {name for i in region for name in self.nodes[i].input}
+        return bool(inside) and all(name in entering or name in inside for name in moving)
+
+    def _entries(self, last: int) -> list[str]:
+        """What a spelt-out function reads from outside."""
+        region = self.members[last]
+        names = dict.fromkeys(n for i in sorted(region) for n in self.nodes[i].input if n and n not in self.fixed)
+        return [n for n in names if self.maker.get(n) not in region]
+
+
+def _geometry(node: onnx.NodeProto, left: Shape, right: Shape, out: Shape, held: bool) -> dict[str, Any]:
+    """kind, rows, inner, columns, groups, size, stride of a convolution or product; their product is its multiply-accumulates."""
+    if "Conv" not in node.op_type:
+        inner = left[0 if _attribute(node, "transA") else -1] if node.op_type == "Gemm" else left[-1]
+        if held:
+            return {"kind": "linear", "rows": math.prod(out[:-1]), "inner": inner, "columns": out[-1]}
+        return {"kind": "matmul", "rows": out[-2], "inner": inner, "columns": out[-1], "groups": math.prod(out[:-2])}
+    groups = _attribute(node, "group") or 1
+    window = right[2:]
+    common = {"groups": groups, "size": max(window), "stride": _strides(node)}
+    if node.op_type == "ConvTranspose":
+        rows = left[0] * math.prod(left[2:])
+        columns = right[1] * math.prod(window)
+        return {"kind": "conv", "rows": rows, "inner": left[1] // groups, "columns": columns, **common}
+    kind = "depthwise" if groups > 1 and right[1] == 1 else "pointwise" if math.prod(window) == 1 else "conv"
+    rows = out[0] * math.prod(out[2:])
+    return {"kind": kind, "rows": rows, "inner": math.prod(right[1:]), "columns": out[1] // groups, **common}
+
+
+def _strides(node: onnx.NodeProto) -> int:
+    return next((int(a.ints[0]) for a in node.attribute if a.name == "strides" and a.ints), 1)
+
+
+def _window(node: onnx.NodeProto, given: Shape) -> tuple[Shape, int]:
+    """(window, stride) of a pool; a global one takes all positions."""
+    kernel = next((tuple(a.ints) for a in node.attribute if a.name == "kernel_shape"), None)
+    return (kernel or given[2:] or (1,), _strides(node))

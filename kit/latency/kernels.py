@@ -1,0 +1,25 @@
+"""Where the kernels of an artifact come from: its sidecar, else the space that its sub-network belongs to."""
+
+from __future__ import annotations
+
+from kit.errors import KitError
+from kit.records import Artifact, Kernel
+
+AGREES = 0.01  # relative difference of multiply-accumulates up to which a space's kernels are the artifact's
+
+
+def kernels_of(artifact: Artifact) -> tuple[Kernel, ...] | None:
+    """The kernels of a network, or None where nobody listed them.
+
+    A space's kernels count only when their multiply-accumulates agree with the artifact's: two networks of one id need not be one.
+    """
+    if artifact.kernels or artifact.subnetwork is None:
+        return artifact.kernels
+    from kit import spaces
+
+    try:
+        found = tuple(spaces.kernels(artifact.subnetwork))
+    except KitError:
+        return None
+    macs = sum(k.macs * k.count for k in found)
+    return found if artifact.macs and abs(macs - artifact.macs) <= AGREES * artifact.macs else None

@@ -1,0 +1,101 @@
+"""``kit fit --out`` and ``kit predict`` as a person meets them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import simulated
+import typer.testing
+from test_cli import complaint, kit
+
+from kit import latency, store
+from kit.cli import app, predict
+from kit.errors import BackendUnavailable
+
+NETS = simulated.sample(24, 0)
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("latency") / "p.jsonl"
+    for profile in simulated.Machine(0).profiles(NETS[:12]):
+        store.append_line(path, profile)
+    return path
+
+
+def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path, tiny_build: Path) -> None:
+    data = json.loads(kit("fit", profiles, "--out", "m.json", "--json", cwd=tmp_path).stdout)
+    about = data["predictor"]
+    assert (
+        data["latency_models"]
+        and about["file"] == "m.json"
+        and about["chosen"] in latency.FORMS
+        and about["records"] == 12
+    )
+    assert {s["form"] for s in about["scores"]} >= {"factor", "kinds", "roofline", "learned", "papers", "lookup"}
+    shown = kit("fit", profiles, cwd=tmp_path)
+    assert "lambda in cycles per MAC" in shown.stdout and "cross-validation" in shown.stdout
+    assert f"Chosen: {about['reason']}" in shown.stdout.replace("\n", " ")
+
+    source = sorted(tiny_build.glob("*.onnx"))[0]
+    shutil.copy(source, tmp_path / "own.onnx")
+    found = json.loads(kit("predict", "own.onnx", "--model", "m.json", "--json", cwd=tmp_path).stdout)
+    (row,) = found["predictions"]
+    assert found["form"] == about["chosen"] and found["level"] == 0.9 and found["point"] == "t1"
+    assert row["family"] is None and row["extrapolates"] and "no network of its family was measured" in row["why"]
+    assert 0 < row["interval_s"][0] < row["predicted_s"] < row["interval_s"][1]
+    table = kit("predict", "own.onnx", "own.onnx", "--model", "m.json", cwd=tmp_path)
+    assert "not measured" in table.stdout and "own.onnx is an extrapolation" in table.stderr
+
+
+def test_fit_borrows_from_another_device(tmp_path: Path, profiles: Path) -> None:
+    for profile in simulated.Machine(0, speed=3).profiles(NETS[12:18], device="new"):
+        store.append_line(tmp_path / "new.jsonl", profile)
+    words = ("fit", "new.jsonl", "--from", profiles, "--out", "m.json", "--json")
+    about = json.loads(kit(*words, cwd=tmp_path).stdout)["predictor"]
+    assert about["borrowed_from"] == "simulated" and latency.load(tmp_path / "m.json").device_id == "new"
+
+
+def test_wrong_words_are_one_sentence(tmp_path: Path, profiles: Path) -> None:
+    latency.save(tmp_path / "m.json", latency.predictor(store.read_profiles([profiles]), baselines=False))
+    (tmp_path / "text.onnx").write_text("no model")
+    (tmp_path / "old.json").write_text("[]")
+    for words, says in (
+        (("predict", "none.onnx", "--model", "m.json"), "none.onnx does not exist"),
+        (("predict", "text.onnx", "--model", "m.json"), "not an ONNX model"),
+        (("predict", "text.onnx", "--model", "old.json"), "older kit"),
+        (("predict", "text.onnx", "--model", "none.json"), "does not exist"),
+        (("predict", "text.onnx", "--model", "m.json", "--clock-ghz", "nan"), "no clock"),
+        (("fit", profiles, "--backend", "openvin"), "Unknown backend 'openvin'"),
+        (("fit", profiles, "--out", "x.json", "--level", "2"), "An interval of 2 cannot be"),
+    ):
+        assert says in complaint(*words, cwd=tmp_path, code=2)
+
+
+def test_a_board_without_onnx_reads_the_sidecar_or_says_what_to_do(
+    tmp_path: Path, tiny_build: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    from kit.variants import export
+
+    shutil.copy(sorted(tiny_build.glob("*.onnx"))[0], tmp_path / "own.onnx")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
+    with pytest.raises(BackendUnavailable, match="run kit describe own.onnx on a PC"):
+        predict._of_file(tmp_path / "own.onnx")
+    described = export.describe_onnx(tmp_path / "own.onnx")
+    assert predict._of_file(tmp_path / "own.onnx").kernels == described.kernels
+    (tmp_path / "own.onnx").write_bytes(
+        (tmp_path / "own.onnx").read_bytes() + b"\x00"
+    )  # the sidecar is of another file
+    with pytest.raises(BackendUnavailable):
+        predict._of_file(tmp_path / "own.onnx")
+
+
+def test_predict_answers_help() -> None:
+    shown = typer.testing.CliRunner().invoke(app, ["predict", "--help"])
+    assert shown.exit_code == 0 and "--model" in shown.output

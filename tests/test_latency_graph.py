@@ -1,0 +1,167 @@
+"""The kernels of ONNX graphs: fused as onnxruntime fuses them, and their multiply-accumulates those of the graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+from kit import store  # noqa: E402
+from kit.records import Artifact, Kernel  # noqa: E402
+from kit.variants import export, graph, quantize  # noqa: E402
+
+
+def parsed(body: str, inputs: str = "float[1,8,16,16] x", outputs: str = "float[1,8,16,16] y") -> onnx.ModelProto:
+    text = f'<ir_version: 9, opset_import: ["" : 18]>\ng ({inputs}) => ({outputs}) {{ {body} }}'
+    return onnx.parser.parse_model(text)
+
+
+def listed(model: onnx.ModelProto) -> tuple[Kernel, ...]:
+    found = graph.kernels(model, "g")
+    assert found is not None
+    assert sum(k.macs * k.count for k in found) == graph.facts(model, "g").macs
+    return found
+
+
+def with_weights(body: str, **more: str) -> onnx.ModelProto:
+    """``w`` (8x8x3x3), ``u`` (8x8x1x1), ``d`` (8x1x3x3) and ``b`` (8) are constants of zeros."""
+    model = parsed(body, **more)
+    shapes = {"w": (8, 8, 3, 3), "u": (8, 8, 1, 1), "d": (8, 1, 3, 3), "b": (8,), "m": (16, 32), "c": (32,)}
+    made = {name for node in model.graph.node for name in node.output}
+    used = {name for node in model.graph.node for name in node.input} - made
+    for name in sorted(used & set(shapes)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shapes[name], dtype=np.float32), name))
+    scalars = {
+        "one": np.float32(1),
+        "half": np.float32(0.5),
+        "root": np.float32(1.414),
+        "zero": np.uint8(128),
+        "s": np.float32(0.1),
+    }
+    for name in sorted(used & set(scalars)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(scalars[name]), name))
+    return model
+
+
+def test_a_residual_block_is_two_convolutions() -> None:
+    body = """
+        a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w, b)
+        n = BatchNormalization(a, b, b, b, b)
+        r = Relu(n)
+        c = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(r, w)
+        s = Add(c, x)
+        y = Relu(s)
+    """
+    found = listed(with_weights(body))
+    assert [k.kind for k in found] == ["conv", "conv"]
+    assert (found[0].rows, found[0].inner, found[0].columns, found[0].size) == (256, 72, 8, 3)
+    assert found[0].weight_bytes == 8 * 8 * 9 * 4 and found[0].written_bytes == 8 * 256 * 4
+    assert found[1].read_bytes == 2 * found[0].read_bytes == 2 * 8 * 256 * 4
+
+
+def test_a_branch_that_comes_later_takes_the_addition() -> None:
+    body = """
+        a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(x, w)
+        c = Conv(x, u)
+        s = Add(a, c)
+        y = Relu(s)
+    """
+    first, second = listed(with_weights(body))
+    assert (first.kind, second.kind) == ("conv", "pointwise") and second.read_bytes == 2 * first.read_bytes
+
+
+def test_depthwise_pools_and_gates_stand_as_they_are() -> None:
+    body = """
+        a = Conv<kernel_shape=[3,3], pads=[1,1,1,1], group=8, strides=[2,2]>(x, d)
+        g = Sigmoid(a)
+        h = Mul(a, g)
+        p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(h)
+        y = GlobalAveragePool(p)
+    """
+    found = listed(with_weights(body, outputs="float[1,8,1,1] y"))
+    assert [k.kind for k in found] == ["depthwise", "elementwise", "elementwise", "pool", "pool"]
+    assert (found[0].groups, found[0].columns, found[0].stride, found[0].inner) == (8, 1, 2, 9)
+    assert (found[3].size, found[3].stride, found[3].inner) == (2, 2, 4) and (found[4].inner, found[4].rows) == (16, 1)
+
+
+def test_gelu_spelt_out_is_one_kernel_and_a_bias_none() -> None:
+    body = """
+        p = MatMul(x, m)
+        q = Add(p, c)
+        d = Div(q, root)
+        e = Erf(d)
+        f = Add(e, one)
+        g = Mul(q, f)
+        y = Mul(g, half)
+    """
+    found = listed(with_weights(body, inputs="float[1,4,16] x", outputs="float[1,4,32] y"))
+    assert [k.kind for k in found] == ["linear", "elementwise"]
+    assert (found[0].rows, found[0].inner, found[0].columns) == (4, 16, 32)
+    assert (found[1].rows, found[1].columns) == (4, 32) and found[1].read_bytes == found[1].written_bytes == 4 * 32 * 4
+
+
+def test_attention_products_are_kernels_without_weights() -> None:
+    body = "k = Transpose<perm=[0,1,3,2]>(x) s = MatMul(x, k) p = Softmax(s) y = MatMul(p, x)"
+    shape = "float[1,3,10,16]"
+    found = listed(with_weights(body, inputs=f"{shape} x", outputs=f"{shape} y"))
+    assert [k.kind for k in found] == ["move", "matmul", "softmax", "matmul"]
+    assert (found[1].groups, found[1].rows, found[1].inner, found[1].columns) == (3, 10, 16, 10)
+    assert found[1].weight_bytes == 0 and found[1].read_bytes == 2 * 3 * 160 * 4
+
+
+def test_quantized_operators_swallow_their_quantizers() -> None:
+    body = """
+        xq = QuantizeLinear(x, s, zero)
+        xf = DequantizeLinear(xq, s, zero)
+        wq = QuantizeLinear(w, s, zero)
+        wf = DequantizeLinear(wq, s, zero)
+        a = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(xf, wf)
+        r = Relu(a)
+        aq = QuantizeLinear(r, s, zero)
+        af = DequantizeLinear(aq, s, zero)
+        t = Add(af, xf)
+        tq = QuantizeLinear(t, s, zero)
+        tf = DequantizeLinear(tq, s, zero)
+        y = Softmax(tf)
+    """
+    found = listed(with_weights(body))
+    assert [(k.kind, k.precision) for k in found] == [
+        ("elementwise", "int8"), ("conv", "int8"), ("add", "int8"), ("elementwise", "int8"), ("softmax", "fp32"),
+    ]  # fmt: skip
+    conv, addition = found[1], found[2]
+    assert conv.weight_bytes == 8 * 8 * 9 and conv.read_bytes == conv.written_bytes == 8 * 256
+    assert addition.read_bytes == 2 * 8 * 256 and addition.written_bytes == 8 * 256
+
+
+def test_exported_and_quantized_networks(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    )
+    source = tmp_path / "f.onnx"
+    source.write_bytes(export.to_files(net.eval(), torch.rand(1, 3, 8, 8)).onnx)
+    floats = listed(graph.load(source))
+    assert [k.kind for k in floats] == ["conv", "linear"] and {k.precision for k in floats} == {"fp32"}
+    (tmp_path / "q.onnx").write_bytes(quantize.static(source, torch.rand(4, 3, 8, 8)))
+    small = listed(graph.load(tmp_path / "q.onnx"))
+    working = [k for k in small if k.macs]
+    assert [(k.kind, k.precision) for k in working] == [("conv", "int8"), ("linear", "int8")]
+    assert [k.macs for k in working] == [k.macs for k in floats]
+    assert [k.weight_bytes * 4 for k in working] == [k.weight_bytes for k in floats]
+
+
+def test_what_cannot_be_counted_has_no_kernels() -> None:
+    model = parsed('y = Einsum<equation="nchw->nchw">(x)')
+    assert graph.kernels(model, "g") is None
+
+
+def test_describe_stores_the_kernels(tiny_build: Path, tmp_path: Path) -> None:
+    source = sorted(tiny_build.glob("*.onnx"))[0]
+    (tmp_path / "own.onnx").write_bytes(source.read_bytes())
+    made = export.describe_onnx(tmp_path / "own.onnx")
+    assert made.kernels is not None and sum(k.macs for k in made.kernels) == made.macs
+    assert store.read_record(tmp_path / "own.json", Artifact) == made
