@@ -11,7 +11,7 @@ import sys
 import typer
 
 from kit import __version__
-from kit.cli import compare, judge, library, measure, run, runtimes, scenario, workshop
+from kit.cli import compare, judge, knowledge, library, measure, predict, run, runtimes, scenario, workshop
 from kit.errors import KitError
 
 app = typer.Typer(
@@ -46,6 +46,8 @@ scenario.add_to(app)
 compare.add_to(app)
 workshop.add_to(app)
 judge.add_to(app)
+predict.add_to(app)
+knowledge.add_to(app)
 library.add_to(app)
 
 

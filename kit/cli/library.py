@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import judge, show
+from kit.cli import needs, show
 
 if TYPE_CHECKING:
     from kit.records import Answer, InstallReceipt, Manifest, Need, ProfileRecord, Promise
@@ -29,24 +29,12 @@ def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
 
     A package carries the ONNX file and not the .pt2, so nothing is promised for the pytorch backend.
     """
-    from kit import store
-    from kit.records import Promise
+    from kit import knowledge, store
 
     found: dict[str, list[Promise]] = {}
     of_the_file = (p for p in profiles if p.plain and not p.settings.backend.startswith(("fake", "pytorch")))
     for p in store.decisive(p for p in of_the_file if p.measurement and p.label):
-        assert p.measurement is not None and p.label is not None
-        promise = Promise(
-            device_id=p.device.device_id,
-            backend=p.settings.backend,
-            threads=p.settings.threads,
-            median_s=p.measurement.median_s,
-            p99_s=p.measurement.p99_s,
-            memory_bytes=p.measurement.memory_bytes,
-            label=p.label,
-            record_id=p.record_id,
-        )
-        found.setdefault(p.artifact.model.sha256, []).append(promise)
+        found.setdefault(p.artifact.model.sha256, []).append(knowledge.promise_of(p))
     return found
 
 
@@ -143,14 +131,16 @@ def serve(
 def pull(
     url: Annotated[str, typer.Argument(help="Address of a library, such as http://host:8000.")],
     to: Annotated[Path, typer.Option("--to", help="Folder to install into.")] = Path("models"),
-    deadline_ms: judge.Deadline = None,
-    memory_mb: judge.MemoryMb = None,
-    min_accuracy: judge.MinAccuracy = None,
-    link_mbps: judge.Link = None,
-    download_ms: judge.Download = None,
+    deadline_ms: needs.Deadline = None,
+    memory_mb: needs.MemoryMb = None,
+    min_accuracy: needs.MinAccuracy = None,
+    link_mbps: needs.Link = None,
+    download_ms: needs.Download = None,
     device: Annotated[str | None, typer.Option(help="Whose promises to go by (default: this machine's).")] = None,
-    backend: judge.Backend = None,
-    threads: judge.Threads = None,
+    backend: needs.Backend = None,
+    threads: needs.Threads = None,
+    percentile: needs.PercentileOf = 99,
+    dataset: needs.Dataset = None,
     measure: Annotated[bool, typer.Option(help="Measure the installed model and compare it with the promise.")] = True,
     json: show.Json = False,
 ) -> None:
@@ -158,7 +148,7 @@ def pull(
     from kit.device import recognise
 
     spec = recognise()
-    need = judge.make_need(
+    need = needs.make_need(
         deadline_ms,
         memory_mb,
         min_accuracy,
@@ -167,6 +157,8 @@ def pull(
         device or spec.device_id,
         backend or "onnxruntime",
         threads,
+        percentile=percentile,
+        dataset=dataset,
     )
     result, _ = pull_and_measure(url, need, to, measure=measure)
     if json:

@@ -92,7 +92,9 @@ def profile(
     rounds_min: Annotated[
         int | None, typer.Option(min=1, help="Fresh processes per target at least (default: 6, or --rounds-max).")
     ] = None,
-    rounds_max: Annotated[int, typer.Option(min=1, help="Fresh processes per target at most.")] = 10,
+    rounds_max: Annotated[
+        int | None, typer.Option(min=1, help="Fresh processes per target at most (default: 10, or 30 with --budget-s).")
+    ] = None,
     visit_s: Annotated[float, typer.Option(min=0.001, max=3600, help="Seconds of collecting in each process.")] = 0.5,
     precision: Annotated[
         float, typer.Option(min=0.0001, max=1, help="Stop when the median is known within this share.")
@@ -121,6 +123,7 @@ def profile(
     from kit.errors import MeasurementError, UsageError
     from kit.records import MeasureSettings
 
+    rounds_max = rounds_max or max(10 if budget_s is None else 30, rounds_min or 0)
     rounds_min = rounds_min or min(6, rounds_max)
     if rounds_max < rounds_min:
         raise UsageError(

@@ -256,18 +256,19 @@ def answer(found: Answer) -> dict[str, Any]:
     """The shared JSON names of one answer of the knowledge base."""
     return {
         "need": found.need.model_dump(mode="json", exclude_none=True),
-        "chosen": _row(found.chosen),
-        "runner_up": _row(found.runner_up),
+        "chosen": found.chosen and knowledge_row(found.chosen),
+        "promised": found.promised,
+        "runner_up": found.runner_up and knowledge_row(found.runner_up),
         "margin": found.margin,
         "binding": found.binding,
         "rejected": [r.model_dump(mode="json") for r in found.rejected],
+        "measure_next": [m.model_dump(mode="json") for m in found.measure_next],
         "text": found.text,
     }
 
 
-def _row(row: KnowledgeRow | None) -> dict[str, Any] | None:
-    if row is None:
-        return None
+def knowledge_row(row: KnowledgeRow) -> dict[str, Any]:
+    """The shared JSON names of one row."""
     data = row.model_dump(mode="json")
     return {"id": data.pop("artifact_id"), **data}
 

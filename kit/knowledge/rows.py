@@ -1,226 +1,178 @@
-"""The knowledge base: measured rows; build, ask. It replaces the papers' analytic delay (A, eq. 5; B, eq. 7) by p99 latency.
-
-A row decides only when it was measured and its label is ``stable`` or ``settled``. The most accurate variant that
-meets every limit is chosen; among equals the faster. What is rejected says which limit it misses and by how much.
-"""
+"""The rows of the knowledge base: from profiles, from the promises of packages, and from a latency model's predictions."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from kit import __version__, store
-from kit.errors import BadRecord, NoAnswer, UnknownName
-from kit.records import DECIDING, Answer, KnowledgeBase, KnowledgeRow, Manifest, Need, ProfileRecord, Rejection
+import numpy as np
+
+from kit import __version__, stats, store
+from kit.errors import BadRecord
+from kit.records import (
+    DECIDING,
+    Artifact,
+    KnowledgeBase,
+    KnowledgeRow,
+    Manifest,
+    Measurement,
+    Point,
+    ProfileRecord,
+    Promise,
+    SubNetwork,
+)
+
+RESAMPLES = 100  # of the interval of each row's p99
+
+Key = tuple[str, str, str, str]
 
 
-def build(profiles: Sequence[ProfileRecord]) -> KnowledgeBase:
-    """One row per model file, device, backend and thread count: the newest trusted record, else the newest.
+def build(profiles: Sequence[ProfileRecord], predicted: Iterable[KnowledgeRow] = ()) -> KnowledgeBase:
+    """One row per model file, device, backend and operating point: the newest trusted record, else the newest.
 
-    Rows are of back-to-back calls on an idle machine; records at other operating points are left out. Raises BadRecord when
-    nothing was measured.
+    ``predicted`` rows join where nothing trusted was measured. Rows at other operating points than back-to-back calls on an idle
+    machine are kept, and decide only where a need names their point. Raises BadRecord when there is no row at all.
     """
-    measured = [p for p in profiles if p.measurement and p.label and p.plain and p.settings.backend != "fake"]
-    rows = [_row(profile) for profile in store.decisive(measured)]
+    measured = [p for p in profiles if p.measurement and p.label and p.settings.backend != "fake"]
+    rows = [_row_of(profile) for profile in store.decisive(measured)]
+    known = {key(r) for r in rows if r.label in DECIDING}
+    rows += [r for r in {key(r): r for r in predicted}.values() if key(r) not in known]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
-    ordered = tuple(sorted(rows, key=lambda r: (r.artifact_id, r.device_id, r.backend, r.threads, r.sha256)))
+    ordered = tuple(sorted(rows, key=lambda r: (*key(r), r.sha256)))
     return KnowledgeBase(created_utc=store.utc_now(), kit_version=__version__, rows=ordered)
 
 
-def _row(profile: ProfileRecord) -> KnowledgeRow:
+def key(row: KnowledgeRow) -> Key:
+    """What was, or would be, measured: variant, device, backend and operating point."""
+    return row.artifact_id, row.device_id, row.backend, row.point_name
+
+
+def promise_of(profile: ProfileRecord) -> Promise:
+    """What a measured record lets its artifact promise on that device."""
     assert profile.measurement is not None and profile.label is not None
-    artifact = profile.artifact
-    return KnowledgeRow(
-        artifact_id=artifact.artifact_id,
-        sha256=artifact.model.sha256,
+    return Promise(
         device_id=profile.device.device_id,
         backend=profile.settings.backend,
         threads=profile.settings.threads,
-        precision=artifact.precision,
         median_s=profile.measurement.median_s,
         p99_s=profile.measurement.p99_s,
-        label=profile.label,
         memory_bytes=profile.measurement.memory_bytes,
-        size_bytes=artifact.model.size_bytes,
-        macs=artifact.macs,
-        accuracy=artifact.accuracy.top1 if artifact.accuracy else None,
-        dataset=artifact.accuracy.dataset if artifact.accuracy else None,
+        label=profile.label,
         record_id=profile.record_id,
     )
 
 
 def rows_of(manifests: Iterable[Manifest]) -> list[KnowledgeRow]:
     """The promises of packages as rows: a library decides with the same code as a device."""
-    return [
-        KnowledgeRow(
-            artifact_id=m.artifact.artifact_id,
-            sha256=m.artifact.model.sha256,
-            device_id=p.device_id,
-            backend=p.backend,
-            threads=p.threads,
-            precision=m.artifact.precision,
-            median_s=p.median_s,
-            p99_s=p.p99_s,
-            label=p.label,
-            memory_bytes=p.memory_bytes,
-            size_bytes=m.size_bytes,
-            macs=m.artifact.macs,
-            accuracy=m.artifact.accuracy.top1 if m.artifact.accuracy else None,
-            dataset=m.artifact.accuracy.dataset if m.artifact.accuracy else None,
-            record_id=p.record_id,
-        )
-        for m in manifests
-        for p in m.promises
-    ]
+    return [_row(m.artifact, promise, size_bytes=m.size_bytes) for m in manifests for promise in m.promises]
 
 
-@dataclass(frozen=True)
-class _Check:
-    """One limit on one row: ``value`` against ``bound``; ``slack`` is the share of the bound that is left (negative: missed)."""
+def _row(artifact: Artifact, measured: Promise, **more: Any) -> KnowledgeRow:
+    about = artifact.accuracy
+    fields: dict[str, Any] = {
+        "artifact_id": artifact.artifact_id,
+        "sha256": artifact.model.sha256,
+        "precision": artifact.precision,
+        "size_bytes": artifact.model.size_bytes,
+        "macs": artifact.macs,
+        "accuracy": about.top1 if about else None,
+        "dataset": about.dataset if about else None,
+    }
+    return KnowledgeRow(**{**fields, **measured.model_dump(), **more})
 
-    limit: str
-    value: float | None
-    bound: float
-    slack: float
-    text: str  # how it is missed
-    met: str  # how it is met
+
+def _row_of(profile: ProfileRecord) -> KnowledgeRow:
+    measured = profile.measurement
+    assert measured is not None
+    energy = measured.energy
+    return _row(
+        profile.artifact,
+        promise_of(profile),
+        point=None if profile.plain else _point(profile),
+        energy_j=energy.joules_per_call / (profile.batch or 1) if energy else None,
+        clock_hz=measured.clock_hz,
+        **_tail(measured),
+    )
 
 
-def ask(rows: Sequence[KnowledgeRow], need: Need) -> Answer:
-    """The most accurate variant that meets every limit of ``need``.
+def _point(profile: ProfileRecord) -> Point:
+    chosen = profile.settings.model_dump(include=set(Point.model_fields))
+    return Point(**{**chosen, "batch": profile.batch})
 
-    Raises NoAnswer (with the nearest variant and what it lacks), UnknownName (a device or backend without rows),
-    BadRecord (several devices and none named).
+
+def _tail(measured: Measurement) -> dict[str, float]:
+    """Further percentiles, and the intervals of the median and of the p99, in seconds."""
+    groups = [v.values_ns * 1e-9 for v in measured.visits]
+    low, high = measured.interval_s
+    p99_low, p99_high = stats.bootstrap_over_groups(groups, lambda x: stats.quantile(x, 0.99), resamples=RESAMPLES)
+    p95_s = stats.quantile(np.concatenate(groups), 0.95)
+    limits = {"low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high}
+    return {"p90_s": measured.p90_s, "p95_s": p95_s, **limits}
+
+
+# -------------------------------------------------------------------------------------------------------------- predicted
+
+
+def predicted_row(
+    subnetwork: SubNetwork,
+    seconds: float,
+    low: float,
+    high: float,
+    *,
+    like: Sequence[KnowledgeRow],
+    model: str,
+    device_id: str,
+    backend: str,
+    size_bytes: int,
+    point: Point | None = None,
+    threads: int = 1,
+    **known: Any,
+) -> KnowledgeRow:
+    """A row for a sub-network that nobody measured: the median ``seconds`` with its interval from ``low`` to ``high``.
+
+    The tail is that of the trusted measured rows ``like`` it on the same device, backend and operating point: their median ratio of
+    each percentile to the median latency. ``model`` names the latency model; ``known`` may add macs, memory_bytes, accuracy and
+    dataset. Raises BadRecord where ``like`` holds no such row, or where a number is none.
     """
-    candidates = _of_need(rows, need)
-    fitting: list[tuple[KnowledgeRow, list[_Check]]] = []
-    rejected: list[tuple[float, Rejection]] = []
-    for row in candidates:
-        checks = _checks(row, need)
-        worst = min(checks, key=lambda c: c.slack, default=None)
-        if row.label not in DECIDING:
-            rejected.append((float("-inf"), _label_rejection(row)))
-        elif worst is not None and worst.slack < 0:
-            rejected.append((worst.slack, _rejection(row, worst)))
-        else:
-            fitting.append((row, checks))
-    rejected.sort(key=lambda pair: -pair[0])
-    if not fitting:
-        raise NoAnswer(_nothing_fits(rejected))
-    fitting.sort(key=lambda pair: (-(pair[0].accuracy or 0.0), pair[0].p99_s))
-    chosen, checks = fitting[0]
-    runner_up = next((row for row, _ in fitting[1:] if row.sha256 != chosen.sha256), None)
-    tightest = min(checks, key=lambda c: c.slack, default=None)
-    return Answer(
-        need=need,
-        chosen=chosen,
-        runner_up=runner_up,
-        margin=tightest.slack if tightest else None,
-        binding=tightest.limit if tightest else None,
-        rejected=tuple(r for _, r in rejected),
-        text=_sentence(chosen, runner_up, tightest),
+    tail = tail_ratios(like, device_id, backend, point, threads)
+    times = (seconds, low, high)
+    if not (all(np.isfinite(times)) and 0 <= low <= seconds <= high and seconds > 0):
+        raise BadRecord(
+            f"The prediction of {subnetwork.id} is no latency with an interval ({seconds}, {low} to {high})."
+        )
+    return KnowledgeRow(
+        artifact_id=subnetwork.id,
+        sha256="",
+        device_id=device_id,
+        backend=backend,
+        threads=threads,
+        precision=subnetwork.precision,
+        origin="predicted",
+        point=point,
+        median_s=seconds,
+        low_s=low,
+        high_s=high,
+        **{f"p{p}_s": seconds * ratio for p, ratio in tail.items()},
+        p99_low_s=low * tail[99],
+        p99_high_s=high * tail[99],
+        size_bytes=size_bytes,
+        record_id=model,
+        **{"memory_bytes": None, "macs": None, "accuracy": None, **known},
     )
 
 
-def _of_need(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
-    if not rows:
-        raise BadRecord("The knowledge base is empty: build it from measured profiles.")
-    devices = sorted({r.device_id for r in rows})
-    if need.device_id is not None and need.device_id not in devices:
-        raise UnknownName("device", need.device_id, devices)
-    if need.device_id is None and len(devices) > 1:
-        raise BadRecord(
-            f"The knowledge base holds {len(devices)} devices ({', '.join(devices)}): say which with --device."
-        )
-    backends = sorted({r.backend for r in rows})
-    if need.backend is not None and need.backend not in backends:
-        raise UnknownName("backend", need.backend, backends)
-    found = [
-        r
-        for r in rows
-        if need.device_id in (None, r.device_id)
-        and need.backend in (None, r.backend)
-        and need.threads in (None, r.threads)
+def tail_ratios(
+    rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int
+) -> dict[int, float]:
+    """Percentile -> median over the trusted measured rows of percentile / median latency. Raises BadRecord without one."""
+    name = (point or Point(threads=threads)).name
+    alike = [
+        r for r in rows if r.label in DECIDING and (r.device_id, r.backend, r.point_name) == (device_id, backend, name)
     ]
-    if not found:
-        threads = ", ".join(map(str, sorted({r.threads for r in rows})))
+    if not alike:
         raise BadRecord(
-            f"The knowledge base has no row for this backend and thread count (threads measured: {threads})."
+            f"Nothing trusted was measured on {device_id} with {backend} at {name}, so the tail of a prediction is unknown: "
+            "profile some of these sub-networks first."
         )
-    datasets = sorted({r.dataset for r in found if r.dataset is not None})
-    if len(datasets) > 1:
-        raise BadRecord(
-            f"The accuracies come from {len(datasets)} data sets ({', '.join(datasets)}) and cannot be compared: "
-            "build one knowledge base for each."
-        )
-    return found
-
-
-def _checks(row: KnowledgeRow, need: Need) -> list[_Check]:
-    checks = []
-    download_s = row.size_bytes * 8 / need.link_bps if need.link_bps else 0.0
-    counted = need.link_bps is not None and need.download_s is None  # the download counts towards the deadline
-    if need.deadline_s is not None:
-        total_s = row.p99_s + (download_s if counted else 0.0)
-        checks.append(
-            _upper("deadline", "p99 with its download" if counted else "p99", total_s, need.deadline_s, _time)
-        )
-    if need.download_s is not None and need.link_bps:
-        checks.append(_upper("download", "download", download_s, need.download_s, _time))
-    if need.memory_bytes is not None:
-        checks.append(_upper("memory", "peak memory", row.memory_bytes, need.memory_bytes, _mb))
-    if need.min_accuracy is not None:
-        checks.append(_accuracy(row.accuracy, need.min_accuracy))
-    return checks
-
-
-def _upper(limit: str, what: str, value: float, bound: float, shown: Callable[[float], str]) -> _Check:
-    missed = f"{what} {shown(value)} over the {limit} limit of {shown(bound)}"
-    return _Check(limit, value, bound, (bound - value) / bound, missed, f"{what} {shown(value)} of {shown(bound)}")
-
-
-def _accuracy(value: float | None, floor: float) -> _Check:
-    if value is None:
-        return _Check("accuracy", None, floor, float("-inf"), "accuracy unknown", "")
-    missed, met = f"accuracy {value:.2%} under {floor:.2%}", f"accuracy {value:.2%}, at least {floor:.2%} asked"
-    return _Check("accuracy", value, floor, (value - floor) / floor if floor else 1.0, missed, met)
-
-
-def _rejection(row: KnowledgeRow, check: _Check) -> Rejection:
-    return Rejection(
-        artifact_id=row.artifact_id, backend=row.backend, threads=row.threads, limit=check.limit, value=check.value, bound=check.bound,
-        text=check.text,
-    )  # fmt: skip
-
-
-def _label_rejection(row: KnowledgeRow) -> Rejection:
-    return Rejection(
-        artifact_id=row.artifact_id, backend=row.backend, threads=row.threads, limit="label", value=row.label, bound=None,
-        text=f"its measurement is {row.label}: profile it again",
-    )  # fmt: skip
-
-
-def _nothing_fits(rejected: Sequence[tuple[float, Rejection]]) -> str:
-    nearest = rejected[0][1]
-    return f"No variant meets every limit; the nearest is {nearest.artifact_id}: {nearest.text}."
-
-
-def _sentence(chosen: KnowledgeRow, runner_up: KnowledgeRow | None, tightest: _Check | None) -> str:
-    accuracy = f"{chosen.accuracy:.2%} accurate, " if chosen.accuracy is not None else "accuracy unknown, "
-    text = (
-        f"{chosen.artifact_id}: {accuracy}p99 {_time(chosen.p99_s)} with {chosen.backend}, {chosen.threads} thread(s)"
-    )
-    if tightest is not None:
-        text += f"; tightest limit: {tightest.met}, {tightest.slack:.0%} to spare"
-    if runner_up is not None:
-        text += f"; runner-up {runner_up.artifact_id}"
-    return text + "."
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
-
-
-def _mb(size_bytes: float) -> str:
-    return f"{size_bytes / 1e6:.4g} MB"
+    return {p: max(1.0, stats.quantile([r.latency_s(p) / r.median_s for r in alike], 0.5)) for p in (90, 95, 99)}

@@ -1,0 +1,119 @@
+"""What a choice from incomplete knowledge loses against the choice with everything measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from kit.errors import BadRecord, NoAnswer
+from kit.knowledge.choose import Measure, ask, checks_of
+from kit.knowledge.rows import key
+from kit.records import DECIDING, KnowledgeRow, Need
+from kit.stats import Floats
+
+
+@dataclass(frozen=True)
+class Regret:
+    """Of n needs, in their order. An accuracy of a choice that misses a limit in truth, or of no choice, counts as 0."""
+
+    needs: tuple[Need, ...]
+    chosen: tuple[str | None, ...]  # from what is known
+    best: tuple[str | None, ...]  # with everything measured
+    accuracy: Floats  # [n] of the choice
+    best_accuracy: Floats  # [n]
+    missed: Floats  # [n] 1 where the choice misses its deadline in truth, else 0
+
+    @property
+    def loss(self) -> Floats:
+        """Accuracy lost, [n]; below zero never, for the best is the best."""
+        return self.best_accuracy - self.accuracy
+
+    @property
+    def equal_share(self) -> float:
+        """Share of the needs in which the choice is as accurate as the best."""
+        return float(np.mean(self.loss <= 0))
+
+    @property
+    def missed_share(self) -> float:
+        """Share of the needs in which the choice misses its deadline when it is measured."""
+        return float(np.mean(self.missed))
+
+
+def regret(
+    known: Sequence[KnowledgeRow],
+    truth: Sequence[KnowledgeRow],
+    needs: Sequence[Need],
+    *,
+    measure: Measure | None = None,
+) -> Regret:
+    """Choices from ``known`` rows (some predicted, or measured earlier) judged by ``truth``, measured rows of the same variants.
+
+    ``measure`` goes to :func:`kit.knowledge.ask`.
+
+    Raises BadRecord on no needs, and where a choice is not among the rows of ``truth``.
+    """
+    if not needs:
+        raise BadRecord("A regret needs at least one need.")
+    true_rows = {key(r): r for r in truth}
+    chosen = [_choice(known, need, measure) for need in needs]
+    best = [_choice(truth, need, None) for need in needs]
+    if absent := next((r for r in chosen if r is not None and key(r) not in true_rows), None):
+        raise BadRecord(
+            f"{absent.artifact_id} was chosen and never measured: the truth must hold every row that is known."
+        )
+    judged = [_judged(None if r is None else true_rows[key(r)], need) for r, need in zip(chosen, needs, strict=True)]
+    return Regret(
+        needs=tuple(needs),
+        chosen=tuple(r.artifact_id if r else None for r in chosen),
+        best=tuple(r.artifact_id if r else None for r in best),
+        accuracy=np.array([accuracy for accuracy, _ in judged]),
+        best_accuracy=np.array([(r.accuracy or 0.0) if r else 0.0 for r in best]),
+        missed=np.array([float(missed) for _, missed in judged]),
+    )
+
+
+def _choice(rows: Sequence[KnowledgeRow], need: Need, measure: Measure | None) -> KnowledgeRow | None:
+    try:
+        return ask(rows, need, measure=measure).chosen
+    except NoAnswer:
+        return None
+
+
+def _judged(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
+    """(accuracy that counts, whether the deadline is missed) of a choice by its true row."""
+    if row is None:
+        return 0.0, False
+    missed = {c.limit for c in checks_of(row, need, blind=False) if not c.met and c.limit != "label"}
+    return (0.0 if missed else row.accuracy or 0.0), "deadline" in missed
+
+
+def random_needs(rows: Sequence[KnowledgeRow], count: int, *, seed: int = 0) -> list[Need]:
+    """Needs that these rows can decide: deadlines over the range of their latencies (uniform in the logarithm, a tenth beyond), with a
+    memory limit, an accuracy floor or a link in a third of the cases each. Raises BadRecord without a trusted row."""
+    able = [r for r in rows if r.label in DECIDING or r.origin == "predicted"]
+    if not able:
+        raise BadRecord("None of these rows may decide, so there is nothing to ask: profile them again.")
+    rng = np.random.default_rng(seed)
+    latency = [r.p99_s for r in able]
+    accuracy = [r.accuracy for r in able if r.accuracy is not None]
+    memory = [r.memory_bytes for r in able if r.memory_bytes]
+    bits = [8.0 * r.size_bytes for r in able if r.size_bytes]
+    out = []
+    for _ in range(count):
+        deadline_s = _between(rng, min(latency) * 0.9, max(latency) * 1.1)
+        limits: dict[str, float | int] = {"deadline_s": deadline_s}
+        asked = rng.random(3) < 1 / 3
+        if asked[0] and memory:
+            limits["memory_bytes"] = round(_between(rng, min(memory), max(memory) * 1.1))
+        if asked[1] and accuracy:
+            limits["min_accuracy"] = float(rng.uniform(min(accuracy), max(accuracy)))
+        if asked[2] and bits:
+            limits["link_bps"] = _between(rng, min(bits) / deadline_s, 100 * max(bits) / deadline_s)
+        out.append(Need.model_validate(limits))
+    return out
+
+
+def _between(rng: np.random.Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))

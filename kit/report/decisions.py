@@ -1,0 +1,149 @@
+"""Figures of the decisions: the choice over two limits, and what incomplete knowledge loses. Style and palette are plots.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from kit.errors import BadRecord, UnknownName
+from kit.knowledge import DecisionTable, Regret
+from kit.report import format as show
+from kit.report.plots import NEUTRAL, PALETTE
+from kit.report.points import shortener
+
+CELLS = 160  # along each side of a map
+AXES = ("memory", "link")
+NONE = "no variant"
+
+
+def decision_map(
+    table: DecisionTable, *, against: str = "memory", percentile: int = 99, min_accuracy: float | None = None
+) -> go.Figure:
+    """The chosen variant over the deadline and ``against``, the memory limit or the rate of the link; both axes logarithmic.
+
+    Raises UnknownName for another axis, BadRecord where no variant knows its memory (or has bytes to download), UsageError for a
+    percentile that the table does not have.
+    """
+    if against not in AXES:
+        raise UnknownName("axis", against, AXES)
+    latency_s, limits = _ranges(table, against, percentile)
+    x, y = np.geomspace(*latency_s, CELLS), np.geomspace(*limits, CELLS)
+    deadlines, others = (grid.ravel() for grid in np.meshgrid(x, y))
+    asked = {"memory_bytes": others} if against == "memory" else {"link_bps": others}
+    chosen = table.choose_many(deadlines, min_accuracy=min_accuracy, percentile=percentile, **asked).reshape(
+        CELLS, CELLS
+    )
+    scale, unit = show.unit(float(np.median(x)), show.TIME)
+    other_scale, other_unit = show.unit(float(np.median(y)), show.SIZE if against == "memory" else show.RATE)
+    figure = _map(table, chosen, x / scale, y / other_scale)
+    name = "median" if percentile == 50 else f"p{percentile}"
+    what = "deadline for download and latency" if against == "link" else "deadline for the latency"
+    figure.update_xaxes(type="log", title=f"{what}, {name} ({unit})")
+    side = "limit of peak memory" if against == "memory" else "rate of the link"
+    figure.update_yaxes(type="log", title=f"{side} ({other_unit})")
+    return figure
+
+
+def _ranges(table: DecisionTable, against: str, percentile: int) -> tuple[tuple[float, float], tuple[float, float]]:
+    """From below what the fastest needs to above what every variant needs, of the deadline and of the other limit."""
+    if percentile not in table.percentiles:
+        table.choose(percentile=percentile)  # raises, with the ones that there are
+    latency = table.arrays[f"p{percentile}_latency_s"]
+    bits = table.arrays[f"p{percentile}_bits"]
+    memory = table.arrays[f"p{percentile}_memory_bytes"]
+    low, high = 0.7 * float(latency.min()), 1.5 * float(latency.max())
+    if against == "memory":
+        known = memory[np.isfinite(memory) & (memory > 0)]
+        if not len(known):
+            raise BadRecord("No variant knows its memory: profile them, or draw the map against the link.")
+        return (low, high), (0.7 * float(known.min()), 1.5 * float(known.max()))
+    sent = bits[bits > 0]
+    if not len(sent):
+        raise BadRecord("No variant has anything to download: draw the map against memory.")
+    return (low, 10 * high), (float(sent.min()) / (10 * high), 10 * float(sent.max()) / float(latency.min()))
+
+
+def _map(
+    table: DecisionTable, chosen: np.ndarray[tuple[int, ...], np.dtype[np.int64]], x: np.ndarray, y: np.ndarray
+) -> go.Figure:
+    """One colour per variant, in the order of the deadlines at which they first appear."""
+    variants = table.variants
+    shorten = shortener([v.artifact_id for v in variants])
+    seen = [int(i) for i in dict.fromkeys(chosen.T.ravel().tolist()) if i >= 0]
+    names = [NONE, *(_name(i, table, shorten(variants[i].artifact_id)) for i in seen)]
+    place = {-1: 0, **{i: n for n, i in enumerate(seen, 1)}}
+    numbers = np.vectorize(place.__getitem__, otypes=[np.int64])(chosen)
+    colours = ["rgba(128,135,144,0.15)", *(PALETTE[n % len(PALETTE)] for n in range(len(seen)))]
+    figure = go.Figure(
+        go.Heatmap(
+            x=x.tolist(),
+            y=y.tolist(),
+            z=numbers.tolist(),
+            zmin=-0.5,
+            zmax=len(names) - 0.5,
+            colorscale=_steps(colours),
+            customdata=[[names[n] for n in row] for row in numbers.tolist()],
+            hovertemplate="%{customdata}<extra></extra>",
+            showscale=False,
+        )
+    )
+    for name, colour in zip(names, colours, strict=True):
+        marker = {"color": colour, "symbol": "square", "size": 12}
+        figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
+    _frame(figure, 480)
+    return figure
+
+
+def _name(index: int, table: DecisionTable, short: str) -> str:
+    variant = table.variants[index]
+    alone = len({(v.backend, v.point) for v in table.variants}) == 1
+    where = "" if alone else f" ({variant.backend} {variant.point})"
+    return escape(f"{short}{where}{'' if variant.promised else ', predicted'}")
+
+
+def _steps(colours: Sequence[str]) -> list[list[object]]:
+    """A colour scale of steps: each colour from its lower to its upper end."""
+    count = len(colours)
+    return [[edge / count, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)]
+
+
+def regret(found: Mapping[str, Regret]) -> go.Figure:
+    """Of each kind of knowledge the share of needs (vertical) in which no more than so much accuracy is lost (horizontal).
+
+    Raises BadRecord on nothing to draw.
+    """
+    if not found:
+        raise BadRecord("There is no regret to draw: give at least one.")
+    figure = go.Figure()
+    most = 0.0
+    for number, (name, one) in enumerate(found.items()):
+        loss = np.sort(one.loss) * 100
+        most = max(most, float(loss[-1]))
+        share = np.arange(1, len(loss) + 1) / len(loss) * 100
+        text = f"{escape(name)}: equal in {show.percent(one.equal_share)}, deadline missed in {show.percent(one.missed_share)}"
+        line = {"color": PALETTE[number % len(PALETTE)], "width": 2, "shape": "hv"}
+        figure.add_trace(
+            go.Scatter(x=[0.0, *loss.tolist()], y=[0.0, *share.tolist()], mode="lines", name=text, line=line)
+        )
+    figure.add_vline(x=0, line={"color": NEUTRAL, "width": 1})
+    figure.update_xaxes(
+        title="accuracy lost against everything measured (points)", range=[-0.02 * (most or 1), 1.05 * (most or 1)]
+    )
+    figure.update_yaxes(title="share of the needs (%)", range=[0, 102])
+    _frame(figure, 420)
+    return figure
+
+
+def _frame(figure: go.Figure, height: int) -> None:
+    figure.update_layout(
+        template=go.layout.Template(),
+        height=height,
+        margin={"l": 8, "r": 14, "t": 8, "b": 8},
+        legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"},
+        hovermode="closest",
+    )
+    figure.update_xaxes(automargin=True, zeroline=False, ticks="outside")
+    figure.update_yaxes(automargin=True, zeroline=False)
