@@ -1,0 +1,217 @@
+"""How good are the latency models? Few networks of a measured random sample, the rest predicted, beside baselines and the repeat.
+
+    python bench/latency_models.py profiles/DEVICE/resnet18-space.jsonl ... [--count 40] [--seeds 5] [--json | --markdown]
+
+Of each file's networks ``--count`` are "measured": chosen as `kit profile --space` would (kit.latency.active), or at random. Each form is
+fitted to them and asked for all others. Beside it stand the papers' line through the same networks, a random forest and a layer-wise
+lookup table, and, where NAME-again.jsonl lies beside NAME.jsonl, how well a second measurement of the same networks repeats the first.
+Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from kit import latency, store
+from kit.cli import show
+from kit.errors import BadRecord, KitError
+from kit.latency import FORMS, Predictor, active, baselines
+from kit.latency.fitting import Data
+from kit.latency.forms import Cases
+from kit.latency.kernels import kernels_of
+from kit.latency.table import arrange
+from kit.records import ProfileRecord
+from kit.stats import Floats
+
+FIRST, BATCH = 10, 5  # as kit profile --space measures
+TRANSFERRED = 10
+NAMES = {
+    "factor": "line (papers' form, fitted)",
+    "forest": "random forest",
+    "lookup": "layer-wise lookup",
+    "repeat": "measured again",
+}
+
+
+@dataclass(frozen=True)
+class Score:
+    """Errors of one method on the networks that it was not fitted to, over all seeds; coverage of its 90 % intervals."""
+
+    networks: str
+    choice: str
+    method: str
+    seeds: int
+    count: int
+    mape: float
+    within_5: float
+    within_10: float
+    worst: float
+    coverage: float | None = None
+
+
+class Sample:
+    """The trusted records of one file with their kernels and drift-corrected seconds."""
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path = path
+        self.profiles = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
+        if len(self.profiles) <= count:
+            raise BadRecord(f"{path} holds {len(self.profiles)} trusted networks: more than {count} are needed.")
+        self.table = arrange([kernels_of(p.artifact) or () for p in self.profiles])
+        self.seconds = np.array([seconds(p) for p in self.profiles])
+
+    def pick(self, index: Sequence[int]) -> list[ProfileRecord]:
+        return [self.profiles[i] for i in index]
+
+    def chosen(self, how: str, count: int, seed: int) -> list[int]:
+        """Indices of the networks that are measured."""
+        if how == "random":
+            return [int(i) for i in np.random.default_rng(seed).permutation(len(self.profiles))[:count]]
+        taken = active.first(active.belief(self.table), min(FIRST, count), seed)
+        while len(taken) < count:
+            model = latency.predictor(self.pick(taken), baselines=False)
+            free = np.ones(len(self.profiles), dtype=bool)
+            free[taken] = False
+            taken += active.choose(active.belief(self.table, model), free, min(BATCH, count - len(taken)))
+        return taken
+
+
+def seconds(profile: ProfileRecord) -> float:
+    assert profile.measurement is not None
+    return profile.measurement.corrected_s or profile.measurement.median_s
+
+
+def score(
+    networks: str, choice: str, method: str, count: int, errors: list[Floats], held: list[Floats] | None
+) -> Score:
+    sizes = np.abs(np.concatenate(errors))
+    return Score(
+        networks=networks, choice=choice, method=method, seeds=len(errors), count=count, mape=float(sizes.mean()),
+        within_5=float(np.mean(sizes <= 0.05)), within_10=float(np.mean(sizes <= 0.10)), worst=float(sizes.max()),
+        coverage=float(np.mean(np.concatenate(held))) if held else None,
+    )  # fmt: skip
+
+
+def scores(sample: Sample, choice: str, count: int, seeds: int) -> list[Score]:
+    errors: dict[str, list[Floats]] = {}
+    held: dict[str, list[Floats]] = {}
+    for seed in range(seeds):
+        taken = sample.chosen(choice, count, seed)
+        rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
+        model, table, truth = (
+            latency.predictor(sample.pick(taken), baselines=False),
+            sample.table.pick(rest),
+            sample.seconds[rest],
+        )
+        for form in ("chosen", *FORMS):
+            try:
+                found = model.of_table(table, form=None if form == "chosen" else form)
+            except KitError:
+                continue
+            errors.setdefault(form, []).append(found.seconds / truth - 1.0)
+            held.setdefault(form, []).append(((found.low <= truth) & (truth <= found.high)).astype(np.float64))
+        for name, values in others(model, sample, rest, seed).items():
+            errors.setdefault(name, []).append(values / truth - 1.0)
+    name = sample.path.stem
+    return [score(name, choice, method, count, found, held.get(method)) for method, found in errors.items()]
+
+
+def others(model: Predictor, sample: Sample, rest: Floats, seed: int) -> dict[str, Floats]:
+    """Seconds by the methods that kit never chooses, fitted to what ``model`` was fitted to."""
+    train = Data(
+        model.measured.cases(model.states), np.array(model.measured.seconds), np.array(model.measured.spread),
+        np.arange(len(model.measured.seconds)),
+    )  # fmt: skip
+    table = sample.table.pick(rest)
+    zero = np.zeros(table.nets, dtype=np.int64)
+    test = Cases(table, table.total(table.macs), table.precisions(), model.states, zero, np.ones(table.nets))
+    return {"forest": baselines.forest(train, test, seed), "lookup": baselines.lookup(train, test)}
+
+
+def repeat(sample: Sample) -> Score | None:
+    """The second measurement of the same networks against the first."""
+    again = sample.path.with_name(f"{sample.path.stem}-again.jsonl")
+    if not again.is_file():
+        return None
+    first = {p.artifact.artifact_id: seconds(p) for p in sample.profiles}
+    second = [p for p in store.read_profiles([again]) if p.trusted and p.artifact.artifact_id in first]
+    errors = np.array([seconds(p) / first[p.artifact.artifact_id] - 1.0 for p in second])
+    return score(sample.path.stem, "", "repeat", len(second), [errors], None)
+
+
+def transfer(path: Path, base: Path, seeds: int) -> list[Score]:
+    """Ten networks of ``path``, chosen at random, alone and with the model of ``base`` behind them."""
+    sample = Sample(path, TRANSFERRED)
+    lent = latency.predictor(Sample(base, TRANSFERRED).profiles, baselines=False)
+    found = []
+    for method, behind in (("alone", None), (f"from {base.stem}", lent)):
+        errors, held = [], []
+        for seed in range(seeds):
+            taken = sample.chosen("random", TRANSFERRED, seed)
+            rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
+            model = latency.predictor(sample.pick(taken), base=behind, baselines=False)
+            told = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
+            truth = sample.seconds[rest]
+            errors.append(told.seconds / truth - 1.0)
+            held.append(((told.low <= truth) & (truth <= told.high)).astype(np.float64))
+        found.append(score(path.stem, "random", method, TRANSFERRED, errors, held))
+    return found
+
+
+def rows(found: Sequence[Score]) -> list[list[str]]:
+    return [
+        [
+            s.networks, s.choice, NAMES.get(s.method, s.method), str(s.count), f"{s.mape:.1%}", f"{s.within_5:.1%}", f"{s.within_10:.1%}",
+            f"{s.worst:.0%}", "" if s.coverage is None else f"{s.coverage:.0%}",
+        ]
+        for s in found
+    ]  # fmt: skip
+
+
+HEAD = ("networks", "chosen", "method", "measured", "mean error", "within 5 %", "within 10 %", "worst", "90 % held")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE.jsonl")
+    parser.add_argument("--count", type=int, default=40)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--choice", nargs="+", default=["active", "random"], choices=["active", "random"])
+    parser.add_argument("--transfer", nargs="+", default=[], metavar="FILE=BASE")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--markdown", action="store_true")
+    given = parser.parse_args()
+    found: list[Score] = []
+    try:
+        for path in given.files:
+            sample = Sample(path, given.count)
+            for choice in given.choice:
+                found += scores(sample, choice, given.count, given.seeds)
+            found += [again] if (again := repeat(sample)) else []
+        for pair in given.transfer:
+            path, _, base = pair.partition("=")
+            found += transfer(Path(path), Path(base), given.seeds)
+    except KitError as error:
+        sys.exit(f"latency_models: {error}")
+    if given.json:
+        print(json.dumps([asdict(s) for s in found], indent=2))
+    elif given.markdown:
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in [list(HEAD), ["---"] * len(HEAD), *rows(found)]))
+    else:
+        table = show.make_table("Latency models", *HEAD)
+        for cells in rows(found):
+            table.add_row(*cells)
+        show.print_table(table)
+
+
+if __name__ == "__main__":
+    main()
