@@ -366,8 +366,8 @@ def _changes_machine(point: MeasureSettings) -> bool:
 def _measurement(run: _Run, index: int, job: Job, scale: Reference | None) -> Measurement:
     if scale is None or not _drifts(job.settings):
         return Measurement(visits=tuple(run.visits[index]))
-    visits, settings = tuple(run.visits[index]), job.settings
-    own = reference.of_job(scale, job.target.artifact.precision, settings.backend, settings.threads, visits)
+    visits = tuple(run.visits[index])
+    own = reference.of_job(scale, job.target.artifact.precision, job.settings.backend, visits)
     return Measurement(visits=visits, reference=own)
 
 
@@ -380,7 +380,7 @@ def _drifts(settings: MeasureSettings) -> bool:
 def _scale(run: _Run, jobs: Sequence[Job], visits_min: int = 1, device_id: str = "") -> Reference | None:
     """The device's scale, with what it lacks from the visits so far of jobs that had at least ``visits_min``."""
     of_jobs = [i for i, visits in run.visits.items() if _drifts(jobs[i].settings) and len(visits) >= visits_min]
-    seen = [reference.Seen(v, jobs[i].settings.backend, jobs[i].settings.threads) for i in of_jobs for v in run.visits[i]]
+    seen = [reference.Seen(v, jobs[i].settings.backend) for i in of_jobs for v in run.visits[i]]
     return reference.scale(run.reference, device_id, seen)
 
 

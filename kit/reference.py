@@ -44,7 +44,7 @@ PRODUCTS = {  # rows, inner, columns: 29 and 116 MMACs, as late convolutions hav
     "weights": (49, 4608, 512),
 }
 HUGE_PAGE = 2 << 20
-NETWORKS = {  # run by the runtime that is measured, on as many threads
+NETWORKS = {  # run by the runtime that is measured, on one thread: a second pool of threads would spin against the network's own
     "network": "resnet18-d1.1.1.1-w1.00-fp32-160",
     "network8": "resnet18-d1.1.1.1-w0.50-int8-112",
 }
@@ -52,7 +52,9 @@ WORKLOADS = {
     "clock": f"a chain of dependent instructions, {clock.CYCLES} cycles (Numba: {clock.NUMBA_CYCLES})",
     **{name: "a float32 matrix product of " + " x ".join(map(str, shape)) for name, shape in PRODUCTS.items()},
 }
-MIXTURES: dict[str, tuple[dict[str, float], ...]] = {  # by the network's precision; the first of which all is known counts
+MIXTURES: dict[
+    str, tuple[dict[str, float], ...]
+] = {  # by the network's precision; the first of which all is known counts
     "fp32": ({"weights": 0.3, "network": 0.7}, {"product": 0.4, "weights": 0.5, "clock": 0.1}),
     "int8": ({"network": 0.85, "network8": 0.2}, {"product": 0.3, "weights": 1.0, "clock": 0.1}),
 }
@@ -138,18 +140,17 @@ def _plain(name: str) -> str:
     return name.split(" ")[0]
 
 
-def _kept_as(name: str, backend: str, threads: int) -> str:
+def _kept_as(name: str, backend: str) -> str:
     """What takes another time in another runtime has a scale of its own there."""
-    return f"{name} {backend} t{threads}" if name in NETWORKS else name
+    return f"{name} {backend}" if name in NETWORKS else name
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One process that timed reference workloads, and by which runtime on how many threads."""
+    """One process that timed reference workloads, and by which runtime."""
 
     visit: Visit
     backend: str
-    threads: int
 
     def medians_ns(self) -> dict[str, float]:
         return {name: float(np.median(series.array())) for name, series in self.visit.references.items()}
@@ -168,7 +169,7 @@ def scale(kept: Reference | None, device_id: str, seen: Sequence[Seen]) -> Refer
             medians = process.medians_ns()
             usual = medians["weights"] / nominal["weights"] if names is NETWORKS and "weights" in medians else 1.0
             for name in names.keys() & medians.keys():
-                found.setdefault(_kept_as(name, process.backend, process.threads), []).append(medians[name] / usual)
+                found.setdefault(_kept_as(name, process.backend), []).append(medians[name] / usual)
         nominal = {name: float(np.median(times)) for name, times in sorted(found.items())} | nominal
     if not nominal:
         return None
@@ -183,12 +184,12 @@ def scale(kept: Reference | None, device_id: str, seen: Sequence[Seen]) -> Refer
     )
 
 
-def of_job(kept: Reference, precision: str, backend: str, threads: int, visits: Iterable[Visit]) -> Reference:
-    """``kept`` as a network of ``precision`` needs it that this runtime ran on so many ``threads``: the best mixture of workloads that
-    every one of its ``visits`` timed."""
+def of_job(kept: Reference, precision: str, backend: str, visits: Iterable[Visit]) -> Reference:
+    """``kept`` as a network of ``precision`` in this runtime needs it: the best mixture of workloads that every one of its ``visits``
+    timed."""
     timed = [visit.references.keys() for visit in visits]
     for mixture in mixtures(precision):
-        names = {name: _kept_as(name, backend, threads) for name in mixture}
+        names = {name: _kept_as(name, backend) for name in mixture}
         if all(key in kept.nominal_ns for key in names.values()) and all(mixture.keys() <= each for each in timed):
             break
     else:

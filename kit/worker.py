@@ -341,7 +341,7 @@ def _network(request: Request, known: Network) -> Callable[[], Any] | None:
     """A call of a reference network through the runtime of the request; None where this runtime does not run it."""
     backend = backends.load(request.backend)
     try:
-        session = backend.open(Path(known.path), known.artifact, request.threads)
+        session = backend.open(Path(known.path), known.artifact, 1)
         call = session.prepare(backends.make_feeds(session.inputs, 0))
         call()
     except KitError:

@@ -285,7 +285,7 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         (("profile", "none.onnx"), 2, "does not exist"),
         (("profile", "fake:1us"), 2, "--backend fake"),
         (("profile", "fake:1us", "--backend", "fak"), 2, "did you mean 'fake'"),
-        (("profile", "fake:1us", "--backend", "fake", "--rounds-min", "12"), 2, "--rounds-max 10 is below"),
+        (("profile", "fake:1us", "--backend", "fake", "--rounds-min", "12", "--rounds-max", "10"), 2, "--rounds-max 10 is below"),
         (("profile", "fake:1us", "--backend", "fake", "--sweep", "threads=1,x"), 2, "does not take '1,x'"),
         (("profile", "fake:1us", "--backend", "fake", "--sweep", "thread=1"), 2, "did you mean 'threads'"),
         (("profile", "fake:1us", "--backend", "fake", "--affinity", "first"), 2, "give logical CPUs like 0"),

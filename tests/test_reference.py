@@ -93,8 +93,8 @@ def test_without_a_chain_nobody_knows_the_clock(monkeypatch: pytest.MonkeyPatch)
 # ----------------------------------------------------------------------------------------------------------------- scale
 
 
-def seen(references: dict[str, list[int]], backend: str = "onnxruntime", threads: int = 1) -> reference.Seen:
-    return reference.Seen(made.visit([1.0] * 2, block=1, references=references), backend, threads)
+def seen(references: dict[str, list[int]], backend: str = "onnxruntime") -> reference.Seen:
+    return reference.Seen(made.visit([1.0] * 2, block=1, references=references), backend)
 
 
 def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
@@ -109,16 +109,16 @@ def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
     assert reference.fits(found, "board") and not reference.fits(found, "other")
 
 
-def test_a_reference_network_has_a_scale_in_each_runtime_and_thread_count() -> None:
+def test_a_reference_network_has_a_scale_in_each_runtime() -> None:
     first = reference.scale(None, "board", [seen({"network": [8, 8, 8], "weights": [4, 4, 4]})])
     assert first is not None
-    assert first.nominal_ns == {"network onnxruntime t1": 8.0, "weights": 4.0}
-    second = reference.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino", 2)])
+    assert first.nominal_ns == {"network onnxruntime": 8.0, "weights": 4.0}
+    second = reference.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino")])
     assert second is not None  # the machine was slower by half when openvino was new
-    assert second.nominal_ns == {**first.nominal_ns, "network openvino t2": 20.0}
+    assert second.nominal_ns == {**first.nominal_ns, "network openvino": 20.0}
     assert second.created_utc == first.created_utc and reference.fits(second, "board")
     assert reference.scale(second, "board", [seen({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
-    changed = second.model_copy(update={"workloads": {**second.workloads, "network openvino t2": "another network"}})
+    changed = second.model_copy(update={"workloads": {**second.workloads, "network openvino": "another network"}})
     assert not reference.fits(changed, "board")
 
 
@@ -127,17 +127,18 @@ def test_the_best_mixture_that_every_process_timed_counts() -> None:
     kept = reference.scale(None, "board", both)
     assert kept is not None
     visits = [both[0].visit]
-    best = reference.of_job(kept, "fp32", "onnxruntime", 1, visits)
+    best = reference.of_job(kept, "fp32", "onnxruntime", visits)
     assert best.weights == reference.MIXTURES["fp32"][0] and best.nominal_ns == {"weights": 4.0, "network": 8.0}
-    for backend, threads in (("openvino", 1), ("onnxruntime", 2)):  # no scale there yet
-        assert reference.of_job(kept, "fp32", backend, threads, visits).weights == reference.MIXTURES["fp32"][1]
+    assert (
+        reference.of_job(kept, "fp32", "openvino", visits).weights == reference.MIXTURES["fp32"][1]
+    )  # no scale there yet
     without = [*visits, seen({"weights": [4] * 3, "product": [2] * 3}).visit]
-    assert reference.of_job(kept, "fp32", "onnxruntime", 1, without).weights == {"weights": 0.5, "product": 0.4}
-    assert reference.of_job(kept, "int8", "onnxruntime", 1, visits).weights == reference.MIXTURES["int8"][1]
+    assert reference.of_job(kept, "fp32", "onnxruntime", without).weights == {"weights": 0.5, "product": 0.4}
+    assert reference.of_job(kept, "int8", "onnxruntime", visits).weights == reference.MIXTURES["int8"][1]
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:
-    old = reference.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake", 1)  # upgraded from version 1
+    old = reference.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
     assert reference.scale(None, "board", [old]) is None and reference.scale(None, "board", []) is None
 
 

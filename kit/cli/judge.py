@@ -11,11 +11,14 @@ from kit.cli import show
 
 if TYPE_CHECKING:
     from kit.latency import Predictor
-    from kit.records import Answer, KnowledgeBase, KnowledgeRow, LatencyModel, ProfileRecord
+    from kit.records import Answer, CurvePoint, KnowledgeBase, KnowledgeRow, LatencyModel, ProfileRecord
 
 Profiles = Annotated[
     list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
 ]
+
+
+CURVE = (5, 10, 20, 40)  # measurements at which fit --plots says how good a model of so few is
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,13 +47,19 @@ def fit(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the latency model for kit predict to this file.")] = None,
     level: Annotated[float, typer.Option(help="Level of the model's intervals.")] = 0.9,
+    plots: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Write a page of figures: errors, lambda, learning curve.")
+    ] = None,
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
     """Fit latency to measured networks: lambda with its interval beside the papers' lambda = 1, and the form that predicts best."""
     from kit import latency, store
     from kit.cli import predict
+    from kit.cli.workshop import need_workshop
 
+    if plots is not None:
+        need_workshop("plotly")
     found = predict.of_backend(only(store.read_profiles(profiles), device), backend)
     models = latency.fit(found, seed=seed)
     roots = sorted({p.artifact.subnetwork.root for p in found if p.artifact.subnetwork})
@@ -58,11 +67,13 @@ def fit(
         show.say(
             f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one."
         )
-    predictor = _predictor(found, backend, lender, level, seed, needed=out is not None or lender is not None)
+    predictor = _predictor(found, backend, lender, level, seed, needed=any((out, lender, plots)))
     if out is not None and predictor is not None:
         latency.save(out, predictor)
+    if plots is not None and predictor is not None:
+        _write_plots(plots, predictor, found, level, seed)
     if json:
-        about = None if predictor is None else predict.predictor_json(predictor, out)
+        about = None if predictor is None else predict.predictor_json(predictor, out, plots)
         lines = [show.latency_model(m) for m in models]
         show.emit({"device": models[0].device_id, "seed": seed, "latency_models": lines, "predictor": about})
         return
@@ -70,6 +81,8 @@ def fit(
     if predictor is not None:
         show.print_table(predict.score_table(predictor))
         print(f"Chosen: {predictor.reason}" + (f" Written to {out}." if out else ""))
+    if plots is not None:
+        print(plots)
     for text in dict.fromkeys([t for m in models for t in m.left_out] + list(predictor.notes if predictor else ())):
         show.say(f"left out: {text}" if ": " in text else text)
 
@@ -88,6 +101,23 @@ def _predictor(
             raise
         show.say(f"No predictor: {error}")
         return None
+
+
+def _write_plots(out: Path, predictor: Predictor, profiles: list[ProfileRecord], level: float, seed: int) -> None:
+    """The page of a predictor; its learning curve stays away where the networks are too few to leave some out."""
+    from kit import latency
+    from kit.errors import BadRecord
+    from kit.report.latency import write_page
+
+    curve: list[CurvePoint] = []
+    with show.progress("learn") as update:
+        for i, count in enumerate(CURVE):
+            update(f"models of {count} measurements", i / len(CURVE))
+            try:
+                curve += latency.learning_curve(profiles, counts=(count,), base=predictor.base, level=level, seed=seed)
+            except BadRecord:
+                continue
+    write_page(out, predictor, profiles, curve)
 
 
 def report(

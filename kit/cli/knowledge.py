@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +12,17 @@ from kit.cli import needs, show
 from kit.cli.judge import Profiles
 
 if TYPE_CHECKING:
-    from kit.records import AllocationQuality, Answer, DynamicTable, Explanation, KnowledgeRow
+    from kit.knowledge import Predicted, Regret
+    from kit.records import (
+        AllocationQuality,
+        Answer,
+        DynamicTable,
+        Explanation,
+        KnowledgeBase,
+        KnowledgeRow,
+        Need,
+        SubNetwork,
+    )
 
 knowledge_app = typer.Typer(
     no_args_is_help=True,
@@ -22,6 +32,8 @@ knowledge_app = typer.Typer(
 Base = Annotated[Path, typer.Option("--knowledge", help="The knowledge base.")]
 KNOWLEDGE = Path("knowledge.json")
 REJECTED_SHOWN = 5
+FRONT_SHOWN = 40
+SAMPLE = 1000  # of a space's sub-networks, where nothing else is asked for
 
 
 def add_to(app: typer.Typer) -> None:
@@ -29,7 +41,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def read_rows(file: Path) -> tuple[KnowledgeRow, ...]:
-    """The rows of a knowledge base. Raises UsageError when there is none, with the way to one."""
+    return read_base(file).rows
+
+
+def read_base(file: Path) -> KnowledgeBase:
+    """Raises UsageError when there is none, with the way to one."""
     from kit import store
     from kit.errors import UsageError
     from kit.records import KnowledgeBase
@@ -38,7 +54,7 @@ def read_rows(file: Path) -> tuple[KnowledgeRow, ...]:
         raise UsageError(
             f"{file} does not exist: make it with kit knowledge build PROFILE..., or name another with --knowledge."
         )
-    return store.read_record(file, KnowledgeBase).rows
+    return store.read_record(file, KnowledgeBase)
 
 
 def device_of(rows: Sequence[KnowledgeRow], device: str | None) -> str | None:
@@ -68,22 +84,110 @@ def whole_hashes(rows: Sequence[KnowledgeRow], have: list[str] | None) -> list[s
 @knowledge_app.command("build")
 def build(
     profiles: Profiles,
+    model: Annotated[
+        Path | None, typer.Option(help="Add predicted rows by this latency model (kit fit --out), with --space.")
+    ] = None,
+    space: Annotated[
+        list[str] | None, typer.Option(help="Predict the sub-networks of this root, such as resnet18 (repeatable).")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=1, help="So many of each space, at random.")] = SAMPLE,
+    every: Annotated[bool, typer.Option("--all", help="All of each space.")] = False,
+    accuracy: Annotated[
+        Path | None, typer.Option(help='JSON of accuracies: {"ID": 0.91} or {"ID": {"top1": 0.91, "dataset": "..."}}.')
+    ] = None,
     out: Annotated[Path, typer.Option(help="The knowledge base to write.")] = KNOWLEDGE,
+    seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
-    """Build the knowledge base from measured profiles."""
+    """Build the knowledge base from measured profiles; with [bold]--model[/] and [bold]--space[/] also for networks nobody measured."""
     from kit import knowledge, store
     from kit.records import DECIDING
 
+    members = _members(model, space or [], None if every else sample, seed)
+    accuracies = read_accuracies(accuracy) if accuracy else {}
     base = knowledge.build(store.read_profiles(profiles))
+    added = _predicted(base, model, members) if model else []
+    base = knowledge.joined(base, [row for part in added for row in part.rows])
+    base = knowledge.with_accuracies(base, accuracies)
     store.write_record(out, base)
+    predicted = sum(r.origin == "predicted" for r in base.rows)
+    extrapolations = {name: why for part in added for name, why in part.extrapolations.items()}
+    left_out = {name: why for part in added for name, why in part.left_out.items()}
     if json:
-        show.emit({"file": str(out), **base.model_dump(mode="json")})
+        about = {"predicted": predicted, "extrapolations": extrapolations, "left_out": left_out}
+        show.emit({"file": str(out), **about, **base.model_dump(mode="json")})
         return
-    undecided = sum(r.label not in DECIDING for r in base.rows)
-    elsewhere = sum(not r.free_running for r in base.rows)
-    text = f"{out}: {len(base.rows)} rows, {undecided} of them not trusted to decide"
-    print(text + (f", {elsewhere} at chosen operating points (--point)" if elsewhere else ""))
+    measured = [r for r in base.rows if r.origin == "measured"]
+    undecided = sum(r.label not in DECIDING for r in measured)
+    elsewhere = sum(not r.free_running for r in measured)
+    text = f"{out}: {len(measured)} rows, {undecided} of them not trusted to decide"
+    text += f", {elsewhere} at chosen operating points (--point)" if elsewhere else ""
+    print(text + (f"; {predicted} predicted, {len(extrapolations)} of them extrapolations" if model else ""))
+    for why in sorted(set(left_out.values())):
+        show.say(f"left out: {list(left_out.values()).count(why)} sub-networks, for {why}")
+    if absent := len(set(accuracies) - {r.artifact_id for r in base.rows}):
+        show.say(f"{absent} of {len(accuracies)} accuracies in {accuracy} are of no row here.")
+
+
+def _members(model: Path | None, names: list[str], count: int | None, seed: int) -> list[SubNetwork]:
+    """The sub-networks to predict. Raises UsageError (only one of the two flags), UnknownName (a space)."""
+    from kit import spaces
+    from kit.errors import UsageError
+
+    if model is None and names:
+        raise UsageError(
+            "--space needs a latency model: write one with kit fit PROFILE... --out M.json and add --model M.json."
+        )
+    if model is not None and not names:
+        raise UsageError(
+            f"--model needs to know which networks to predict: add --space NAME, one of {', '.join(spaces.SPACES)}."
+        )
+    found: list[SubNetwork] = []
+    for name in dict.fromkeys(names):
+        members = spaces.space_of(name)
+        found += list(members) if count is None or count >= len(members) else members.sample(count, seed)
+    return found
+
+
+def _predicted(base: KnowledgeBase, file: Path, members: list[SubNetwork]) -> list[Predicted]:
+    """Rows of ``members`` at each thread count of the model at which something trusted was measured."""
+    from kit import knowledge, latency, store
+    from kit.records import DECIDING
+
+    predictor = latency.load(file)
+    counts = sorted({s.threads for s in predictor.states if not s.gap_s and not s.load}) or [
+        predictor.states[0].threads
+    ]
+    here = [r for r in base.rows if (r.device_id, r.backend) == (predictor.device_id, predictor.backend)]
+    measured = {r.threads for r in here if r.label in DECIDING and r.point is None}
+    name = f"{file.name} {store.sha256_file(file)[:12]}"
+    return [
+        knowledge.predicted_rows(predictor, members, base.rows, threads=threads, model=name)
+        for threads in ([t for t in counts if t in measured] or counts[:1])
+    ]
+
+
+def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
+    """id -> (top-1 share, data set or None). Raises UsageError (missing), BadRecord with the id whose value is no share."""
+    from kit import store
+    from kit.errors import BadRecord
+
+    data = store.read_json(file)
+    if not isinstance(data, dict) or not data:
+        raise BadRecord(
+            f'{file} holds no accuracies: write {{"ID": 0.91}} or {{"ID": {{"top1": 0.91, "dataset": "..."}}}}.'
+        )
+    out = {}
+    for name, value in data.items():
+        about = value if isinstance(value, dict) else {"top1": value}
+        top1, dataset = about.get("top1"), about.get("dataset")
+        share = top1 if isinstance(top1, (int, float)) and not isinstance(top1, bool) else -1.0
+        if not 0 <= share <= 1 or set(about) - {"top1", "dataset"} or not isinstance(dataset, str | None):
+            raise BadRecord(
+                f"{file}: the accuracy of {name} is no share from 0 to 1 (with a data set or without): correct it."
+            )
+        out[name] = (float(share), dataset)
+    return out
 
 
 @knowledge_app.command("ask")
@@ -103,25 +207,42 @@ def ask(
     point: needs.PointName = None,
     dataset: needs.Dataset = None,
     unknown_accuracy: needs.Unknown = False,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure predicted variants here before one of them is promised.")
+    ] = False,
+    profiles: Annotated[Path, typer.Option(help="Folder of profiles, for --measure.")] = Path("profiles"),
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
 ) -> None:
     """The most accurate variant that meets every limit, by measured latency. Exit code 3: none does."""
     from kit import knowledge
 
-    rows = read_rows(knowledge_file)
+    base = read_base(knowledge_file)
+    rows = base.rows
     need = needs.make_need(
         deadline_ms, memory_mb, min_accuracy, link_mbps, download_ms, device_of(rows, device), backend, threads,
         percentile=percentile, energy_mj=energy_mj, have=whole_hashes(rows, have), batch=batch, point=point, dataset=dataset,
         unknown_accuracy=unknown_accuracy,
     )  # fmt: skip
-    found = knowledge.ask(rows, need)
+    found = knowledge.ask(rows, need, measure=_measure(base, need, knowledge_file, profiles) if measure else None)
     if json:
         show.emit(show.answer(found))
         return
     print(found.text)
+    if found.chosen is not None and found.chosen.accuracy is None and found.runner_up is not None:
+        show.say(
+            "The accuracies are unknown, so the fastest is chosen: kit knowledge build --accuracy FILE.json tells them."
+        )
     _print_rejected(found)
     _print_next(found)
+
+
+def _measure(
+    base: KnowledgeBase, need: Need, file: Path, profiles: Path
+) -> Callable[[KnowledgeRow], KnowledgeRow | None]:
+    from kit.cli import promise
+
+    return promise.measuring(base, file, profiles, need.device_id)
 
 
 def _print_rejected(found: Answer) -> None:
@@ -138,9 +259,9 @@ def _print_rejected(found: Answer) -> None:
 def _print_next(found: Answer) -> None:
     if not found.measure_next:
         return
-    table = show.make_table("What to measure, for it could change the answer", "variant", "because", "command")
+    table = show.make_table("What to measure, for it could change the answer", "command", "because")
     for m in found.measure_next[:REJECTED_SHOWN]:
-        table.add_row(f"{m.artifact_id} ({m.backend}, {m.point})", m.why, m.command)
+        table.add_row(m.command, m.why)
     show.print_table(table)
 
 
@@ -227,15 +348,25 @@ def pareto(
     if json:
         show.emit({"axes": list(axes), "percentile": percentile, "front": [show.knowledge_row(r) for r in front]})
         return
-    show.print_table(_front_table(front, percentile))
+    shown = thinned(front)
+    show.print_table(_front_table(shown, percentile, len(front)))
+    if len(shown) < len(front):
+        show.say(f"Every {len(front) / len(shown):.3g}th is shown, first and last among them (--json lists all).")
     for line in front_plot(front, percentile):
         print(line)
 
 
-def _front_table(front: Sequence[KnowledgeRow], percentile: int) -> Any:
+def thinned(front: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
+    """As many as a screen holds, evenly along the front, both ends included."""
+    if len(front) <= FRONT_SHOWN:
+        return list(front)
+    return [front[round(i * (len(front) - 1) / (FRONT_SHOWN - 1))] for i in range(FRONT_SHOWN)]
+
+
+def _front_table(front: Sequence[KnowledgeRow], percentile: int, count: int) -> Any:
     name = "median ms" if percentile == 50 else f"p{percentile} ms"
     columns = ("variant", "how", name, "accuracy", "memory MB", "energy mJ", "file MB", "")
-    table = show.make_table(f"Nothing beats these {len(front)}", *columns)
+    table = show.make_table(f"Nothing beats these {count}", *columns)
     for r in front:
         memory = "unknown" if r.memory_bytes is None else f"{r.memory_bytes / 1e6:.4g}"
         energy = "unknown" if r.energy_j is None else f"{r.energy_j * 1e3:.4g}"
@@ -405,11 +536,16 @@ def decision_map(
     batch: needs.Batch = None,
     point: needs.PointName = None,
     dataset: needs.Dataset = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Latency model fitted to these measurements: adds what its predictions lose.")
+    ] = None,
+    asked: Annotated[int, typer.Option("--needs", min=1, help="Random needs to ask for that.")] = 300,
     knowledge_file: Base = KNOWLEDGE,
+    seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
-    """A map of the choice over deadline and memory, or deadline and link, as one self-contained page."""
-    from kit import knowledge, store
+    """A map of the choice over two limits, and what the choice from predictions loses, as one self-contained page."""
+    from kit import knowledge
     from kit.cli.workshop import need_workshop
 
     need_workshop("plotly")
@@ -421,9 +557,57 @@ def decision_map(
         dataset=dataset,
     )  # fmt: skip
     table = knowledge.compile(rows, need.model_copy(update={"min_accuracy": None}), percentiles=(percentile,))
-    figure = decisions.decision_map(table, against=against, percentile=percentile, min_accuracy=min_accuracy)
-    store.write_atomic(out, figure.to_html(include_plotlyjs=True, full_html=True).encode())
+    found, why = regrets(rows, need, model, asked, seed)
+    decisions.write_page(
+        out, table, against=against, percentile=percentile, min_accuracy=min_accuracy, found=found, no_regret=why
+    )
     if json:
-        show.emit({"map": str(out), "variants": sorted({v.artifact_id for v in table.variants})})
+        shares = {
+            name: {"equal": r.equal_share, "missed": r.missed_share, "loss": float(r.loss.mean())}
+            for name, r in found.items()
+        }
+        variants = sorted({v.artifact_id for v in table.variants})
+        show.emit({"map": str(out), "variants": variants, "regret": shares, "why_no_regret": why or None})
     else:
         print(out)
+
+
+def regrets(
+    rows: Sequence[KnowledgeRow], need: Need, model: Path | None, count: int, seed: int
+) -> tuple[dict[str, Regret], str]:
+    """What choices from predictions lose against those from measurements, and why nothing can be said about it where that is so.
+
+    Each network is predicted by the model that was fitted without it. Raises what loading the model raises.
+    """
+    from kit import knowledge, latency
+    from kit.errors import BadRecord
+
+    if model is None:
+        return {}, "Give the latency model with --model M.json to see what choices from its predictions lose."
+    predictor = latency.load(model)
+    here = [
+        r
+        for r in rows
+        if r.free_running and need.threads in (None, r.threads) and need.device_id in (None, r.device_id)
+    ]
+    try:
+        predicted, truth = knowledge.held_out_rows(predictor, here)
+    except BadRecord as error:
+        return {}, str(error)
+    if any(r.accuracy is None for r in truth):
+        return (
+            {},
+            "A regret counts lost accuracy, and not every measured row knows its own: build the base with --accuracy FILE.json.",
+        )
+    true_rows = {knowledge.key(r): r for r in truth}
+    wanted = knowledge.random_needs(truth, count, seed=seed)
+    sources = {
+        "predictions alone": (predicted, None),
+        "predictions, the choice measured first": (predicted, lambda row: true_rows[knowledge.key(row)]),
+        "the papers' latency, MACs / clock": (knowledge.papers_rows(truth), None),
+    }
+    return {
+        name: knowledge.regret(known, truth, wanted, measure=measure)
+        for name, (known, measure) in sources.items()
+        if known
+    }, ""

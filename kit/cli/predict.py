@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kit.latency import Predictions, Predictor
-    from kit.records import Kernel, ProfileRecord
+    from kit.records import Artifact, Kernel, ProfileRecord
 
 NAMES = {
     "factor": "1 overhead + lambda * MACs",
@@ -101,7 +101,7 @@ def _of_file(path: Path) -> Target:
         raise UsageError(f"{path} does not exist.")
     described = _sidecar(path)
     if described is not None and (found := _kernels(described)) is not None:
-        return Target(path.name, described.subnetwork.family if described.subnetwork else None, found)
+        return Target(path.name, _family(described), found)
     if importlib.util.find_spec("onnx") is None:
         raise BackendUnavailable(
             f"{path} has no sidecar that lists its kernels and this machine has no onnx: run kit describe {path.name} on a PC "
@@ -113,7 +113,17 @@ def _of_file(path: Path) -> Target:
         listed = graph.kernels(graph.load(path), str(path))
     if not listed:
         raise BadModel(f"{path} holds operators or shapes that kit cannot count: measure it with kit profile instead.")
-    return Target(path.name, None, listed)
+    return Target(path.name, None if described is None else _family(described), listed)
+
+
+def _family(artifact: Artifact) -> str | None:
+    """The family of a file by its sidecar: of its sub-network, else of the root that it was exported from."""
+    from kit.spaces import SPACES
+
+    if artifact.subnetwork is not None:
+        return artifact.subnetwork.family
+    root = artifact.origin.root if artifact.origin else None
+    return SPACES[root].family if root in SPACES else None
 
 
 def _kernels(artifact: Any) -> tuple[Kernel, ...] | None:
@@ -227,10 +237,11 @@ def score_table(predictor: Predictor) -> Table:
     return table
 
 
-def predictor_json(predictor: Predictor, file: Path | None) -> dict[str, Any]:
+def predictor_json(predictor: Predictor, file: Path | None, plots: Path | None = None) -> dict[str, Any]:
     """What ``kit fit --json`` says about the predictor; the whole of it is in the file."""
     return {
         "file": None if file is None else str(file),
+        "plots": None if plots is None else str(plots),
         "backend": predictor.backend,
         "chosen": predictor.chosen,
         "reason": predictor.reason,

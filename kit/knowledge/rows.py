@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -39,8 +39,43 @@ def build(profiles: Sequence[ProfileRecord], predicted: Iterable[KnowledgeRow] =
     rows += [r for r in {key(r): r for r in predicted}.values() if key(r) not in known]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
+    return _base(rows)
+
+
+def _base(rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
     ordered = tuple(sorted(rows, key=lambda r: (*key(r), r.sha256)))
     return KnowledgeBase(created_utc=store.utc_now(), kit_version=__version__, rows=ordered)
+
+
+def joined(base: KnowledgeBase, rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
+    """``base`` with further rows: what was measured takes the place of what stood there, a prediction only that of a prediction."""
+    kept: dict[tuple[str, ...], KnowledgeRow] = {(*key(r), r.sha256): r for r in base.rows}
+    for row in rows:
+        if row.origin == "measured":
+            kept.pop((*key(row), ""), None)
+        place: tuple[str, ...] = (*key(row), row.sha256)
+        kept[place] = row
+    trusted = {key(r) for r in kept.values() if r.label in DECIDING}
+    return _base(r for r in kept.values() if r.origin == "measured" or key(r) not in trusted)
+
+
+def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, tuple[float, str | None]]) -> KnowledgeBase:
+    """Rows that do not know their accuracy take that of their id: (top-1 share, data set or None)."""
+
+    def known(row: KnowledgeRow) -> KnowledgeRow:
+        found = accuracies.get(row.artifact_id)
+        if row.accuracy is not None or found is None:
+            return row
+        return row.model_copy(update={"accuracy": found[0], "dataset": found[1]})
+
+    return base.model_copy(update={"rows": tuple(known(r) for r in base.rows)})
+
+
+def row_of(profile: ProfileRecord) -> KnowledgeRow:
+    """The row of one record. Raises BadRecord where it holds no measurement."""
+    if profile.measurement is None or profile.label is None:
+        raise BadRecord(f"{profile.artifact.artifact_id} was not measured: {profile.reason or profile.outcome}.")
+    return _row_of(profile)
 
 
 def key(row: KnowledgeRow) -> Key:
@@ -127,20 +162,23 @@ def predicted_row(
     size_bytes: int,
     point: Point | None = None,
     threads: int = 1,
+    tail: Tail | None = None,
     **known: Any,
 ) -> KnowledgeRow:
     """A row for a sub-network that nobody measured: the median ``seconds`` with its interval from ``low`` to ``high``.
 
     The tail is that of the trusted measured rows ``like`` it on the same device, backend and operating point: their median ratio of
-    each percentile to the median latency. ``model`` names the latency model; ``known`` may add macs, memory_bytes, accuracy and
-    dataset. Raises BadRecord where ``like`` holds no such row, or where a number is none.
+    each percentile to the median latency, whose scatter widens the interval of the p99 (``tail`` where that was computed before).
+    ``model`` names the latency model; ``known`` may add macs, memory_bytes, accuracy and dataset. Raises BadRecord where ``like`` holds
+    no such row, or where a number is none.
     """
-    tail = tail_ratios(like, device_id, backend, point, threads)
+    tail = tail or tail_of(like, device_id, backend, point, threads)
     times = (seconds, low, high)
     if not (all(np.isfinite(times)) and 0 <= low <= seconds <= high and seconds > 0):
         raise BadRecord(
             f"The prediction of {subnetwork.id} is no latency with an interval ({seconds}, {low} to {high})."
         )
+    p99_low, p99_high = tail.p99_interval(seconds, low, high)
     return KnowledgeRow(
         artifact_id=subnetwork.id,
         sha256="",
@@ -153,19 +191,32 @@ def predicted_row(
         median_s=seconds,
         low_s=low,
         high_s=high,
-        **{f"p{p}_s": seconds * ratio for p, ratio in tail.items()},
-        p99_low_s=low * tail[99],
-        p99_high_s=high * tail[99],
+        **{f"p{p}_s": seconds * ratio for p, ratio in tail.ratios.items()},
+        p99_low_s=p99_low,
+        p99_high_s=p99_high,
         size_bytes=size_bytes,
         record_id=model,
         **{"memory_bytes": None, "macs": None, "accuracy": None, **known},
     )
 
 
-def tail_ratios(
-    rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int
-) -> dict[int, float]:
-    """Percentile -> median over the trusted measured rows of percentile / median latency. Raises BadRecord without one."""
+class Tail(NamedTuple):
+    """What p90, p95 and p99 are over the median latency, and between which ratios the p99 of nine in ten networks lies."""
+
+    ratios: Mapping[int, float]
+    low: float
+    high: float
+
+    def p99_interval(self, seconds: float, low: float, high: float) -> tuple[float, float]:
+        """The interval of the p99 of a network whose median is ``seconds`` (``low`` to ``high``): both doubts as independent ones."""
+        p99 = seconds * self.ratios[99]
+        down = np.hypot(np.log(seconds / low) if low > 0 else np.inf, np.log(self.ratios[99] / self.low))
+        up = np.hypot(np.log(high / seconds), np.log(self.high / self.ratios[99]))
+        return float(p99 * np.exp(-down)), float(p99 * np.exp(up))
+
+
+def tail_of(rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int) -> Tail:
+    """The tail of the trusted measured rows there, as medians and quantiles over them. Raises BadRecord without one."""
     name = (point or Point(threads=threads)).name
     alike = [
         r for r in rows if r.label in DECIDING and (r.device_id, r.backend, r.point_name) == (device_id, backend, name)
@@ -175,4 +226,13 @@ def tail_ratios(
             f"Nothing trusted was measured on {device_id} with {backend} at {name}, so the tail of a prediction is unknown: "
             "profile some of these sub-networks first."
         )
-    return {p: max(1.0, stats.quantile([r.latency_s(p) / r.median_s for r in alike], 0.5)) for p in (90, 95, 99)}
+    ratios = {p: [max(1.0, r.latency_s(p) / r.median_s) for r in alike] for p in (90, 95, 99)}
+    low, high = (stats.quantile(ratios[99], q) for q in (0.05, 0.95))
+    return Tail({p: stats.quantile(found, 0.5) for p, found in ratios.items()}, low, high)
+
+
+def tail_ratios(
+    rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int
+) -> dict[int, float]:
+    """Percentile -> median over the trusted measured rows of percentile / median latency. Raises BadRecord without one."""
+    return dict(tail_of(rows, device_id, backend, point, threads).ratios)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,8 @@ def predictor(
         chosen=chosen,
         reason=reason,
         scores=scores,
+        held_out_s=tuple(validated.seconds[chosen].tolist()),
+        held_out_sd=tuple(choice.deviations(chosen, validated, data).tolist()),
         notes=tuple(notes + _said_of_baselines(kept, known is not None)),
         models=_factors(profiles, seed),
         base=lent,
@@ -277,7 +280,7 @@ def learning_curve(
 ) -> tuple[CurvePoint, ...]:
     """Error on the networks that were left out, against how many were measured; each count with ``repeats`` random choices.
 
-    Counts that leave nothing to test are left out. Raises BadRecord as :func:`predictor` does.
+    Counts that leave nothing to test, or are too few for any form, are left out. Raises BadRecord as :func:`predictor` does.
     """
     usable = [p for p in store.decisive(profiles) if _unusable(p, kernels(p.artifact)) is None and kernels(p.artifact)]
     out = []
@@ -285,13 +288,13 @@ def learning_curve(
         if LEAST <= count < len(usable):
             rng = np.random.default_rng((seed, count))
             orders = [rng.permutation(len(usable)) for _ in range(repeats)]
-            runs = [
-                _one_run(
-                    [usable[i] for i in order[:count]], [usable[i] for i in order[count:]], base, level, seed, kernels
-                )
-                for order in orders
-            ]
-            out.append(_curve_point(count, runs))
+            runs = []
+            for order in orders:
+                train, test = ([usable[i] for i in part] for part in (order[:count], order[count:]))
+                with suppress(BadRecord):  # so few may carry no form at all
+                    runs.append(_one_run(train, test, base, level, seed, kernels))
+            if runs:
+                out.append(_curve_point(count, runs))
     if not out:
         raise BadRecord(
             f"A learning curve needs more than {min(counts)} measured networks with known kernels: profile more."

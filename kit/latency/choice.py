@@ -14,6 +14,7 @@ from math import ceil
 
 import numpy as np
 
+from kit.errors import BadRecord
 from kit.latency.baselines import forest, forest_available, lookup
 from kit.latency.factor import quality
 from kit.latency.fitting import Data, Fitted, fit
@@ -116,8 +117,15 @@ def folds(group: Ints, seed: int) -> list[Ints]:
 
 
 def choose(found: Validated, data: Data, level: float, seed: int) -> tuple[Form, str, tuple[FormScore, ...]]:
-    """(form, sentence, table). The first form in :data:`FORMS` that the best one does not beat beyond chance."""
+    """(form, sentence, table). The first form in :data:`FORMS` that the best one does not beat beyond chance.
+
+    Raises BadRecord where the records are too few for every form.
+    """
     errors = {f: np.abs(np.log(found.seconds[f] / data.seconds)) for f in FORMS if f in found.seconds}
+    if not errors:
+        raise BadRecord(
+            f"{len(data.seconds)} records, of which some are left out to test on, are too few for any latency model: profile more."
+        )
     best = min(errors, key=lambda f: float(errors[f].mean()))
     chances = {f: chance(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
     chosen = next(f for f in FORMS if f in errors and chances[f] > REJECTED)
@@ -148,8 +156,7 @@ def _sentence(chosen: Form, best: Form, errors: dict[Form, Floats], chances: dic
 
 def _score(form: str, found: Validated, data: Data, level: float, p_value: float | None) -> FormScore:
     errors = np.abs(np.log(found.seconds[form] / data.seconds))
-    own = found.sd[form] if form in found.sd else np.full(len(errors), np.nan)
-    sd = own if np.isfinite(own).all() else np.full(len(errors), max(float(np.sqrt(np.mean(errors**2))), 1e-6))
+    sd = deviations(form, found, data)
     reach, how = calibrate(errors / sd, level)
     return FormScore(
         form=form,
@@ -162,6 +169,15 @@ def _score(form: str, found: Validated, data: Data, level: float, p_value: float
         calibration=how,
         p_value=p_value,
     )
+
+
+def deviations(form: str, found: Validated, data: Data) -> Floats:
+    """The relative standard deviation of each held-out prediction [n]: the form's own, else one for all from its errors."""
+    own = found.sd.get(form)
+    if own is not None and np.isfinite(own).all():
+        return own
+    errors = np.log(found.seconds[form] / data.seconds)
+    return np.full(len(errors), max(float(np.sqrt(np.mean(errors**2))), 1e-6))
 
 
 def calibrate(scores: Floats, level: float) -> tuple[float, str]:

@@ -97,6 +97,8 @@ class Predictor(Record):
     chosen: Form
     reason: str  # why this form, as a sentence
     scores: tuple[FormScore, ...]
+    held_out_s: tuple[float, ...] = ()  # what the chosen form says of each measured network that it was not fitted to
+    held_out_sd: tuple[float, ...] = ()  # its relative standard deviation there
     notes: tuple[str, ...] = ()  # what was left out, and why
     models: tuple[LatencyModel, ...] = ()  # the efficiency factors beside it
     base: Predictor | None = None  # another device, whose kernel efficiencies are borrowed
@@ -153,6 +155,16 @@ class Predictor(Record):
         seconds = np.exp(logs)
         reach = score.reach * sds
         return Predictions(seconds, seconds * np.exp(-reach), seconds * np.exp(reach), seconds * sds, tuple(why))
+
+    def held_out(self) -> tuple[Floats, Floats, Floats]:
+        """(seconds, low, high) of each measured network, [n], from the fold that it was left out of. Raises BadRecord without."""
+        if len(self.held_out_s) != len(self.measured.seconds):
+            raise BadRecord(
+                "This model was written without its held-out predictions: write it anew with kit fit --out."
+            )
+        seconds = np.array(self.held_out_s)
+        reach = self._score(self.chosen).reach * np.array(self.held_out_sd)
+        return seconds, seconds * np.exp(-reach), seconds * np.exp(reach)
 
     def evaluate(self, form: Form, cases: Cases) -> tuple[Floats, Floats]:
         """(seconds, relative standard deviation) of cases at measured states, before calibration."""

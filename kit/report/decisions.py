@@ -1,22 +1,85 @@
-"""Figures of the decisions: the choice over two limits, and what incomplete knowledge loses. Style and palette are plots.py's."""
+"""The page of the decisions: the choice over two limits, and what incomplete knowledge loses. Style and palette are plots.py's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
 
+from kit import store
 from kit.errors import BadRecord, UnknownName
 from kit.knowledge import DecisionTable, Regret
 from kit.report import format as show
+from kit.report import markup
+from kit.report.frame import Figures, document, place, section
+from kit.report.markup import Markup, join, tag
 from kit.report.plots import NEUTRAL, PALETTE
 from kit.report.points import shortener
 
 CELLS = 160  # along each side of a map
 AXES = ("memory", "link")
 NONE = "no variant"
+NAMED = 12  # variants that a legend can name
+
+
+def write_page(
+    out: Path,
+    table: DecisionTable,
+    *,
+    against: str = "memory",
+    percentile: int = 99,
+    min_accuracy: float | None = None,
+    found: Mapping[str, Regret] | None = None,
+    no_regret: str = "",
+) -> Path:
+    """Write the map of ``table``, and the regret of each kind of knowledge in ``found``; ``no_regret`` says why there is none.
+
+    Raises as :func:`decision_map` and :func:`regret` do, StorageError or UsageError when ``out`` cannot be written.
+    """
+    figures: Figures = {}
+    figure = decision_map(table, against=against, percentile=percentile, min_accuracy=min_accuracy)
+    devices = show.listed(sorted({v.device_id for v in table.variants}))
+    predicted = sum(not v.promised for v in table.variants)
+    words = (
+        f"{show.counted(len(table.variants), 'variant')} of {devices}, {predicted} of them predicted and not measured."
+    )
+    floor = "" if min_accuracy is None else f" Accuracy at least {show.percent(min_accuracy)}."
+    caption = (
+        f"The most accurate variant that meets both limits (among equals the faster), asked at {CELLS * CELLS:,} places; where there "
+        f"is no colour, none does.{floor}"
+    )
+    body = join(
+        [
+            tag("header", tag("h1", "What to deploy, limit by limit"), tag("p", words, class_="soft")),
+            section("The choice over two limits", place(figures, "map", figure, caption, "")),
+            section(
+                "What it costs not to have measured everything",
+                place(figures, "regret", regret(found) if found else None, _judged(found or {}), no_regret),
+                _regrets(found) if found else None,
+            ),
+        ]
+    )
+    store.write_atomic(out, document(f"kit knowledge map: {devices}", body, figures).encode())
+    return out
+
+
+def _judged(found: Mapping[str, Regret]) -> str:
+    count = max((len(r.needs) for r in found.values()), default=0)
+    return (
+        f"{count:,} random needs, each answered from what is known and judged by what was measured. A choice that misses a limit in "
+        "truth counts as no accuracy at all, as does none. Each prediction is one that the model made without this network."
+    )
+
+
+def _regrets(found: Mapping[str, Regret]) -> Markup:
+    rows = [
+        [name, show.percent(r.equal_share), show.percent(float(r.loss.mean()), 2), show.percent(r.missed_share)]
+        for name, r in found.items()
+    ]
+    return markup.table(["Chosen by", "As accurate as the best", "Mean accuracy lost", "Deadline missed"], rows)
 
 
 def decision_map(
@@ -74,8 +137,10 @@ def _map(
     shorten = shortener([v.artifact_id for v in variants])
     seen = [int(i) for i in dict.fromkeys(chosen.T.ravel().tolist()) if i >= 0]
     names = [NONE, *(_name(i, table, shorten(variants[i].artifact_id)) for i in seen)]
-    place = {-1: 0, **{i: n for n, i in enumerate(seen, 1)}}
-    numbers = np.vectorize(place.__getitem__, otypes=[np.int64])(chosen)
+    order = {-1: 0, **{i: n for n, i in enumerate(seen, 1)}}
+    numbers = np.vectorize(order.__getitem__, otypes=[np.int64])(chosen)
+    if len(seen) > NAMED:
+        return _shaded(numbers, names, [_accuracy(i, table) for i in seen], x, y)
     colours = ["rgba(128,135,144,0.15)", *(PALETTE[n % len(PALETTE)] for n in range(len(seen)))]
     figure = go.Figure(
         go.Heatmap(
@@ -95,6 +160,43 @@ def _map(
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
     _frame(figure, 480)
     return figure
+
+
+def _shaded(
+    numbers: np.ndarray[tuple[int, ...], np.dtype[np.int64]],
+    names: Sequence[str],
+    accuracies: Sequence[float],
+    x: np.ndarray,
+    y: np.ndarray,
+) -> go.Figure:
+    """Too many variants for a legend: the colour tells the accuracy of the choice (or its place in the order), the hover its name."""
+    known = bool(np.isfinite(accuracies).all())
+    levels = [100 * a for a in accuracies] if known else [float(n) for n in range(1, len(names))]
+    values = [[None if n == 0 else round(levels[n - 1], 4) for n in row] for row in numbers.tolist()]
+    figure = go.Figure(
+        go.Heatmap(
+            x=x.tolist(),
+            y=y.tolist(),
+            z=values,
+            colorscale="Viridis",
+            customdata=[[names[n] for n in row] for row in numbers.tolist()],
+            hovertemplate="%{customdata}" + ("<br>%{z:.2f} %" if known else "") + "<extra></extra>",
+            hoverongaps=False,
+            showscale=known,
+            colorbar={"title": {"text": "accuracy (%)", "side": "right"}, "thickness": 14, "outlinewidth": 0},
+        )
+    )
+    _frame(figure, 480)
+    return figure
+
+
+def _accuracy(index: int, table: DecisionTable) -> float:
+    """Of a variant, not finite where it is unknown."""
+    for percentile in table.percentiles:
+        place = np.flatnonzero(table.arrays[f"p{percentile}_row"] == index)
+        if len(place):
+            return float(table.arrays[f"p{percentile}_accuracy"][place[0]])
+    return float("nan")
 
 
 def _name(index: int, table: DecisionTable, short: str) -> str:

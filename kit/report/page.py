@@ -1,16 +1,11 @@
-"""One self-contained HTML page about one device: what was measured, chosen and delivered, and how far to trust it.
-
-The page loads nothing: plotly.js, style and data are inside, and its content security policy forbids any other source.
-"""
+"""One self-contained HTML page about one device: what was measured, chosen and delivered, and how far to trust it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 
 import plotly.graph_objects as go
-from plotly.offline import get_plotlyjs
 
 import kit
 from kit import store
@@ -32,10 +27,9 @@ from kit.records import (
 )
 from kit.report import format as show
 from kit.report import plots
+from kit.report.frame import code, document, place, section, tile
 from kit.report.markup import Child, Markup, facts, folded, join, table, tag
 from kit.report.points import Point, front, latest, method, points, shortener, weaknesses
-
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 
 
 class PullResult(Record):
@@ -85,61 +79,8 @@ def write_page(
             _trust(device, drawn, failed, models, ignored=len(profiles) - len(own)),
         ]
     )
-    store.write_atomic(out, _document(f"kit report: {device.device_id}", body, figures).encode())
+    store.write_atomic(out, document(f"kit report: {device.device_id}", body, figures).encode())
     return out
-
-
-# ------------------------------------------------------------------------------------------------------------ the frame
-
-
-def _document(title: str, body: Markup, figures: dict[str, go.Figure]) -> str:
-    # Plotly's JSON writes <, > and / as escapes: no text in it can close the script element.
-    data = ",".join(f'"{name}":{figure.to_json()}' for name, figure in figures.items())
-    scripts = [f"<script>{get_plotlyjs()}</script>", f"<script>{_own('page.js')}</script>"] if figures else []
-    head = join(
-        [
-            tag("meta", charset="utf-8"),
-            tag("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            tag("meta", name="generator", content=f"kit {kit.__version__}"),
-            tag("title", title),
-            tag("style", Markup(_own("page.css"))),
-        ]
-    )
-    return "\n".join(
-        [
-            '<!DOCTYPE html>\n<html lang="en">',
-            tag("head", head),
-            f"<body>{body}",
-            f'<script type="application/json" id="figures">{{{data}}}</script>',
-            *scripts,
-            "</body>\n</html>\n",
-        ]
-    )
-
-
-def _own(name: str) -> str:
-    return resources.files("kit.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _section(title: str, *children: Child) -> Markup:
-    return tag("section", tag("h2", title), *children)
-
-
-def _figure(figures: dict[str, go.Figure], name: str, figure: go.Figure | None, caption: Child, nothing: str) -> Markup:
-    """A place for ``figure``, which is noted down in ``figures``; the sentence ``nothing`` where there is none."""
-    if figure is None:
-        return tag("p", nothing, class_="soft")
-    figures[name] = figure
-    place = tag("div", id=name, style=f"min-height:{figure.layout.height}px")
-    needs_script = tag(
-        "noscript", tag("p", "This figure needs JavaScript; the tables hold its numbers.", class_="soft")
-    )
-    return tag("figure", place, needs_script, tag("figcaption", caption))
-
-
-def _code(text: str) -> Markup:
-    return tag("code", text)
 
 
 # ------------------------------------------------------------------------------------------------------- header, device
@@ -177,27 +118,21 @@ def _tiles(drawn: Sequence[Point], models: Sequence[LatencyModel], answers: Sequ
     tiles = []
     if trusted:
         fastest = min(trusted, key=lambda p: p.median_s)
-        tiles.append(
-            _tile("fastest", show.seconds(fastest.median_s), f"{fastest.short}, {_accuracy(fastest.accuracy)}")
-        )
+        tiles.append(tile("fastest", show.seconds(fastest.median_s), f"{fastest.short}, {_accuracy(fastest.accuracy)}"))
     rated = [p for p in trusted if p.accuracy is not None]
     if rated:
         best = max(rated, key=lambda p: (p.accuracy or 0, -p.median_s))
         note = f"{best.short}, {show.seconds(best.median_s)}"
-        tiles.append(_tile("most accurate, trusted", show.percent(best.accuracy), note))
+        tiles.append(tile("most accurate, trusted", show.percent(best.accuracy), note))
     for answer in answers[:3]:
         asked = _limit(answer.need)
         if answer.chosen is None:
-            tiles.append(_tile(f"chosen for {asked}", "none", "no variant meets it"))
+            tiles.append(tile(f"chosen for {asked}", "none", "no variant meets it"))
         else:
             note = f"{_accuracy(answer.chosen.accuracy)}, p99 {show.seconds(answer.chosen.p99_s)}"
-            tiles.append(_tile(f"chosen for {asked}", shorten(answer.chosen.artifact_id), note))
+            tiles.append(tile(f"chosen for {asked}", shorten(answer.chosen.artifact_id), note))
     tiles += [_lambda_tile(m) for m in models[:2]]
     return tiles
-
-
-def _tile(name: str, value: str, note: str) -> Markup:
-    return tag("div", tag("span", name), tag("b", value), tag("span", note), class_="tile")
 
 
 def _accuracy(value: float | None) -> str:
@@ -212,11 +147,11 @@ def _limit(need: Need) -> str:
 def _lambda_tile(model: LatencyModel) -> Markup:
     name = f"λ, {model.backend} {model.precision}"
     if model.lambda_cycles_per_mac is None:
-        return _tile(name, f"{show.scaled(model.s_per_mac, show.TIME)} per MAC", "clock unknown, so not in cycles")
+        return tile(name, f"{show.scaled(model.s_per_mac, show.TIME)} per MAC", "clock unknown, so not in cycles")
     note = f"cycles per MAC at the {model.clock_source} clock"
     if model.lambda_cycles_per_mac > 0:
         note += f"; the papers' λ = 1 is {show.significant(1 / model.lambda_cycles_per_mac, 2)}× that"
-    return _tile(name, show.number(model.lambda_cycles_per_mac), note)
+    return tile(name, show.number(model.lambda_cycles_per_mac), note)
 
 
 def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[Point]) -> str:
@@ -260,7 +195,7 @@ def _device(device: DeviceSpec, drawn: Sequence[Point]) -> Markup:
         ("Highest temperature seen", f"{max(temperatures):.1f} °C" if temperatures else show.UNKNOWN),
     ]
     missing = folded("What the machine does not tell", tag("ul", *(tag("li", s) for s in silent))) if silent else None
-    return _section("The device", facts(pairs), missing)
+    return section("The device", facts(pairs), missing)
 
 
 def _clock(clock: ClockSpec) -> str:
@@ -292,9 +227,9 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
         [f"{i}. {p.short}", show.seconds(p.median_s), show.seconds(p.p99_s), show.percent(p.accuracy), _file_size(p)]
         for i, p in enumerate(best, 1)
     ]
-    return _section(
+    return section(
         "Latency against accuracy",
-        _figure(
+        place(
             figures, "tradeoff", plots.latency_accuracy(drawn), caption, "No measured variant with a known accuracy."
         ),
         table(["Pareto front", "Median", "p99", "Accuracy", "Model file"], rows) if rows else None,
@@ -350,9 +285,9 @@ def _cost(figures: dict[str, go.Figure], drawn: Sequence[Point], models: Sequenc
         caption += "The dashed line is the papers' assumption: λ = 1, one cycle per MAC and no overhead."
     elif models:
         caption += "Without a known clock the papers' λ = 1 cannot be drawn."
-    return _section(
+    return section(
         "Does the number of operations tell the latency?",
-        _figure(figures, "cost", plots.latency_macs(drawn, models), caption, "No measured variant with known MACs."),
+        place(figures, "cost", plots.latency_macs(drawn, models), caption, "No measured variant with known MACs."),
         _models(models) if models else tag("p", "No latency model was fitted.", class_="soft"),
     )
 
@@ -396,9 +331,9 @@ def _spread(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
         outside, everything = plots.beyond(drawn)
         share = f"{outside:,} of {everything:,} values lie" if outside != 1 else f"1 of {everything:,} values lies"
         caption += f" Of large sets only evenly spaced ranks are drawn; {share} beyond the axis."
-    return _section(
+    return section(
         "How steady are the measurements?",
-        _figure(figures, "spread", plots.spread(drawn), caption, "Nothing was measured."),
+        place(figures, "spread", plots.spread(drawn), caption, "Nothing was measured."),
     )
 
 
@@ -421,10 +356,10 @@ def _knowledge(
         f"The knowledge base holds {show.counted(len(knowledge.rows), 'measured row')}, of which {able} may be chosen "
         "(a throttled or inconclusive one never is)."
     )
-    return _section(
+    return section(
         "What to deploy under a deadline",
         tag("p", lead),
-        _figure(
+        place(
             figures, "choices", plots.choices(steps, knowledge), caption, "No deadline was asked that a variant meets."
         ),
         _steps(steps, shorten),
@@ -505,7 +440,7 @@ def _packages(packages: Sequence[Manifest], pull: PullResult | None) -> Markup:
     rows = [
         [
             p.name,
-            _code(show.short_hash(p.artifact.model.sha256)),
+            code(show.short_hash(p.artifact.model.sha256)),
             show.known(p.artifact.licence),
             str(len(p.files)),
             show.size(p.size_bytes),
@@ -515,7 +450,7 @@ def _packages(packages: Sequence[Manifest], pull: PullResult | None) -> Markup:
         for p in packages
     ]
     head = ["Package", "Model's SHA-256", "Licence", "Files", "Size", "Accuracy", "Promised median, p99"]
-    return _section(
+    return section(
         "Packages",
         table(head, rows, words=3) if rows else tag("p", "No package was made.", class_="soft"),
         tag("h3", "Promised against measured"),
@@ -553,7 +488,7 @@ def _pulled(pull: PullResult) -> Markup:
         pairs += [
             ("Downloaded", f"{show.size(receipt.bytes_downloaded)} in {show.seconds(receipt.download_s)}{speed}"),
             ("From", receipt.source),
-            ("Manifest", _code(show.short_hash(receipt.manifest_digest))),
+            ("Manifest", code(show.short_hash(receipt.manifest_digest))),
             ("Installed", show.moment(receipt.installed_utc)),
             ("Checked", receipt.checked),
         ]
@@ -588,7 +523,7 @@ def _trust(
         ]
         for f in failed
     ]
-    return _section(
+    return section(
         "How far to trust this",
         tag("p", " ".join(method(drawn))),
         tag("div", tag("b", "Where these numbers are weak"), tag("ul", *(tag("li", w) for w in weak)), class_="weak"),

@@ -1,0 +1,202 @@
+"""Rows for sub-networks that nobody measured: their latency from a predictor, their tail and memory from measured rows like them.
+
+What measured rows do not tell stays unknown. Memory is estimated only between measured networks of the same family and precision, and
+only where leaving one of them out shows that it works; it is the value that nine in ten of them stayed below.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+
+from kit import spaces
+from kit.errors import BadRecord, KitError
+from kit.knowledge.rows import Tail, predicted_row, tail_of
+from kit.latency.model import Predictor
+from kit.latency.table import PRECISIONS
+from kit.records import DECIDING, Kernel, KnowledgeRow, Point, SubNetwork
+from kit.stats import Floats
+
+MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
+MEMORY_LEVEL = 0.9  # share of the measured rows that stay below it, each when it was left out
+MEMORY_WORST = 1.25  # an estimate that must be stretched by more than this tells nothing
+MEMORY_MARGIN = 1.1  # how far outside of the measured sizes it is still made
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Rows, and what is to be said about them: id -> why it is an extrapolation; id -> why there is no row for it."""
+
+    rows: tuple[KnowledgeRow, ...]
+    extrapolations: dict[str, str]
+    left_out: dict[str, str]
+
+
+def predicted_rows(
+    predictor: Predictor,
+    members: Sequence[SubNetwork],
+    like: Sequence[KnowledgeRow],
+    *,
+    threads: int,
+    model: str,
+) -> Predicted:
+    """A row for each of ``members`` at ``threads`` threads, back-to-back calls on an idle machine.
+
+    ``like`` are measured rows: of the predictor's device and backend they give the tail and the memory. ``model`` names the predictor.
+    Members of a precision that was not measured there are left out. Raises BadRecord where nothing trusted was measured there, UsageError
+    for a thread count outside of the measured ones or a member outside of its space.
+    """
+    tail = tail_of(like, predictor.device_id, predictor.backend, None, threads)
+    kept, left_out = _of_measured_precision(predictor, members, threads)
+    if not kept:
+        return Predicted((), {}, left_out)
+    kernels = [spaces.kernels(sub) for sub in kept]
+    found = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
+    alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _place(predictor, threads)]
+    memory = _memories(alike, kept, kernels)
+    rows = tuple(
+        predicted_row(
+            sub, float(found.seconds[i]), float(found.low[i]), float(found.high[i]),
+            like=like, model=model, device_id=predictor.device_id, backend=predictor.backend, threads=threads, tail=tail,
+            size_bytes=spaces.counts(sub).weight_bytes, macs=sum(k.macs * k.count for k in kernels[i]), memory_bytes=memory[i],
+        )
+        for i, sub in enumerate(kept)
+    )  # fmt: skip
+    why = {sub.id: text for sub, text in zip(kept, found.why, strict=True) if text is not None}
+    return Predicted(rows, why, left_out)
+
+
+def _place(predictor: Predictor, threads: int) -> tuple[str, str, str]:
+    return predictor.device_id, predictor.backend, Point(threads=threads).name
+
+
+def _of_measured_precision(
+    predictor: Predictor, members: Sequence[SubNetwork], threads: int
+) -> tuple[list[SubNetwork], dict[str, str]]:
+    """Those whose precision was measured at this point, and why not the others: of it nothing at all would be known."""
+    here = [i for i, s in enumerate(predictor.states) if s.threads == threads]
+    pairs = zip(predictor.measured.precision, predictor.measured.state, strict=True)
+    known = {PRECISIONS[precision] for precision, state in pairs if state in here or not here}
+    kept = [sub for sub in members if sub.precision in known]
+    return kept, {sub.id: f"{sub.precision} was not measured" for sub in members if sub.precision not in known}
+
+
+# --------------------------------------------------------------------------------------------------------------- memory
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """Peak memory = base + per weight byte + per byte of the largest kernel's activations; ``stretch`` makes it an upper estimate."""
+
+    coefficients: Floats
+    stretch: float
+    low: Floats
+    high: Floats
+
+    def estimate(self, features: Floats) -> int | None:
+        """None outside of the measured sizes."""
+        inside = np.all(features >= self.low / MEMORY_MARGIN) and np.all(features <= self.high * MEMORY_MARGIN)
+        return ceil(float(features @ self.coefficients) * self.stretch) if inside else None
+
+
+def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
+    """``features`` [n, 3] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
+    if len(memory_bytes) < MEMORY_LEAST:
+        return None
+    scaled = features / memory_bytes[:, None]  # relative errors
+    coefficients = _above_zero(scaled)
+    left_out = np.array([scaled[i] @ _above_zero(np.delete(scaled, i, axis=0)) for i in range(len(scaled))])
+    if np.any(left_out <= 0):
+        return None
+    place = min(len(scaled), ceil((len(scaled) + 1) * MEMORY_LEVEL)) - 1
+    stretch = max(1.0, float(np.sort(1.0 / left_out)[place]))
+    if stretch > MEMORY_WORST:
+        return None
+    return MemoryModel(coefficients, stretch, features.min(axis=0), features.max(axis=0))
+
+
+def _above_zero(scaled: Floats) -> Floats:
+    """Least squares to 1 without negative coefficients: the most negative is left out until none is."""
+    out = np.zeros(scaled.shape[1])
+    columns = list(range(scaled.shape[1]))
+    while columns:
+        found = np.linalg.lstsq(scaled[:, columns], np.ones(len(scaled)), rcond=None)[0]
+        if found.min() >= 0:
+            out[columns] = found
+            break
+        columns.pop(int(found.argmin()))
+    return out
+
+
+def _memories(
+    rows: Sequence[KnowledgeRow], members: Sequence[SubNetwork], kernels: Sequence[Sequence[Kernel]]
+) -> list[int | None]:
+    """An upper estimate for each member, None where the measured rows do not carry one."""
+    groups: dict[tuple[str, str], list[tuple[Floats, int]]] = {}
+    for row in rows:
+        sub = _member(row.artifact_id)
+        if sub is not None and row.memory_bytes and row.label in DECIDING:
+            groups.setdefault((sub.family, sub.precision), []).append(
+                (_features(spaces.kernels(sub)), row.memory_bytes)
+            )
+    models = {
+        name: fit_memory(np.array([f for f, _ in found]), np.array([float(m) for _, m in found]))
+        for name, found in groups.items()
+    }
+    fitted = [models.get((sub.family, sub.precision)) for sub in members]
+    return [m.estimate(_features(listed)) if m else None for m, listed in zip(fitted, kernels, strict=True)]
+
+
+def _features(kernels: Sequence[Kernel]) -> Floats:
+    weights = sum(k.weight_bytes * k.count for k in kernels)
+    return np.array([1.0, float(weights), float(max(k.read_bytes + k.written_bytes for k in kernels))])
+
+
+def _member(artifact_id: str) -> SubNetwork | None:
+    """The member of a space that an id names."""
+    try:
+        return spaces.subnetwork(artifact_id)
+    except KitError:
+        return None
+
+
+# ------------------------------------------------------------------------------------------- what predictions would choose
+
+
+def held_out_rows(predictor: Predictor, rows: Sequence[KnowledgeRow]) -> tuple[list[KnowledgeRow], list[KnowledgeRow]]:
+    """(predicted, measured): of each trusted row that the predictor was fitted to, the prediction from the fold that it was left out of.
+
+    Everything but the latency is the measured row's. Raises BadRecord where the predictor knows none of these rows.
+    """
+    place = {record_id: i for i, record_id in enumerate(predictor.measured.record_ids)}
+    measured = [r for r in rows if r.record_id in place and r.label in DECIDING]
+    if not measured:
+        raise BadRecord(
+            "This model was fitted to none of these measurements: fit it to the profiles that the base is built from."
+        )
+    seconds, low, high = predictor.held_out()
+    tails = {r.point_name: tail_of(measured, r.device_id, r.backend, r.point, r.threads) for r in measured}
+    predicted = []
+    for row in measured:
+        i, tail = place[row.record_id], tails[row.point_name]
+        predicted.append(_as_predicted(row, float(seconds[i]), float(low[i]), float(high[i]), tail))
+    return predicted, measured
+
+
+def papers_rows(rows: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
+    """The rows with the papers' latency, MACs / clock (A, eq. 5), in place of their own; the formula knows no tail.
+
+    Rows without MACs or clock are left out.
+    """
+    known = [(r, r.macs / r.clock_hz) for r in rows if r.macs and r.clock_hz]
+    return [_as_predicted(r, s, s, s, Tail({90: 1.0, 95: 1.0, 99: 1.0}, 1.0, 1.0)) for r, s in known]
+
+
+def _as_predicted(row: KnowledgeRow, seconds: float, low: float, high: float, tail: Tail) -> KnowledgeRow:
+    p99_low, p99_high = tail.p99_interval(seconds, low, high)
+    times = {f"p{p}_s": seconds * ratio for p, ratio in tail.ratios.items()}
+    times |= {"median_s": seconds, "low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high}
+    return row.model_copy(update={**times, "origin": "predicted", "label": None})
