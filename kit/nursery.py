@@ -98,7 +98,7 @@ def ask(request: Request, timeout_s: float) -> Reply:
 
 
 def _mother(backend: str, threads: int) -> _Mother:
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115: it lives as long as the process
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
     process = subprocess.Popen(
         [sys.executable, "-c", worker.CODE, backend],
         stdin=subprocess.PIPE,

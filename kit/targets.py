@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import backends, nursery, store, worker
+from kit import backends, nursery, spaces, store, worker
 from kit.backends import fake
 from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
 from kit.records import Artifact, FileRef, Precision, SubNetwork
@@ -22,10 +22,13 @@ class Target:
     artifact: Artifact
 
 
-def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) -> list[Target]:
+def resolve(
+    texts: Sequence[str], *, backend: str, build: Path | None = None, folder: Path | None = None
+) -> list[Target]:
     """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
 
-    Raises UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
+    An id that ``build`` does not hold but a space does is written to ``folder`` with random weights. Raises UsageError,
+    BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
     """
     backends.require(backend)
     targets: list[Target] = []
@@ -39,6 +42,9 @@ def resolve(texts: Sequence[str], *, backend: str, build: Path | None = None) ->
             targets.append(_onnx_target(path, backend))
         elif build is not None and (build / f"{text}.json").is_file():
             targets.append(_from_sidecar(build / f"{text}.json", backend))
+        elif folder is not None and (sub := _member(text)) is not None:
+            made = folder / f"{sub.id}.onnx"
+            targets.append(Target(made, spaces.write(sub, made)))
         else:
             raise UsageError(_unresolved(text, build))
     return list({t.artifact.model.sha256: t for t in targets}.values())
@@ -53,6 +59,14 @@ def _path(text: str) -> Path:
     except UnicodeEncodeError:
         raise UsageError(f"{text!r} is no UTF-8 file name: rename the file.") from None
     return path
+
+
+def _member(text: str) -> SubNetwork | None:
+    """The sub-network that ``text`` names when it is a member of a space."""
+    try:
+        return spaces.subnetwork(text)
+    except (UsageError, ValueError):
+        return None
 
 
 def _unresolved(text: str, build: Path | None) -> str:

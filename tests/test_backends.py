@@ -30,7 +30,8 @@ from kit.cli import runtimes
 from kit.errors import BackendUnavailable, BadModel, IntegrityError, MeasurementError, UnknownName, UsageError
 from kit.records import Artifact, Layers, LayerTime, TensorSpec
 
-CPU_BACKENDS = [name for name, leaf in backends.LEAVES.items() if leaf.target == "cpu" and name != "fake"]
+OWN_FILES = {"fake", "allocator", "allocator-numpy"}  # they take no .onnx: tests/test_backend_allocator.py
+CPU_BACKENDS = [name for name, leaf in backends.LEAVES.items() if leaf.target == "cpu" and name not in OWN_FILES]
 GPU_BACKENDS = [name for name, leaf in backends.LEAVES.items() if leaf.target == "gpu"]
 LAYERED = {"onnxruntime", "onnxruntime-xnnpack", "openvino", "pytorch", "pytorch-compile", "pytorch-cuda", "tensorrt"}
 

@@ -87,6 +87,8 @@ LEAVES = {
         "gpu",
         tried=False,
     ),
+    "allocator": Leaf("kit.backends.allocator", None, "it ships with kit (pip install numba compiles it).", forks=True),
+    "allocator-numpy": Leaf("kit.backends.allocator", None, "it ships with kit.", "numpy", forks=True),
     "fake": Leaf("kit.backends.fake", None, "it ships with kit.", forks=True),
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,17 +12,21 @@ import typer
 from kit.cli import show
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from kit.profiler import Job
-    from kit.records import MeasureSettings, ProfileRecord
+    from kit.records import DeviceSpec, MeasureSettings, ProfileRecord
+    from kit.survey import Plan, Step, Survey
 
 device_app = typer.Typer(
     invoke_without_command=True, help="Recognise this machine; [bold]save[/] it as a device configuration."
 )
 
 Targets = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
-        metavar="TARGET...", help="An .onnx file, a build folder, a variant id (with --build), or fake:250us."
+        metavar="[TARGET...]",
+        help="An .onnx file, a build folder, a variant id (with --build), an id of a space, or fake:250us.",
     ),
 ]
 Backends = Annotated[str, typer.Option(help="Runtime, or several with commas; kit backends lists them.")]
@@ -69,7 +74,7 @@ def save(
 
 
 def profile(
-    targets: Targets,
+    targets: Targets = None,
     backend: Backends = "onnxruntime",
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
     affinity: Annotated[str | None, typer.Option(help="Logical CPUs to run on, like 0 or 0,1.")] = None,
@@ -103,7 +108,32 @@ def profile(
         float | None,
         typer.Option(min=0.1, max=1e7, help="Wall time for the whole run; the first round is always finished."),
     ] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="10m", help="The same as --budget-s, as 90s, 10m or 1h.")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=1, max=1e6, help="Seconds that one process may take.")] = 120.0,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROOT", help="Measure sub-networks of this space, like resnet18, chosen by the model so far."
+        ),
+    ] = None,
+    sample: Annotated[int | None, typer.Option(metavar="N", help="With --space: N random ones instead.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="within10=0.99", help="With --space: until that share of it is predicted within so many per cent."
+        ),
+    ] = None,
+    at_most: Annotated[
+        int | None, typer.Option(metavar="N", help="With --space: at most N networks (default: 40, without --budget).")
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(help="With --space: choose what decides which sub-networks keep this deadline.")
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Keep the files that are written for ids and spaces here.")
+    ] = None,
     profiles: Profiles = Path("profiles"),
     name: Annotated[str | None, typer.Option(help="Name of the file (default: target, backend and threads).")] = None,
     fresh: Annotated[
@@ -117,12 +147,17 @@ def profile(
     Every target is visited in fresh processes, in random order, over rounds, until the interval of its median is narrow
     enough or the rounds or the budget end. Several backends and operating points are compared in one interleaved run. Raw
     times are appended to PROFILES/<device_id>/. A killed run goes on when the same command is given again.
+
+    With [bold]--space[/] the next sub-networks are chosen by what reduces the latency model's error, until it predicts 99 % of the
+    space within 10 % (--until), or until the time or the number is spent.
     """
     from kit import profiler, store, verdict
     from kit.device import recognise
     from kit.errors import MeasurementError, UsageError
     from kit.records import MeasureSettings
 
+    targets = targets or []
+    budget_s = _budget_s(budget_s, budget)
     rounds_max = rounds_max or max(10 if budget_s is None else 30, rounds_min or 0)
     rounds_min = rounds_min or min(6, rounds_max)
     if rounds_max < rounds_min:
@@ -134,16 +169,33 @@ def profile(
         rounds_min=rounds_min, rounds_max=rounds_max, visit_s=visit_s, precision_target=precision, budget_s=budget_s,
         timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
-    jobs = _jobs(targets, backend.split(","), build, points(settings, sweep or []))
+    if space is not None:
+        refused: dict[str, object] = {
+            "a target": targets,
+            "--sweep": sweep,
+            "--layers": layers,
+            "--build": build,
+            "--batch": batch,
+        }
+        plan = _plan(space, settings, backend, sample, until, at_most, deadline_ms, refused)
+        _survey(plan, recognise(), profiles, name, keep, fresh=fresh, json=json)
+        return
+    _refuse_without_space({"--sample": sample, "--until": until, "--at-most": at_most, "--deadline-ms": deadline_ms})
+    if not targets:
+        raise UsageError(
+            "There is nothing to measure: name an .onnx file, a build folder or an id, or a space with --space."
+        )
     spec = recognise()
-    first = Path(targets[0])
-    stem = name or f"{first.resolve().stem if first.exists() else targets[0]}-{backend}-t{threads}"
-    out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
-    with show.progress("profile") as update:
-        records = profiler.profile(
-            jobs, spec, out, fresh=fresh, control=control, layers=layers, spent_s=show.process_age_s(),
-            progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
-        )  # fmt: skip
+    with _folder(keep) as folder:
+        jobs = _jobs(targets, backend.split(","), build, points(settings, sweep or []), folder)
+        first = Path(targets[0])
+        stem = name or f"{first.resolve().stem if first.exists() else targets[0]}-{backend}-t{threads}"
+        out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
+        with show.progress("profile") as update:
+            records = profiler.profile(
+                jobs, spec, out, fresh=fresh, control=control, layers=layers, spent_s=show.process_age_s(),
+                progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
+            )  # fmt: skip
     criticism = verdict.criticise(records)
     if json:
         variants = [show.variant(r) for r in records]
@@ -174,7 +226,9 @@ def _print(records: list[ProfileRecord], criticism: tuple[str, ...], out: Path) 
     show.say(f"Appended to {out}")
 
 
-def _jobs(targets: list[str], backends: list[str], build: Path | None, at: list[MeasureSettings]) -> list[Job]:
+def _jobs(
+    targets: list[str], backends: list[str], build: Path | None, at: list[MeasureSettings], made: Path
+) -> list[Job]:
     """Every target with every backend at every operating point."""
     from kit.profiler import Job
     from kit.targets import resolve
@@ -183,9 +237,166 @@ def _jobs(targets: list[str], backends: list[str], build: Path | None, at: list[
     folder = build or next(usual, None)
     jobs = []
     for backend in dict.fromkeys(part.strip() for part in backends):
-        found = resolve(targets, backend=backend, build=folder)
+        found = resolve(targets, backend=backend, build=folder, folder=made)
         jobs += [Job(target, point.model_copy(update={"backend": backend})) for target in found for point in at]
     return jobs
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """Where files are written that were named by id only: to be kept, or for the time of the run."""
+    from tempfile import TemporaryDirectory
+
+    from kit import store
+
+    if keep is not None:
+        yield store.make_folder(keep)
+        return
+    with TemporaryDirectory(prefix="kit-") as name:
+        yield Path(name)
+
+
+# --------------------------------------------------------------------------------------------------------------- spaces
+
+
+def _budget_s(seconds: float | None, text: str | None) -> float | None:
+    if text is None:
+        return seconds
+    from kit.errors import UsageError
+    from kit.survey import read_span
+
+    if seconds is not None:
+        raise UsageError("--budget and --budget-s are the same: give one of them.")
+    return read_span(text)
+
+
+def _refuse_without_space(given: dict[str, object]) -> None:
+    from kit.errors import UsageError
+
+    for flag, value in given.items():
+        if value is not None:
+            raise UsageError(f"{flag} is about a space: say which with --space, like --space resnet18.")
+
+
+def _plan(
+    space: str,
+    settings: MeasureSettings,
+    backend: str,
+    sample: int | None,
+    until: str | None,
+    at_most: int | None,
+    deadline_ms: float | None,
+    refused: dict[str, object],
+) -> Plan:
+    """What --space and its companions ask for. Raises UsageError for what does not go together."""
+    from math import isfinite
+
+    from kit import backends, survey
+    from kit.errors import UsageError
+
+    if wrong := next((flag for flag, value in refused.items() if value), None):
+        raise UsageError(f"--space chooses what is measured: leave {wrong} away, or leave --space away.")
+    if "," in backend:
+        raise UsageError(f"--space is measured with one runtime: take one of {backend}.")
+    if sample is not None and (until or at_most or deadline_ms):
+        raise UsageError(
+            "--sample N is a random choice of N: leave --until, --at-most and --deadline-ms away, or --sample."
+        )
+    if deadline_ms is not None and not (isfinite(deadline_ms) and deadline_ms > 0):
+        raise UsageError(f"--deadline-ms {deadline_ms:g} is no deadline: give a number above zero.")
+    found = survey.space_of(space)
+    backends.require(backend)
+    free = sample is None and settings.budget_s is None
+    aim = (
+        survey.read_aim(until) if until else survey.Aim() if free and at_most is None and deadline_ms is None else None
+    )
+    plan = survey.Plan(
+        found,
+        settings.model_copy(update={"backend": backend, "budget_s": None}),
+        aim=aim,
+        deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
+        at_most=at_most if at_most is not None or not free else min(survey.AT_MOST, found.size),
+        sample=sample,
+        budget_s=settings.budget_s,
+        seed=settings.seed,
+    )
+    survey.check(plan)
+    return plan
+
+
+def _survey(
+    plan: Plan, spec: DeviceSpec, profiles: Path, name: str | None, keep: Path | None, *, fresh: bool, json: bool
+) -> None:
+    from kit import store, survey, verdict
+
+    how = plan.settings
+    stem = name or f"{plan.space.name}-space-{how.backend}-{how.name}"
+    out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
+    with _folder(keep) as folder, show.progress("profile") as update:
+        found = survey.run(
+            plan, spec, out, folder, fresh=fresh, spent_s=show.process_age_s(),
+            progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
+            told=lambda step: show.say(_step_line(step)),
+        )  # fmt: skip
+    records = list(found.records)
+    criticism = verdict.criticise(records)
+    if json:
+        show.emit({
+            "device": spec.device_id, "file": str(out), "seed": plan.seed, "space": plan.space.name, "measured": len(records),
+            "new": found.new, "ended": found.ended, "reached": found.reached, "steps": [_step_json(s) for s in found.steps],
+            "variants": [show.variant(r) for r in records], "criticism": list(criticism),
+        })  # fmt: skip
+        return
+    show.print_table(show.profile_table(records))
+    if found.steps:
+        show.print_table(_steps_table(found))
+    show.say(" ".join(criticism))
+    fit = "kit fit" if plan.settings.backend == "onnxruntime" else f"kit fit --backend {plan.settings.backend}"
+    show.say(f"Ended because {found.ended}. {found.new} new records, {len(records)} in all: {out}")
+    show.say(
+        f"The model of them: {fit} {out} --out {plan.space.name}.json, then kit predict ID --model {plan.space.name}.json"
+    )
+
+
+def _step_line(step: Step) -> str:
+    parts = [f"{step.measured} measured"]
+    if step.error is not None:
+        parts.append(
+            f"the last {step.predicted} had been predicted {step.error:.1%} off, {step.within:.0%} of them close enough"
+        )
+    if step.share is not None:
+        parts.append(
+            f"expected {step.share:.1%} of the space (intervals {step.estimated:.1%}, cross-validation {step.validated:.1%})"
+        )
+    if step.undecided is not None:
+        parts.append(f"undecided {step.undecided:.1%}")
+    return "; ".join(parts)
+
+
+def _step_json(step: Step) -> dict[str, object]:
+    return {
+        "measured": step.measured,
+        "batch": step.batch,
+        "predicted_before": step.predicted,
+        "within_before": step.within,
+        "mean_error_before": step.error,
+        "form": step.form,
+        "expected_share": step.share,
+        "expected_by_intervals": step.estimated,
+        "expected_by_cross_validation": step.validated,
+        "undecided_share": step.undecided,
+    }
+
+
+def _steps_table(found: Survey) -> Table:
+    title = "Error of each batch before it was measured, and what is expected of the rest of the space"
+    table = show.make_table(
+        title, "measured", "batch", "mean error", "within", "form", "by intervals", "by cross-validation"
+    )
+    for s in found.steps:
+        cells = [show.known(None if v is None else f"{v:.1%}") for v in (s.error, s.within, s.estimated, s.validated)]
+        table.add_row(str(s.measured), str(s.batch), *cells[:2], s.form or "none", *cells[2:])
+    return table
 
 
 # ------------------------------------------------------------------------------------------------------ operating points

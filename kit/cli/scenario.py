@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def scenario(
-    targets: Targets,
+    targets: Targets = None,
     kind: Annotated[str, typer.Option(help="single-stream, multi-stream, offline or server.")] = "single-stream",
     bound_ms: Annotated[
         float | None, typer.Option(help="server: the latency that 99 % of the queries must meet, waiting included.")
@@ -55,11 +55,14 @@ def scenario(
     """
     from kit import store
     from kit.device import recognise
+    from kit.errors import UsageError
     from kit.scenario import SUFFIX, measure
     from kit.targets import resolve
 
     settings = _settings(kind, backend, threads, seconds, batches, bound_ms, timeout_s, seed)
     usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
+    if not targets:
+        raise UsageError("There is nothing to measure: name an .onnx file, a build folder or an id.")
     found = resolve(targets, backend=backend, build=build or next(usual, None))
     spec = recognise()
     first = Path(targets[0])

@@ -1,0 +1,68 @@
+"""Paper B: one cell, N tasks per slot, each computed at home or at an edge server.
+
+``world`` evaluates, ``allocate`` shares band and server, ``decide`` offloads, ``size`` says what deciding takes, ``reward`` what it earns.
+
+``genetic`` needs the extra of that name and is imported by itself.
+"""
+
+from kit.sim.offloading.allocate import Prices, best, equal, least_costs, prices_of, shared
+from kit.sim.offloading.decide import (
+    all_local,
+    all_offloaded,
+    at_random,
+    exhaustive,
+    flips_and_swaps,
+    half,
+    joined_costs,
+    marginal_costs,
+)
+from kit.sim.offloading.reward import expected_rewards, home_costs, rewards, shares
+from kit.sim.offloading.size import inference_of, macs_of, operations_of, parameters_of, scheduler_macs
+from kit.sim.offloading.world import (
+    FREE,
+    Allocation,
+    Inference,
+    OffloadingWorld,
+    Outcome,
+    Tasks,
+    evaluate,
+    features,
+    importance,
+    sample,
+)
+
+__all__ = [
+    "FREE",
+    "Allocation",
+    "Inference",
+    "OffloadingWorld",
+    "Outcome",
+    "Prices",
+    "Tasks",
+    "all_local",
+    "all_offloaded",
+    "at_random",
+    "best",
+    "equal",
+    "evaluate",
+    "exhaustive",
+    "expected_rewards",
+    "features",
+    "flips_and_swaps",
+    "half",
+    "home_costs",
+    "importance",
+    "inference_of",
+    "joined_costs",
+    "least_costs",
+    "macs_of",
+    "marginal_costs",
+    "operations_of",
+    "parameters_of",
+    "prices_of",
+    "rewards",
+    "sample",
+    "scheduler_macs",
+    "shared",
+    "shares",
+]

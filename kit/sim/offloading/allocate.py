@@ -1,0 +1,96 @@
+"""Shares of band and server for tasks that are offloaded: the optimum, the equal split, and what a network puts out.
+
+For a fixed offloading the two problems are convex and separate: the band by ``kit.sim.channel.best_split``, the server's clock in
+proportion to the root of what each task counts per cycle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from kit.sim.channel import Bools, Floats, best_split, root_split, sending_s
+from kit.sim.offloading.world import (
+    FREE,
+    Allocation,
+    Inference,
+    OffloadingWorld,
+    Tasks,
+    importance,
+    local_delay_s,
+    local_energy_j,
+    reach_hz,
+)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """The joint cost of a slot taken apart, [samples, users]. A task costs ``local`` at home; at the server it costs
+
+    joining + band / rate in bits per second + server / share in hertz.
+    """
+
+    local: Floats
+    joining: Floats
+    band: Floats
+    server: Floats
+    reach_hz: Floats
+
+    def pick(self, index: object) -> Prices:
+        """Some of the samples, by anything that indexes an array's rows."""
+        return Prices(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+
+def prices_of(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Prices:
+    """The weights of eqs. 24 and 25: alpha * w on delays, beta * p on the time of sending."""
+    worth = world.delay_worth * importance(world, tasks) / world.unit_s
+    home, away = (np.asarray(s, float).reshape(-1, 1) for s in (inference.local_s, inference.edge_s))
+    return Prices(
+        local=worth * (home + local_delay_s(tasks)) + world.energy_worth * local_energy_j(world, tasks),
+        joining=worth * away,
+        band=(worth + world.energy_worth * world.power_w) * tasks.size_bit,
+        server=worth * tasks.cycles,
+        reach_hz=reach_hz(world, tasks),
+    )
+
+
+def best(
+    world: OffloadingWorld, tasks: Tasks, offloaded: Bools, *, over: Literal["cost", "weighted_delay"] = "cost"
+) -> Allocation:
+    """The allocation with the least joint cost (eq. 25, energy of sending included) or the least weighted delay (the papers' loss)."""
+    weight = importance(world, tasks)
+    band = weight * tasks.size_bit if over == "weighted_delay" else prices_of(world, tasks).band
+    return Allocation(
+        band_hz=best_split(np.where(offloaded, band, 0.0), reach_hz(world, tasks), world.band_hz),
+        server_hz=root_split(np.where(offloaded, weight * tasks.cycles, 0.0), world.server_hz),
+    )
+
+
+def equal(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Allocation:
+    """The same share for each offloaded task."""
+    return shared(world, offloaded & tasks.present, np.ones_like(tasks.size_bit), np.ones_like(tasks.size_bit))
+
+
+def shared(world: OffloadingWorld, offloaded: Bools, band: Floats, server: Floats) -> Allocation:
+    """What networks put out, of any scale, brought to the budgets over the offloaded tasks."""
+    return Allocation(
+        band_hz=_whole(band * offloaded, world.band_hz), server_hz=_whole(server * offloaded, world.server_hz)
+    )
+
+
+def least_costs(world: OffloadingWorld, prices: Prices, offloaded: Bools) -> Floats:
+    """The joint cost of a slot under its best allocation, summed over the users: [samples]."""
+    band = np.where(offloaded, prices.band, 0.0)
+    split = best_split(band, prices.reach_hz, world.band_hz)
+    roots = np.where(offloaded, np.sqrt(prices.server), 0.0).sum(axis=1)
+    fixed = np.where(offloaded, prices.joining, prices.local).sum(axis=1)
+    cost: Floats = fixed + sending_s(band, split, prices.reach_hz).sum(axis=1) + roots * roots / world.server_hz
+    return cost
+
+
+def _whole(shares: Floats, total: float) -> Floats:
+    sums = shares.sum(axis=1, keepdims=True)
+    whole: Floats = shares * (total / np.where(sums > 0, sums, 1.0))
+    return whole

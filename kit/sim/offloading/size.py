@@ -1,0 +1,60 @@
+"""How much paper B's networks compute (table I), and what that takes: T_infer of eqs. 34 and 35."""
+
+from __future__ import annotations
+
+from kit.sim.channel import Floats
+from kit.sim.delays import Delay, Measured, computing_s
+from kit.sim.offloading.world import Inference, OffloadingWorld
+
+INPUTS, NEURONS = 5, 64  # of an expert: one user's five features; neurons per layer (section V)
+EXPERTS, LAYERS = 10, 3  # K, L: table II
+SCHEDULER_NEURONS = 32  # section V
+FIXED_OPERATIONS = 0.302e6  # table I for 30 users: scheduler, policy, gate and output layers; printed as MACs, two per MAC as the others
+
+
+def parameters_of(experts: int = EXPERTS, layers: int = LAYERS) -> int:
+    """Weights and biases of the experts: 87,040 for (10, 3), as table I prints."""
+    return experts * (INPUTS * NEURONS + NEURONS + (layers - 1) * (NEURONS * NEURONS + NEURONS))
+
+
+def macs_of(experts: int, layers: int, users: int = 30) -> int:
+    """Multiply-accumulates of the experts for all users, each seeing one user at a time: 2,553,600 for (10, 3) and 30 users."""
+    return users * experts * (INPUTS * NEURONS + (layers - 1) * NEURONS * NEURONS)
+
+
+def operations_of(experts: int, layers: int, users: int = 30) -> int:
+    """As table I counts: two operations a MAC, and the sum weighted by the gate: 5,126,400 for (10, 3) and 30 users (printed: 5.126M)."""
+    return 2 * macs_of(experts, layers, users) + users * experts * NEURONS
+
+
+def scheduler_macs(users: int = 30) -> int:
+    """One hidden layer of 32 neurons from five features to one probability, for each user."""
+    return users * SCHEDULER_NEURONS * (INPUTS + 1)
+
+
+def inference_of(
+    world: OffloadingWorld,
+    delay: Delay,
+    experts: int = EXPERTS,
+    layers: int = LAYERS,
+    *,
+    clock_hz: Floats | float | None = None,
+) -> Inference:
+    """T_infer of a task that stays at home (the scheduler, eq. 34) and of an offloaded one (scheduler, policy and allocator, eq. 35).
+
+    Analytic: half an operation of table I is a MAC, so factor 2 is its lambda = 1; the fixed part grows with the users. Measured: the
+    size ``"k,l"``, with ``scheduler`` and ``policy`` where they were measured (else nothing). ``clock_hz``: the server's unless given.
+    """
+    clock = world.server_hz if clock_hz is None else clock_hz
+    if isinstance(delay, Measured):
+        known = {"scheduler", "policy"} & set(delay.sizes)
+        parts = {part: computing_s(delay, part, clock, macs=0.0) for part in known}
+        local = parts.get("scheduler", 0.0)
+        edge = computing_s(delay, f"{experts},{layers}", clock, macs=0.0) + local + parts.get("policy", 0.0)
+        return Inference(local_s=local, edge_s=edge)
+    fixed = FIXED_OPERATIONS * world.users / 30
+    macs = (operations_of(experts, layers, world.users) + fixed) / 2
+    return Inference(
+        local_s=computing_s(delay, "scheduler", clock, macs=scheduler_macs(world.users)),
+        edge_s=computing_s(delay, f"{experts},{layers}", clock, macs=macs),
+    )
