@@ -5,7 +5,8 @@
 Of each file's networks ``--count`` are "measured": chosen as `kit profile --space` would (kit.latency.active), or at random. Each form is
 fitted to them and asked for all others. Beside it stand the papers' line through the same networks, a random forest and a layer-wise
 lookup table, and, where NAME-again.jsonl lies beside NAME.jsonl, how well a second measurement of the same networks repeats the first.
-Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind them.
+Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind
+them; FILE:int8 takes one precision.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ class Score:
 class Sample:
     """The trusted records of one file with their kernels and drift-corrected seconds."""
 
-    def __init__(self, path: Path, count: int) -> None:
-        self.path = path
-        self.profiles = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
+    def __init__(self, path: Path, count: int, precision: str = "") -> None:
+        self.path, self.name = path, f"{path.stem} {precision}".strip()
+        found = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
+        self.profiles = [p for p in found if not precision or p.artifact.precision == precision]
         if len(self.profiles) <= count:
             raise BadRecord(f"{path} holds {len(self.profiles)} trusted networks: more than {count} are needed.")
         self.table = arrange([kernels_of(p.artifact) or () for p in self.profiles])
@@ -148,22 +150,28 @@ def repeat(sample: Sample) -> Score | None:
     return score(sample.path.stem, "", "repeat", len(second), [errors], None)
 
 
-def transfer(path: Path, base: Path, seeds: int) -> list[Score]:
-    """Ten networks of ``path``, chosen at random, alone and with the model of ``base`` behind them."""
-    sample = Sample(path, TRANSFERRED)
-    lent = latency.predictor(Sample(base, TRANSFERRED).profiles, baselines=False)
+def named(text: str) -> Sample:
+    """``FILE`` or ``FILE:precision``."""
+    path, _, precision = text.partition(":")
+    return Sample(Path(path), TRANSFERRED, precision)
+
+
+def transfer(pair: str, seeds: int, choice: str) -> list[Score]:
+    """Ten networks of one sample alone and with the model of the whole other one behind them."""
+    sample, base = (named(text) for text in pair.split("=", 1))
+    lent = latency.predictor(base.profiles, baselines=False)
     found = []
-    for method, behind in (("alone", None), (f"from {base.stem}", lent)):
+    for method, behind in (("alone", None), (f"from {base.name}", lent)):
         errors, held = [], []
         for seed in range(seeds):
-            taken = sample.chosen("random", TRANSFERRED, seed)
+            taken = sample.chosen(choice, TRANSFERRED, seed)
             rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
             model = latency.predictor(sample.pick(taken), base=behind, baselines=False)
             told = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
             truth = sample.seconds[rest]
             errors.append(told.seconds / truth - 1.0)
             held.append(((told.low <= truth) & (truth <= told.high)).astype(np.float64))
-        found.append(score(path.stem, "random", method, TRANSFERRED, errors, held))
+        found.append(score(sample.name, choice, method, TRANSFERRED, errors, held))
     return found
 
 
@@ -198,8 +206,8 @@ def main() -> None:
                 found += scores(sample, choice, given.count, given.seeds)
             found += [again] if (again := repeat(sample)) else []
         for pair in given.transfer:
-            path, _, base = pair.partition("=")
-            found += transfer(Path(path), Path(base), given.seeds)
+            for choice in given.choice:
+                found += transfer(pair, given.seeds, choice)
     except KitError as error:
         sys.exit(f"latency_models: {error}")
     if given.json:

@@ -8,6 +8,7 @@ import sys
 import textwrap
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import made
@@ -397,3 +398,16 @@ def test_chance_explains_noise_and_not_a_difference() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 40)
     assert choice.chance(noise - noise.mean(), np.arange(40), 0) > 0.3
     assert choice.chance(noise + 2, np.arange(40), 0) < 0.01
+
+
+def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> None:
+    truth = np.linspace(1.0, 2.0, 10)
+    data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
+    noise = np.random.default_rng(0).normal(0, 0.05, (2, 10))
+    forms = {"factor": truth * np.exp(noise[0]), "learned": truth * np.exp(noise[1])}
+    found = choice.Validated(forms, {})
+    assert choice.choose(found, data, 0.9, 0)[0] == "factor"
+    form, reason, _ = choice.choose(found, data, 0.9, 0, "learned")
+    assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
+    wild = choice.Validated({**forms, "learned": truth * 2.0}, {})
+    assert choice.choose(wild, data, 0.9, 0, "learned")[0] == "factor"  # it may be rejected like any other

@@ -67,7 +67,7 @@ def predictor(
     validated = choice.cross_validate(
         data, found, prior, kernels=known is not None, baselines=baselines, clock_hz=_papers_clock(points), seed=seed
     )
-    chosen, reason, scores = choice.choose(validated, data, level, seed)
+    chosen, reason, scores = choice.choose(validated, data, level, seed, None if lent is None else lent.chosen)
     kept = {s.form for s in scores}
     first = points[0].profile
     return Predictor(

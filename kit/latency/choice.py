@@ -116,8 +116,13 @@ def folds(group: Ints, seed: int) -> list[Ints]:
     return [np.flatnonzero(np.isin(group, part)) for part in parts]
 
 
-def choose(found: Validated, data: Data, level: float, seed: int) -> tuple[Form, str, tuple[FormScore, ...]]:
+def choose(
+    found: Validated, data: Data, level: float, seed: int, usual: Form | None = None
+) -> tuple[Form, str, tuple[FormScore, ...]]:
     """(form, sentence, table). The first form in :data:`FORMS` that the best one does not beat beyond chance.
+
+    ``usual`` is the form that served another device, whose structure is borrowed: it goes before the simpler ones, since ten records
+    can reject nothing.
 
     Raises BadRecord where the records are too few for every form.
     """
@@ -128,10 +133,11 @@ def choose(found: Validated, data: Data, level: float, seed: int) -> tuple[Form,
         )
     best = min(errors, key=lambda f: float(errors[f].mean()))
     chances = {f: chance(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
-    chosen = next(f for f in FORMS if f in errors and chances[f] > REJECTED)
+    order = FORMS if usual is None else (usual, *FORMS)
+    chosen = next(f for f in order if f in errors and chances[f] > REJECTED)
     scores = [_score(f, found, data, level, chances[f]) for f in errors]
     scores += [_score(b, found, data, level, None) for b in BASELINES if b in found.seconds]
-    return chosen, _sentence(chosen, best, errors, chances), tuple(scores)
+    return chosen, _sentence(chosen, best, errors, chances, borrowed=chosen == usual), tuple(scores)
 
 
 def chance(worse_by: Floats, group: Ints, seed: int) -> float:
@@ -141,7 +147,9 @@ def chance(worse_by: Floats, group: Ints, seed: int) -> float:
     return float((1 + np.sum(coins @ sums >= sums.sum() - 1e-15)) / (FLIPS + 1))
 
 
-def _sentence(chosen: Form, best: Form, errors: dict[Form, Floats], chances: dict[Form, float]) -> str:
+def _sentence(
+    chosen: Form, best: Form, errors: dict[Form, Floats], chances: dict[Form, float], *, borrowed: bool
+) -> str:
     mean = {form: float(np.mean(values)) for form, values in errors.items()}
     simpler = [f for f in FORMS[: FORMS.index(chosen)] if f in errors]
     text = f"{chosen}: mean error {mean[chosen]:.1%} on {len(errors[chosen])} held-out records"
@@ -149,7 +157,9 @@ def _sentence(chosen: Form, best: Form, errors: dict[Form, Floats], chances: dic
         text += ", the smallest of all forms"
     else:
         text += f"; {best} has {mean[best]:.1%}, which chance explains (p = {chances[chosen]:.2f})"
-    if simpler:
+    if borrowed:
+        text += "; it goes first because it served the device that is borrowed from"
+    elif simpler:
         text += f"; rejected as worse: {', '.join(simpler)}"
     return text + "."
 
