@@ -328,7 +328,8 @@ def test_a_thread_may_hold_a_point(tmp_path: Path) -> None:
 def holding(root: Path, body: str = "") -> subprocess.Popen[str]:
     """A process that holds two nested points below ``root``, then says so and waits."""
     code = f"""
-        import sys, time
+        import signal, sys, time
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a runner under nohup ignores it
         from pathlib import Path
         from kit.operating import controlled
         root, state = Path({str(root)!r}), Path({str(root / "state.json")!r})
