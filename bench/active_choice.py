@@ -81,7 +81,7 @@ class Pool:
 
 def _seconds(profile: ProfileRecord) -> float:
     assert profile.measurement is not None
-    return profile.measurement.corrected_s or profile.measurement.median_s
+    return profile.measurement.usual_s
 
 
 def follow(pool: Pool, order: str, seed: int, batch: int) -> Reached:

@@ -89,7 +89,7 @@ class Sample:
 
 def seconds(profile: ProfileRecord) -> float:
     assert profile.measurement is not None
-    return profile.measurement.corrected_s or profile.measurement.median_s
+    return profile.measurement.usual_s
 
 
 def score(
@@ -133,9 +133,7 @@ def others(model: Predictor, sample: Sample, rest: Floats, seed: int) -> dict[st
         model.measured.cases(model.states), np.array(model.measured.seconds), np.array(model.measured.spread),
         np.arange(len(model.measured.seconds)),
     )  # fmt: skip
-    table = sample.table.pick(rest)
-    zero = np.zeros(table.nets, dtype=np.int64)
-    test = Cases(table, table.total(table.macs), table.precisions(), model.states, zero, np.ones(table.nets))
+    test = Cases.of(sample.table.pick(rest), model.states)
     return {"forest": baselines.forest(train, test, seed), "lookup": baselines.lookup(train, test)}
 
 

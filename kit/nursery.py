@@ -41,11 +41,6 @@ class _Mother:
             if channel is not None:
                 channel.close()
 
-    def complaint(self) -> str:
-        self.complaints.seek(0)
-        said = self.complaints.read().decode(errors="replace").strip().splitlines()
-        return said[-1] if said else ""
-
 
 class Nursery:
     """Asks children; a child that dies is an answer too. Close it, or use it as a context."""
@@ -79,7 +74,7 @@ class Nursery:
             return _reply(line)
         if line is not None:
             mother.process.wait()
-        code, said = mother.process.poll(), mother.complaint()
+        code, said = mother.process.poll(), worker.last_said(mother.complaints)
         self._mothers.pop(key).stop()
         if line is None:
             return Reply(outcome="timeout", reason=_late(timeout_s))

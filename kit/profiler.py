@@ -460,21 +460,19 @@ def _write_records(
         for place, data in store.read_lines(out, torn_ok=True):
             if str(data.get("record_id", "")).startswith(run.run_id):
                 written[data["record_id"]] = load(ProfileRecord, data, place)
-    result = []
+    scale, result = _scale(run, jobs), []
     for index in wave:
         record_id = f"{run.run_id}-{index:03d}-{jobs[index].target.artifact.model.sha256[:8]}"
         if record_id not in written:
-            written[record_id] = _record(record_id, run, index, jobs, device, layers=layers)
+            written[record_id] = _record(record_id, run, index, jobs[index], scale, device, layers=layers)
             store.append_line(out, written[record_id])
         result.append(written[record_id])
     return result
 
 
 def _record(
-    record_id: str, run: _Run, index: int, jobs: Sequence[Job], device: DeviceSpec, *, layers: bool
+    record_id: str, run: _Run, index: int, job: Job, scale: Reference | None, device: DeviceSpec, *, layers: bool
 ) -> ProfileRecord:
-    job = jobs[index]
-    scale = _scale(run, jobs)
     measurement = _measurement(run, index, job, scale) if run.visits.get(index) else None
     outcome, reason = run.failures.get(index, ("ok", None))
     label, evidence = verdict.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())

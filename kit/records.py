@@ -596,6 +596,11 @@ class Measurement(Record):
         return None if self.corrected_medians_s is None else stats.quantile(self.corrected_medians_s, 0.5)
 
     @property
+    def usual_s(self) -> float:
+        """The latency on this device in its usual state, in seconds, as far as is known: drift-corrected, else the median."""
+        return self.median_s if self.corrected_s is None else self.corrected_s
+
+    @property
     def interval_s(self) -> tuple[float, float]:
         """Interval of :attr:`median_s` over processes, in seconds; :attr:`confidence` says how sure it is."""
         low, high, _ = stats.median_interval(self.medians_s)

@@ -10,11 +10,10 @@ Records are appended batch by batch; what the file holds of the space, measured 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -134,7 +133,7 @@ def check(plan: Plan) -> None:
             raise UsageError(f"{flag} {count}: {plan.space.name} has {size} sub-networks, ask for 1 to {size} of them.")
     if plan.settings.backend == "fake":
         raise UsageError("The fake backend runs no networks of a space: take another --backend.")
-    if (plan.aim is not None or plan.deadline_s is not None) and not _can_fit():
+    if (plan.aim is not None or plan.deadline_s is not None) and not latency.can_fit():
         raise BackendUnavailable(
             "Knowing when enough is measured needs scipy: pip install 'insitu-kit[workshop]', or give --sample N or --budget alone."
         )
@@ -151,10 +150,6 @@ def space_of(name: str) -> Space:
                 f"--space {name} is one sub-network: give it as a target, or its space as --space {root}."
             ) from None
         raise
-
-
-def _can_fit() -> bool:
-    return importlib.util.find_spec("scipy") is not None
 
 
 # ------------------------------------------------------------------------------------------------------------------ the run
@@ -280,7 +275,7 @@ class _Session:
         return None if self.model is None else active.best_form(self.model)
 
     def _next(self, free: active.Bools, count: int) -> list[int]:
-        if not _can_fit():
+        if not latency.can_fit():
             return active.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
         if self.model is None and not self.known:
             return active.first(active.belief(self.table, threads=self.plan.settings.threads), count, self.plan.seed)
@@ -333,7 +328,7 @@ class _Session:
     # ------------------------------------------------------------------------------------------------------------ how far it is
 
     def _fit(self) -> None:
-        if not _can_fit() or not self.known:
+        if not latency.can_fit() or not self.known:
             return
         try:
             self.model = latency.predictor(list(self.known.values()), baselines=False, seed=self.plan.seed)
@@ -361,16 +356,14 @@ class _Session:
         rest = np.array([i for i, s in enumerate(self.pool) if s.id not in self.known], dtype=np.int64)
         found = model.of_table(self.table.pick(rest), form=form) if len(rest) else None
         deadline_s = self.plan.deadline_s
-        return Step(
-            step.measured,
-            step.batch,
-            step.predicted,
-            step.within,
-            step.error,
-            form,
-            1.0 if found is None else active.share_within(found, model.level, within),
-            _validated(model, form, within),
-            None if deadline_s is None or found is None else float(active.undecided(found, deadline_s).mean()),
+        return replace(
+            step,
+            form=form,
+            estimated=1.0 if found is None else active.share_within(found, model.level, within),
+            validated=_validated(model, form, within),
+            undecided=None
+            if deadline_s is None or found is None
+            else float(active.undecided(found, deadline_s).mean()),
         )
 
     def _reached(self) -> str | None:
@@ -413,7 +406,7 @@ def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Flo
 
 def _seconds(record: ProfileRecord) -> float | None:
     found = record.measurement
-    return None if found is None else found.corrected_s or found.median_s
+    return None if found is None else found.usual_s
 
 
 def _features(subs: Sequence[SubNetwork], table: Table) -> Floats:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 from pydantic import Field
@@ -114,9 +114,7 @@ def main() -> None:
 
     Where a runtime does not stand being forked, this process answers one request itself and ends, and the parent starts another.
     """
-    die_with_parent()
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    channel = _begun()
     birth = _birth(sys.argv[1])
     gc.freeze()  # a child's collections leave the pages that it shares with this process alone
     while line := sys.stdin.readline():
@@ -124,6 +122,14 @@ def main() -> None:
             _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), birth)), code=0))
             os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
         _write(channel, _in_a_child(line, birth))
+
+
+def _begun() -> TextIO:
+    """Bind this process to its parent's life; the channel for answers. What a runtime prints goes to standard error from now on."""
+    die_with_parent()
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return channel
 
 
 def _birth(backend: str) -> Birth:
@@ -159,9 +165,14 @@ def _in_a_child(line: str, birth: Birth) -> Answer:
         with os.fdopen(receive) as channel:
             reply = channel.read()
         _, status = os.waitpid(pid, 0)
-        complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
-        said = complaints.read().decode(errors="replace").strip().splitlines()
-    return Answer(line=reply, code=os.waitstatus_to_exitcode(status), complaint=said[-1] if said else "")
+        return Answer(line=reply, code=os.waitstatus_to_exitcode(status), complaint=last_said(complaints))
+
+
+def last_said(complaints: IO[bytes]) -> str:
+    """The last line of what a process complained of."""
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
+    said = complaints.read().decode(errors="replace").strip().splitlines()
+    return said[-1] if said else ""
 
 
 def _write(channel: TextIO, answered: Record) -> None:
@@ -175,9 +186,7 @@ def _line(answered: Record) -> str:
 
 def serve(respond: Callable[[str], Record]) -> None:
     """A child's whole life: one JSON request on standard input, one JSON line on what was standard output."""
-    die_with_parent()
-    channel = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+    channel = _begun()
     _write(channel, respond(sys.stdin.read()))
     os._exit(0)
 

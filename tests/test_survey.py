@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from kit import backends, profiler, spaces, store, survey, targets
+from kit import backends, latency, profiler, spaces, store, survey, targets
 from kit.cli import app
 from kit.errors import BackendUnavailable, MeasurementError, UnknownName, UsageError
 from kit.profiler import Job
@@ -154,7 +154,7 @@ def test_nothing_but_failures_is_an_error(tmp_path: Path, small: None) -> None:
 
 
 def test_without_scipy_it_spreads_and_says_so(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(survey, "_can_fit", lambda: False)
+    monkeypatch.setattr(latency, "can_fit", lambda: False)
     plan = Plan(SPACE, MeasureSettings(), at_most=12)
     found, bench = run(tmp_path, plan)
     assert [len(b) for b in bench.batches] == [10, 2] and found.model is None

@@ -16,7 +16,6 @@ from kit.knowledge.rows import (
     promise_of,
     row_of,
     rows_of,
-    tail_ratios,
     with_accuracies,
 )
 from kit.knowledge.table import DecisionTable
@@ -45,7 +44,6 @@ __all__ = [
     "row_of",
     "rows_of",
     "size_of",
-    "tail_ratios",
     "timings_of",
     "with_accuracies",
 ]

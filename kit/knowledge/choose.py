@@ -223,15 +223,11 @@ def checks_of(row: KnowledgeRow, need: Need, blind: bool, latency_s: float | Non
     checks = []
     if row.label not in DECIDING and row.origin == "measured":
         checks.append(Check("label", "label", row.label, None, False, UNMET))
-    link = need.link_bps
-    download_s = download_bits(row, need.have) / link if link else 0.0
     if need.deadline_s is not None:
-        counted = link is not None and need.download_s is None  # the download counts towards the deadline
-        latency = row.latency_s(need.percentile) if latency_s is None else latency_s
-        what = _percentile(need.percentile) + (" with its download" if counted else "")
-        checks.append(_upper("deadline", what, latency + download_s if counted else latency, need.deadline_s))
-    if need.download_s is not None and link:
-        checks.append(_upper("download", "download", download_s, need.download_s))
+        what = _percentile(need.percentile) + (" with its download" if _download_counts(need) else "")
+        checks.append(_upper("deadline", what, sum_check(row, need, latency_s), need.deadline_s))
+    if need.download_s is not None and need.link_bps:
+        checks.append(_upper("download", "download", download_bits(row, need.have) / need.link_bps, need.download_s))
     if need.memory_bytes is not None:
         checks.append(_upper("memory", "peak memory", row.memory_bytes, need.memory_bytes))
     if need.energy_j is not None:
@@ -308,8 +304,14 @@ def _doubt(row: KnowledgeRow, need: Need) -> str | None:
 def sum_check(row: KnowledgeRow, need: Need, latency_s: float | None) -> float:
     """What counts against the deadline, in seconds: a latency (the row's own by default) and, with a link, its download."""
     latency = row.latency_s(need.percentile) if latency_s is None else latency_s
-    counted = need.link_bps is not None and need.download_s is None
-    return latency + download_bits(row, need.have) / need.link_bps if counted and need.link_bps else latency
+    if need.link_bps and _download_counts(need):
+        latency += download_bits(row, need.have) / need.link_bps
+    return latency
+
+
+def _download_counts(need: Need) -> bool:
+    """Whether the download counts towards the deadline: it has no limit of its own."""
+    return need.link_bps is not None and need.download_s is None
 
 
 def _could_fit(row: KnowledgeRow, need: Need, blind: bool) -> bool:

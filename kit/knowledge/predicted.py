@@ -196,7 +196,4 @@ def papers_rows(rows: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
 
 
 def _as_predicted(row: KnowledgeRow, seconds: float, low: float, high: float, tail: Tail) -> KnowledgeRow:
-    p99_low, p99_high = tail.p99_interval(seconds, low, high)
-    times = {f"p{p}_s": seconds * ratio for p, ratio in tail.ratios.items()}
-    times |= {"median_s": seconds, "low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high}
-    return row.model_copy(update={**times, "origin": "predicted", "label": None})
+    return row.model_copy(update={**tail.times(seconds, low, high), "origin": "predicted", "label": None})

@@ -178,7 +178,6 @@ def predicted_row(
         raise BadRecord(
             f"The prediction of {subnetwork.id} is no latency with an interval ({seconds}, {low} to {high})."
         )
-    p99_low, p99_high = tail.p99_interval(seconds, low, high)
     return KnowledgeRow(
         artifact_id=subnetwork.id,
         sha256="",
@@ -188,14 +187,9 @@ def predicted_row(
         precision=subnetwork.precision,
         origin="predicted",
         point=point,
-        median_s=seconds,
-        low_s=low,
-        high_s=high,
-        **{f"p{p}_s": seconds * ratio for p, ratio in tail.ratios.items()},
-        p99_low_s=p99_low,
-        p99_high_s=p99_high,
         size_bytes=size_bytes,
         record_id=model,
+        **tail.times(seconds, low, high),
         **{"memory_bytes": None, "macs": None, "accuracy": None, **known},
     )
 
@@ -206,6 +200,14 @@ class Tail(NamedTuple):
     ratios: Mapping[int, float]
     low: float
     high: float
+
+    def times(self, seconds: float, low: float, high: float) -> dict[str, float]:
+        """The latencies of a row whose median is ``seconds`` (``low`` to ``high``), by the names of its fields."""
+        p99_low, p99_high = self.p99_interval(seconds, low, high)
+        found = {f"p{p}_s": seconds * ratio for p, ratio in self.ratios.items()}
+        return {
+            "median_s": seconds, "low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high, **found
+        }  # fmt: skip
 
     def p99_interval(self, seconds: float, low: float, high: float) -> tuple[float, float]:
         """The interval of the p99 of a network whose median is ``seconds`` (``low`` to ``high``): both doubts as independent ones."""
@@ -229,10 +231,3 @@ def tail_of(rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: P
     ratios = {p: [max(1.0, r.latency_s(p) / r.median_s) for r in alike] for p in (90, 95, 99)}
     low, high = (stats.quantile(ratios[99], q) for q in (0.05, 0.95))
     return Tail({p: stats.quantile(found, 0.5) for p, found in ratios.items()}, low, high)
-
-
-def tail_ratios(
-    rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int
-) -> dict[int, float]:
-    """Percentile -> median over the trusted measured rows of percentile / median latency. Raises BadRecord without one."""
-    return dict(tail_of(rows, device_id, backend, point, threads).ratios)

@@ -6,6 +6,7 @@ over kernels, and a Gaussian process on the kernels' efficiency above it. Fittin
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,19 @@ from kit.latency.factor import fit, line, quality
 from kit.latency.model import FORMS, Predictions, Predictor, load, save
 from kit.records import CurvePoint, ProfileRecord
 
-__all__ = ["FORMS", "Predictions", "Predictor", "fit", "learning_curve", "line", "load", "predictor", "quality", "save"]
+__all__ = [
+    "FORMS",
+    "Predictions",
+    "Predictor",
+    "can_fit",
+    "fit",
+    "learning_curve",
+    "line",
+    "load",
+    "predictor",
+    "quality",
+    "save",
+]
 
 
 def predictor(profiles: Sequence[ProfileRecord], **options: Any) -> Predictor:
@@ -27,10 +40,13 @@ def learning_curve(profiles: Sequence[ProfileRecord], **options: Any) -> tuple[C
     return _assemble().learning_curve(profiles, **options)  # type: ignore[no-any-return]
 
 
-def _assemble() -> Any:
-    import importlib.util
+def can_fit() -> bool:
+    """Whether scipy is here, without which models can be used but not fitted."""
+    return importlib.util.find_spec("scipy") is not None
 
-    if importlib.util.find_spec("scipy") is None:
+
+def _assemble() -> Any:
+    if not can_fit():
         raise BackendUnavailable(
             "Fitting a latency model needs scipy: pip install 'insitu-kit[workshop]', or fit on a PC and predict here."
         )

@@ -64,7 +64,7 @@ def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) ->
     from kit.latency import fitting
 
     states = (State(threads=threads),) if predictor is None else predictor.states
-    cases = _cases(pool, states)
+    cases = Cases.of(pool, states)
     efficiency = None if predictor is None else predictor.borrowed(cases)
     guess = GUESS_CALL_S + GUESS_S_PER_MAC * cases.macs
     known = predictor is not None and predictor.measured.kernels_known
@@ -90,11 +90,6 @@ def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) ->
         found = found.given(len(spread), spread)
     typical = float(np.median(spread)) if len(spread) else TYPICAL_SPREAD
     return replace(found, noise=noise + typical**2)
-
-
-def _cases(table: Table, states: tuple[State, ...]) -> Cases:
-    zero = np.zeros(table.nets, dtype=np.int64)
-    return Cases(table, table.total(table.macs), table.precisions(), states, zero, np.ones(table.nets))
 
 
 def _joined(a: Cases, b: Cases) -> Cases:

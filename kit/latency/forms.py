@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.latency.table import KINDS, PRECISIONS, WORKING, Ints, Table
-from kit.records import Record
+from kit.records import Point, Record
 from kit.stats import Floats
 
 
@@ -27,6 +27,11 @@ class State(Record):
         return f"t{self.threads}-gap{self.gap_s:g}-load{self.load}"
 
 
+def place(of: State | Point) -> tuple[float, float, float]:
+    """Where a state stands among others: logarithms of threads and idle gap (milliseconds), and the load."""
+    return float(np.log2(of.threads)), float(np.log1p(of.gap_s * 1e3)), float(of.load)
+
+
 @dataclass(frozen=True)
 class Cases:
     """Networks to predict: kernels, the state of each, and by how much the clock is slower than the reference one.
@@ -40,6 +45,13 @@ class Cases:
     states: tuple[State, ...]
     state: Ints
     slowness: Floats
+
+    @classmethod
+    def of(cls, table: Table, states: tuple[State, ...], slowness: Floats | None = None) -> Cases:
+        """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowness`` says nothing else."""
+        zero = np.zeros(table.nets, dtype=np.int64)
+        clock = np.ones(table.nets) if slowness is None else slowness
+        return cls(table, table.total(table.macs), table.precisions(), states, zero, clock)
 
     def pick(self, index: Ints) -> Cases:
         return Cases(

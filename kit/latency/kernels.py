@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.errors import KitError
+from kit import spaces
 from kit.records import Artifact, Kernel
 
 AGREES = 0.01  # relative difference of multiply-accumulates up to which a space's kernels are the artifact's
@@ -13,13 +13,8 @@ def kernels_of(artifact: Artifact) -> tuple[Kernel, ...] | None:
 
     A space's kernels count only when their multiply-accumulates agree with the artifact's: two networks of one id need not be one.
     """
-    if artifact.kernels or artifact.subnetwork is None:
-        return artifact.kernels
-    from kit import spaces
-
-    try:
-        found = tuple(spaces.kernels(artifact.subnetwork))
-    except KitError:
-        return None
+    found = artifact.kernels or spaces.kernels_of(artifact)
+    if found is None or artifact.kernels:
+        return found
     macs = sum(k.macs * k.count for k in found)
     return found if artifact.macs and abs(macs - artifact.macs) <= AGREES * artifact.macs else None

@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kit.latency.forms import Cases, State
+from kit.latency.forms import Cases, place
 from kit.latency.table import FEATURES, Ints, Table
 from kit.records import Record
 from kit.stats import Floats
@@ -51,7 +51,7 @@ class Shares:
         self.roof_s = table.sum_entries(entries) + call
         self.entry = entries / self.roof_s[table.net]
         self.call = call / self.roof_s
-        self.state = np.array([_place(s) for s in cases.states])[cases.state]
+        self.state = np.array([place(s) for s in cases.states])[cases.state]
         self.state = np.column_stack([self.state, 4.0 * np.log(cases.slowness)])
         self.log_weights = np.log(np.maximum(table.weight_bytes, 1.0))
         self.size = np.column_stack([np.log(self.roof_s), self.log_weights]) / 2.0
@@ -62,10 +62,6 @@ class Shares:
         out = np.zeros((self.table.nets, len(self.table.attributes)))
         np.add.at(out, (self.table.net, self.table.kernel), self.entry)
         return out
-
-
-def _place(state: State) -> tuple[float, float, float]:
-    return float(np.log2(state.threads)), float(np.log1p(state.gap_s * 1e3)), float(state.load)
 
 
 def sigmoid(x: float) -> float:

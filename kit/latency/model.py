@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kit import records, store
 from kit.errors import BadRecord, UsageError
-from kit.latency.forms import Cases, Kinds, Line, Roof, Roofline, State
+from kit.latency.forms import Cases, Kinds, Line, Roof, Roofline, State, place
 from kit.latency.learned import Learned, Posterior, Shares
 from kit.latency.table import KINDS, PRECISIONS, Ints, Networks, Table, arrange
 from kit.records import FormScore, Kernel, LatencyModel, Point, Record
@@ -138,9 +138,7 @@ class Predictor(Record):
         """:meth:`predict` for networks that are arranged already; ``strange`` marks those of another family [nets]."""
         form = form or self.chosen
         score = self._score(form)
-        slowness = np.full(table.nets, self._slowness(point, clock_hz))
-        zero = np.zeros(table.nets, dtype=np.int64)
-        cases = Cases(table, table.total(table.macs), table.precisions(), self.states, zero, slowness)
+        cases = Cases.of(table, self.states, np.full(table.nets, self._slowness(point, clock_hz)))
         logs, sds = np.zeros(table.nets), np.zeros(table.nets)
         between = self._between(point)
         for state, weight in between:
@@ -243,8 +241,8 @@ class Predictor(Record):
             raise UsageError(
                 f"This model knows threads, gaps, load and clock, not the rest of the point {point.name}: measure it there."
             )
-        rows = np.array([_coordinates(s.threads, s.gap_s, s.load) for s in self.states])
-        wanted = np.array(_coordinates(point.threads, point.gap_s, point.load))
+        rows = np.array([place(s) for s in self.states])
+        wanted = np.array(place(point))
         exact = np.flatnonzero(np.all(np.abs(rows - wanted) < 1e-9, axis=1))
         if len(exact):
             return [(int(exact[0]), 1.0)]
@@ -323,10 +321,6 @@ class Predictor(Record):
         kinds = table.column("kind")
         rows = {int(k): table.features[kinds == k] for k in np.unique(kinds)}
         return {kind: (x.min(axis=0), x.max(axis=0)) for kind, x in rows.items()}
-
-
-def _coordinates(threads: int, gap_s: float, load: int) -> tuple[float, float, float]:
-    return float(np.log2(threads)), float(np.log1p(gap_s * 1e3)), float(load)
 
 
 def _rough_work(table: Table) -> Floats:
