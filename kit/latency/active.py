@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kit.latency.forms import Cases, Roof, State
 from kit.latency.learned import Covariance, Shares
-from kit.latency.model import Form, Predictions, Predictor
+from kit.latency.model import FORMS, REJECTED, Form, Predictions, Predictor
 from kit.latency.table import Table
 from kit.stats import Floats
 
@@ -79,6 +79,7 @@ def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) ->
     priors = fitting.roofline_priors(data, None if lent is None else lent.parameters)
     learned = predictor.learned if predictor is not None else None
     roofline = predictor.roofline if predictor is not None and known else None
+    roofline = learned.roofline if learned is not None and known else roofline
     parameters = {name: values[0] for name, values in priors.items()} if roofline is None else roofline.parameters
     hyper = {name: mean for name, (mean, _) in fitting.HYPER_PRIORS.items()} if learned is None else learned.hyper
     freedom = {name: sd for name, (_, sd, _, _) in priors.items() if name in parameters}
@@ -176,10 +177,10 @@ def _nearest(x: Floats, to: Floats) -> Floats:
 
 
 def best_form(model: Predictor) -> Form:
-    """The form with the smallest cross-validated error. ``model.chosen`` is the simplest that is not rejected, and little data reject
-    little: between ten and twenty measurements it falls back to a line now and then."""
-    own = [s for s in model.scores if s.candidate]
-    return min(own, key=lambda s: s.quality.mape).form  # type: ignore[return-value]
+    """The richest form that cross-validation does not reject against the best one. ``model.chosen`` is the simplest: right for what is
+    measured once, but ten measurements reject little, and what is measured next is for the richest form to learn from."""
+    kept = {s.form for s in model.scores if s.candidate and (s.p_value is None or s.p_value > REJECTED)}
+    return next(f for f in reversed(FORMS) if f in kept)
 
 
 def share_within(found: Predictions, level: float, within: float) -> float:

@@ -20,14 +20,13 @@ from kit.latency.factor import quality
 from kit.latency.fitting import Data, Fitted, fit
 from kit.latency.forms import Cases, Roof
 from kit.latency.learned import Shares
-from kit.latency.model import FORMS, Form
+from kit.latency.model import FORMS, REJECTED, Form
 from kit.latency.table import Ints
 from kit.records import FormScore
 from kit.stats import Floats
 
 FOLDS = 10
 LEAST_FOR_BASELINES = 8
-REJECTED = 0.10  # a simpler form is out when chance explains its disadvantage with a smaller probability
 FLIPS = 4000
 BASELINES = {
     "papers": "MACs / clock (lambda = 1)",
@@ -55,10 +54,11 @@ def evaluate(found: Fitted, data: Data) -> dict[Form, tuple[Floats, Floats]]:
     if found.kinds is not None:
         out["kinds"] = (np.maximum(found.kinds.predict(data.cases), 1e-12), nothing)
     if found.roofline is not None:
-        entries, call = found.roofline.times(Roof(data.cases, data.efficiency))
+        roof = Roof(data.cases, data.efficiency)
+        entries, call = found.roofline.times(roof)
         out["roofline"] = (data.cases.table.sum_entries(entries) + call, nothing)
-        if found.posterior is not None:
-            shares = Shares(data.cases, entries, call)
+        if found.learned is not None and found.posterior is not None:
+            shares = Shares(data.cases, *found.learned.roofline.times(roof))
             ratio, sd = found.posterior.predict(shares)
             out["learned"] = (ratio * shares.roof_s, sd / ratio)
     return out

@@ -108,7 +108,7 @@ def fit(
     kinds = fit_kinds(data) if count >= fewest["kinds"] else None
     roofline = fit_roofline(data, prior, warm.roofline if warm else None, seed)
     found = Fitted(straight, kinds, roofline, None)
-    return found if count < fewest["learned"] else fit_learned(data, found, warm.learned if warm else None)
+    return found if count < fewest["learned"] else fit_learned(data, found, prior, warm.learned if warm else None)
 
 
 def _enough_for_a_line(data: Data) -> bool:
@@ -178,16 +178,23 @@ def _indices(data: Data) -> dict[str, Ints]:
 
 def fit_roofline(data: Data, prior: dict[str, float] | None, warm: Roofline | None, seed: int) -> Roofline:
     """Least squares on log errors and priors, from several starting points; the best counts."""
+    sigma = np.sqrt(DATA_SPREAD**2 + data.spread**2)
+    return _least_squares(data, prior, lambda errors: errors / sigma, warm, seed)
+
+
+def _least_squares(
+    data: Data, prior: dict[str, float] | None, whiten: Callable[[Floats], Floats], warm: Roofline | None, seed: int = 0
+) -> Roofline:
+    """``whiten`` turns log errors [n] into ones that are independent and of unit spread."""
     table = roofline_priors(data, prior)
     names = list(table)
     mean, sd, low, high = (np.array([table[n][i] for n in names]) for i in range(4))
     roof = Roof(data.cases, data.efficiency)
-    sigma = np.sqrt(DATA_SPREAD**2 + data.spread**2)
 
     def residuals(x: Floats) -> Floats:
         entries, call = roof.times(dict(zip(names, x.tolist(), strict=True)))
         predicted = data.cases.table.sum_entries(entries) + call
-        return np.concatenate([np.log(predicted / data.seconds) / sigma, (x - mean) / sd])
+        return np.concatenate([whiten(np.log(predicted / data.seconds)), (x - mean) / sd])
 
     best = None
     for start in _starts(names, mean, sd, warm, seed):
@@ -268,14 +275,35 @@ def _borrowed(
 # --------------------------------------------------------------------------------------------------------------------- learned
 
 
-def fit_learned(data: Data, found: Fitted, warm: Learned | None) -> Fitted:
-    """``found`` with the process on top of its roofline."""
+def fit_learned(data: Data, found: Fitted, prior: dict[str, float] | None, warm: Learned | None) -> Fitted:
+    """``found`` with the process on top of a roofline: of its own first, then of one that is fitted with the process's covariance."""
     assert found.roofline is not None
-    entries, call = found.roofline.times(Roof(data.cases, data.efficiency))
-    shares = Shares(data.cases, entries, call)
-    ratio = data.seconds / shares.roof_s
-    hyper = _maximise(_objective(shares, ratio, data.spread), warm)
-    return replace(found, learned=Learned(hyper=hyper), posterior=Posterior(hyper, shares, ratio, data.spread))
+    first = _on_top(data, found.roofline, warm)
+    again = _generalised(data, prior, first)
+    learned = _on_top(data, again, first)
+    shares, ratio = _seen(data, again)
+    return replace(found, learned=learned, posterior=Posterior(learned.hyper, shares, ratio, data.spread))
+
+
+def _on_top(data: Data, roofline: Roofline, warm: Learned | None) -> Learned:
+    shares, ratio = _seen(data, roofline)
+    return Learned(hyper=_maximise(_objective(shares, ratio, data.spread), warm), roofline=roofline)
+
+
+def _seen(data: Data, roofline: Roofline) -> tuple[Shares, Floats]:
+    """(what the process sees of the networks, measured time over roofline time [n])."""
+    shares = Shares(data.cases, *roofline.times(Roof(data.cases, data.efficiency)))
+    return shares, data.seconds / shares.roof_s
+
+
+def _generalised(data: Data, prior: dict[str, float] | None, learned: Learned) -> Roofline:
+    """Generalised least squares: the roofline when the errors of networks are as like each other as the process says."""
+    shares, _ = _seen(data, learned.roofline)
+    covariance = Covariance(learned.hyper)
+    matrix = covariance.whole(shares, shares)
+    matrix[np.diag_indices_from(matrix)] += covariance.value["noise"] + data.spread**2 + JITTER
+    root = np.linalg.cholesky(matrix)
+    return _least_squares(data, prior, lambda errors: np.linalg.solve(root, errors), learned.roofline)
 
 
 def _maximise(objective: Callable[[Floats], tuple[float, Floats]], warm: Learned | None) -> dict[str, float]:

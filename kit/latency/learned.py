@@ -17,7 +17,7 @@ from functools import cached_property
 
 import numpy as np
 
-from kit.latency.forms import Cases, place
+from kit.latency.forms import Cases, Roofline, place
 from kit.latency.table import FEATURES, Ints, Table
 from kit.records import Record
 from kit.stats import Floats
@@ -37,9 +37,14 @@ CHUNK = 512
 
 
 class Learned(Record):
-    """Hyperparameters (see :data:`NAMES`); the posterior follows from them and from the networks that were measured."""
+    """Hyperparameters (see :data:`NAMES`) and the roofline below; the posterior follows from them and from the networks that were measured.
+
+    The roofline is fitted anew with the process's covariance: networks that share kernels share their errors, and a fit that counts them
+    as independent follows whatever was measured most often.
+    """
 
     hyper: dict[str, float]
+    roofline: Roofline
 
 
 class Shares:

@@ -25,6 +25,7 @@ from kit.stats import Floats
 
 Form = Literal["factor", "kinds", "roofline", "learned"]
 FORMS: tuple[Form, ...] = ("factor", "kinds", "roofline", "learned")  # the simplest first
+REJECTED = 0.10  # a form is out when chance explains its disadvantage against the best with a smaller probability
 MARGIN = 0.35  # natural logarithms by which a feature may leave the range that was measured
 SHARE = 0.05  # a kernel that takes less of the time than this does not make a prediction an extrapolation
 WIDER = 3.0  # how much wider the interval of an extrapolation is, for forms that do not know how unsure they are
@@ -195,16 +196,16 @@ class Predictor(Record):
         if self.posterior is None:
             return self.borrowed(here)
         own, lent = self.posterior.efficiencies(self.shares(here)), self.borrowed(here)
-        borrow = self.roofline.parameters.get("borrow", 0.0) if self.roofline else 0.0
+        borrow = self.learned.roofline.parameters.get("borrow", 0.0) if self.learned else 0.0
         return own if lent is None else own * np.maximum(lent, 0.05) ** borrow
 
     def shares(self, cases: Cases) -> Shares:
-        assert self.roofline is not None
-        return Shares(cases, *self.roofline.times(self.roof(cases)))
+        assert self.learned is not None
+        return Shares(cases, *self.learned.roofline.times(self.roof(cases)))
 
     @cached_property
     def posterior(self) -> Posterior | None:
-        if self.learned is None or self.roofline is None:
+        if self.learned is None:
             return None
         shares = self.shares(self.measured.cases(self.states))
         ratio = np.array(self.measured.seconds) / shares.roof_s

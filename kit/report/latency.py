@@ -126,8 +126,9 @@ def _entry_seconds(predictor: Predictor) -> list[dict[tuple[int, ...], float]]:
     if predictor.roofline is None:
         return []
     cases = predictor.measured.cases(predictor.states)
-    seconds, _ = predictor.roofline.times(predictor.roof(cases))
-    if predictor.chosen == "learned" and predictor.posterior is not None:
+    learned = predictor.learned if predictor.chosen == "learned" else None
+    seconds, _ = (learned.roofline if learned else predictor.roofline).times(predictor.roof(cases))
+    if learned is not None and predictor.posterior is not None:
         seconds = seconds * np.maximum(predictor.posterior.efficiencies(predictor.shares(cases)), 0.05)
     table = cases.table
     rows = [tuple(row) for row in table.attributes.tolist()]
