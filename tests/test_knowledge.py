@@ -525,6 +525,28 @@ def test_an_empty_base_and_an_unknown_backend() -> None:
         knowledge.ask([row("a", backend="onnxruntime")], Need(backend="onnxruntim"))
 
 
+def test_what_is_measured_first_is_what_is_most_probably_the_best() -> None:
+    hopes = [predicted("dream", 0.0115, accuracy=0.99), predicted("likely", 0.0098, accuracy=0.9)]
+    safe = row("safe", 0.004, accuracy=0.5)
+    asked: list[str] = []
+
+    def measure(found: KnowledgeRow) -> KnowledgeRow:
+        asked.append(found.artifact_id)
+        return row(found.artifact_id, found.p99_s, accuracy=found.accuracy)
+
+    answer = knowledge.ask([*hopes, safe], Need(deadline_s=0.01), measure=measure, measures_max=1)
+    assert asked == ["likely"] and answer.promised and answer.chosen is not None
+    assert answer.chosen.artifact_id == "likely"
+    knowledge.ask([*hopes, safe], Need(deadline_s=0.01), measure=measure)
+    assert asked[1:] == ["likely", "dream"]  # a small chance is looked at as long as measurements are left
+
+
+def test_a_predicted_memory_is_an_upper_estimate() -> None:
+    rows = [predicted(f"over{p}", 0.001, accuracy=0.9, memory_bytes=1000 + 10 * p) for p in (5, 30)]
+    answer = knowledge.ask([*rows, row("safe", 0.001, memory_bytes=900)], Need(memory_bytes=1000))
+    assert [m.artifact_id for m in answer.measure_next] == ["over5"]
+
+
 # ---------------------------------------------------------------------------------------------------------------- regret
 
 

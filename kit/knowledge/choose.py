@@ -8,6 +8,7 @@ among equals the faster. What is rejected says which limit it misses and by how 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import exp, log
 from typing import NamedTuple
 
 from kit.errors import BadRecord, NoAnswer, UnknownName
@@ -263,28 +264,69 @@ def _percentile(percentile: int) -> str:
 # ------------------------------------------------------------------------------------------------- what is not sure yet
 
 
+UNLIKELY = 0.002  # a smaller chance to be better is not worth a measurement
+ENDS = log(19.0)  # the logit of 95 %, where an interval of nine tenths ends
+MEMORY_DOUBT = (
+    0.1  # share of the limit by which a predicted memory, an upper estimate, may exceed it and still turn out to fit
+)
 _MOVED = ("deadline", "label")  # limits that another measurement may come out differently on
 
 
 def _unsure(
     doubtful: Sequence[KnowledgeRow], chosen: KnowledgeRow | None, need: Need, blind: bool
 ) -> list[tuple[KnowledgeRow, str]]:
-    """The rows whose measurement could change the choice, and why: the preferred first."""
-    out = []
+    """The rows whose measurement could change the choice, and why: first what is most probably the best of all.
+
+    That is a row that meets the need while no preferred one does. Preferred rows that hardly can are not worth a measurement yet; the
+    rows below a likely one are not either.
+    """
+    found = []
     best = None
     if chosen is not None:
         best = rank(chosen, need)
         if why := _doubt(chosen, need):
-            out.append((chosen, why))
+            found.append((chosen, why, _chance(chosen, need, blind)))
     for row in doubtful:
         low_s, _ = row.interval_s(need.percentile)
         if row is chosen or (best is not None and (_preference(row), low_s) >= best):
             continue
-        if need.deadline_s is not None and sum_check(row, need, low_s) > need.deadline_s:
-            continue
-        if (why := _doubt(row, need)) and _could_fit(row, need, blind):
-            out.append((row, why))
-    return sorted(out, key=lambda pair: rank(pair[0], need))
+        chance = _chance(row, need, blind)
+        if chance > UNLIKELY and (why := _doubt(row, need)):
+            found.append((row, why, chance))
+    found.sort(key=lambda entry: rank(entry[0], need))
+    none_yet, placed = 1.0, []
+    for row, why, chance in found:
+        placed.append((none_yet * chance, row, why))
+        none_yet *= 1.0 - chance
+    return [(row, why) for _, row, why in sorted(placed, key=lambda entry: -entry[0])]
+
+
+def _chance(row: KnowledgeRow, need: Need, blind: bool) -> float:
+    """The probability that a row meets the need when it is measured (again).
+
+    Its latency counts as logistic in the logarithm, with nine tenths inside its interval: tails heavier than normal ones, as the errors
+    of predictions are. What a prediction does not know may turn out well.
+    """
+    chance = 1.0
+    for check in checks_of(row, need, blind):
+        if not check.met and check.limit not in _MOVED:
+            chance *= _hope(check) if row.origin == "predicted" else 0.0
+    if need.deadline_s is None or not chance:
+        return chance
+    value = row.latency_s(need.percentile)
+    spare_s = need.deadline_s - (sum_check(row, need, value) - value)  # what the download leaves
+    if spare_s <= 0:
+        return 0.0
+    low, high = row.interval_s(need.percentile)
+    reach = log(max(high / value if spare_s > value else value / max(low, 1e-12), 1.0 + 1e-9))
+    return chance / (1.0 + exp(-min(max(ENDS * log(spare_s / value) / reach, -50.0), 50.0)))
+
+
+def _hope(missed: Check) -> float:
+    """The probability that a limit that a predicted row misses, its latency aside, is met when it is measured."""
+    if missed.value is None:
+        return float(missed.limit != "accuracy")
+    return 0.5 * max(1.0 + missed.slack / MEMORY_DOUBT, 0.0) if missed.limit == "memory" else 0.0
 
 
 def _doubt(row: KnowledgeRow, need: Need) -> str | None:
@@ -312,13 +354,6 @@ def sum_check(row: KnowledgeRow, need: Need, latency_s: float | None) -> float:
 def _download_counts(need: Need) -> bool:
     """Whether the download counts towards the deadline: it has no limit of its own."""
     return need.link_bps is not None and need.download_s is None
-
-
-def _could_fit(row: KnowledgeRow, need: Need, blind: bool) -> bool:
-    """Whether every limit could be met at the fast end of the interval; what a prediction does not know may turn out well."""
-    checks = checks_of(row, need, blind, latency_s=row.interval_s(need.percentile)[0])
-    hopeful = row.origin == "predicted"
-    return all(c.met or c.limit == "label" or (hopeful and c.value is None and c.limit != "accuracy") for c in checks)
 
 
 def _suggestion(row: KnowledgeRow, why: str) -> MeasureNext:

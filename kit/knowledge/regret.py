@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.errors import BadRecord, NoAnswer
-from kit.knowledge.choose import Measure, ask, checks_of
+from kit.knowledge.choose import MEASURES_MAX, Measure, ask, checks_of
 from kit.knowledge.rows import key
 from kit.records import DECIDING, KnowledgeRow, Need
 from kit.stats import Floats
@@ -47,17 +47,18 @@ def regret(
     needs: Sequence[Need],
     *,
     measure: Measure | None = None,
+    measures_max: int = MEASURES_MAX,
 ) -> Regret:
     """Choices from ``known`` rows (some predicted, or measured earlier) judged by ``truth``, measured rows of the same variants.
 
-    ``measure`` goes to :func:`kit.knowledge.ask`.
+    ``measure`` and ``measures_max`` go to :func:`kit.knowledge.ask`.
 
     Raises BadRecord on no needs, and where a choice is not among the rows of ``truth``.
     """
     if not needs:
         raise BadRecord("A regret needs at least one need.")
     true_rows = {key(r): r for r in truth}
-    chosen = [_choice(known, need, measure) for need in needs]
+    chosen = [_choice(known, need, measure, measures_max) for need in needs]
     best = [_choice(truth, need, None) for need in needs]
     if absent := next((r for r in chosen if r is not None and key(r) not in true_rows), None):
         raise BadRecord(
@@ -74,9 +75,11 @@ def regret(
     )
 
 
-def _choice(rows: Sequence[KnowledgeRow], need: Need, measure: Measure | None) -> KnowledgeRow | None:
+def _choice(
+    rows: Sequence[KnowledgeRow], need: Need, measure: Measure | None, measures_max: int = MEASURES_MAX
+) -> KnowledgeRow | None:
     try:
-        return ask(rows, need, measure=measure).chosen
+        return ask(rows, need, measure=measure, measures_max=measures_max).chosen
     except NoAnswer:
         return None
 
