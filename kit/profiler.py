@@ -180,16 +180,16 @@ def _read_journal(journal: Path) -> _Run:
 
 
 def _order(jobs: Sequence[Job]) -> list[int]:
-    """Jobs so that every beginning of the list spans the range of sizes; all jobs of one network stand together.
+    """Jobs so that every beginning of the list spans the range of sizes; all jobs of one network (by its id) stand together.
 
     Networks sorted by size are taken in the order of the van der Corput sequence: the middle, the quarters, the eighths.
     """
     members: dict[str, list[int]] = {}
     for index, job in enumerate(jobs):
-        members.setdefault(job.target.artifact.model.sha256, []).append(index)
+        members.setdefault(job.target.artifact.artifact_id, []).append(index)
 
-    def size(hash_: str) -> tuple[int, int]:
-        artifact = jobs[members[hash_][0]].target.artifact
+    def size(network: str) -> tuple[int, int]:
+        artifact = jobs[members[network][0]].target.artifact
         return artifact.macs or 0, artifact.model.size_bytes
 
     by_size = sorted(members, key=size)
@@ -213,7 +213,7 @@ def _waves(jobs: Sequence[Job]) -> list[list[int]]:
     waves: list[list[int]] = [[]]
     before = None
     for index in _order(jobs):
-        network = jobs[index].target.artifact.model.sha256
+        network = jobs[index].target.artifact.artifact_id
         if len(waves[-1]) >= WAVE and network != before:
             waves.append([])
         waves[-1].append(index)

@@ -147,12 +147,21 @@ def _load(program: Path, device: str) -> Any:
 
             exported = move_to_device_pass(exported, device)
         try:
-            return exported.module(check_guards=False)  # else each timed call would check the shapes of its inputs
+            return _bare(exported.module(check_guards=False))  # guards would check the shapes in each timed call
         except TypeError:  # an older torch, which has no such checks to leave out
-            return exported.module()
+            return _bare(exported.module())
     except Exception as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {said}") from None
+
+
+def _bare(module: Any) -> Any:
+    """``module`` without what torch.export does around each call: unpacking of nested inputs, checks of their shapes (30 to 40 us)."""
+    module.graph.set_codegen(torch.fx.graph.CodeGen())
+    module.recompile()
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        hooks.clear()
+    return module
 
 
 def _compiled(module: Any, options: dict[str, Any], tensors: list[torch.Tensor]) -> Callable[..., Any]:
