@@ -1,17 +1,23 @@
-"""What a person names becomes what can be measured: files, build folders and variant ids become targets with their sidecars."""
+"""What a person names becomes what can be measured: files, build folders and variant ids become targets with their sidecars.
+
+An allocator is the same network in every runtime: one .alloc.npz for kit's own, an .onnx of its weights, a torch program of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from kit import backends, nursery, spaces, store, worker
-from kit.backends import fake
+from kit.backends import allocfile, fake
+from kit.backends.allocfile import Network
 from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
 from kit.records import Artifact, FileRef, Precision, SubNetwork
+from kit.spaces import allocator
 
 EXTERNAL_DATA = b"\x0a\x08location"  # the protobuf key that points ONNX weights to another file
+Program = Callable[[Network, Path], FileRef]  # writes the torch program of an allocator: kit.variants.program
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,23 @@ class Target:
 
 
 def resolve(
-    texts: Sequence[str], *, backend: str, build: Path | None = None, folder: Path | None = None
+    texts: Sequence[str],
+    *,
+    backend: str,
+    build: Path | None = None,
+    folder: Path | None = None,
+    every: bool = False,
+    program: Program | None = None,
 ) -> list[Target]:
     """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
 
-    An id that ``build`` does not hold but a space does is written to ``folder`` with random weights. Raises UsageError,
-    BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
+    An id that ``build`` does not hold but a space does is written to ``folder`` with random weights. A family of allocators
+    (``allocator``, ``allocator_b``) is a choice of its sizes, or ``every`` one; ``program`` makes what PyTorch runs of one. Raises
+    UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
     """
     backends.require(backend)
     targets: list[Target] = []
-    for text in texts:
+    for text in _spelled_out(texts, every=every):
         path = _path(text)
         if backend == "fake" or text.startswith("fake:"):
             targets.append(_fake_target(text, backend))
@@ -40,14 +53,75 @@ def resolve(
             targets += [_from_sidecar(p, backend) for p in _build_sidecars(path)]
         elif path.suffix == ".onnx":
             targets.append(_onnx_target(path, backend))
+        elif path.name.endswith(allocfile.SUFFIX) and path.is_file():
+            targets.append(_trained_allocator(path, backend, folder, program))
         elif build is not None and (build / f"{text}.json").is_file():
             targets.append(_from_sidecar(build / f"{text}.json", backend))
         elif folder is not None and (sub := _member(text)) is not None:
-            made = folder / f"{sub.id}.onnx"
-            targets.append(Target(made, spaces.write(sub, made)))
+            targets.append(_of_space(sub, backend, folder, program))
         else:
             raise UsageError(_unresolved(text, build))
     return list({t.artifact.model.sha256: t for t in targets}.values())
+
+
+def _spelled_out(texts: Sequence[str], *, every: bool) -> list[str]:
+    """``texts`` with the ids of the sizes in the place of a family's name; a file of that name goes first."""
+    found: list[str] = []
+    for text in texts:
+        family = text in allocator.FAMILIES and not _path(text).exists()
+        found += [sub.id for sub in allocator.sizes(text, every=every)] if family else [text]
+    return list(dict.fromkeys(found))
+
+
+def _of_space(sub: SubNetwork, backend: str, folder: Path, program: Program | None) -> Target:
+    if sub.family == allocator.FAMILY:
+        return _allocator_target(allocfile.member(sub), backend, folder, program, seed=0)
+    made = folder / f"{sub.id}.onnx"
+    return Target(made, spaces.write(sub, made))
+
+
+def _trained_allocator(path: Path, backend: str, folder: Path | None, program: Program | None) -> Target:
+    """A file of the allocator backend; for another runtime its weights are written to ``folder`` in that runtime's form."""
+    network = allocfile.read(path)
+    if not _takes_allocators(backend):
+        if folder is None:
+            raise UsageError(f"{path} is run by kit's own runtimes: add --backend allocator.")
+        return _allocator_target(network, backend, folder, program)
+    data = path.read_bytes()
+    model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+    sidecar = path.with_suffix(".json")
+    if not (sidecar.is_file() and _is_sidecar(sidecar)):
+        return Target(path, allocfile.describe(network, model))
+    artifact = store.read_record(sidecar, Artifact)
+    if artifact.model != model:
+        raise IntegrityError(f"{path} is not the file that {sidecar.name} describes: export it anew.")
+    return Target(path, artifact)
+
+
+def _allocator_target(
+    network: Network, backend: str, folder: Path, program: Program | None, seed: int | None = None
+) -> Target:
+    """``network`` in the form that ``backend`` runs, under the same id in every form."""
+    steps = () if seed is None else ("random weights",)
+    stem = allocfile.subnetwork(network).id
+    if not _takes_allocators(backend) and not _is_torch(backend):
+        path = folder / f"{stem}.onnx"
+        return Target(path, spaces.write(allocfile.subnetwork(network), path, weights=allocator.weights_of(network)))
+    path = folder / f"{stem}{allocfile.SUFFIX}"
+    artifact = allocfile.write(network, path, seed=seed, steps=steps)
+    if _is_torch(backend):
+        if program is None:
+            raise UsageError(f"{stem} has no PyTorch program here: profile it with kit profile, or with onnxruntime.")
+        artifact = artifact.model_copy(update={"torch_program": program(network, folder / f"{stem}.pt2")})
+    return Target(path, artifact)
+
+
+def _takes_allocators(backend: str) -> bool:
+    return backends.LEAVES[backend].module == backends.LEAVES["allocator"].module
+
+
+def _is_torch(backend: str) -> bool:
+    return backends.LEAVES[backend].module == backends.LEAVES["pytorch"].module
 
 
 def _path(text: str) -> Path:
@@ -71,7 +145,7 @@ def _member(text: str) -> SubNetwork | None:
 
 def _unresolved(text: str, build: Path | None) -> str:
     if Path(text).exists():
-        return f"{text} is neither an .onnx file nor a build folder: give one of these, or a variant id with --build FOLDER."
+        return f"{text} is neither an .onnx file nor a build folder nor an .alloc.npz: give one, or a variant id with --build FOLDER."
     try:
         SubNetwork.parse(text)
     except UsageError:

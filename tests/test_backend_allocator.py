@@ -109,7 +109,7 @@ def test_experts_that_are_not_picked_are_not_read(tmp_path: Path) -> None:
             assert np.array_equal(decider.decide(tasks), whole.decide(tasks))
     if allocator.has_numba():
         module = pytest.importorskip("kit.backends.allocator_compiled")
-        code = module.code(net.spec)
+        code = module.code(net.spec, 30)
         out = np.zeros(30, np.float32)
         scratch = module.aligned(np.zeros(code.scratch))
         code.run(code.pack(net.spec, poisoned, 30), module.aligned(x), out, scratch, 30, 1, 2)

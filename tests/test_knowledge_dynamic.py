@@ -9,7 +9,7 @@ import pytest
 
 from kit import knowledge, records
 from kit.errors import BadRecord, UnknownName, UsageError
-from kit.knowledge.dynamic import EXPERTS, MACS_PER_EXPERT
+from kit.knowledge.dynamic import EXPERTS, MACS_PER_EXPERT, measured_s
 from kit.records import AllocationQuality, KnowledgeRow, Point, SizeTiming, SubNetwork
 
 PAPER_HZ = 0.5e9  # table II of paper A
@@ -102,6 +102,34 @@ def test_the_nearest_measured_clock_is_scaled() -> None:
     found = knowledge.dynamic_table(timings, quality, [1e4], [2e9, 2e8, 1e8, 1e7])
     assert [c.measured_delay_s for c in found.cells] == pytest.approx([0.5e-3, 2.5e-3, 5e-3, 50e-3], rel=1e-4)
     assert found.factors == () and found.cells[0].analytic == {}  # nobody knows the MACs
+
+
+def test_measured_times_in_the_shape_of_the_clocks() -> None:
+    timings = [SizeTiming(size="1", clock_hz=hz, median_s=t, record_id="") for hz, t in ((1e9, 1e-3), (1e8, 5e-3))]
+    clocks = np.array([[2e9, 2e8, 1e8], [1e7, 1e9, 1e9]])
+    found = measured_s(timings, clocks)
+    assert found.shape == clocks.shape
+    assert found == pytest.approx(np.array([[0.5e-3, 2.5e-3, 5e-3], [50e-3, 1e-3, 1e-3]]))
+    assert float(measured_s(timings, 2e8)) == found[0, 1]
+
+
+def test_static_networks_have_one_size() -> None:
+    a, b = (name_of(EXPERTS[root], n, root) for root, n in (("allocator_a_static", 2), ("allocator_b_static", 3)))
+    rows = [row(30, 3e-6, artifact_id=a), row(1, 9e-6, artifact_id=b, macs=5)]
+    (one,) = knowledge.timings_of(rows, "allocator_a_static")
+    assert (one.size, one.macs) == ("30", 30 * MACS_PER_EXPERT)
+    (one,) = knowledge.timings_of(rows, "allocator_b_static")
+    assert (one.size, one.macs) == ("1,3", 5)
+    with pytest.raises(BadRecord, match="no trusted measured row of allocator_b:"):
+        knowledge.timings_of(rows, "allocator_b")
+
+
+def test_other_numbers_of_users_are_other_networks() -> None:
+    many = name_of(5, 2, "allocator_b")
+    rows = [row(5, 2e-5, artifact_id=many), row(5, 1e-5, artifact_id=many.replace("-30", "-10"))]
+    with pytest.raises(BadRecord, match="come from several .10, 30.: say which with --users"):
+        knowledge.timings_of(rows, "allocator_b")
+    assert [t.median_s for t in knowledge.timings_of(rows, "allocator_b", users=10)] == [1e-5]
 
 
 def test_the_k_l_table_of_paper_b_by_the_same_code() -> None:

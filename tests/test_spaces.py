@@ -37,7 +37,7 @@ def test_a_space_is_a_sequence_of_different_ids(name: str) -> None:
     space = SPACES[name]
     ids = space.ids()
     assert len(ids) == len(space) == space.size
-    assert space.size >= (1000 if name in NETWORKS else 30)
+    assert space.size >= (1000 if name in NETWORKS else 1 if "static" in name else 30)
     step = max(1, space.size // 997)
     picked = ids[::step]
     assert len(set(picked)) == len(picked)
@@ -58,7 +58,7 @@ def test_the_root_is_the_whole_network_and_a_member(name: str) -> None:
     assert root in SPACES[name] and root.width == 1.0 and root.precision == "fp32"
     assert all(
         spaces.macs(sub) <= spaces.macs(root)
-        for sub in SPACES[name].sample(20, 0)
+        for sub in SPACES[name].sample(min(20, SPACES[name].size), 0)
         if sub.resolution_px <= root.resolution_px
     )
 

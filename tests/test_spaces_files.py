@@ -39,6 +39,9 @@ SMALL = [
 WRITTEN = [text.format(p) for text in SMALL for p in ("fp32", "int8")] + [
     "allocator_a-d2-w0.27-fp32-30",
     "allocator_b-d2-w0.40-fp32-30",
+    "allocator_a_static-d2-w1.00-fp32-30",
+    "allocator_b_static-d3-w1.00-fp32-30",
+    "allocator_u-d3-w0.50-fp32-30",
 ]
 KIND = {
     "Conv": "conv", "QLinearConv": "conv", "Gemm": "product", "QGemm": "product", "FusedGemm": "product", "MatMul": "product",
@@ -311,7 +314,7 @@ def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 @pytest.mark.parametrize("experts", [1, 8, 30])
-def test_allocator_a_computes_equations_4_and_5(written: Any, experts: int) -> None:
+def test_allocator_a_computes_equations_4_to_6(written: Any, experts: int) -> None:
     path, _ = written(f"allocator_a-d2-w{experts / 30:.2f}-fp32-30")
     w, x = weights_of(path), np.random.default_rng(0).standard_normal((1, 90)).astype(np.float32)
     h = np.maximum(x @ w["input_layer.weight"].T + w["input_layer.bias"], 0)
@@ -321,7 +324,7 @@ def test_allocator_a_computes_equations_4_and_5(written: Any, experts: int) -> N
     for share, i in zip(softmax(gate[chosen]), chosen, strict=True):
         inner = np.maximum(h @ w["experts.0.weight"][i] + w["experts.0.bias"][i], 0)
         wanted += share * np.log(softmax(inner @ w["experts.1.weight"][i] + w["experts.1.bias"][i]))[0]
-    assert run(path, seed=0)[0][0] == pytest.approx(wanted, abs=1e-5)
+    assert run(path, seed=0)[0][0] == pytest.approx(softmax(wanted), abs=1e-5)
 
 
 @pytest.mark.parametrize(("experts", "depth", "users"), [(1, 1, 5), (4, 2, 30), (10, 3, 60)])

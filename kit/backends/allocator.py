@@ -139,7 +139,7 @@ class AllocatorSession:
     def _machine_code(self, feeds: Feeds) -> Callable[[], Any]:
         network, users = self._network, self._network.users
         code = importlib.import_module(_COMPILED)
-        made = code.code(network.spec)
+        made = code.code(network.spec, users)
         x, scratch = code.aligned(feeds["input"]), code.aligned(np.zeros(made.scratch))
         out = np.zeros(self.outputs[0].shape, np.float32)
         weights = made.pack(network.spec, network.arrays, users)
@@ -252,7 +252,7 @@ class Decider:
         spec = self.network.spec
         allocfile.check_size(spec, self.network.size, users)
         module = importlib.import_module(_COMPILED)
-        code = module.code(spec)
+        code = module.code(spec, users)
         out = np.zeros((len(spec.outputs), users), np.float32)
         flat, scratch = out.ravel(), module.aligned(np.zeros(code.scratch))
         weights, decide, book = code.pack(spec, self.network.arrays, users), code.decide, self._book

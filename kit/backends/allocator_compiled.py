@@ -698,9 +698,15 @@ def _made(shape: AllocatorSpec) -> Code:
     return Code(run, decide, room, pack)
 
 
-def code(spec: AllocatorSpec) -> Code:
-    """The code for networks of this shape; it is compiled at its first call (seconds) or read from the disk (a tenth of one)."""
-    plain = {"root": "", "features": tuple(f.model_copy(update={"name": str(i)}) for i, f in enumerate(spec.features))}
+def code(spec: AllocatorSpec, users: int) -> Code:
+    """The code for networks of this shape and so many users; it is compiled at its first call (seconds) or read from the disk (a tenth
+    of one). Where users lie in a vector, fewer of them are shorter vectors, whatever the most is that the network takes.
+    """
+    plain: dict[str, Any] = {
+        "root": "", "features": tuple(f.model_copy(update={"name": str(i)}) for i, f in enumerate(spec.features))
+    }  # fmt: skip
+    if spec.form != "flat":
+        plain["users"] = padded(users)
     return _made(spec.model_copy(update=plain))
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import pairwise
@@ -28,7 +29,7 @@ from pydantic import Field, ValidationError
 
 import kit
 from kit import store
-from kit.errors import BadModel, UsageError
+from kit.errors import BadModel, UnknownName, UsageError
 from kit.records import Artifact, FileRef, Origin, Record, SubNetwork, TensorSpec
 
 SUFFIX = ".alloc.npz"
@@ -167,10 +168,30 @@ def per_user(
     width: int = 32,
     depth: int = 3,
 ) -> AllocatorSpec:
-    """kit's own allocator for the world whose ``features`` and ``outputs`` these are."""
+    """kit's own allocator for the world whose ``features`` and ``outputs`` these are; two outputs make it ``allocator_u_b``."""
+    root = "allocator_u" if len(outputs) == 1 else "allocator_u_b"
     return AllocatorSpec(
-        root="allocator_u", form="per_user", features=features, outputs=outputs, users=users, hidden=(width,) * depth
+        root=root, form="per_user", features=features, outputs=outputs, users=users, hidden=(width,) * depth
     )
+
+
+#: The whole network of each root whose sub-networks have ids, for so many users.
+ROOTS: dict[str, Callable[[int], AllocatorSpec]] = {
+    "allocator_a": paper_a,
+    "allocator_a_static": lambda users: paper_a(users, gated=False),
+    "allocator_b": paper_b,
+    "allocator_b_static": static_b,
+    "allocator_u": lambda users: per_user(users=users),
+    "allocator_u_b": lambda users: per_user(FEATURES_B, BOTH, users),
+}
+WIDEST = {root: make(1).largest.width for root, make in ROOTS.items()}  # experts; units of kit's own
+
+
+def member(sub: SubNetwork, seed: int = 0) -> Network:
+    """The sub-network that an id names, with random weights. Raises UnknownName, UsageError for a size that there is not."""
+    if sub.root not in ROOTS:
+        raise UnknownName("allocator", sub.root, ROOTS)
+    return random_network(ROOTS[sub.root](sub.resolution_px), seed, round(sub.width * WIDEST[sub.root]), sub.depth)
 
 
 def shapes(spec: AllocatorSpec) -> dict[str, tuple[int, ...]]:
@@ -298,6 +319,24 @@ def tensors(network: Network) -> tuple[TensorSpec, TensorSpec]:
     )
 
 
+def describe(network: Network, model: FileRef, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
+    """The sidecar of ``network`` in the file ``model``."""
+    spec, sub = network.spec, subnetwork(network)
+    given, made = tensors(network)
+    return Artifact(
+        artifact_id=sub.id,
+        model=model,
+        subnetwork=sub,
+        macs=macs(spec, network.size, network.users),
+        parameters=parameters(spec),
+        weight_bytes=4 * parameters(spec),
+        inputs=(given,),
+        outputs=(made,),
+        licence="Apache-2.0",
+        origin=Origin(root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", steps=steps),
+    )
+
+
 def write(network: Network, path: Path, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
     """``network`` as the file ``path`` (``x.alloc.npz``), its sidecar ``x.alloc.json`` beside it; equal networks give equal files.
 
@@ -313,20 +352,8 @@ def write(network: Network, path: Path, *, seed: int | None = None, steps: tuple
     np.savez(buffer, **held)
     data = buffer.getvalue()
     store.write_atomic(path, data)
-    given, made = tensors(network)
-    sub = subnetwork(network)
-    artifact = Artifact(
-        artifact_id=sub.id,
-        model=FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data)),
-        subnetwork=sub,
-        macs=macs(spec, size, network.users),
-        parameters=parameters(spec),
-        weight_bytes=4 * parameters(spec),
-        inputs=(given,),
-        outputs=(made,),
-        licence="Apache-2.0",
-        origin=Origin(root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", steps=steps),
-    )
+    model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+    artifact = describe(network, model, seed=seed, steps=steps)
     store.write_record(path.with_suffix(".json"), artifact)
     return artifact
 

@@ -435,7 +435,9 @@ def compile_table(
 
 @knowledge_app.command("table")
 def size_table(
-    family: Annotated[str, typer.Option(help="allocator_a (paper A) or allocator_b (paper B).")] = "allocator_a",
+    family: Annotated[
+        str, typer.Option(help="allocator_a (paper A), allocator_b (paper B) or allocator_u (kit's own).")
+    ] = "allocator_a",
     quality_file: Annotated[
         Path | None, typer.Option("--quality", help="Delay of the allocation per size (default: paper A's table I).")
     ] = None,
@@ -445,6 +447,7 @@ def size_table(
     device: needs.Device = None,
     backend: needs.Backend = None,
     threads: needs.Threads = None,
+    users: Annotated[int | None, typer.Option(help="Number of users, where several were measured.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON as well.")] = None,
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
@@ -460,6 +463,7 @@ def size_table(
         backend=backend,
         threads=threads,
         clock_hz=None if clock_ghz is None else clock_ghz * 1e9,
+        users=users,
     )
     quality = _quality(family, quality_file)
     sizes = [1e3 * v for v in _numbers(sizes_kbit, "--sizes-kbit")]
@@ -503,7 +507,7 @@ def _numbers(text: str, flag: str) -> list[float]:
 
 
 def _print_sizes(found: DynamicTable, sizes: Sequence[float], clocks: Sequence[float]) -> None:
-    what = "K" if found.quality.family == "allocator_a" else "k,l"
+    what = {"allocator_a": "K", "allocator_b": "k,l"}.get(found.quality.family, "width,depth")
     cells = {(c.task_bit, c.clock_hz): c for c in found.cells}
     heads = [f"{hz / 1e9:g} GHz" for hz in clocks]
     tables = [show.make_table(f"Best {what} by measured times", "kbit", *heads)]

@@ -14,8 +14,9 @@ from kit.cli import show
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from kit.backends.allocfile import Network
     from kit.profiler import Job
-    from kit.records import DeviceSpec, MeasureSettings, ProfileRecord
+    from kit.records import DeviceSpec, FileRef, MeasureSettings, ProfileRecord
     from kit.survey import Plan, Step, Survey
 
 device_app = typer.Typer(
@@ -26,7 +27,8 @@ Targets = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[TARGET...]",
-        help="An .onnx file, a build folder, a variant id (with --build), an id of a space, or fake:250us.",
+        help="An .onnx file, a build folder, a variant id (with --build), an id of a space, allocator (the sizes of papers A and B; also "
+        "allocator_a, allocator_b, allocator_u), an .alloc.npz, or fake:250us.",
     ),
 ]
 Backends = Annotated[str, typer.Option(help="Runtime, or several with commas; kit backends lists them.")]
@@ -93,6 +95,7 @@ def profile(
         bool, typer.Option("--control", help="Allow changing clock and power mode; they are restored on every exit.")
     ] = False,
     layers: Annotated[bool, typer.Option("--layers", help="Times per layer by the runtime's own profiler.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Every size of the allocators that are named.")] = False,
     build: Build = None,
     rounds_min: Annotated[
         int | None, typer.Option(min=1, help="Fresh processes per target at least (default: 6, or --rounds-max).")
@@ -176,6 +179,7 @@ def profile(
             "--layers": layers,
             "--build": build,
             "--batch": batch,
+            "--all": every,
         }
         plan = _plan(space, settings, backend, sample, until, at_most, deadline_ms, refused)
         _survey(plan, recognise(), profiles, name, keep, fresh=fresh, json=json)
@@ -187,7 +191,7 @@ def profile(
         )
     spec = recognise()
     with _folder(keep) as folder:
-        jobs = _jobs(targets, backend.split(","), build, points(settings, sweep or []), folder)
+        jobs = _jobs(targets, backend.split(","), build, points(settings, sweep or []), folder, every=every)
         first = Path(targets[0])
         stem = name or f"{first.resolve().stem if first.exists() else targets[0]}-{backend}-t{threads}"
         out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
@@ -227,19 +231,33 @@ def _print(records: list[ProfileRecord], criticism: tuple[str, ...], out: Path) 
 
 
 def _jobs(
-    targets: list[str], backends: list[str], build: Path | None, at: list[MeasureSettings], made: Path
+    targets: list[str], backends: list[str], build: Path | None, at: list[MeasureSettings], made: Path, *, every: bool
 ) -> list[Job]:
     """Every target with every backend at every operating point."""
+    from kit.errors import UsageError
     from kit.profiler import Job
+    from kit.spaces.allocator import FAMILIES
     from kit.targets import resolve
 
+    if every and not set(targets) & set(FAMILIES):
+        raise UsageError(f"--all is about a family of allocators: name {', '.join(FAMILIES)}, or leave it away.")
     usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
     folder = build or next(usual, None)
     jobs = []
     for backend in dict.fromkeys(part.strip() for part in backends):
-        found = resolve(targets, backend=backend, build=folder, folder=made)
+        found = resolve(targets, backend=backend, build=folder, folder=made, every=every, program=_program)
         jobs += [Job(target, point.model_copy(update={"backend": backend})) for target in found for point in at]
     return jobs
+
+
+def _program(network: Network, path: Path) -> FileRef:
+    """What PyTorch runs of an allocator: torch is loaded when the first is asked for."""
+    from kit.cli.workshop import need_workshop
+
+    need_workshop("torch")
+    from kit.variants import program
+
+    return program.write(network, path)
 
 
 @contextmanager

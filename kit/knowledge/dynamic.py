@@ -13,8 +13,11 @@ at a clock that was not measured the time of the nearest measured one is scaled 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import log
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from kit.backends.allocfile import WIDEST
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.records import (
     DECIDING,
@@ -26,7 +29,7 @@ from kit.records import (
     SubNetwork,
 )
 
-EXPERTS = {"allocator_a": 30, "allocator_b": 10}  # of the whole network: M in paper A, K in paper B
+EXPERTS = WIDEST  # of the whole network: M in paper A, K in paper B; units of kit's own
 FACTORS = (1.0, 2.0)  # cycles per MAC: the papers' lambda = 1, and what their tables come from (two operations per MAC)
 MACS_PER_EXPERT = 2174.0  # paper A, table I: 32 * 36 + 32 + 32 * 30 + 30; the gate is left out there
 
@@ -41,14 +44,20 @@ TABLE_I = AllocationQuality(
 
 
 def size_of(subnetwork: SubNetwork) -> str:
-    """The size of an allocator: ``"8"`` for K = 8 experts (paper A), ``"10,3"`` for k = 10 experts of l = 3 layers (paper B).
+    """The size of an allocator: ``"8"`` for K = 8 experts (paper A), ``"10,3"`` for k = 10 experts of l = 3 layers (paper B), ``"16,2"``
+    for 16 units in each of 2 layers (kit's own). A static network has one size: ``"30"`` (paper A), ``"1,3"`` (paper B).
 
     Raises UnknownName for another root.
     """
     if subnetwork.root not in EXPERTS:
         raise UnknownName("dynamic network", subnetwork.root, EXPERTS)
     experts = round(subnetwork.width * EXPERTS[subnetwork.root])
-    return str(experts) if subnetwork.root == "allocator_a" else f"{experts},{subnetwork.depth}"
+    return str(experts) if _counts_experts(subnetwork.root) else f"{experts},{subnetwork.depth}"
+
+
+def _counts_experts(family: str) -> bool:
+    """Paper A's networks differ in K alone, and their computing is what its table I counts."""
+    return family in ("allocator_a", "allocator_a_static")
 
 
 def timings_of(
@@ -59,27 +68,33 @@ def timings_of(
     backend: str | None = None,
     threads: int | None = None,
     clock_hz: float | None = None,
+    users: int | None = None,
 ) -> list[SizeTiming]:
     """The trusted measured rows of a family as computing times, at the clock that was observed or measured beside them.
 
     ``clock_hz`` stands in where a row knows none. Rows at clock caps count, each at its own clock; other chosen operating points do not.
-    Raises BadRecord: no such row, several devices, backends or thread counts and none named, or a clock that nobody knows.
+    Raises BadRecord: no such row, several devices, backends, thread counts or numbers of users and none named, or a clock that nobody
+    knows.
     """
     if family not in EXPERTS:
         raise UnknownName("dynamic network", family, EXPERTS)
-    named = {"device": device_id, "backend": backend, "threads": threads}
+    named = {"device": device_id, "backend": backend, "threads": threads, "users": users}
     members = [r for r in rows if r.artifact_id.startswith(f"{family}-") and r.label in DECIDING and _only_clock(r)]
     for what, of in _APART.items():
         members = [r for r in members if named[what] in (None, of(r))]
         if len(kinds := sorted({str(of(r)) for r in members})) > 1:
-            raise BadRecord(f"These times of {family} come from several ({', '.join(kinds)}): say which with --{what}.")
+            raise BadRecord(
+                f"These times of {family} come from several ({', '.join(kinds)}): say which with --{what} (in --delay: {what}=...)."
+            )
     out = []
     for row in members:
         hz = row.clock_hz or clock_hz
         if hz is None:
-            raise BadRecord(f"Nobody knows the clock that {row.artifact_id} was measured at: give it with --clock-ghz.")
+            raise BadRecord(
+                f"Nobody knows the clock that {row.artifact_id} was measured at: give it with --clock-ghz (in --delay: clock-ghz=...)."
+            )
         size = size_of(SubNetwork.parse(row.artifact_id))
-        macs = float(size) * MACS_PER_EXPERT if family == "allocator_a" else row.macs
+        macs = float(size) * MACS_PER_EXPERT if _counts_experts(family) else row.macs
         out.append(SizeTiming(size=size, clock_hz=hz, median_s=row.median_s, macs=macs, record_id=row.record_id))
     if not out:
         raise BadRecord(f"The knowledge base has no trusted measured row of {family}: profile its sub-networks first.")
@@ -90,6 +105,7 @@ _APART: dict[str, Callable[[KnowledgeRow], str | int]] = {
     "device": lambda r: r.device_id,
     "backend": lambda r: r.backend,
     "threads": lambda r: r.threads,
+    "users": lambda r: SubNetwork.parse(r.artifact_id).resolution_px,
 }
 
 
@@ -127,7 +143,9 @@ def dynamic_table(
             f"with a quality: {_listed(quality.delay_s)}."
         )
     macs = {size: by_size[size][0].macs for size in sizes}
-    cells = [_cell(s, f, sizes, by_size, macs, quality, factors) for s in task_bits for f in clocks_hz]
+    spent = {size: measured_s(by_size[size], clocks_hz) for size in sizes}
+    at = [(f, {size: float(spent[size][i]) for size in sizes}) for i, f in enumerate(clocks_hz)]
+    cells = [_cell(s, f, sizes, times, macs, quality, factors) for s in task_bits for f, times in at]
     return DynamicTable(
         quality=quality,
         timings=tuple(t for size in sizes for t in by_size[size]),
@@ -149,13 +167,13 @@ def _cell(
     task_bit: float,
     clock_hz: float,
     sizes: Sequence[str],
-    by_size: Mapping[str, Sequence[SizeTiming]],
+    computing_s: Mapping[str, float],
     macs: Mapping[str, float | None],
     quality: AllocationQuality,
     factors: Sequence[float],
 ) -> SizeChoice:
     allocation = {size: quality.delay_s[size] * task_bit / quality.task_bit for size in sizes}
-    measured = {s: allocation[s] + quality.weight * _computing(by_size[s], clock_hz) for s in sizes}
+    measured = {s: allocation[s] + quality.weight * computing_s[s] for s in sizes}
     best = min(sizes, key=lambda s: measured[s])
     analytic: dict[str, str] = {}
     for factor in factors if None not in macs.values() else ():
@@ -171,7 +189,14 @@ def _cell(
     )
 
 
-def _computing(timings: Sequence[SizeTiming], clock_hz: float) -> float:
-    """The computing time at a clock, in seconds: the nearest measured one, its cycles kept."""
-    nearest = min(timings, key=lambda t: abs(log(t.clock_hz / clock_hz)))
-    return nearest.median_s * nearest.clock_hz / clock_hz
+def measured_s(timings: Sequence[SizeTiming], clock_hz: ArrayLike) -> NDArray[np.float64]:
+    """The computing time of one size in seconds, in the shape of ``clock_hz``: the cycles of the nearest measured clock are kept.
+
+    ``timings`` are of that size alone. Clocks are nearest by their ratio.
+    """
+    clock = np.asarray(clock_hz, np.float64)
+    known = np.array([t.clock_hz for t in timings])
+    cycles = known * [t.median_s for t in timings]
+    nearest = np.abs(np.log(clock[..., None] / known)).argmin(-1)
+    spent: NDArray[np.float64] = cycles[nearest] / clock
+    return spent

@@ -11,10 +11,13 @@ these here are for knowing latencies, which do not depend on the weights.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 import kit
 from kit import store
@@ -109,16 +112,22 @@ def counts(sub: SubNetwork) -> Counts:
     return _counts(sub, _net(sub))
 
 
-def write(sub: SubNetwork, path: Path, seed: int = 0) -> Artifact:
+def write(
+    sub: SubNetwork, path: Path, seed: int = 0, weights: Mapping[str, NDArray[np.float32]] | None = None
+) -> Artifact:
     """``sub`` with random weights as the ONNX file ``path`` (``x.onnx``), its sidecar ``x.json`` beside it.
 
-    Equal seeds give equal files. Raises UsageError (outside its space, a name that is no .onnx), UnknownName, StorageError.
+    Equal seeds give equal files. ``weights`` are those to take instead, all of them, by name and in the shapes that the file stores
+    (:func:`kit.spaces.allocator.weights_of`). Raises UsageError (outside its space, a name that is no .onnx), UnknownName, StorageError.
     """
     if path.suffix != ".onnx":
         raise UsageError(f"{path} is no name for an ONNX file: give it the ending .onnx.")
     normal = space_of(sub.root).normal(sub)
     net = _net(normal)
-    data = onnxfile.model(net, normal.id, seed)
+    wanted = {name: s.shape for name, s in net.stored.items() if not s.setting}
+    if weights is not None and {name: w.shape for name, w in weights.items()} != wanted:
+        raise ValueError(f"{normal.id} stores {wanted}, not { ({name: w.shape for name, w in weights.items()}) }")
+    data = onnxfile.model(net, normal.id, seed, weights)
     store.write_atomic(path, data)
     artifact = _artifact(
         normal, net, FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data)), seed

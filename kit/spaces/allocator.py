@@ -1,11 +1,17 @@
-"""The mixture-of-experts allocators of papers A and B: a gate picks k experts, and only these are computed.
+"""The allocators of papers A and B and kit's own as spaces, and each as an ONNX file that computes what kit.backends.allocfile describes.
 
 ``allocator_a`` (paper A): importance, size and distance of 30 users (90 numbers) pass an input layer of 36, the gate (eq. 5) picks k
-of 30 experts of 36 -> 32 (Relu) -> 30 (LogSoftmax), eq. (4) weighs their outputs. Width is k / 30.
+of 30 experts of 36 -> 32 (Relu) -> 30 (LogSoftmax), eq. (4) weighs their outputs, a softmax over the users makes shares of them. Width is
+k / 30. ``allocator_a_static`` is its static network: all experts, equal weights.
 
 ``allocator_b`` (paper B): 10 experts of 5 -> 64 -> 64 -> 64 (LeakyReLU), each seeing one user's five features and shared by all users;
 width is k / 10, depth the layers l that are run, resolution the number of users. Two outputs per user (output layers A and B) become
 shares of bandwidth and computing by a softmax over the users (eq. 18, 21). The noise of eq. (16) belongs to training.
+``allocator_b_static`` is one network of 384, 384 and 64 neurons.
+
+``allocator_u``, ``allocator_u_b`` (kit's own, for paper A's world and for paper B's): up to 3 layers of up to 32 units, the same for each
+user, who sees the mean of the others. The sum over the users is taken once, with the weights of the others divided by their number:
+own state times (own - others) plus sum times others.
 
 Readings where the papers are silent: the weights of A's input layer (90 -> 36, Relu); B picks its experts once for all users, by the mean
 of their gate values, because a gate per user would move ten times the weights that it saves.
@@ -15,14 +21,43 @@ The papers count otherwise than kit: see :func:`papers_count`. They are fp32 onl
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import partial
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kit.backends import allocfile
+from kit.backends.allocfile import LEAK, WIDEST, Network
+from kit.errors import UsageError
 from kit.records import SubNetwork
-from kit.spaces.graph import ALONE, Net, Node, Part, Plan, Shape, Spread, linear, matmul, relu, reshape, transpose
+from kit.spaces.graph import (
+    ALONE,
+    BIAS,
+    FLOAT_BACK,
+    Net,
+    Node,
+    Part,
+    Plan,
+    Shape,
+    Spread,
+    linear,
+    matmul,
+    relu,
+    reshape,
+    transpose,
+)
 from kit.spaces.space import Space, ladder
 
+FAMILY = "allocator"
 USERS, INPUTS, HIDDEN_A, FEATURES, HIDDEN_B = 30, 36, 32, 5, 64
 EXPERTS = {"allocator_a": 30, "allocator_b": 10}
-LAYERS_B = 3
-LEAK = 0.01  # torch's LeakyReLU
+LAYERS_B, LAYERS_U = 3, 3
+STATIC_B = (384, 384, 64)
+CROWDS = tuple(range(5, 61, 5))  # numbers of users
+UNITS = (4, 8, 16, 24, 32)  # of kit's own, where not every size is asked for
+FEW = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30)  # experts of paper A, likewise
 
 
 def experts_of(sub: SubNetwork) -> int:
@@ -51,7 +86,17 @@ def whole_a(net: Net, x: str, name: str, k: int) -> str:
     y = _layer(net, y, picked, f"{name}.1", EXPERTS["allocator_a"], USERS)
     y = net.add("LogSoftmax", (y,), f"{name}.log_shares", net.shapes[y], Spread(4.0, -10.0, 0.0), axis=-1)
     y = reshape(net, y, f"{name}.each", (k, USERS))
-    return matmul(net, shares, y, "output", Spread(4.0, -10.0, 0.0))
+    y = matmul(net, shares, y, "logits", Spread(4.0, -10.0, 0.0))
+    return _shares(net, y)
+
+
+def whole_a_static(net: Net, x: str, name: str) -> str:
+    """All experts, each with the same weight: their mean."""
+    x, experts = relu(net, linear(net, x, "input_layer", INPUTS)), EXPERTS["allocator_a"]
+    y = relu(net, _all(net, x, f"{name}.0", experts, HIDDEN_A), ALONE)
+    y = _all(net, y, f"{name}.1", experts, USERS)
+    y = net.add("LogSoftmax", (y,), f"{name}.log_shares", net.shapes[y], Spread(4.0, -10.0, 0.0), axis=-1)
+    return _shares(net, _mean(net, y, 0, "logits", (1, USERS), keepdims=0))
 
 
 def whole_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
@@ -59,24 +104,72 @@ def whole_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
     gate = net.weight("gate.weight", (FEATURES, EXPERTS["allocator_b"]), FEATURES**-0.5)
     each = matmul(net, x, gate, "gate", Spread.bell(1.0))
     shape = (1, EXPERTS["allocator_b"])
-    mean = net.add(
-        "ReduceMean",
-        (each, net.integers(1)),
-        "gate.mean",
-        shape,
-        Spread.bell(users**-0.5),
-        keepdims=0,
-        noop_with_empty_axes=0,
-    )
-    shares, picked = _pick(net, mean, k)
+    shares, picked = _pick(net, _mean(net, each, 1, "gate.mean", shape, keepdims=0, rms=users**-0.5), k)
     y = x
     for layer in range(layers):
         y = _layer(net, y, picked, f"{name}.{layer}", EXPERTS["allocator_b"], HIDDEN_B)
-        y = net.add("LeakyRelu", (y,), f"{y}.active", net.shapes[y], Spread(0.7, -0.04, 4.0), alpha=LEAK)
+        y = _leaky(net, y)
     y = reshape(net, y, f"{name}.each", (k, users * HIDDEN_B))
     y = reshape(net, matmul(net, shares, y, f"{name}.sum", Spread(0.7, -0.04, 4.0)), f"{name}.users", (users, HIDDEN_B))
-    y = transpose(net, linear(net, y, "output_layers", 2), "resources", (1, 0))
-    return net.add("Softmax", (y,), "output", (2, users), Spread(0.1, 0.0, 1.0), axis=-1)
+    return _shares(net, transpose(net, linear(net, y, "output_layers", 2), "resources", (1, 0)))
+
+
+def whole_b_static(net: Net, x: str, name: str) -> str:
+    users = net.shapes[x][1]
+    y = reshape(net, x, f"{name}.each", (users, FEATURES))
+    for layer, hidden in enumerate(STATIC_B):
+        y = _leaky(net, linear(net, y, f"{name}.{layer}", hidden, transposed=False), fused=True)
+    return _shares(net, transpose(net, linear(net, y, "output_layers", 2), "resources", (1, 0)))
+
+
+def whole_u(net: Net, x: str, name: str, outputs: int, units: int, layers: int) -> str:
+    """Gemm adds what all users share, a row, to what each has of its own."""
+    _, users, features = net.shapes[x]
+    x = h = reshape(net, x, f"{name}.each", (users, features))
+    for layer in range(layers):
+        own = f"{name}.{layer}"
+        mean = _mean(net, h, 0, f"{own}.mean", (1, net.shapes[h][1]), keepdims=1, rms=net.spreads[h].rms)
+        row = linear(net, mean, f"{own}.others", units, rms=BIAS, transposed=False)
+        y = _leaky(net, _gemm(net, h, f"{own}.own", units, row), fused=True)
+        if layer:
+            rms = sqrt(net.spreads[y].rms ** 2 + net.spreads[h].rms ** 2)
+            y = net.add("Add", (h, y), f"{own}.sum", net.shapes[y], Spread.bell(rms))
+        h = y
+    weight = net.weight("direct.weight", (features, outputs), features**-0.5)
+    direct = matmul(net, x, weight, "direct", Spread.bell(1.0))
+    return _shares(net, transpose(net, _gemm(net, h, "output_layer", outputs, direct), "resources", (1, 0)))
+
+
+def _shares(net: Net, logits: str) -> str:
+    return net.add("Softmax", (logits,), "output", net.shapes[logits], Spread(0.1, 0.0, 1.0), axis=-1)
+
+
+def _leaky(net: Net, x: str, *, fused: bool = False) -> str:
+    folds = FLOAT_BACK if fused else ALONE
+    return net.add("LeakyRelu", (x,), f"{x}.active", net.shapes[x], Spread(0.7, -0.04, 4.0), folds=folds, alpha=LEAK)
+
+
+def _mean(net: Net, x: str, axis: int, name: str, shape: Shape, *, keepdims: int, rms: float = 1.0) -> str:
+    inputs = (x, net.integers(axis))
+    return net.add("ReduceMean", inputs, name, shape, Spread.bell(rms), keepdims=keepdims, noop_with_empty_axes=0)
+
+
+def _gemm(net: Net, x: str, name: str, out: int, added: str) -> str:
+    """``x`` times a stored weight plus a tensor that flows, broadcast over the rows."""
+    rows, inner = net.shapes[x]
+    weight = net.weight(f"{name}.weight", (inner, out), 1.0 / net.spreads[x].rms / inner**0.5)
+    return net.add(
+        "Gemm", (x, weight, added), name, (rows, out), Spread.bell(1.0), alpha=1.0, beta=1.0, transA=0, transB=0
+    )
+
+
+def _all(net: Net, x: str, name: str, experts: int, out: int) -> str:
+    """One layer of all experts: one batched product."""
+    inner, rms = net.shapes[x][-1], net.spreads[x].rms
+    weight = net.weight(f"{name}.weight", (experts, inner, out), 1.0 / rms / inner**0.5)
+    bias = net.weight(f"{name}.bias", (experts, 1, out), 0.1)
+    product = matmul(net, x, weight, f"{name}.product", Spread.bell(1.0))
+    return net.add("Add", (product, bias), name, net.shapes[product], Spread.bell(1.0))
 
 
 def _pick(net: Net, gate: str, k: int) -> tuple[str, str]:
@@ -107,34 +200,99 @@ def _gather(net: Net, table: str, picked: str) -> str:
 
 def plan(sub: SubNetwork) -> Plan:
     """The one part of an allocator."""
-    k = experts_of(sub)
+    width, users = round(sub.width * WIDEST[sub.root]), sub.resolution_px
     if sub.root == "allocator_a":
-        return Plan((1, 3 * USERS), (Part(whole_a, 0, ("experts",), (k,)),))
-    return Plan((1, sub.resolution_px, FEATURES), (Part(whole_b, 0, ("experts",), (k, sub.depth)),))
+        return Plan((1, 3 * USERS), (Part(whole_a, 0, ("experts",), (width,)),))
+    if sub.root == "allocator_a_static":
+        return Plan((1, 3 * USERS), (Part(whole_a_static, 0, ("experts",)),))
+    if sub.root == "allocator_b":
+        return Plan((1, users, FEATURES), (Part(whole_b, 0, ("experts",), (width, sub.depth)),))
+    if sub.root == "allocator_b_static":
+        return Plan((1, users, FEATURES), (Part(whole_b_static, 0, ("expert",)),))
+    features, outputs = (3, 1) if sub.root == "allocator_u" else (FEATURES, 2)
+    return Plan((1, users, features), (Part(whole_u, 0, ("layer",), (outputs, width, sub.depth)),))
 
 
+_space = partial(Space, family=FAMILY, full_px=USERS, plan=plan, precisions=("fp32",), image=False)
 SPACES = [
-    Space(
-        "allocator_a",
-        "allocator",
-        (2,),
-        ladder(1, 30),
-        (USERS,),
-        USERS,
-        plan,
-        least_depth=2,
-        precisions=("fp32",),
-        image=False,
-    ),
-    Space(
-        "allocator_b",
-        "allocator",
-        (LAYERS_B,),
-        ladder(1, 10),
-        tuple(range(5, 61, 5)),
-        USERS,
-        plan,
-        precisions=("fp32",),
-        image=False,
-    ),
+    _space("allocator_a", stages=(2,), widths=ladder(1, 30), resolutions=(USERS,), least_depth=2),
+    _space("allocator_a_static", stages=(2,), widths=(1.0,), resolutions=(USERS,), least_depth=2),
+    _space("allocator_b", stages=(LAYERS_B,), widths=ladder(1, 10), resolutions=CROWDS),
+    _space("allocator_b_static", stages=(LAYERS_B,), widths=(1.0,), resolutions=CROWDS, least_depth=LAYERS_B),
+    _space("allocator_u", stages=(LAYERS_U,), widths=ladder(1, 32), resolutions=CROWDS),
+    _space("allocator_u_b", stages=(LAYERS_U,), widths=ladder(1, 32), resolutions=CROWDS),
 ]
+#: What each family name stands for: its dynamic networks, and the static network beside them.
+FAMILIES = {
+    "allocator": ("allocator_a", "allocator_a_static", "allocator_b", "allocator_b_static", "allocator_u"),
+    "allocator_a": ("allocator_a", "allocator_a_static"),
+    "allocator_b": ("allocator_b", "allocator_b_static"),
+    "allocator_u": ("allocator_u",),
+    "allocator_u_b": ("allocator_u_b",),
+}
+
+
+def sizes(family: str, *, every: bool = False) -> list[SubNetwork]:
+    """The sub-networks of :data:`FAMILIES` for 30 users: of paper A ten K, of paper B each (k, l), of kit's own 5 widths by 3 depths, and
+    the static networks. ``every``: each K and each width.
+    """
+    few = {
+        "allocator_a": {k / 30 for k in FEW},
+        "allocator_u": {u / 32 for u in UNITS},
+        "allocator_u_b": {u / 32 for u in UNITS},
+    }
+    members = (sub for space in SPACES if space.name in FAMILIES[family] for sub in space)
+    return [m for m in members if m.resolution_px == USERS and (every or m.width in few.get(m.root, (m.width,)))]
+
+
+# ---------------------------------------------------------------------------------------------------- the weights of a network
+
+
+def weights_of(network: Network) -> dict[str, NDArray[np.float32]]:
+    """The weights of ``network`` under the names that its ONNX file gives them, in the shapes that it stores.
+
+    Raises UsageError for a network of other shapes than its id names.
+    """
+    spec, sub = network.spec, allocfile.subnetwork(network)
+    if sub.root not in WIDEST or _trimmed(allocfile.shapes(spec)) != _trimmed(
+        allocfile.shapes(allocfile.ROOTS[sub.root](spec.users))
+    ):
+        raise UsageError(
+            f"This allocator has other shapes than {sub.id}, so there is no ONNX file of it: profile it with --backend allocator."
+        )
+    given = network.arrays
+    if spec.form == "per_user":
+        return _per_user(network)
+    named = {"gate.weight": "gate_weight", "input_layer.bias": "input_bias", "output_layers.bias": "output_bias"}
+    found = {name: given[key] for name, key in named.items() if key in given}
+    turned = {"input_layer.weight": "input_weight", "output_layers.weight": "output_weight"}
+    found |= {name: given[key].T for name, key in turned.items() if key in given}
+    alone = spec.form == "shared" and not spec.gated
+    for layer in range(allocfile.FLAT_DEPTH if spec.form == "flat" else network.size.depth):
+        weight, bias = given[f"expert{layer}_weight"], given[f"expert{layer}_bias"]
+        prefix = f"{'expert' if alone else 'experts'}.{layer}"
+        found |= {
+            f"{prefix}.weight": weight[0] if alone else weight,
+            f"{prefix}.bias": bias[0] if alone else bias[:, None],
+        }
+    return found
+
+
+def _trimmed(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    return {name: shape for name, shape in shapes.items() if name != "noise_weight"}
+
+
+def _per_user(network: Network) -> dict[str, NDArray[np.float32]]:
+    """The weights of the others divided by their number; the file takes a mean over all users, so times all of them."""
+    given, users, width = network.arrays, network.users, network.size.width
+    share = 1.0 / max(users - 1, 1)
+    found = {"output_layer.weight": given["output_weight"][:width], "direct.weight": given["direct_weight"]}
+    for layer in range(network.size.depth):
+        rows = width if layer else len(network.spec.features)
+        own, others = given[f"own{layer}_weight"][:rows, :width], given[f"others{layer}_weight"][:rows, :width] * share
+        found |= {
+            f"layer.{layer}.own.weight": own - others,
+            f"layer.{layer}.others.weight": others * users,
+            f"layer.{layer}.others.bias": given[f"layer{layer}_bias"][:width],
+        }
+    return {name: np.asarray(value, np.float32) for name, value in found.items()}

@@ -242,8 +242,9 @@ class _Walk:
             draft.rows, draft.inner, draft.columns = out[2] * out[3], left[1] * draft.size**2, out[1]
         else:
             draft.rows, draft.inner, draft.columns, draft.groups = out[-2], left[-1], out[-1], prod(out[:-2])
-            draft.kind = "linear" if stored else "matmul"
-            if stored:
+            alike = bool(stored) and len(stored[0].shape) == 2  # the same weight for every group
+            draft.kind = "linear" if alike else "matmul"
+            if alike:
                 draft.rows, draft.groups = draft.rows * draft.groups, 1
         return draft
 

@@ -7,7 +7,7 @@ that is repeated: its length is prime and larger than any row of a weight, so th
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -23,9 +23,9 @@ _CODES: dict[DType, int] = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "in
 _FLOAT, _INT, _INTS = 1, 2, 7  # AttributeProto.AttributeType
 
 
-def model(net: Net, name: str, seed: int) -> bytes:
-    """The whole file. ``net`` ends in the tensor "output"."""
-    graph = b"".join(_graph(net, name, seed))
+def model(net: Net, name: str, seed: int, weights: Mapping[str, NDArray[np.generic]] | None = None) -> bytes:
+    """The whole file. ``net`` ends in the tensor "output". ``weights`` take the place of random ones, by name."""
+    graph = b"".join(_graph(net, name, seed, weights or {}))
     opset = _message(8, _text(1, "") + _number(2, OPSET))
     head = _number(1, IR_VERSION) + _text(2, "kit") + _text(3, kit.__version__) + opset
     return b"".join((head, _tag(7, 2), _varint(len(graph)), graph))
@@ -48,13 +48,13 @@ def _normals(seed: int) -> NDArray[np.float32]:
     return np.random.default_rng(seed).standard_normal(_BLOCK, dtype=np.float32)
 
 
-def _graph(net: Net, name: str, seed: int) -> Iterator[bytes]:
+def _graph(net: Net, name: str, seed: int, weights: Mapping[str, NDArray[np.generic]]) -> Iterator[bytes]:
     for node in net.nodes:
         yield _message(1, _node(node))
     yield _text(2, name)
     place = 0
     for key, stored in net.stored.items():
-        yield from _tensor(key, stored, numbers(stored, seed, place))
+        yield from _tensor(key, stored, weights[key] if key in weights else numbers(stored, seed, place))
         place = (place + stored.size) % _BLOCK
     for key in net.inputs:
         yield _message(11, _value(key, net.dtypes[key], net.shapes[key]))

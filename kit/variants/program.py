@@ -1,0 +1,83 @@
+"""A network of kit.spaces as a torch.export program: the operators of its ONNX file, one by one, in torch.
+
+So that the pytorch backend runs what the other runtimes run: for an allocator one decision, of which only the active experts are computed.
+Allocators alone are made so; what kit.nets trains is exported by kit.variants.export.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kit import spaces, store
+from kit.backends import allocfile
+from kit.backends.allocfile import Network
+from kit.records import FileRef
+from kit.spaces.allocator import weights_of
+from kit.spaces.graph import Net, Node
+
+
+class Program(nn.Module):
+    """The nodes of ``net`` in their order, with ``weights`` under the names of the file."""
+
+    def __init__(self, net: Net, weights: dict[str, Any]) -> None:
+        super().__init__()
+        self._net, self._places = net, {name: f"w{place}" for place, name in enumerate(weights)}
+        for name, place in self._places.items():
+            self.register_buffer(place, torch.tensor(np.ascontiguousarray(weights[name])))
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = {"input": x}
+        for node in self._net.nodes:
+            given = [known[n] if n in known else self._stored(n) for n in node.inputs]
+            made = _OPERATORS[node.op](node, *given)
+            known |= zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True)
+        return known["output"]
+
+    def _stored(self, name: str) -> Any:
+        values = self._net.stored[name].values
+        return [int(v) for v in values] if values is not None else getattr(self, self._places[name])
+
+
+def _gemm(node: Node, x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
+    return functional.linear(x, weight, added) if node.attributes["transB"] else torch.addmm(added, x, weight)
+
+
+_OPERATORS: dict[str, Callable[..., Any]] = {
+    "Gemm": _gemm,
+    "MatMul": lambda _, a, b: a @ b,
+    "Add": lambda _, a, b: a + b,
+    "Relu": lambda _, x: x.relu(),
+    "LeakyRelu": lambda node, x: functional.leaky_relu(x, node.attributes["alpha"]),
+    "Softmax": lambda node, x: x.softmax(node.attributes["axis"]),
+    "LogSoftmax": lambda node, x: x.log_softmax(node.attributes["axis"]),
+    "TopK": lambda node, x, count: tuple(x.topk(count[0], node.attributes["axis"])),
+    "Gather": lambda node, table, places: table.index_select(node.attributes["axis"], places),
+    "ReduceMean": lambda node, x, axes: x.mean(axes, keepdim=bool(node.attributes["keepdims"])),
+    "Reshape": lambda _, x, shape: x.reshape(shape),
+    "Transpose": lambda node, x: x.permute(node.attributes["perm"]),
+}
+
+
+def write(network: Network, path: Path) -> FileRef:
+    """``network`` as the program ``path`` (``x.pt2``); equal networks give equal files. Raises UsageError (a network of other shapes than
+    its id names), StorageError.
+    """
+    sub = allocfile.subnetwork(network)
+    net = spaces.space_of(sub.root).plan(sub).net()
+    module = Program(net, weights_of(network)).eval()
+    with torch.no_grad():
+        program = torch.export.export(module, (torch.zeros(net.shapes["input"]),))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine
+    archive = io.BytesIO()
+    torch.export.save(program, archive)
+    store.write_atomic(path, archive.getvalue())
+    return FileRef(file=path.name, sha256=store.sha256_bytes(archive.getvalue()), size_bytes=len(archive.getvalue()))
