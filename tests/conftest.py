@@ -7,8 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+settings.register_profile("kit", deadline=None)  # no test asserts a wall-clock time
+settings.load_profile("kit")
 
 
 @pytest.fixture(scope="session")

@@ -130,3 +130,15 @@ def test_chosen_networks_teach_more_than_random_ones() -> None:
     randomly = [error(np.random.default_rng(s).permutation(len(pool))[:12].tolist()) for s in range(3)]
     chosen = [error(active.first(active.belief(table), 12, s)) for s in range(3)]
     assert np.mean(chosen) < np.mean(randomly)
+
+
+def test_the_survey_follows_the_richest_form_that_is_not_rejected() -> None:
+    model = latency.predictor(simulated.Machine().profiles(simulated.sample(12, 3)), baselines=False)
+
+    def judged(**chances: float) -> str:
+        scores = [s.model_copy(update={"p_value": chances.get(s.form, 0.0)}) for s in model.scores]
+        return active.best_form(model.model_copy(update={"scores": tuple(scores)}))
+
+    assert judged(factor=1.0, roofline=0.2, learned=0.3) == "learned"
+    assert judged(factor=1.0, roofline=0.2, learned=0.05) == "roofline"
+    assert judged(factor=1.0, learned=0.1) == "factor"

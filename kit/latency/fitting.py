@@ -302,8 +302,8 @@ def _generalised(data: Data, prior: dict[str, float] | None, learned: Learned) -
     covariance = Covariance(learned.hyper)
     matrix = covariance.whole(shares, shares)
     matrix[np.diag_indices_from(matrix)] += covariance.value["noise"] + data.spread**2 + JITTER
-    root = np.linalg.cholesky(matrix)
-    return _least_squares(data, prior, lambda errors: np.linalg.solve(root, errors), learned.roofline)
+    whitening = np.linalg.inv(np.linalg.cholesky(matrix))
+    return _least_squares(data, prior, lambda errors: whitening @ errors, learned.roofline)
 
 
 def _maximise(objective: Callable[[Floats], tuple[float, Floats]], warm: Learned | None) -> dict[str, float]:
