@@ -83,7 +83,7 @@ class Predictor(Record):
     """Latency of any network on one device and backend. Written by ``kit fit``, read by ``kit predict``."""
 
     kind: Literal["predictor"] = "predictor"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2  # 1: the learned form stood on the roofline form
     device_id: str
     backend: str
     level: float  # of the intervals
