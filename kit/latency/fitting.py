@@ -278,10 +278,10 @@ def _borrowed(
 def fit_learned(data: Data, found: Fitted, prior: dict[str, float] | None, warm: Learned | None) -> Fitted:
     """``found`` with the process on top of a roofline: of its own first, then of one that is fitted with the process's covariance."""
     assert found.roofline is not None
-    first = _on_top(data, found.roofline, warm)
-    again = _generalised(data, prior, first)
-    learned = _on_top(data, again, first)
-    shares, ratio = _seen(data, again)
+    learned = _on_top(data, found.roofline, warm)
+    if prior is None:  # borrowed efficiencies have taken out what networks with the same kernels have in common
+        learned = _on_top(data, _generalised(data, prior, learned), learned)
+    shares, ratio = _seen(data, learned.roofline)
     return replace(found, learned=learned, posterior=Posterior(learned.hyper, shares, ratio, data.spread))
 
 

@@ -182,6 +182,11 @@ class Predictor(Record):
             raise UsageError(f"The form '{form}' was not fitted here: measure more networks, or take '{self.chosen}'.")
         return np.maximum(seconds, 1e-12), np.full(cases.table.nets, score.sd)
 
+    @property
+    def base_roofline(self) -> Roofline | None:
+        """The roofline that the kernels' efficiencies are relative to."""
+        return self.roofline if self.learned is None else self.learned.roofline
+
     def roof(self, cases: Cases) -> Roof:
         return Roof(cases, self.borrowed(cases))
 
