@@ -11,7 +11,7 @@ import sys
 import typer
 
 from kit import __version__
-from kit.cli import compare, judge, knowledge, library, measure, predict, run, runtimes, scenario, workshop
+from kit.cli import compare, judge, knowledge, library, measure, predict, run, runtimes, scenario, simulate, workshop
 from kit.errors import KitError
 
 app = typer.Typer(
@@ -49,6 +49,7 @@ judge.add_to(app)
 predict.add_to(app)
 knowledge.add_to(app)
 library.add_to(app)
+simulate.add_to(app)
 
 
 def main() -> None:

@@ -266,9 +266,7 @@ def _percentile(percentile: int) -> str:
 
 UNLIKELY = 0.002  # a smaller chance to be better is not worth a measurement
 ENDS = log(19.0)  # the logit of 95 %, where an interval of nine tenths ends
-MEMORY_DOUBT = (
-    0.1  # share of the limit by which a predicted memory, an upper estimate, may exceed it and still turn out to fit
-)
+MEMORY_DOUBT = 0.05  # a predicted memory is an upper one: what is so much over the limit fits e times more rarely
 _MOVED = ("deadline", "label")  # limits that another measurement may come out differently on
 
 
@@ -326,7 +324,7 @@ def _hope(missed: Check) -> float:
     """The probability that a limit that a predicted row misses, its latency aside, is met when it is measured."""
     if missed.value is None:
         return float(missed.limit != "accuracy")
-    return 0.5 * max(1.0 + missed.slack / MEMORY_DOUBT, 0.0) if missed.limit == "memory" else 0.0
+    return 0.5 * exp(max(missed.slack, -10.0) / MEMORY_DOUBT) if missed.limit == "memory" else 0.0
 
 
 def _doubt(row: KnowledgeRow, need: Need) -> str | None:

@@ -89,7 +89,8 @@ def _of_measured_precision(
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """Peak memory = base + per weight byte + per byte of the largest kernel's activations; ``stretch`` makes it an upper estimate."""
+    """Peak memory = base + per weight byte + per byte of the largest kernel's activations + per kernel; ``stretch`` makes it an upper
+    estimate."""
 
     coefficients: Floats
     stretch: float
@@ -103,7 +104,7 @@ class MemoryModel:
 
 
 def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
-    """``features`` [n, 3] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
+    """``features`` [n, 4] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
     if len(memory_bytes) < MEMORY_LEAST:
         return None
     scaled = features / memory_bytes[:, None]  # relative errors
@@ -152,7 +153,8 @@ def _memories(
 
 def _features(kernels: Sequence[Kernel]) -> Floats:
     weights = sum(k.weight_bytes * k.count for k in kernels)
-    return np.array([1.0, float(weights), float(max(k.read_bytes + k.written_bytes for k in kernels))])
+    largest = max(k.read_bytes + k.written_bytes for k in kernels)
+    return np.array([1.0, float(weights), float(largest), float(sum(k.count for k in kernels))])
 
 
 def _member(artifact_id: str) -> SubNetwork | None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -40,6 +41,17 @@ class Learner(Protocol):
     def state(self) -> Arrays: ...
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None: ...
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread inside: these networks are small, and a sum's order, hence its bits, depends on the threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def chance(seed: int, step: int, stream: int = 0) -> np.random.Generator:
@@ -91,7 +103,7 @@ def arrays_of(modules: Mapping[str, torch.nn.Module], optimizers: Mapping[str, t
         found |= {f"{name}/{key}": value.detach().cpu().numpy().copy() for key, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for at, held in optimizer.state_dict()["state"].items():
-            found |= {f"{name}/{at}/{key}": np.array(torch.as_tensor(v).cpu()) for key, v in held.items()}
+            found |= {f"{name}/{at}/{key}": torch.as_tensor(v).cpu().numpy().copy() for key, v in held.items()}
     return found
 
 

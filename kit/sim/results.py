@@ -75,3 +75,55 @@ def line_of(name: str, runs: Sequence[Sequence[float]] | Floats, *, published: S
         high=tuple(map(float, table.max(axis=0))) if spread else (),
         published=tuple(published),
     )
+
+
+# --------------------------------------------------------------------------------------------------------- as people read it
+
+SCALES: dict[str, tuple[float, str]] = {"s": (1e3, "ms"), "1": (100.0, "%"), "J": (1.0, "J"), "K": (1.0, "")}
+
+
+def scale_of(figure: Figure) -> tuple[float, str]:
+    """The factor and the name of the unit that people read: milliseconds for seconds, percent for shares."""
+    return SCALES[figure.unit]
+
+
+def written(value: Value, figure: Figure) -> str:
+    """A value in that unit, with four digits; nothing for nothing."""
+    if value is None:
+        return ""
+    shown = round(value * scale_of(figure)[0], 6)
+    return np.format_float_positional(float(f"{shown:.4g}"), trim="-")
+
+
+def place(x: str | float) -> str:
+    """
+    >>> place("static"), place(29.4e6), place(2e9), place(0.5)
+    ('static', '29.4 M', '2 G', '0.5')
+    """
+    if isinstance(x, str):
+        return x
+    step, name = next(((s, n) for s, n in ((1e9, " G"), (1e6, " M"), (1e3, " k")) if abs(x) >= s), (1.0, ""))
+    return f"{x / step:.3g}{name}"
+
+
+def heading(figure: Figure) -> tuple[str, str]:
+    """(title with the unit, name of the places)."""
+    unit = scale_of(figure)[1]
+    return (f"{figure.title}: {figure.y_name} ({unit})" if unit else f"{figure.title}: {figure.y_name}"), figure.x_name
+
+
+def rows(figure: Figure) -> tuple[list[str], list[list[str]]]:
+    """(head, rows) of a table: each line's means, below it the half range of its seeds and what the paper prints."""
+    head = [figure.x_name, *map(place, figure.x)]
+    body = []
+    for line in figure.lines:
+        body.append([line.name, *(written(v, figure) for v in line.values)])
+        if line.low and any(low != high for low, high in zip(line.low, line.high, strict=True)):
+            spread = [
+                None if low is None or high is None else (high - low) / 2
+                for low, high in zip(line.low, line.high, strict=True)
+            ]
+            body.append(["  seeds ±", *(written(s if s is None else float(f"{s:.2g}"), figure) for s in spread)])
+        if line.published:
+            body.append(["  paper", *(written(v, figure) for v in line.published)])
+    return head, body

@@ -1,4 +1,7 @@
-"""Paper A: one cell, N downloads per frame, bandwidth shared among them (see ``world``, ``split``, ``printed``)."""
+"""Paper A: one cell, N downloads per frame, bandwidth shared among them (see ``world``, ``split``, ``printed``).
+
+``train`` makes the networks, ``experiment`` trains and judges those of each seed, ``figures`` are the paper's; these three need torch.
+"""
 
 from kit.sim.bandwidth.printed import FIG4, TABLE_II, Gain, best_sizes, knowledge_gain, total_delay_s
 from kit.sim.bandwidth.split import best_band, equal_band, root_band, shared_band

@@ -77,6 +77,12 @@ def best_sizes(
     return best
 
 
+def pool(rng: np.random.Generator, repeats: int = 200, clocks_a_size: int = CLOCKS_A_SIZE) -> tuple[Floats, Floats]:
+    """The cells of Fig. 4 as read above: (sizes [1, sizes, 1] in bit, random clocks [repeats, sizes, clocks] in hertz)."""
+    bits = np.array(SIZES_BIT)[None, :, None]
+    return bits, rng.uniform(*CLOCKS_HZ, (repeats, len(SIZES_BIT), clocks_a_size))
+
+
 def knowledge_gain(
     rng: np.random.Generator,
     repeats: int = 200,
@@ -87,8 +93,7 @@ def knowledge_gain(
     clocks_a_size: int = CLOCKS_A_SIZE,
 ) -> Gain:
     """Fig. 4: the best K of each cell against the static network of all experts, over sizes and random clocks pooled as stated above."""
-    bits = np.array(SIZES_BIT)[None, :, None]
-    clocks = rng.uniform(*CLOCKS_HZ, (repeats, len(SIZES_BIT), clocks_a_size))
+    bits, clocks = pool(rng, repeats, clocks_a_size)
     widths = [total_delay_s(k, bits, clocks, quality=quality, delay=delay) for k in quality.delay_s]
     chosen = np.minimum.reduce(widths).reshape(repeats, -1)
     computing = computing_s(delay, "30", clocks, macs=macs_of("static"))

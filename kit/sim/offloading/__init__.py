@@ -2,7 +2,9 @@
 
 ``world`` evaluates, ``allocate`` shares band and server, ``decide`` offloads, ``size`` says what deciding takes, ``reward`` what it earns.
 
-``genetic`` needs the extra of that name and is imported by itself.
+The networks learn in ``train`` (allocators), ``policy``, ``schedule`` and ``joint`` (Algorithm 1); ``experiment`` sets every method before
+the same slots, ``figures`` makes the paper's figures of it. These need torch and are imported by themselves, as is ``genetic`` with the
+extra of that name.
 """
 
 from kit.sim.offloading.allocate import Prices, best, equal, least_costs, prices_of, shared

@@ -1,10 +1,17 @@
-"""How much paper B's networks compute (table I), and what that takes: T_infer of eqs. 34 and 35."""
+"""How much paper B's networks compute (table I), and what that takes: T_infer of eqs. 34 and 35; kit's own beside them."""
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
+from kit.backends import allocfile
+from kit.backends.allocfile import Size
 from kit.sim.channel import Floats
 from kit.sim.delays import Delay, Measured, computing_s
 from kit.sim.offloading.world import Inference, OffloadingWorld
+
+Network: TypeAlias = Literal["paper", "static", "per_user"]
+Kind: TypeAlias = Literal["own", "others"]
 
 INPUTS, NEURONS = 5, 64  # of an expert: one user's five features; neurons per layer (section V)
 EXPERTS, LAYERS = 10, 3  # K, L: table II
@@ -27,9 +34,26 @@ def operations_of(experts: int, layers: int, users: int = 30) -> int:
     return 2 * macs_of(experts, layers, users) + users * experts * NEURONS
 
 
-def scheduler_macs(users: int = 30) -> int:
-    """One hidden layer of 32 neurons from five features to one probability, for each user."""
-    return users * SCHEDULER_NEURONS * (INPUTS + 1)
+def scheduler_macs(users: int = 30, kind: Kind = "own") -> int:
+    """Paper B's: one hidden layer of 32 neurons from five features to one probability, for each user. kit's own (``others``): six
+    inputs, three hidden layers and two probabilities, and the same layers once more for what is there on average.
+    """
+    if kind == "own":
+        return users * SCHEDULER_NEURONS * (INPUTS + 1)
+    layers = SCHEDULER_NEURONS * (INPUTS + 1 + 2 * SCHEDULER_NEURONS)
+    return (users + 1) * layers + users * 2 * SCHEDULER_NEURONS
+
+
+def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
+    """What table I's operations are in MACs, the fixed part with them; kit's own as it is written."""
+    fixed = FIXED_OPERATIONS * users / 30
+    if network == "paper":
+        return (operations_of(*size, users) + fixed) / 2
+    spec = (
+        allocfile.static_b(users) if network == "static" else allocfile.per_user(allocfile.FEATURES_B, allocfile.BOTH)
+    )
+    macs = allocfile.macs(spec, size, users)
+    return macs + fixed / 2 if network == "static" else macs + scheduler_macs(users, "others")
 
 
 def inference_of(
@@ -38,12 +62,14 @@ def inference_of(
     experts: int = EXPERTS,
     layers: int = LAYERS,
     *,
+    network: Network = "paper",
     clock_hz: Floats | float | None = None,
 ) -> Inference:
     """T_infer of a task that stays at home (the scheduler, eq. 34) and of an offloaded one (scheduler, policy and allocator, eq. 35).
 
     Analytic: half an operation of table I is a MAC, so factor 2 is its lambda = 1; the fixed part grows with the users. Measured: the
     size ``"k,l"``, with ``scheduler`` and ``policy`` where they were measured (else nothing). ``clock_hz``: the server's unless given.
+    kit's own network (``per_user``) stands with kit's own scheduler, and without a policy.
     """
     clock = world.server_hz if clock_hz is None else clock_hz
     if isinstance(delay, Measured):
@@ -52,9 +78,9 @@ def inference_of(
         local = parts.get("scheduler", 0.0)
         edge = computing_s(delay, f"{experts},{layers}", clock, macs=0.0) + local + parts.get("policy", 0.0)
         return Inference(local_s=local, edge_s=edge)
-    fixed = FIXED_OPERATIONS * world.users / 30
-    macs = (operations_of(experts, layers, world.users) + fixed) / 2
+    macs = allocator_macs(network, Size(experts, layers), world.users)
+    scheduling = scheduler_macs(world.users, "others" if network == "per_user" else "own")
     return Inference(
-        local_s=computing_s(delay, "scheduler", clock, macs=scheduler_macs(world.users)),
+        local_s=computing_s(delay, "scheduler", clock, macs=scheduling),
         edge_s=computing_s(delay, f"{experts},{layers}", clock, macs=macs),
     )

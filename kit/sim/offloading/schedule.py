@@ -1,0 +1,187 @@
+"""Who offloads: paper B's scheduler (eqs. 21 to 27), taught by its rewards, and kit's own, taught by the flips-and-swaps reference.
+
+``own``     paper B: one hidden layer of 32 neurons from a task's own five features to its probability, the same network for each user
+            (the paper does not say; this way it serves any number of users). Policy gradient on eq. 23. A task's own decision is averaged
+            out instead of drawn (``kit.sim.offloading.reward.expected_rewards``: the same gradient on average, less noise); those of the
+            others are drawn. C_edge of a task that stays at home is its cost if it alone joined. A task's reward is divided by the sum of
+            its two costs: the importance has a heavy tail, and undivided rewards of a few tasks drive every probability to one.
+``others``  kit's own: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
+            would offload, so it decides knowing how crowded it gets. Its inputs are the parts of the joint cost
+            (``kit.sim.offloading.allocate.Prices``) as logarithms of ratios, so one network serves every world, every number of users and
+            every computing time. It imitates the reference: each task's mistake weighs what it would add to the slot's cost.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from io import BytesIO
+from math import cos, pi
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kit import store
+from kit.backends.allocfile import LEAK
+from kit.errors import BadModel
+from kit.sim import learning
+from kit.sim.channel import Bools, Floats
+from kit.sim.learning import Arrays, chance
+from kit.sim.offloading.allocate import prices_of
+from kit.sim.offloading.decide import flips_and_swaps, marginal_costs
+from kit.sim.offloading.reward import Form
+from kit.sim.offloading.size import SCHEDULER_NEURONS, Kind
+from kit.sim.offloading.world import FREE, Inference, OffloadingWorld, Tasks, features, sample
+
+INPUTS = {"own": 5, "others": 6}
+LEAST = 1e-3  # of a feature, before its logarithm
+
+
+class Scheduler(nn.Module):
+    """Probabilities of offloading (samples, users) from :func:`inputs_of`; equal seeds give equal weights."""
+
+    def __init__(self, kind: Kind, seed: int) -> None:
+        super().__init__()
+        self.kind: Kind = kind
+        rng = np.random.default_rng((seed, 77))
+        width, count = SCHEDULER_NEURONS, INPUTS[kind]
+        shapes = {"w0": (count, width), "b0": (width,), "w": (width,), "b": (1,)}
+        if kind == "others":
+            square, line = (width, width), (width,)
+            shapes |= {"v0": (count, width), "w1": square, "v1": square, "b1": line, "g": line, "c": (1,)}
+            shapes |= {"w2": square, "v2": square, "b2": line}
+        for name, shape in shapes.items():
+            value = rng.uniform(-1.0, 1.0, shape) / (count if name[-1] == "0" else width) ** 0.5
+            self.register_parameter(name, nn.Parameter(torch.tensor(value, dtype=torch.float32)))
+
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        of = dict(self.named_parameters())
+        if self.kind == "own":
+            h = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK)
+        else:
+            h = functional.leaky_relu(x @ of["w0"] + _mean(x, present) @ of["v0"] + of["b0"], LEAK)
+            h = h + functional.leaky_relu(h @ of["w1"] + _mean(h, present) @ of["v1"] + of["b1"], LEAK)
+            first = (h @ of["g"] + of["c"]).sigmoid() * present
+            h = h + functional.leaky_relu(h @ of["w2"] + _mean(h, present, first) @ of["v2"] + of["b2"], LEAK)
+        probability: Tensor = (h @ of["w"] + of["b"]).sigmoid() * present
+        return probability
+
+
+def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Over those who are there, once for a slot: (samples, 1, width)."""
+    weights = present.to(h.dtype) if weight is None else weight
+    mean: Tensor = (h * weights[..., None]).sum(1, keepdim=True) / present.sum(1).clamp(min=1)[:, None, None]
+    return mean
+
+
+def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Tensor, Tensor]:
+    """What a scheduler sees, (samples, users, inputs), and who is there."""
+    there = tasks.present
+    if kind == "own":
+        x = np.log(np.maximum(features(world, tasks), LEAST)) + 1.0
+    else:
+        x = _ratios(world, tasks, inference)
+    return torch.from_numpy(np.where(there[..., None], x, 0.0).astype(np.float32)), torch.from_numpy(there)
+
+
+def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Floats:
+    """Logarithms: local cost over the slot's mean; over it band, server and joining, each as if alone; reach; how many there are."""
+    prices, there = prices_of(world, tasks, inference), tasks.present
+    local = np.where(there, prices.local, 1.0) + 1e-300
+    count = np.maximum(there.sum(axis=1, keepdims=True), 1)
+    mean = np.where(there, prices.local, 0.0).sum(axis=1, keepdims=True) / count + 1e-300
+    snr = prices.reach_hz / world.band_hz
+    alone = prices.band / (world.band_hz * np.log2(1.0 + snr))
+    parts = [
+        local / mean,
+        alone * count / local,
+        prices.server * count / world.server_hz / local,
+        prices.joining / local,
+    ]
+    columns = [0.3 * np.log(np.maximum(part, 1e-5)) for part in parts]
+    columns += [0.2 * np.log(snr), np.broadcast_to(0.5 * np.log(count / 30.0), local.shape)]
+    return np.stack(columns, axis=-1)
+
+
+def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Bools:
+    """Offloaded where the probability is a half or more."""
+    with torch.no_grad():
+        probability: Floats = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
+    chosen: Bools = (probability >= 0.5) & tasks.present
+    return chosen
+
+
+def expected_reward(probability: Tensor, worth: Tensor, form: Form = "corrected") -> Tensor:
+    """The mean of eq. 23 over a task's own decision; ``worth`` is C_loc - C_edge. Corrected: worth * (2p - 1), as printed times p."""
+    reward = worth * (2.0 * probability - 1.0)
+    return reward * probability if form == "printed" else reward
+
+
+def write_weights(path: Path, scheduler: Scheduler) -> None:
+    """A scheduler as plain arrays (``.npz``). Raises StorageError."""
+    buffer = BytesIO()
+    np.savez(buffer, **learning.arrays_of({"scheduler": scheduler}, {}))  # type: ignore[arg-type]
+    store.write_atomic(path, buffer.getvalue())
+
+
+def read_weights(path: Path, scheduler: Scheduler) -> None:
+    """Undo :func:`write_weights`. Raises BadModel where the file holds no such scheduler, StorageError."""
+    with store.explained(path, "read"):
+        data = path.read_bytes()
+    try:
+        with np.load(BytesIO(data), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+    except (ValueError, EOFError, OSError, zipfile.BadZipFile):
+        raise BadModel(f"{path} is no scheduler of kit's: remove it and learn anew.") from None
+    learning.put_back(arrays, {"scheduler": scheduler}, {})
+
+
+class Imitation:
+    """A learner of the reference's decisions: slots of many worlds, so that one network serves all of them."""
+
+    def __init__(self, scheduler: Scheduler, steps: int, seed: int, slots: int = 128, rate: float = 3e-3) -> None:
+        self.scheduler, self.steps, self.seed, self.slots, self.rate = scheduler, steps, seed, slots, rate
+        self.optimizer = torch.optim.Adam(scheduler.parameters(), lr=rate)
+
+    def step(self, number: int) -> float:
+        rng = chance(self.seed, number)
+        world, inference = drawn(rng)
+        tasks = sample(world, self.slots, rng)
+        decision, cost = flips_and_swaps(world, tasks, inference)
+        added = marginal_costs(world, tasks, decision, inference) / cost[:, None]
+        x, there = inputs_of(self.scheduler.kind, world, tasks, inference)
+        probability = self.scheduler(x, there).clamp(1e-6, 1 - 1e-6)
+        wanted = torch.from_numpy(decision.astype(np.float32))
+        worth = torch.from_numpy(np.abs(added).astype(np.float32))
+        loss = (functional.binary_cross_entropy(probability, wanted, reduction="none") * worth).sum(1).mean()
+        self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def state(self) -> Arrays:
+        return learning.arrays_of({"scheduler": self.scheduler}, {"adam": self.optimizer})
+
+    def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        learning.put_back(state, {"scheduler": self.scheduler}, {"adam": self.optimizer})
+
+
+def drawn(rng: np.random.Generator) -> tuple[OffloadingWorld, Inference]:
+    """A world around the paper's: 5 to 50 users, sizes, workloads, band and server from a quarter to four times, deciding up to 3 ms."""
+    quarter_to_four = 4.0 ** rng.uniform(-1.0, 1.0, 4)
+    base = OffloadingWorld()
+    world = base.model_copy(
+        update={
+            "users": int(rng.integers(5, 51)),
+            "size_mean_bit": base.size_mean_bit * quarter_to_four[0],
+            "cycles_per_bit_mean": base.cycles_per_bit_mean * quarter_to_four[1],
+            "band_hz": base.band_hz * quarter_to_four[2],
+            "server_hz": base.server_hz * quarter_to_four[3],
+        }
+    )
+    return world, Inference(local_s=float(rng.uniform(0, 1e-4)), edge_s=float(10.0 ** rng.uniform(-5.0, -2.5)))

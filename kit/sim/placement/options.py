@@ -1,0 +1,155 @@
+"""What each task could do, and what that would take of every pool: the ground that the rules, the bound and its rounding stand on.
+
+An option is a node and a variant: option o is variant o % variants at the gateway, or, from the number of variants on, at the edge. An
+option takes six things, each a part of one pool; :func:`pools` says which pool of the factory that is for each gateway:
+
+    0 the devices' band    1 the base station's band    2 a gateway's clock    3 the edge's clock    4 a gateway's cache    5 the edge's
+
+A task may take its time T apart as it likes: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
+of a clock, and ``send`` is not less than the model's download.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kit.sim.channel import Bools, Floats
+from kit.sim.placement.world import Decision, Ints, Models, PlacementWorld, State, Tasks, held_bytes
+
+THINGS = 6
+MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
+
+
+@dataclass(frozen=True)
+class Options:
+    """[samples, tasks, options] unless said. What has no value cannot be had: -1."""
+
+    value: Floats  # accuracy that the option earns
+    first_s: Floats  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
+    second_s: Floats  # seconds of the whole of the base station's band
+    compute_s: Floats  # seconds of the node's whole clock
+    fixed_s: Floats  # of sending, whatever the share: a free first hop
+    fetch_s: Floats  # until the model is there
+    space: Floats  # of the node's cache that the model would newly take, a part of it
+    deadline_s: Floats  # [samples, tasks, 1]
+    budget: Floats  # [samples, pools]: 1, and of the caches what is free
+    home: Bools  # [options]
+
+    def pick(self, row: int) -> Options:
+        """One sample, the axis kept."""
+        names = [n for n in self.__dataclass_fields__ if n != "home"]
+        return Options(**{n: getattr(self, n)[row : row + 1] for n in names}, home=self.home)
+
+
+def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Options:
+    """Every task's options in this state; without one, where every model lies in every cache and takes its space all the same.
+
+    No state leaves more to choose than that: what is valid above all decisions there is valid in any state.
+    """
+    variants = len(world.variants)
+    home = np.arange(2 * variants) < variants
+    shape = (*tasks.size_bit.shape, 2 * variants)
+    size = np.concatenate([models.size_bytes, models.size_bytes], axis=2)
+    room = np.where(home, world.gateway_cache_bytes, world.edge_cache_bytes)
+    budget = np.ones((shape[0], _count(world)))
+    fetch, space = np.zeros(shape), size / room
+    if state is not None:
+        there = np.concatenate([state.gateway, state.edge], axis=2)
+        upstream = np.concatenate([state.edge, np.zeros_like(state.edge)], axis=2)
+        fetch = 8.0 * size * ~there * (~upstream / world.cloud_bps + home / world.backhaul_bps)
+        space = space * ~there
+        budget = _free(world, models, state, budget)
+    first = (tasks.size_bit / (world.band_hz * tasks.first_bps_per_hz))[:, :, None]
+    second = (tasks.size_bit / (world.edge_band_hz * tasks.second_bps_per_hz))[:, :, None]
+    free = ~home & (world.first_hop == "free")
+    quality = tasks.noisy.astype(np.int64)[:, :, None, None]
+    value = np.tile(np.take_along_axis(models.accuracy, quality, axis=2)[:, :, 0], (1, 1, 2))
+    fixed, deadline = first * free, tasks.deadline_s[:, :, None]
+    possible = (np.maximum(fetch, fixed) < deadline) & tasks.present[:, :, None]
+    clock = np.where(home, world.gateway_hz, world.edge_hz)
+    return Options(
+        value=np.where(possible, value, -1.0),
+        first_s=first * ~free,
+        second_s=second * ~home,
+        compute_s=models.cycles.reshape(shape) / clock,
+        fixed_s=fixed,
+        fetch_s=fetch,
+        space=space,
+        deadline_s=deadline,
+        budget=budget,
+        home=home,
+    )
+
+
+def pools(world: PlacementWorld) -> Ints:
+    """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
+    apart = (
+        world.band == "per_gateway",
+        False,
+        world.pools == "per_gateway",
+        False,
+        world.pools == "per_gateway",
+        False,
+    )
+    found, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
+    for thing, own in enumerate(apart):
+        found[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
+        next_ += world.gateways if own else 1
+    return found
+
+
+def takes(option: Options, send_s: Floats, price: Floats | None = None) -> Floats:
+    """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
+
+    Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
+    """
+    worth = np.ones((option.value.shape[1], THINGS)) if price is None else price
+    one, two = np.sqrt(worth[:, None, 0] * option.first_s), np.sqrt(worth[:, None, 1] * option.second_s)
+    left = np.maximum(send_s - option.fixed_s, 1e-12)
+    found = np.zeros((*option.value.shape, THINGS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
+        found[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
+    clock = option.compute_s / np.maximum(option.deadline_s - send_s, 1e-12)
+    for thing, values in ((2, clock), (4, option.space)):
+        found[..., thing] = np.where(option.home, values, 0.0)
+        found[..., thing + 1] = np.where(option.home, 0.0, values)
+    return found
+
+
+def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) -> Decision:
+    """The decision that takes an option for each task ([samples, tasks], -1: turned away) with its ``shares`` [samples, tasks, 4 or more].
+
+    Every node keeps the models that were asked of it, and drops the others.
+    """
+    variants, accepted = len(world.variants), chosen >= 0
+    home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
+    given = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
+    used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
+    return Decision(
+        at_gateway=home,
+        variant=variant,
+        first_share=given[:, :, 0],
+        second_share=given[:, :, 1],
+        gateway_share=given[:, :, 2],
+        edge_share=given[:, :, 3],
+        keep_gateway=used & home[:, :, None],
+        keep_edge=used & ~home[:, :, None],
+    )
+
+
+def _count(world: PlacementWorld) -> int:
+    return int(pools(world).max()) + 1
+
+
+def _free(world: PlacementWorld, models: Models, state: State, budget: Floats) -> Floats:
+    gateway, edge = held_bytes(world, models, state)
+    of = pools(world)
+    if world.pools == "literal":
+        gateway = np.broadcast_to(gateway.sum(axis=1, keepdims=True), gateway.shape)
+    free: Floats = budget.copy()
+    free[:, of[:, 4]] = 1.0 - gateway / world.gateway_cache_bytes
+    free[:, of[:, 5]] = 1.0 - edge[:, None] / world.edge_cache_bytes
+    return free.clip(min=0.0)
