@@ -415,6 +415,12 @@ def test_nothing_lies_below_the_optimum(made: figures.Made) -> None:
                 )
 
 
+def test_the_quality_is_that_of_every_size(made: figures.Made) -> None:
+    found = made.quality
+    assert found is not None and found.family == "allocator_b" and found.task_bit == WORLD.size_mean_bit
+    assert len(found.delay_s) == 30 and {"1,1", "10,3"} <= set(found.delay_s) and min(found.delay_s.values()) > 0
+
+
 def test_table_1_is_exact(made: figures.Made) -> None:
     line = figures.table1(OffloadingWorld()).lines[0]
     assert line.values[:3] == (87_040.0, 5_126_400.0, 2_553_600.0) and line.published[:2] == (87_040.0, 5.126e6)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from kit import store
 from kit.cli import app
 from kit.errors import KitError, UsageError
+from kit.records import AllocationQuality
 from kit.report.simulation import write_page
 from kit.sim.bandwidth import train
 from kit.sim.results import Figure, Line, Simulation
@@ -47,6 +48,12 @@ def test_a_run_writes_json_page_and_networks(folder: Path) -> None:
         assert figure.shown == "table" or f'id="{figure.figure}"' in page
         assert figure.title in page
     assert "http-equiv" in page and "src=" not in page.partition("<script>")[0]
+
+
+def test_the_quality_is_what_the_knowledge_base_takes(folder: Path) -> None:
+    found = store.read_record(folder / "quality.json", AllocationQuality)
+    assert found.family == "allocator_a" and set(found.delay_s) == {"1", "2", "5", "10", "20", "30"}
+    assert all(v > 0 for v in found.delay_s.values()) and "kit simulate bandwidth: 3 steps, seeds 0" in found.source
 
 
 def test_a_second_run_trains_nothing_and_prints_what_it_is_asked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

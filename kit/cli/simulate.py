@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from kit.sim.bandwidth.train import Trained
     from kit.sim.results import Simulation
 
+QUALITY = "quality.json"  # for kit knowledge table --quality
+
 simulate_app = typer.Typer(
     no_args_is_help=True, help="The papers' systems on their formula's delay, or on the measured one."
 )
@@ -51,9 +53,9 @@ def bandwidth(
     seeds: Count = None,
     steps: Steps = None,
     quick: Quick = False,
-    out: Annotated[Path, typer.Option(help="Folder for simulation.json, page.html and the trained networks.")] = Path(
-        "simulation/bandwidth"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for simulation.json, page.html, quality.json and the trained networks.")
+    ] = Path("simulation/bandwidth"),
     device: Device = "cpu",
     json: show.Json = False,
 ) -> None:
@@ -80,6 +82,7 @@ def bandwidth(
     with learning.one_thread(), show.progress("simulate") as update:
         outcome = experiment.carry_out(world, settings, out / "networks", told_by(update))
     made = figures.figures_of(outcome, delays, figure or ())
+    store.write_record(out / QUALITY, figures.trained_quality(outcome))
     finish(
         Simulation(
             world="bandwidth",
@@ -105,9 +108,9 @@ def offloading(
     quick: Annotated[
         bool, typer.Option("--quick", help="Under two minutes: one seed, fewer steps, slots and places.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder for simulation.json, page.html and the trained networks.")] = Path(
-        "simulation/offloading"
-    ),
+    out: Annotated[
+        Path, typer.Option(help="Folder for simulation.json, page.html, quality.json and the trained networks.")
+    ] = Path("simulation/offloading"),
     json: show.Json = False,
 ) -> None:
     """Paper B: who offloads, which sub-network shares band and server, and what deciding costs. fig12 trains 30 networks: name it."""
@@ -127,6 +130,8 @@ def offloading(
     store.make_folder(out)
     with learning.one_thread(), show.progress("simulate") as update:
         made = figures.run(world, delays, settings, figure or (), out / "networks", told_by(update))
+    if made.quality is not None:
+        store.write_record(out / QUALITY, made.quality)
     finish(
         Simulation(
             world="offloading",

@@ -271,6 +271,13 @@ def _sources(outcome: Outcome, delays: Delays) -> Iterator[tuple[str, str, list[
     yield "early", title, [made(j, title, j.early_known, j.early, j.early_static_s) for j in of]
 
 
+def trained_quality(outcome: Outcome) -> AllocationQuality:
+    """The delays of the trained mixture, means over the seeds, as the knowledge base takes them."""
+    steps, seeds = outcome.settings.steps, ", ".join(map(str, outcome.settings.seeds))
+    source = f"kit simulate bandwidth: {steps:,} steps, seeds {seeds}"
+    return _mean_quality([quality(outcome.world, j.mixture_known, source) for j in outcome.judged])
+
+
 def fig3(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     """The best width over average size and clock. Over several seeds the map is that of their mean quality."""
     for name, title, sources in _sources(outcome, delays):

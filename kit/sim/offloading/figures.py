@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from kit.backends import allocfile
 from kit.backends.allocfile import Size
 from kit.errors import UnknownName
+from kit.records import AllocationQuality
 from kit.sim import learning
 from kit.sim.channel import Floats
 from kit.sim.learning import Said
@@ -92,6 +93,7 @@ class Made:
     figures: tuple[Figure, ...]
     trained: Mapping[str, Report]
     bars: Mapping[str, Value]
+    quality: AllocationQuality | None  # of every (k, l), where networks were trained
 
 
 def check(names: Iterable[str]) -> None:
@@ -145,7 +147,8 @@ def run(
     made = [f.model_copy(update={"title": f"{f.title} (quick)"}) if settings.quick else f for f in made]
     if made:
         made[0] = made[0].model_copy(update={"notes": (*notes, *made[0].notes)})
-    return Made(tuple(made), trained, bars(runs))
+    source = f"kit simulate offloading: {settings.steps:,} steps, seeds {', '.join(map(str, settings.seeds))}"
+    return Made(tuple(made), trained, bars(runs), quality(world, casts, source) if casts else None)
 
 
 def facts(report: Report) -> dict[str, JsonValue]:
@@ -230,10 +233,7 @@ def table1(world: OffloadingWorld) -> Figure:
 
 def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[Figure]:
     """The weighted delay of every (k, l) over its optimum (a), and in seconds with its own computing (b); static and kit's own beside."""
-    excess = np.array([excesses(cast.net("paper"), world, SIZES) for cast in casts])
-    tasks = sample(world, 2000, learning.chance(4, 4))
-    least = float(optima_s(world, tasks, tasks.present).sum() / tasks.present.sum())
-    weight = float(importance(world, tasks).mean())
+    excess, least, weight = _qualities(world, casts)
     known = [SIZES.index(size) for size in delays.sizes]
     deciding = np.full(len(SIZES), np.nan)
     deciding[known] = [float(np.mean(inference_of(world, delays.of["paper"], *s).edge_s)) for s in delays.sizes]
@@ -259,6 +259,23 @@ def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[
             }
         ),
     ]
+
+
+def _qualities(world: OffloadingWorld, casts: Sequence[Cast]) -> tuple[Floats, float, float]:
+    """(weighted delay of every (k, l) above its optimum [seeds, sizes], that optimum of a task in seconds, mean importance)."""
+    excess = np.array([excesses(cast.net("paper"), world, SIZES) for cast in casts])
+    tasks = sample(world, 2000, learning.chance(4, 4))
+    least = float(optima_s(world, tasks, tasks.present).sum() / tasks.present.sum())
+    return excess, least, float(importance(world, tasks).mean())
+
+
+def quality(world: OffloadingWorld, casts: Sequence[Cast], source: str) -> AllocationQuality:
+    """The weighted delays of every (k, l), means over the seeds, as the knowledge base takes them."""
+    excess, least, weight = _qualities(world, casts)
+    delays = {f"{s.width},{s.depth}": least * (1.0 + float(e)) for s, e in zip(SIZES, excess.mean(axis=0), strict=True)}
+    return AllocationQuality(
+        family="allocator_b", source=source, task_bit=world.size_mean_bit, weight=weight, delay_s=delays
+    )
 
 
 def _by_size(name: str, title: str, values: Floats, unit: Unit) -> Figure:
