@@ -485,7 +485,7 @@ def _quality(family: str, file: Path | None) -> AllocationQuality:
     if file is None:
         if family != knowledge.TABLE_I.family:
             raise UsageError(
-                f"No allocation quality of {family} is published as numbers: kit simulate writes one (quality.json), give it with --quality."
+                f"No allocation quality of {family} is published as numbers: kit simulate writes one, give it with --quality FILE."
             )
         show.say("Quality of the allocation: published data (paper A, table I), not measured here.")
         return knowledge.TABLE_I
