@@ -5,6 +5,7 @@ Published values are drawn hollow or dashed in the colour of the line that they 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -80,12 +81,12 @@ def _indented(name: str) -> str | Markup:
 def _title(figure: Figure) -> str:
     """With the paper's own name before it: table1 is its Table I."""
     name = figure.figure.partition("-")[0]
-    number = name.lstrip("tablefig")
-    if not number.isdecimal():
+    kind, number, part = re.fullmatch(r"(table|fig|)(\d*)(\w*)", name).groups()  # type: ignore[union-attr]
+    if not (kind and number):
         return figure.title
-    if name.startswith("table"):
+    if kind == "table":
         return f"Table {ROMAN.get(number, number)}. {figure.title}"
-    return f"Fig. {number}. {figure.title}"
+    return f"Fig. {number}{f'({part})' if part else ''}. {figure.title}"
 
 
 def _how(simulation: Simulation) -> Markup:
