@@ -75,10 +75,10 @@ def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) ->
         guess = np.concatenate([guess, np.array(measured.seconds)])
         efficiency = None if efficiency is None or told is None else np.concatenate([efficiency, told])
     data = fitting.Data(cases, guess, np.zeros(len(guess)), np.arange(len(guess)), efficiency)
-    lent = predictor.base.base_roofline if predictor is not None and predictor.base is not None else None
+    lent = predictor.base.roofline_below if predictor is not None and predictor.base is not None else None
     priors = fitting.roofline_priors(data, None if lent is None else lent.parameters)
     learned = predictor.learned if predictor is not None else None
-    roofline = predictor.base_roofline if predictor is not None and known else None
+    roofline = predictor.roofline_below if predictor is not None and known else None
     parameters = {name: values[0] for name, values in priors.items()} if roofline is None else roofline.parameters
     hyper = {name: mean for name, (mean, _) in fitting.HYPER_PRIORS.items()} if learned is None else learned.hyper
     freedom = {name: sd for name, (_, sd, _, _) in priors.items() if name in parameters}

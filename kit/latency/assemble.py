@@ -62,7 +62,7 @@ def predictor(
     lent = base if known is not None else None
     states, clocks = _states(points), _clocks(points)
     data = _data(points, states, clocks, lent)
-    prior = None if lent is None or lent.base_roofline is None else lent.base_roofline.parameters
+    prior = None if lent is None or lent.roofline_below is None else lent.roofline_below.parameters
     found = fitting.fit(data, prior=prior, seed=seed, kernels=known is not None)
     validated = choice.cross_validate(
         data, found, prior, kernels=known is not None, baselines=baselines, clock_hz=_papers_clock(points), seed=seed

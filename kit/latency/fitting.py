@@ -280,7 +280,7 @@ def fit_learned(data: Data, found: Fitted, prior: dict[str, float] | None, warm:
     assert found.roofline is not None
     learned = _on_top(data, found.roofline, warm)
     if prior is None:  # borrowed efficiencies have taken out what networks with the same kernels have in common
-        learned = _on_top(data, _generalised(data, prior, learned), learned)
+        learned = _on_top(data, _generalised(data, learned), learned)
     shares, ratio = _seen(data, learned.roofline)
     return replace(found, learned=learned, posterior=Posterior(learned.hyper, shares, ratio, data.spread))
 
@@ -296,14 +296,14 @@ def _seen(data: Data, roofline: Roofline) -> tuple[Shares, Floats]:
     return shares, data.seconds / shares.roof_s
 
 
-def _generalised(data: Data, prior: dict[str, float] | None, learned: Learned) -> Roofline:
+def _generalised(data: Data, learned: Learned) -> Roofline:
     """Generalised least squares: the roofline when the errors of networks are as like each other as the process says."""
     shares, _ = _seen(data, learned.roofline)
     covariance = Covariance(learned.hyper)
     matrix = covariance.whole(shares, shares)
     matrix[np.diag_indices_from(matrix)] += covariance.value["noise"] + data.spread**2 + JITTER
     whitening = np.linalg.inv(np.linalg.cholesky(matrix))
-    return _least_squares(data, prior, lambda errors: whitening @ errors, learned.roofline)
+    return _least_squares(data, None, lambda errors: whitening @ errors, learned.roofline)
 
 
 def _maximise(objective: Callable[[Floats], tuple[float, Floats]], warm: Learned | None) -> dict[str, float]:

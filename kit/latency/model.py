@@ -183,7 +183,7 @@ class Predictor(Record):
         return np.maximum(seconds, 1e-12), np.full(cases.table.nets, score.sd)
 
     @property
-    def base_roofline(self) -> Roofline | None:
+    def roofline_below(self) -> Roofline | None:
         """The roofline that the kernels' efficiencies are relative to."""
         return self.roofline if self.learned is None else self.learned.roofline
 

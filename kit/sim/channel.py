@@ -22,6 +22,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from kit.errors import UsageError
+
 Floats: TypeAlias = NDArray[np.float64]
 Bools: TypeAlias = NDArray[np.bool_]
 
@@ -29,6 +31,21 @@ STEPS_MAX = 40
 EXACT = 1e-13  # of the band: where the search for the multiplier ends
 _STEP = 1 / 512  # of the table, in log h
 _LOWEST, _HIGHEST = -14.0, 60.0  # of the table, in log x: a signal-to-noise ratio of 1e-6 to 1e26
+
+
+def drawn_sizes(
+    users: int, mean_bit: float, samples: int, rng: np.random.Generator, present: int | None = None
+) -> Floats:
+    """What users have to send, [samples, users]: uniform from 0 to twice the mean; of ``present`` users (None: all), the others 0.
+
+    Raises UsageError for more users than there are.
+    """
+    present = users if present is None else present
+    if not 1 <= present <= users:
+        raise UsageError(f"This world has {users} users and cannot hold {present}: set users to {present} or more.")
+    size: Floats = rng.uniform(0.0, 2.0 * mean_bit, (samples, users))
+    size[:, present:] = 0.0
+    return size
 
 
 def rate_bps(band_hz: Floats, reach_hz: Floats) -> Floats:

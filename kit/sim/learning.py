@@ -26,6 +26,8 @@ from kit.sim.channel import Floats
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
 #: Steps done, steps in all, the mean loss since the last call.
 Said: TypeAlias = Callable[[int, int, float], None]
+#: What is being done, and which share of the whole is done.
+Told: TypeAlias = Callable[[str, float], None]
 
 CHECKPOINT_S = 20.0
 SAID_S = 0.25

@@ -6,7 +6,7 @@ size. The K-knowledge is made on other frames than those that judge it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from kit.sim.bandwidth.train import PER_USER, WIDTHS, Recipe, Trained, delay_s, 
 from kit.sim.bandwidth.world import BandwidthWorld, Tasks, macs_of, sample, weighted_delay_s
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Delay, Measured, computing_s, delay_of
+from kit.sim.learning import Told
 
 EARLY = 50  # steps: where a training that has hardly begun looks as table I is printed
 STEPS = 4000  # of the others
@@ -28,9 +29,6 @@ QUICK = 1000  # of them, for a look
 USERS_SHOWN = (5, 15, 30, 50)
 PAPERS = Analytic()
 TEST, KNOWN = 7_001, 7_002  # seeds of the frames that judge, and of those that the knowledge is made of
-
-#: What is being done, and which share of the whole is done.
-Told = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from kit.errors import UsageError
 from kit.records import Record
-from kit.sim.channel import Bools, Floats, sending_s
+from kit.sim.channel import Bools, Floats, drawn_sizes, sending_s
 from kit.sim.delays import Delay, computing_s
 
 EXPERT_MACS = 2174.0  # table I: 32 * 36 + 32 + 32 * 30 + 30, biases counted; the gate is left out there
@@ -80,14 +79,8 @@ class Tasks:
 
 def sample(world: BandwidthWorld, samples: int, rng: np.random.Generator, *, present: int | None = None) -> Tasks:
     """Random frames: of ``present`` users, where that is fewer than the world's; the others come last, with size 0. Raises UsageError."""
-    present = world.users if present is None else present
-    if not 1 <= present <= world.users:
-        raise UsageError(
-            f"This world has {world.users} users and cannot hold {present}: set users to {present} or more."
-        )
-    shape = (samples, world.users)
-    size = rng.uniform(0.0, 2.0 * world.size_mean_bit, shape)
-    size[:, present:] = 0.0
+    size = drawn_sizes(world.users, world.size_mean_bit, samples, rng, present)
+    shape = size.shape
     weight = np.asarray(world.weights)[rng.integers(0, len(world.weights), shape)]
     return Tasks(size, weight, rng.uniform(world.distance_min_m, world.distance_max_m, shape))
 

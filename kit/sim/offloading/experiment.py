@@ -51,8 +51,6 @@ SCALED = (
 )  # of few slots, by the optimum there and of all
 OPTIMUM, PMRL, KIT = "optimum, deciding free", "Policy MoE (RL)", "kit's own"
 
-#: What is being done, and which share of the whole is done.
-Told: TypeAlias = Callable[[str, float], None]
 #: Means over the tasks of all slots: delay_s, weighted_delay_s, missed, cost, objective; energy_j of a slot; macs; deciding (its share).
 Measures: TypeAlias = dict[str, float]
 

@@ -27,7 +27,7 @@ from kit.errors import UnknownName
 from kit.records import AllocationQuality
 from kit.sim import learning
 from kit.sim.channel import Floats
-from kit.sim.learning import Said
+from kit.sim.learning import Said, Told
 from kit.sim.offloading.experiment import (
     KIT,
     LARGEST,
@@ -41,7 +41,6 @@ from kit.sim.offloading.experiment import (
     Measures,
     Point,
     Settings,
-    Told,
     cast_of,
     point_of,
     policies_on_mixed,

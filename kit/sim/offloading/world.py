@@ -30,9 +30,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from kit.errors import UsageError
 from kit.records import Record
-from kit.sim.channel import Bools, Floats, sending_s
+from kit.sim.channel import Bools, Floats, drawn_sizes, sending_s
 
 MS = 1e-3
 DelayUnit = Literal["ms", "s"]
@@ -147,14 +146,8 @@ FREE = Inference()
 
 def sample(world: OffloadingWorld, samples: int, rng: np.random.Generator, *, present: int | None = None) -> Tasks:
     """Random slots: of ``present`` users, where that is fewer than the world's; the others come last, with size 0. Raises UsageError."""
-    present = world.users if present is None else present
-    if not 1 <= present <= world.users:
-        raise UsageError(
-            f"This world has {world.users} users and cannot hold {present}: set users to {present} or more."
-        )
-    shape = (samples, world.users)
-    size = rng.uniform(0.0, 2.0 * world.size_mean_bit, shape)
-    size[:, present:] = 0.0
+    size = drawn_sizes(world.users, world.size_mean_bit, samples, rng, present)
+    shape = size.shape
     return Tasks(
         size_bit=size,
         cycles_per_bit=rng.uniform(0.0, 2.0 * world.cycles_per_bit_mean, shape),
