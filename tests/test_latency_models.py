@@ -21,10 +21,12 @@ from hypothesis import strategies as st
 from kit import latency, store
 from kit.errors import BadRecord, UsageError
 from kit.latency import choice, fitting, learned, table
-from kit.latency.forms import Roof
+from kit.latency.forms import Cases, Roof
 from kit.latency.learned import NAMES, Shares
 from kit.latency.model import Predictor
+from kit.latency.table import arrange
 from kit.records import Kernel, MeasureSettings, Point, ProfileRecord
+from kit.stats import Floats
 
 NETS = simulated.sample(200, 0)
 
@@ -290,7 +292,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
     broken = json.loads(store.canonical_json(fitted()))
     changes = (
         ({"schema_version": 9}, "schema version 9"),
-        ({"schema_version": 1}, "schema version 1"),
+        ({"schema_version": 1}, "fit it anew"),
         ({"kind": "device"}, "kind 'device'"),
         ({"level": float("nan")}, "finite number"),
     )
@@ -372,6 +374,25 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
     assert blocks == pytest.approx(np.diag(posterior.covariance.whole(seen, seen)), rel=1e-6)
     assert np.all(sd**2 < blocks + posterior.noise * ratio**2)
     assert learned.sigmoid(0.0) == 0.5
+
+
+def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() -> None:
+    """The closed form against the whole covariance, trend and all: what a Gaussian process knows after its observations."""
+    model = fitted()
+    assert model.learned is not None and model.posterior is not None and model.learned.freedom
+    posterior, seen = model.posterior, model.posterior.shares
+    cases = Cases.of(arrange(kernels_of(NETS[100:130])), model.states)
+    at = model.shares(cases)
+    ratio, sd = posterior.predict(at)
+
+    def whole(a: Shares, b: Shares) -> Floats:
+        return posterior.covariance.whole(a, b) + a.slopes @ b.slopes.T
+
+    measured = posterior.factor @ posterior.factor.T + seen.slopes @ seen.slopes.T
+    left = whole(at, at) - whole(at, seen) @ np.linalg.solve(measured, whole(seen, at))
+    assert sd == pytest.approx(np.sqrt(np.diag(left) + posterior.noise * ratio**2), rel=1e-5)
+    speed = sorted(model.learned.freedom).index("mac")  # scales all times alike
+    assert at.slopes[:, speed] == pytest.approx(model.learned.freedom["mac"])
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=9, max_size=200), st.sampled_from((0.8, 0.9)))

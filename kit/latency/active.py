@@ -16,13 +16,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.latency.forms import Cases, Roof, State
+from kit.latency.forms import Cases, Roof, Roofline, State
 from kit.latency.learned import Covariance, Shares
 from kit.latency.model import FORMS, REJECTED, Form, Predictions, Predictor
 from kit.latency.table import Table
 from kit.stats import Floats
 
-STEP = 1e-4  # of the roofline's parameters, for their derivatives
 GUESS_S_PER_MAC, GUESS_CALL_S = 2e-11, 1e-4  # before anything is measured; only ratios of what follows from them count
 TYPICAL_SPREAD = 0.008  # relative standard error of a measurement, before one tells
 Bools = NDArray[np.bool_]
@@ -79,13 +78,14 @@ def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) ->
     priors = fitting.roofline_priors(data, None if lent is None else lent.parameters)
     learned = predictor.learned if predictor is not None else None
     roofline = predictor.roofline_below if predictor is not None and known else None
-    parameters = {name: values[0] for name, values in priors.items()} if roofline is None else roofline.parameters
+    if roofline is None:
+        roofline = Roofline(parameters={name: values[0] for name, values in priors.items()})
     hyper = {name: mean for name, (mean, _) in fitting.HYPER_PRIORS.items()} if learned is None else learned.hyper
-    freedom = {name: sd for name, (_, sd, _, _) in priors.items() if name in parameters}
+    freedom = {name: sd for name, (_, sd, _, _) in priors.items() if name in roofline.parameters}
     covariance = Covariance(hyper)
     spread = np.array(predictor.measured.spread) if predictor is not None else np.zeros(0)
     noise = covariance.value["noise"]
-    found = Belief(_prior(Roof(cases, efficiency), parameters, freedom, covariance), noise)
+    found = Belief(_prior(Roof(cases, efficiency), roofline, freedom, covariance), noise)
     if known:
         found = found.given(len(spread), spread)
     typical = float(np.median(spread)) if len(spread) else TYPICAL_SPREAD
@@ -112,23 +112,11 @@ def _joined(a: Cases, b: Cases) -> Cases:
     )
 
 
-def _prior(roof: Roof, parameters: dict[str, float], freedom: dict[str, float], covariance: Covariance) -> Floats:
+def _prior(roof: Roof, roofline: Roofline, freedom: dict[str, float], covariance: Covariance) -> Floats:
     """Covariance of the logarithms of latencies before any measurement, [nets, nets]. The ratio to the roofline counts as 1."""
-    entries, call = roof.times(parameters)
-    shares = Shares(roof.cases, entries, call)
-    slopes = np.column_stack([sd * _slope(roof, parameters, name) for name, sd in freedom.items()])
+    shares = Shares(roof.cases, *roofline.times(roof))
+    slopes = roofline.slopes(roof, freedom)
     return np.asarray(covariance.whole(shares, shares) + slopes @ slopes.T)
-
-
-def _slope(roof: Roof, parameters: dict[str, float], name: str) -> Floats:
-    """d log latency / d parameter, [nets]."""
-    up, down = ({**parameters, name: parameters[name] + step} for step in (STEP, -STEP))
-    return np.asarray(np.log(_seconds(roof, up) / _seconds(roof, down)) / (2 * STEP))
-
-
-def _seconds(roof: Roof, parameters: dict[str, float]) -> Floats:
-    entries, call = roof.times(parameters)
-    return np.asarray(roof.cases.table.sum_entries(entries) + call)
 
 
 # -------------------------------------------------------------------------------------------------------------------- choosing

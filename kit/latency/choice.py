@@ -19,7 +19,6 @@ from kit.latency.baselines import forest, forest_available, lookup
 from kit.latency.factor import quality
 from kit.latency.fitting import Data, Fitted, fit
 from kit.latency.forms import Cases, Roof
-from kit.latency.learned import Shares
 from kit.latency.model import FORMS, REJECTED, Form
 from kit.latency.table import Ints
 from kit.records import FormScore
@@ -58,7 +57,7 @@ def evaluate(found: Fitted, data: Data) -> dict[Form, tuple[Floats, Floats]]:
         entries, call = found.roofline.times(roof)
         out["roofline"] = (data.cases.table.sum_entries(entries) + call, nothing)
         if found.learned is not None and found.posterior is not None:
-            shares = Shares(data.cases, *found.learned.roofline.times(roof))
+            shares = found.learned.shares(roof)
             ratio, sd = found.posterior.predict(shares)
             out["learned"] = (ratio * shares.roof_s, sd / ratio)
     return out

@@ -281,7 +281,10 @@ def fit_learned(data: Data, found: Fitted, prior: dict[str, float] | None, warm:
     learned = _on_top(data, found.roofline, warm)
     if prior is None:  # borrowed efficiencies have taken out what networks with the same kernels have in common
         learned = _on_top(data, _generalised(data, learned), learned)
-    shares, ratio = _seen(data, learned.roofline)
+    freedom = {name: sd for name, (_, sd, _, _) in roofline_priors(data, prior).items()}
+    learned = learned.model_copy(update={"freedom": freedom})
+    shares = learned.shares(Roof(data.cases, data.efficiency))
+    ratio = data.seconds / shares.roof_s
     return replace(found, learned=learned, posterior=Posterior(learned.hyper, shares, ratio, data.spread))
 
 

@@ -126,6 +126,16 @@ class Roofline(Record):
         """Seconds of each entry (kernel times count), [entries], and of each call as such, [nets]."""
         return roof.times(self.parameters)
 
+    def slopes(self, roof: Roof, freedom: dict[str, float]) -> Floats:
+        """d log latency / d parameter times the parameter's standard deviation in ``freedom``, [nets, parameters]."""
+
+        def log_seconds(name: str, step: float) -> Floats:
+            entries, call = roof.times({**self.parameters, name: self.parameters[name] + step})
+            return np.log(roof.cases.table.sum_entries(entries) + call)
+
+        both = [sd * (log_seconds(n, STEP) - log_seconds(n, -STEP)) for n, sd in sorted(freedom.items())]
+        return np.stack(both, axis=1) / (2 * STEP) if both else np.zeros((roof.cases.table.nets, 0))
+
 
 class Roof:
     """What a roofline computes with, laid out once per set of cases: fitting evaluates it thousands of times."""
@@ -176,6 +186,7 @@ class Roof:
         return self.count * each * level[self.state], call
 
 
+STEP = 1e-4  # of a parameter, for its derivative
 EDGE_WIDTH = 0.6  # how softly weights leave a cache, in natural logarithms of the network's weight bytes
 
 

@@ -9,6 +9,9 @@ closed form: with shares w = m / T0, the covariance of two networks' relative er
 k: Matern 5/2 with a length per feature, in part shared between kinds and between precisions, plus a constant per kind. N: states
 (threads, gap, load) and networks of other weight totals (other caches) share a part. R: a smooth error of whole networks. The
 noise is proportional to T. Hyperparameters maximise the marginal likelihood with priors (kit.latency.fitting); numpy does the rest.
+
+The roofline's own parameters are not known either. Linearised, with their priors, they add to the variance of a prediction what
+universal kriging adds for its trend: little among the measured networks, much beyond them.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
+from pydantic import Field
 
-from kit.latency.forms import Cases, Roofline, place
+from kit.latency.forms import Cases, Roof, Roofline, place
 from kit.latency.table import FEATURES, Ints, Table
 from kit.records import Record
 from kit.stats import Floats
@@ -45,12 +49,19 @@ class Learned(Record):
 
     hyper: dict[str, float]
     roofline: Roofline
+    freedom: dict[str, float] = Field(default_factory=dict, description="prior standard deviations of the parameters")
+
+    def shares(self, roof: Roof) -> Shares:
+        return Shares(roof.cases, *self.roofline.times(roof), self.roofline.slopes(roof, self.freedom))
 
 
 class Shares:
-    """Cases as the process sees them: which share of the roofline's time each kernel takes, and where the network stands."""
+    """Cases as the process sees them: which share of the roofline's time each kernel takes, and where the network stands.
 
-    def __init__(self, cases: Cases, entries: Floats, call: Floats) -> None:
+    ``slopes`` [nets, parameters] are those of :meth:`kit.latency.forms.Roofline.slopes`; None: the roofline counts as known.
+    """
+
+    def __init__(self, cases: Cases, entries: Floats, call: Floats, slopes: Floats | None = None) -> None:
         table = cases.table
         self.table: Table = table
         self.roof_s = table.sum_entries(entries) + call
@@ -60,6 +71,7 @@ class Shares:
         self.state = np.column_stack([self.state, 4.0 * np.log(cases.slowness)])
         self.log_weights = np.log(np.maximum(table.weight_bytes, 1.0))
         self.size = np.column_stack([np.log(self.roof_s), self.log_weights]) / 2.0
+        self.slopes = np.zeros((table.nets, 0)) if slopes is None else slopes
 
     @cached_property
     def matrix(self) -> Floats:
@@ -150,6 +162,8 @@ class Posterior:
         matrix[np.diag_indices_from(matrix)] += (self.noise + spread**2) * ratio**2 + JITTER
         self.factor = np.linalg.cholesky(matrix)
         self.alpha = self._solve(ratio - 1.0)
+        self.trend = self._solve(shares.slopes)  # of the roofline's parameters
+        self.trend_left = np.linalg.inv(np.eye(self.trend.shape[1]) + shares.slopes.T @ self.trend)
 
     def _solve(self, values: Floats) -> Floats:
         return np.asarray(np.linalg.solve(self.factor.T, np.linalg.solve(self.factor, values)))
@@ -160,6 +174,8 @@ class Posterior:
         ratio = 1.0 + cross @ self.alpha
         known = np.linalg.solve(self.factor, cross.T)
         variance = np.maximum(self._prior(at) - (known * known).sum(axis=0), 0.0)
+        off = at.slopes - cross @ self.trend
+        variance += np.einsum("ni,ij,nj->n", off, self.trend_left, off)
         ratio = np.maximum(ratio, 0.1)
         return ratio, np.sqrt(variance + self.noise * ratio**2)
 

@@ -206,7 +206,7 @@ class Predictor(Record):
 
     def shares(self, cases: Cases) -> Shares:
         assert self.learned is not None
-        return Shares(cases, *self.learned.roofline.times(self.roof(cases)))
+        return self.learned.shares(self.roof(cases))
 
     @cached_property
     def posterior(self) -> Posterior | None:
@@ -344,10 +344,15 @@ def save(path: Path, predictor: Predictor) -> None:
 
 
 def load(path: Path) -> Predictor:
-    """A model file. Raises UsageError (missing), BadRecord (not JSON, another schema, the lambda table of an older kit)."""
+    """A model file. Raises UsageError (missing), BadRecord (not JSON, another schema, the work of an older kit)."""
     data = store.read_json(path)
     if isinstance(data, list):
         raise BadRecord(
             f"{path} holds efficiency factors of an older kit and no predictor: write it anew with kit fit --out."
+        )
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if isinstance(version, int) and version < Predictor.model_fields["schema_version"].default:
+        raise BadRecord(
+            f"{path} was fitted by an older kit (schema version {version}): fit it anew with kit fit --out."
         )
     return records.load(Predictor, data, str(path))
