@@ -6,7 +6,7 @@ Of each file's networks ``--count`` are "measured": chosen as `kit profile --spa
 fitted to them and asked for all others. Beside it stand the papers' line through the same networks, a random forest and a layer-wise
 lookup table, and, where NAME-again.jsonl lies beside NAME.jsonl, how well a second measurement of the same networks repeats the first.
 Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind
-them; FILE:int8 takes one precision.
+them; FILE:int8 takes one precision. Records that list no kernels (those of `kit build`) take them from the ONNX files in --build.
 """
 
 from __future__ import annotations
@@ -62,9 +62,10 @@ class Score:
 class Sample:
     """The trusted records of one file with their kernels and drift-corrected seconds."""
 
-    def __init__(self, path: Path, count: int, precision: str = "") -> None:
-        self.path, self.name = path, f"{path.stem} {precision}".strip()
-        found = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
+    def __init__(self, path: Path, count: int, precision: str = "", build: Path | None = None) -> None:
+        self.path, self.name = path, f"{path.parent.name} {path.stem} {precision}".strip()
+        found = [with_kernels(p, build) for p in store.decisive(store.read_profiles([path])) if p.trusted]
+        found = [p for p in found if kernels_of(p.artifact)]
         self.profiles = [p for p in found if not precision or p.artifact.precision == precision]
         if len(self.profiles) <= count:
             raise BadRecord(f"{path} holds {len(self.profiles)} trusted networks: more than {count} are needed.")
@@ -85,6 +86,19 @@ class Sample:
             free[taken] = False
             taken += active.choose(active.belief(self.table, model), free, min(BATCH, count - len(taken)))
         return taken
+
+
+def with_kernels(profile: ProfileRecord, build: Path | None) -> ProfileRecord:
+    """The record with the kernels of its file in ``build``, where it lists none itself and the file has its multiply-accumulates."""
+    path = None if build is None else build / f"{profile.artifact.artifact_id}.onnx"
+    if path is None or not path.is_file() or kernels_of(profile.artifact):
+        return profile
+    from kit.variants import graph
+
+    kernels = graph.kernels(graph.load(path), str(path)) or ()
+    if sum(k.macs * k.count for k in kernels) != profile.artifact.macs:
+        return profile
+    return profile.model_copy(update={"artifact": profile.artifact.model_copy(update={"kernels": kernels})})
 
 
 def seconds(profile: ProfileRecord) -> float:
@@ -148,15 +162,15 @@ def repeat(sample: Sample) -> Score | None:
     return score(sample.path.stem, "", "repeat", len(second), [errors], None)
 
 
-def named(text: str) -> Sample:
+def named(text: str, build: Path | None) -> Sample:
     """``FILE`` or ``FILE:precision``."""
     path, _, precision = text.partition(":")
-    return Sample(Path(path), TRANSFERRED, precision)
+    return Sample(Path(path), TRANSFERRED, precision, build)
 
 
-def transfer(pair: str, seeds: int, choice: str) -> list[Score]:
+def transfer(pair: str, seeds: int, choice: str, build: Path | None = None) -> list[Score]:
     """Ten networks of one sample alone and with the model of the whole other one behind them."""
-    sample, base = (named(text) for text in pair.split("=", 1))
+    sample, base = (named(text, build) for text in pair.split("=", 1))
     lent = latency.predictor(base.profiles, baselines=False)
     found = []
     for method, behind in (("alone", None), (f"from {base.name}", lent)):
@@ -193,6 +207,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--choice", nargs="+", default=["active", "random"], choices=["active", "random"])
     parser.add_argument("--transfer", nargs="+", default=[], metavar="FILE=BASE")
+    parser.add_argument("--build", type=Path, help="folder of kit build, for records that list no kernels")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
@@ -205,7 +220,7 @@ def main() -> None:
             found += [again] if (again := repeat(sample)) else []
         for pair in given.transfer:
             for choice in given.choice:
-                found += transfer(pair, given.seeds, choice)
+                found += transfer(pair, given.seeds, choice, given.build)
     except KitError as error:
         sys.exit(f"latency_models: {error}")
     if given.json:

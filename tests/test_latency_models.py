@@ -432,4 +432,15 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     form, reason, _ = choice.choose(found, data, 0.9, 0, "learned")
     assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
     wild = choice.Validated({**forms, "learned": truth * 2.0}, {})
-    assert choice.choose(wild, data, 0.9, 0, "learned")[0] == "factor"  # it may be rejected like any other
+    form, reason, _ = choice.choose(wild, data, 0.9, 0, "learned")
+    assert form == "factor" and "rejected as worse: learned" in reason  # it may be rejected like any other
+
+
+def test_where_the_form_that_served_another_device_is_rejected_the_best_one_is_taken_not_the_simplest() -> None:
+    truth = np.linspace(1.0, 2.0, 10)
+    data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
+    wild = np.where(np.arange(10) == 3, 3.0, 1.02)  # one error of 200 %, which a coin explains
+    forms = {"factor": truth * wild, "roofline": truth * 1.05, "learned": truth * 1.03}
+    form, reason, _ = choice.choose(choice.Validated(forms, {}), data, 0.9, 0, "roofline")
+    assert form == "learned" and "rejected as worse: roofline." in reason
+    assert choice.choose(choice.Validated(forms, {}), data, 0.9, 0)[0] == "factor"

@@ -120,8 +120,8 @@ def choose(
 ) -> tuple[Form, str, tuple[FormScore, ...]]:
     """(form, sentence, table). The first form in :data:`FORMS` that the best one does not beat beyond chance.
 
-    ``usual`` is the form that served another device, whose structure is borrowed: it goes before the simpler ones, since ten records
-    can reject nothing.
+    ``usual`` is the form that served another device, whose structure is borrowed: it is taken before the simpler ones, since ten records
+    can reject nothing, and where even they reject it, the best one is.
 
     Raises BadRecord where the records are too few for every form.
     """
@@ -132,11 +132,13 @@ def choose(
         )
     best = min(errors, key=lambda f: float(errors[f].mean()))
     chances = {f: chance(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
-    order = FORMS if usual is None else (usual, *FORMS)
-    chosen = next(f for f in order if f in errors and chances[f] > REJECTED)
+    kept = [f for f in FORMS if f in errors and chances[f] > REJECTED]
+    if usual in errors:
+        kept = [usual] if usual in kept else [best]
+    chosen = kept[0]
     scores = [_score(f, found, data, level, chances[f]) for f in errors]
     scores += [_score(b, found, data, level, None) for b in BASELINES if b in found.seconds]
-    return chosen, _sentence(chosen, best, errors, chances, borrowed=chosen == usual), tuple(scores)
+    return chosen, _sentence(chosen, best, errors, chances, usual), tuple(scores)
 
 
 def chance(worse_by: Floats, group: Ints, seed: int) -> float:
@@ -147,19 +149,20 @@ def chance(worse_by: Floats, group: Ints, seed: int) -> float:
 
 
 def _sentence(
-    chosen: Form, best: Form, errors: dict[Form, Floats], chances: dict[Form, float], *, borrowed: bool
+    chosen: Form, best: Form, errors: dict[Form, Floats], chances: dict[Form, float], usual: Form | None
 ) -> str:
     mean = {form: float(np.mean(values)) for form, values in errors.items()}
-    simpler = [f for f in FORMS[: FORMS.index(chosen)] if f in errors]
+    rivals = [f for f in errors if FORMS.index(f) < FORMS.index(chosen) or f == usual]
+    rejected = [f for f in rivals if chances[f] <= REJECTED]
     text = f"{chosen}: mean error {mean[chosen]:.1%} on {len(errors[chosen])} held-out records"
     if chosen == best:
         text += ", the smallest of all forms"
     else:
         text += f"; {best} has {mean[best]:.1%}, which chance explains (p = {chances[chosen]:.2f})"
-    if borrowed:
+    if chosen == usual:
         text += "; it goes first because it served the device that is borrowed from"
-    elif simpler:
-        text += f"; rejected as worse: {', '.join(simpler)}"
+    elif rejected:
+        text += f"; rejected as worse: {', '.join(rejected)}"
     return text + "."
 
 
