@@ -19,7 +19,6 @@ from __future__ import annotations
 from functools import cached_property
 
 import numpy as np
-from pydantic import Field
 
 from kit.latency.forms import Cases, Roof, Roofline, place
 from kit.latency.table import FEATURES, Ints, Table
@@ -49,10 +48,10 @@ class Learned(Record):
 
     hyper: dict[str, float]
     roofline: Roofline
-    freedom: dict[str, float] = Field(default_factory=dict, description="prior standard deviations of the parameters")
+    freedom: dict[str, float] | None = None  # prior standard deviations of its parameters; None: they count as known
 
     def shares(self, roof: Roof) -> Shares:
-        return Shares(roof.cases, *self.roofline.times(roof), self.roofline.slopes(roof, self.freedom))
+        return Shares(roof.cases, *self.roofline.times(roof), self.roofline.slopes(roof, self.freedom or {}))
 
 
 class Shares:
