@@ -241,6 +241,30 @@ def test_where_the_search_ends_no_flip_and_no_swap_helps() -> None:
     assert (from_here == decision).all() and same == pytest.approx(cost)
 
 
+@given(SEEDS, st.integers(1, 12), st.floats(0.2, 5.0))
+@settings(max_examples=25, deadline=None)
+def test_of_a_ranking_as_many_are_offloaded_as_cost_least(seed: int, users: int, crowded: float) -> None:
+    world, tasks = slots(seed, samples=4, users=users, present=max(users - 2, 1), server_hz=2.5e9 / crowded)
+    near = offloading.flips_and_swaps(world, tasks, BUSY)[0]
+    noise = np.random.default_rng(seed).uniform(-0.4, 0.4, near.shape)
+    probability = np.clip(0.25 + 0.5 * near + noise, 0.0, 1.0)
+    chosen = decide.likeliest(world, tasks, probability, BUSY)
+    assert not (chosen & ~tasks.present).any()
+    order = np.where(tasks.present, -probability, np.inf).argsort(axis=1).argsort(axis=1)
+    every = [whole_cost(world, tasks, (order < k) & tasks.present, BUSY) for k in range(users + 1)]
+    assert (whole_cost(world, tasks, chosen, BUSY) <= np.min(every, axis=0) * 1.02).all()
+    for row in range(4):
+        inside, outside = probability[row][chosen[row]], probability[row][tasks.present[row] & ~chosen[row]]
+        assert not len(inside) or not len(outside) or inside.min() >= outside.max()
+
+
+def test_the_references_own_ranking_gives_the_reference() -> None:
+    world, tasks = slots(12, samples=30)
+    best, least = offloading.flips_and_swaps(world, tasks, BUSY)
+    chosen = decide.likeliest(world, tasks, best.astype(float), BUSY)
+    assert (whole_cost(world, tasks, chosen, BUSY) <= least * (1 + 2e-3)).all() and (chosen == best).mean() > 0.99
+
+
 def test_the_decision_is_mixed_by_default_and_not_in_seconds() -> None:
     """Papers' units: in seconds the local energy dwarfs every delay and all offload; in milliseconds two thirds do."""
     world, tasks = slots(3, samples=40)
@@ -332,7 +356,7 @@ def test_table_i_of_the_paper() -> None:
     assert offloading.operations_of(10, 3) == pytest.approx(5.126e6, rel=1e-4)
     inference = offloading.inference_of(WORLD, Analytic())
     assert float(inference.edge_s) == pytest.approx((5.126e6 + 0.302e6) / 2.5e9, rel=1e-4)
-    assert float(inference.local_s) == pytest.approx(2 * 5760 / 2.5e9)
+    assert float(inference.local_s) == pytest.approx(2 * (5760 + 160) / 2.5e9)
     small = offloading.inference_of(WORLD, Analytic(), 1, 1)
     assert small.edge_s < 0.1 * inference.edge_s
     none = offloading.inference_of(WORLD, None)

@@ -12,10 +12,12 @@ from kit.sim.offloading.decide import (
     all_local,
     all_offloaded,
     at_random,
+    burdens,
     exhaustive,
     flips_and_swaps,
     half,
     joined_costs,
+    likeliest,
     marginal_costs,
 )
 from kit.sim.offloading.reward import expected_rewards, home_costs, rewards, shares
@@ -45,6 +47,7 @@ __all__ = [
     "all_offloaded",
     "at_random",
     "best",
+    "burdens",
     "equal",
     "evaluate",
     "exhaustive",
@@ -57,6 +60,7 @@ __all__ = [
     "inference_of",
     "joined_costs",
     "least_costs",
+    "likeliest",
     "macs_of",
     "marginal_costs",
     "operations_of",

@@ -1,10 +1,13 @@
-"""Which tasks to offload, without a network: the plain rules, the exhaustive optimum, and the flips-and-swaps reference.
+"""Which tasks to offload: the plain rules, the exhaustive optimum, the flips-and-swaps reference, and how many of a ranking.
 
 The reference changes one decision at a time, or swaps an offloaded task for one at home, and takes the best change until none helps, each
 time with the best band and server shares. What a change would cost is first bounded from below: at any price of the band, what the tasks
 pay by themselves less the band's worth is a lower bound of their best split (weak duality), and it is a sum over the tasks, so all N
 flips and up to N * N / 4 swaps are bounded at a handful of prices by additions. Only changes whose bound lies below the present cost are
 computed exactly, so where the search ends, no flip and no swap helps: proven, not sampled.
+
+The same bounds make a network's ranking of the tasks a decision (``likeliest``): along a ranking they are running sums, so all N + 1
+numbers of offloaded tasks are compared for little more than one cost takes.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ EXHAUSTIVE_USERS = 16
 EXACT_AT_ONCE = 4  # of the changes with the lowest bounds
 PRICES = 8  # of the band, at which changes are bounded
 GAIN = 1e-12  # relative: less is rounding
+SPAN = 1.0  # of the logarithm of the band's price, to either side of a ranking's own guess
 ROWS = 512  # samples searched together: the bounds of their swaps stay within some 10 MB
 
 Ints: TypeAlias = NDArray[np.int64]
@@ -81,6 +85,30 @@ def flips_and_swaps(
     return decisions[place], costs[place]
 
 
+def likeliest(world: OffloadingWorld, tasks: Tasks, probability: Floats, inference: Inference = FREE) -> Bools:
+    """The tasks that are likeliest to be offloaded, as many of them as cost least together: [samples, users], as ``probability``.
+
+    Each number's cost is taken at its lower bound, the highest of a few prices around that of the tasks from a half on.
+    """
+    prices, there = prices_of(world, tasks, inference), tasks.present
+    order = np.where(there, -probability, np.inf).argsort(axis=1, kind="stable")
+
+    def summed(part: Floats) -> Floats:
+        sums = np.zeros((part.shape[0], part.shape[1] + 1))
+        np.cumsum(np.take_along_axis(part, order, axis=1), axis=1, out=sums[:, 1:])
+        return sums
+
+    guess = _present_price(world, prices, (probability >= 0.5) & there)
+    sending = np.zeros((len(order), order.shape[1] + 1))
+    for place in np.linspace(-SPAN, SPAN, PRICES):
+        _, paid = priced_split(prices.band, prices.reach_hz, guess + place)
+        np.maximum(sending, summed(paid) - np.exp(guess + place) * world.band_hz, out=sending)
+    roots = summed(np.sqrt(prices.server))
+    cost = sending + roots * roots / world.server_hz + summed(prices.joining - prices.local)
+    chosen: Bools = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & there
+    return chosen
+
+
 def joined_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inference: Inference = FREE) -> Floats:
     """C_edge of every task, eq. 25: of an offloaded one as it is, of one at home if it alone joined, all shares best: [samples, users]."""
     rows, user = np.nonzero(tasks.present)
@@ -92,6 +120,27 @@ def joined_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inferen
     cost[rows, user] = prices.joining[own] + sending_s(prices.band[own], split[own], prices.reach_hz[own])
     cost[rows, user] += np.sqrt(prices.server[own]) * roots / world.server_hz
     return cost
+
+
+def burdens(
+    world: OffloadingWorld, tasks: Tasks, offloaded: Bools, worth: Floats, inference: Inference = FREE
+) -> Floats:
+    """What each task's being offloaded adds to the C_edge (eq. 25) of all others, each of theirs times its ``worth``: [samples, users].
+
+    Exact for the server; for the band to first order, by its price, which rises alike for all.
+    """
+    prices = prices_of(world, tasks, inference)
+    log_price = _present_price(world, prices, offloaded)
+    bought, _ = priced_split(prices.band, prices.reach_hz, log_price)
+    roots = np.sqrt(prices.server)
+
+    def others(part: Floats) -> Floats:
+        sums: Floats = (worth * part).sum(axis=1, keepdims=True) - worth * part
+        return sums
+
+    taken: Floats = roots * others(roots) / world.server_hz
+    taken += bought * others(bought) * np.exp(log_price) / world.band_hz
+    return np.where(tasks.present, taken, 0.0)
 
 
 def marginal_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inference: Inference = FREE) -> Floats:

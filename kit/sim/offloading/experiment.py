@@ -61,19 +61,24 @@ class Settings:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = STEPS  # of the allocator; of the static network the share that takes as long
-    imitated: int = 800  # steps of kit's own scheduler
+    imitated: int = 2400  # steps of kit's own scheduler
     joint: JointRecipe = field(default_factory=JointRecipe)
     slots: int = 500  # that judge
     genetic: int = 2
     quick: bool = False
+    device: str = "cpu"  # where torch trains the allocators; the rest is too small for another
 
     @classmethod
-    def of(cls, seeds: Sequence[int], *, quick: bool = False, steps: int | None = None) -> Settings:
+    def of(
+        cls, seeds: Sequence[int], *, quick: bool = False, steps: int | None = None, device: str = "cpu"
+    ) -> Settings:
         """The whole experiment, or what takes under two minutes: fewer steps, slots and episodes, and no genetic algorithm."""
         if not quick:
-            return cls(tuple(seeds), steps or STEPS)
-        joint = JointRecipe(episodes=100, slots=32, pretraining=100, pretraining_steps=500, labelled=20)
-        return cls(tuple(seeds), steps or QUICK, imitated=120, joint=joint, slots=100, genetic=0, quick=True)
+            return cls(tuple(seeds), steps or STEPS, device=device)
+        joint = JointRecipe(episodes=200, slots=32, pretraining=100, pretraining_steps=500, labelled=50)
+        return cls(
+            tuple(seeds), steps or QUICK, imitated=400, joint=joint, slots=100, genetic=0, quick=True, device=device
+        )
 
 
 @dataclass(frozen=True)
@@ -158,15 +163,16 @@ def cast_of(
     world: OffloadingWorld, settings: Settings, seed: int, folder: Path | None, said: Callable[[str], Said]
 ) -> Cast:
     """Train what ``folder`` does not hold yet. Raises as :func:`kit.sim.offloading.train.train` does."""
-    nets = {network: train(world, recipe, folder, said) for network, recipe in recipes(settings, seed).items()}
+    asked = recipes(settings, seed).items()
+    nets = {network: train(world, recipe, folder, said, settings.device) for network, recipe in asked}
     return Cast(seed, nets, scheduler_of(settings.imitated, seed, folder, said("kit's scheduler")))
 
 
 def scheduler_of(steps: int, seed: int, folder: Path | None = None, said: Said | None = None) -> Scheduler:
     """kit's own scheduler, taught by the reference; kept in ``folder`` as plain arrays."""
-    scheduler = Scheduler("others", seed)
+    scheduler = Scheduler("kit", seed)
     lesson = Imitation(scheduler, steps, seed)
-    name = f"scheduler-others-{steps}-{seed}"
+    name = f"scheduler-kit-{steps}-{seed}"
     kept = None if folder is None else folder / f"{name}.npz"
     if kept is not None and kept.is_file():
         read_weights(kept, scheduler)

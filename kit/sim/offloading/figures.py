@@ -396,9 +396,10 @@ def fig12(
         "width and depth": SIZES,
     }
     base = recipes(settings, seed)["paper"]
-    alone = {size: _trained(world, base, "scratch", (size,), folder, said) for size in SIZES}
+    device = settings.device
+    alone = {size: _trained(world, base, "scratch", (size,), folder, said, device) for size in SIZES}
     reports = {
-        (way, group): _trained(world, base, way, () if group == "width and depth" else sizes, folder, said)
+        (way, group): _trained(world, base, way, () if group == "width and depth" else sizes, folder, said, device)
         for way in ("shrinking", "sandwich")
         for group, sizes in groups.items()
     }
@@ -436,6 +437,7 @@ def _trained(
     sizes: Sequence[Size],
     folder: Path | None,
     said: Callable[[str], Said],
+    device: str,
 ) -> Report:
     """A training by one of the three ways: joint and separate ones stop at three eighths of the steps, where they have converged."""
     steps = base.steps if way == "shrinking" else max(base.steps * 3 // 8, 1)
@@ -445,7 +447,7 @@ def _trained(
         "steps": steps,
         "watched": max(steps // 10, 1),
     }
-    return train(world, base.model_copy(update=changes), folder, said).report
+    return train(world, base.model_copy(update=changes), folder, said, device).report
 
 
 def _end(report: Report) -> float:

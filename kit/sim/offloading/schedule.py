@@ -1,20 +1,20 @@
 """Who offloads: paper B's scheduler (eqs. 21 to 27), taught by its rewards, and kit's own, taught by the flips-and-swaps reference.
 
-``own``     paper B: one hidden layer of 32 neurons from a task's own five features to its probability, the same network for each user
-            (the paper does not say; this way it serves any number of users). Policy gradient on eq. 23. A task's own decision is averaged
-            out instead of drawn (``kit.sim.offloading.reward.expected_rewards``: the same gradient on average, less noise); those of the
-            others are drawn. C_edge of a task that stays at home is its cost if it alone joined. A task's reward is divided by the sum of
-            its two costs: the importance has a heavy tail, and undivided rewards of a few tasks drive every probability to one.
-``others``  kit's own: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
+``paper``   one hidden layer of 32 neurons from a task's five features and the mean of all (eq. 21: the state is everyone's) to its
+            probability, the same network for each user (the paper does not say; this way it serves any number of users). Policy gradient
+            on eq. 23, see ``kit.sim.offloading.joint``.
+``kit``     kit's own: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
             would offload, so it decides knowing how crowded it gets. Its inputs are the parts of the joint cost
             (``kit.sim.offloading.allocate.Prices``) as logarithms of ratios, so one network serves every world, every number of users and
-            every computing time. It imitates the reference: each task's mistake weighs what it would add to the slot's cost.
+            every computing time. It imitates the reference: each task's mistake weighs what it would add to the slot's cost. Of its
+            ranking as many are offloaded as cost least (``kit.sim.offloading.decide.likeliest``): the network says who, sums say how many.
 """
 
 from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from io import BytesIO
 from math import cos, pi
 from pathlib import Path
@@ -32,13 +32,14 @@ from kit.sim import learning
 from kit.sim.channel import Bools, Floats
 from kit.sim.learning import Arrays, chance
 from kit.sim.offloading.allocate import prices_of
-from kit.sim.offloading.decide import flips_and_swaps, marginal_costs
+from kit.sim.offloading.decide import flips_and_swaps, likeliest, marginal_costs
 from kit.sim.offloading.reward import Form
 from kit.sim.offloading.size import SCHEDULER_NEURONS, Kind
 from kit.sim.offloading.world import FREE, Inference, OffloadingWorld, Tasks, features, sample
 
-INPUTS = {"own": 5, "others": 6}
+INPUTS = {"paper": 5, "kit": 6}
 LEAST = 1e-3  # of a feature, before its logarithm
+VISITS = 8  # of a batch whose best decisions were searched
 
 
 class Scheduler(nn.Module):
@@ -49,10 +50,10 @@ class Scheduler(nn.Module):
         self.kind: Kind = kind
         rng = np.random.default_rng((seed, 77))
         width, count = SCHEDULER_NEURONS, INPUTS[kind]
-        shapes = {"w0": (count, width), "b0": (width,), "w": (width,), "b": (1,)}
-        if kind == "others":
+        shapes = {"w0": (count, width), "v0": (count, width), "b0": (width,), "w": (width,), "b": (1,)}
+        if kind == "kit":
             square, line = (width, width), (width,)
-            shapes |= {"v0": (count, width), "w1": square, "v1": square, "b1": line, "g": line, "c": (1,)}
+            shapes |= {"w1": square, "v1": square, "b1": line, "g": line, "c": (1,)}
             shapes |= {"w2": square, "v2": square, "b2": line}
         for name, shape in shapes.items():
             value = rng.uniform(-1.0, 1.0, shape) / (count if name[-1] == "0" else width) ** 0.5
@@ -60,10 +61,8 @@ class Scheduler(nn.Module):
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
         of = dict(self.named_parameters())
-        if self.kind == "own":
-            h = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK)
-        else:
-            h = functional.leaky_relu(x @ of["w0"] + _mean(x, present) @ of["v0"] + of["b0"], LEAK)
+        h = functional.leaky_relu(x @ of["w0"] + _mean(x, present) @ of["v0"] + of["b0"], LEAK)
+        if self.kind == "kit":
             h = h + functional.leaky_relu(h @ of["w1"] + _mean(h, present) @ of["v1"] + of["b1"], LEAK)
             first = (h @ of["g"] + of["c"]).sigmoid() * present
             h = h + functional.leaky_relu(h @ of["w2"] + _mean(h, present, first) @ of["v2"] + of["b2"], LEAK)
@@ -81,7 +80,7 @@ def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
 def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Tensor, Tensor]:
     """What a scheduler sees, (samples, users, inputs), and who is there."""
     there = tasks.present
-    if kind == "own":
+    if kind == "paper":
         x = np.log(np.maximum(features(world, tasks), LEAST)) + 1.0
     else:
         x = _ratios(world, tasks, inference)
@@ -108,9 +107,11 @@ def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Float
 
 
 def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Bools:
-    """Offloaded where the probability is a half or more."""
+    """Offloaded where paper B's probability is a half or more; by kit's own, the likeliest tasks, as many as cost least."""
     with torch.no_grad():
         probability: Floats = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
+    if scheduler.kind == "kit":
+        return likeliest(world, tasks, probability, inference)
     chosen: Bools = (probability >= 0.5) & tasks.present
     return chosen
 
@@ -140,24 +141,43 @@ def read_weights(path: Path, scheduler: Scheduler) -> None:
     learning.put_back(arrays, {"scheduler": scheduler}, {})
 
 
-class Imitation:
-    """A learner of the reference's decisions: slots of many worlds, so that one network serves all of them."""
+@dataclass(frozen=True)
+class Example:
+    """What the reference decides in a batch of slots, and what each decision is worth as a share of the slot's cost."""
 
-    def __init__(self, scheduler: Scheduler, steps: int, seed: int, slots: int = 128, rate: float = 3e-3) -> None:
+    x: Tensor
+    there: Tensor
+    wanted: Tensor
+    worth: Tensor
+
+
+class Imitation:
+    """A learner of the reference's decisions: slots of many worlds, so that one network serves all of them.
+
+    The reference takes ten times as long as a step, so its answers are kept: each batch is learned from in ``VISITS`` rounds.
+    """
+
+    def __init__(self, scheduler: Scheduler, steps: int, seed: int, slots: int = 64, rate: float = 1e-2) -> None:
         self.scheduler, self.steps, self.seed, self.slots, self.rate = scheduler, steps, seed, slots, rate
         self.optimizer = torch.optim.Adam(scheduler.parameters(), lr=rate)
+        self.examples: dict[int, Example] = {}
+
+    def example(self, number: int) -> Example:
+        if number not in self.examples:
+            rng = chance(self.seed, number)
+            world, inference = drawn(rng)
+            tasks = sample(world, self.slots, rng)
+            decision, cost = flips_and_swaps(world, tasks, inference)
+            worth = np.abs(marginal_costs(world, tasks, decision, inference)) / cost[:, None]
+            seen = inputs_of(self.scheduler.kind, world, tasks, inference)
+            wanted, weight = (torch.from_numpy(a.astype(np.float32)) for a in (decision, worth))
+            self.examples[number] = Example(*seen, wanted, weight)
+        return self.examples[number]
 
     def step(self, number: int) -> float:
-        rng = chance(self.seed, number)
-        world, inference = drawn(rng)
-        tasks = sample(world, self.slots, rng)
-        decision, cost = flips_and_swaps(world, tasks, inference)
-        added = marginal_costs(world, tasks, decision, inference) / cost[:, None]
-        x, there = inputs_of(self.scheduler.kind, world, tasks, inference)
-        probability = self.scheduler(x, there).clamp(1e-6, 1 - 1e-6)
-        wanted = torch.from_numpy(decision.astype(np.float32))
-        worth = torch.from_numpy(np.abs(added).astype(np.float32))
-        loss = (functional.binary_cross_entropy(probability, wanted, reduction="none") * worth).sum(1).mean()
+        of = self.example(number % max(self.steps // VISITS, 1))
+        probability = self.scheduler(of.x, of.there).clamp(1e-6, 1 - 1e-6)
+        loss = (functional.binary_cross_entropy(probability, of.wanted, reduction="none") * of.worth).sum(1).mean()
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,11 +11,12 @@ from kit.sim.delays import Delay, Measured, computing_s
 from kit.sim.offloading.world import Inference, OffloadingWorld
 
 Network: TypeAlias = Literal["paper", "static", "per_user"]
-Kind: TypeAlias = Literal["own", "others"]
+Kind: TypeAlias = Literal["paper", "kit"]
 
 INPUTS, NEURONS = 5, 64  # of an expert: one user's five features; neurons per layer (section V)
 EXPERTS, LAYERS = 10, 3  # K, L: table II
 SCHEDULER_NEURONS = 32  # section V
+RANKED_OPERATIONS = 500  # of ``likeliest`` for each task, at 8 prices; an exponential or a logarithm counts as 10
 FIXED_OPERATIONS = 0.302e6  # table I for 30 users: scheduler, policy, gate and output layers; printed as MACs, two per MAC as the others
 
 
@@ -34,14 +35,16 @@ def operations_of(experts: int, layers: int, users: int = 30) -> int:
     return 2 * macs_of(experts, layers, users) + users * experts * NEURONS
 
 
-def scheduler_macs(users: int = 30, kind: Kind = "own") -> int:
-    """Paper B's: one hidden layer of 32 neurons from five features to one probability, for each user. kit's own (``others``): six
-    inputs, three hidden layers and two probabilities, and the same layers once more for what is there on average.
+def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
+    """Paper B's: one hidden layer of 32 neurons to one probability, from five features of each user and once from their mean.
+
+    kit's own: six inputs, three hidden layers and two probabilities, the same layers once more for what is there on average, and how many
+    of the ranking to take.
     """
-    if kind == "own":
-        return users * SCHEDULER_NEURONS * (INPUTS + 1)
+    if kind == "paper":
+        return SCHEDULER_NEURONS * (users * (INPUTS + 1) + INPUTS)
     layers = SCHEDULER_NEURONS * (INPUTS + 1 + 2 * SCHEDULER_NEURONS)
-    return (users + 1) * layers + users * 2 * SCHEDULER_NEURONS
+    return (users + 1) * layers + users * (2 * SCHEDULER_NEURONS + RANKED_OPERATIONS // 2)
 
 
 def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
@@ -53,7 +56,7 @@ def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
         allocfile.static_b(users) if network == "static" else allocfile.per_user(allocfile.FEATURES_B, allocfile.BOTH)
     )
     macs = allocfile.macs(spec, size, users)
-    return macs + fixed / 2 if network == "static" else macs + scheduler_macs(users, "others")
+    return macs + fixed / 2 if network == "static" else macs + scheduler_macs(users, "kit")
 
 
 def inference_of(
@@ -79,7 +82,7 @@ def inference_of(
         edge = computing_s(delay, f"{experts},{layers}", clock, macs=0.0) + local + parts.get("policy", 0.0)
         return Inference(local_s=local, edge_s=edge)
     macs = allocator_macs(network, Size(experts, layers), world.users)
-    scheduling = scheduler_macs(world.users, "others" if network == "per_user" else "own")
+    scheduling = scheduler_macs(world.users, "kit" if network == "per_user" else "paper")
     return Inference(
         local_s=computing_s(delay, "scheduler", clock, macs=scheduling),
         edge_s=computing_s(delay, f"{experts},{layers}", clock, macs=macs),

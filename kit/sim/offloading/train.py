@@ -10,6 +10,8 @@ all sub-networks (k experts, l layers):
 
 The importance (eq. 19) has a heavy tail, so each slot's delay is divided by its own optimum (``kit.sim.channel.best_split`` and the root
 rule): a loss of 1.01 is one per cent above it. The input is the logarithm of the features, so that the product in eq. 19 is a sum.
+
+Training on a GPU (``device="cuda"``) is untested on hardware.
 """
 
 from __future__ import annotations
@@ -163,7 +165,7 @@ class Workload:
     there: Tensor
 
     @classmethod
-    def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Workload:
+    def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: Bools, device: str = "cpu") -> Workload:
         there = offloaded & tasks.present
         weight = np.where(there, importance(world, tasks), 0.0)
         demand, cycles, reach = weight * tasks.size_bit, weight * tasks.cycles, reach_hz(world, tasks)
@@ -173,9 +175,10 @@ class Workload:
             a / np.where(a_least > 0, a_least, 1.0) for a, a_least in ((demand, sending), (cycles, roots))
         )
         band, snr, server = (
-            torch.from_numpy(np.asarray(a, np.float32)) for a in (demand / world.band_hz, reach / world.band_hz, cycles)
+            torch.from_numpy(np.asarray(a, np.float32)).to(device)
+            for a in (demand / world.band_hz, reach / world.band_hz, cycles)
         )
-        return cls(band, snr, server, torch.from_numpy(there))
+        return cls(band, snr, server, torch.from_numpy(there).to(device))
 
     def sending(self, share: Tensor) -> Tensor:
         """Eq. 1 for shares of the band (eq. 18), weighted and over the optimum: (samples,)."""
@@ -200,8 +203,9 @@ def batch(world: OffloadingWorld, tasks: int, rng: np.random.Generator, step: in
 class Lesson:
     """A learner for :func:`kit.sim.learning.learn`: one batch a step, both heads in turn, the sizes as the recipe's way says."""
 
-    def __init__(self, world: OffloadingWorld, recipe: Recipe, net: Allocator) -> None:
-        self.world, self.recipe, self.net, self.sizes = world, recipe, net, sizes_of(recipe)
+    def __init__(self, world: OffloadingWorld, recipe: Recipe, net: Allocator, device: str = "cpu") -> None:
+        self.world, self.recipe, self.net, self.sizes = world, recipe, net.to(device), sizes_of(recipe)
+        self.device = device
         self.seconds, self.looks = 0.0, list[Look]()
         self.heads = [torch.optim.Adam(net.parameters(), lr=recipe.rate) for _ in net.spec.outputs]
 
@@ -209,8 +213,8 @@ class Lesson:
         begun = time.process_time()
         rng, recipe = chance(self.recipe.seed, number), self.recipe
         tasks, offloaded = batch(self.world, recipe.tasks, rng, number)
-        features, _ = inputs_of(self.net.spec, tasks, offloaded)
-        work = Workload.of(self.world, tasks, offloaded)
+        features = inputs_of(self.net.spec, tasks, offloaded)[0].to(self.device)
+        work = Workload.of(self.world, tasks, offloaded, self.device)
         pool, done = phase(recipe, self.sizes, number)
         sizes = drawn(recipe, pool, rng)
         self.net.train()
@@ -223,12 +227,12 @@ class Lesson:
             optimizer.step()
         self.seconds += time.process_time() - begun
         if recipe.watched and ((number + 1) % recipe.watched == 0 or number + 1 == recipe.steps):
-            found = excesses(self.net, self.world, self.sizes)
+            found = excesses(self.net, self.world, self.sizes, device=self.device)
             self.looks.append(Look(step=number + 1, seconds=self.seconds, excess=found))
         return loss / len(self.heads)
 
     def _descend(self, features: Tensor, work: Workload, size: Size, head: int, place: tuple[int, int]) -> float:
-        noise = torch.Generator().manual_seed(hash(place) & 0x7FFFFFFF)
+        noise = torch.Generator(self.device).manual_seed(hash(place) & 0x7FFFFFFF)
         shares = self.net(features, size.width, size.depth, work.there, noise)[:, head]
         loss = (work.sending(shares) if head == 0 else work.computing(shares)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -264,17 +268,23 @@ def drawn(recipe: Recipe, pool: tuple[Size, ...], rng: np.random.Generator) -> t
 
 
 def excesses(
-    net: Allocator, world: OffloadingWorld, sizes: Iterable[Size], *, samples: int = 500, seed: int = 1_000_003
+    net: Allocator,
+    world: OffloadingWorld,
+    sizes: Iterable[Size],
+    *,
+    samples: int = 500,
+    seed: int = 1_000_003,
+    device: str = "cpu",
 ) -> tuple[float, ...]:
     """Mean weighted delay over its optimum, less one, of each size: all tasks offloaded, slots that no training has seen."""
     tasks = sample(world, samples, chance(seed, 0))
     work = Workload.of(world, tasks, tasks.present)
     best = optima_s(world, tasks, tasks.present)
     found = []
-    features, mask = inputs_of(net.spec, tasks, tasks.present)
+    features, mask = (part.to(device) for part in inputs_of(net.spec, tasks, tasks.present))
     with torch.no_grad():
         for size in sizes:
-            shares = torch.cat([net.eval()(f, size.width, size.depth, m) for f, m in _parts(features, mask)])
+            shares = torch.cat([net.eval()(f, size.width, size.depth, m) for f, m in _parts(features, mask)]).cpu()
             delay = [work.sending(shares[:, 0]).numpy() @ best[0], work.computing(shares[:, 1]).numpy() @ best[1]]
             found.append(float(sum(delay) / best.sum() - 1.0))
     return tuple(found)
@@ -295,7 +305,11 @@ def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Floats:
 
 
 def train(
-    world: OffloadingWorld, recipe: Recipe, folder: Path | None = None, said: Callable[[str], Said] | None = None
+    world: OffloadingWorld,
+    recipe: Recipe,
+    folder: Path | None = None,
+    said: Callable[[str], Said] | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """The network of a recipe: learned now, or read from ``folder`` where an earlier run left it.
 
@@ -303,18 +317,20 @@ def train(
     """
     net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
     name = f"{recipe.name}-{hashlib.sha256(store.canonical_json(world)).hexdigest()[:8]}"
+    name += "" if device == "cpu" else f"-{device}"
     path = None if folder is None else folder / f"{name}{allocfile.SUFFIX}"
     report_file = None if folder is None else folder / f"{name}.training.json"
     if path is not None and report_file is not None and path.is_file() and report_file.is_file():
         kept = allocfile.read(path)
         return Trained(Allocator(kept.spec, kept.arrays).eval(), store.read_record(report_file, Report))
-    lesson = Lesson(world, recipe, net)
+    lesson = Lesson(world, recipe, net, device)
     checkpoint = None if folder is None else folder / f"{name}.checkpoint.npz"
     losses = learning.learn(
         lesson, recipe.steps, checkpoint=checkpoint, name=name, said=None if said is None else said(recipe.name)
     )
     final = float(np.mean(losses[-max(recipe.steps // 10, 1) :]))
     report = Report(recipe=recipe, seconds=lesson.seconds, final_loss=final, looks=tuple(lesson.looks))
+    net = net.to("cpu")
     if path is not None and report_file is not None:
         allocator.write(net, path, seed=recipe.seed, steps=(f"{recipe.way}: {recipe.steps} steps",))
         store.write_record(report_file, report)
