@@ -65,6 +65,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "kit.report": (3, {"numpy", "plotly"}),
     "kit.sim": (3, {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch", "pydantic"}),
     "kit.sim.offloading.genetic": (3, {"numpy", "pydantic", "pygad"}),
+    "kit.sim.placement.trained": (3, {"numpy", "pydantic", "onnxruntime"}),
     "kit.cli": (4, {"typer", "rich", "numpy", "psutil", "pydantic"}),
 }
 MEASURING = {
@@ -87,7 +88,7 @@ APART = [
     (MEASURING, {"library"}),
     ({"variants"}, {"sim"}),
 ]  # nets are the families: the workshop and the playground both train them
-BLOCKED = ("torch", "torchvision", "onnx", "tensorrt", "gymnasium")
+BLOCKED = ("torch", "torchvision", "onnx", "tensorrt", "gymnasium", "scipy")
 BOARD = [
     "kit",
     "kit.__main__",
@@ -129,8 +130,16 @@ BOARD = [
     "kit.knowledge",
     "kit.library.package",
     "kit.library.client",
+    "kit.sim.placement.observation",
+    "kit.sim.placement.trained",
     "kit.nets",
     "kit.report.format",
+    "kit.cli.place",
+    "kit.sim.placement",
+    "kit.sim.placement.controller",
+    "kit.sim.placement.measured",
+    "kit.sim.placement.prices",
+    "kit.sim.placement.trace",
 ]
 
 

@@ -11,7 +11,20 @@ import sys
 import typer
 
 from kit import __version__
-from kit.cli import compare, judge, knowledge, library, measure, predict, run, runtimes, scenario, simulate, workshop
+from kit.cli import (
+    compare,
+    judge,
+    knowledge,
+    library,
+    measure,
+    place,
+    predict,
+    run,
+    runtimes,
+    scenario,
+    simulate,
+    workshop,
+)
 from kit.errors import KitError
 
 app = typer.Typer(
@@ -50,6 +63,7 @@ predict.add_to(app)
 knowledge.add_to(app)
 library.add_to(app)
 simulate.add_to(app)
+place.add_to(app)
 
 
 def main() -> None:

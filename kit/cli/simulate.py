@@ -1,4 +1,4 @@
-"""The verbs of the playground: ``simulate bandwidth`` (paper A), ``simulate offloading`` (paper B)."""
+"""The verbs of the playground: ``simulate bandwidth`` (paper A), ``offloading`` (paper B), ``placement`` (paper C)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from kit.cli import show, workshop
 
 if TYPE_CHECKING:
     from kit.sim.bandwidth.train import Trained
-    from kit.sim.results import Simulation
+    from kit.sim.placement.measured import MeasuredModels
+    from kit.sim.results import Figure, Simulation
 
 QUALITY = "quality.json"  # for kit knowledge table --quality
 
@@ -43,6 +44,7 @@ Device = Annotated[str, typer.Option(help="Where torch trains: cpu or cuda.")]
 def add_to(app: typer.Typer) -> None:
     simulate_app.command()(bandwidth)
     simulate_app.command()(offloading)
+    simulate_app.command()(placement)
     app.add_typer(simulate_app, name="simulate", rich_help_panel="Play")
 
 
@@ -111,6 +113,7 @@ def offloading(
     out: Annotated[
         Path, typer.Option(help="Folder for simulation.json, page.html, quality.json and the trained networks.")
     ] = Path("simulation/offloading"),
+    device: Device = "cpu",
     json: show.Json = False,
 ) -> None:
     """Paper B: who offloads, which sub-network shares band and server, and what deciding costs. fig12 trains 30 networks: name it."""
@@ -119,13 +122,15 @@ def offloading(
     start = time.monotonic()
     from kit import store
     from kit.sim import learning
+    from kit.sim.bandwidth.train import check_device
     from kit.sim.delays import describe
     from kit.sim.offloading import OffloadingWorld, experiment, figures
     from kit.sim.results import Simulation
 
     figures.check(figure or ())
+    check_device(device)
     delays = experiment.delays_of(delay)
-    settings = experiment.Settings.of(wanted, quick=quick, steps=steps)
+    settings = experiment.Settings.of(wanted, quick=quick, steps=steps, device=device)
     world = OffloadingWorld()
     store.make_folder(out)
     with learning.one_thread(), show.progress("simulate") as update:
@@ -148,7 +153,179 @@ def offloading(
     )
 
 
+def placement(
+    figure: Annotated[
+        list[str] | None,
+        typer.Option("--figure", help="fig4 to fig8, default or scarce; give it several times (default: all)."),
+    ] = None,
+    reading: Annotated[
+        str | None, typer.Option(help="Of the paper's spectrum: shared (default), per_gateway or counted.")
+    ] = None,
+    policy: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--policy", help="A trained policy (.policy.json) to set beside the methods; give it several times."
+        ),
+    ] = None,
+    models: Annotated[
+        str, typer.Option(help="table (the paper's), or measured:KNOWLEDGE.json[,backend=…] with the options below.")
+    ] = "table",
+    light: Annotated[str | None, typer.Option(metavar="ID", help="Measured variant of the least accuracy.")] = None,
+    middle: Annotated[
+        list[str] | None, typer.Option("--middle", metavar="ID", help="One between them; give it several times.")
+    ] = None,
+    heavy: Annotated[str | None, typer.Option(metavar="ID", help="Measured variant of the most accuracy.")] = None,
+    end: Annotated[
+        str | None, typer.Option(metavar="DEVICE[,backend=…]", help="A gateway; also ,threads=… and ,point=….")
+    ] = None,
+    edge: Annotated[str | None, typer.Option(metavar="DEVICE[,backend=…]", help="The edge server.")] = None,
+    noisy: Annotated[
+        list[str] | None,
+        typer.Option("--noisy", metavar="ID=0.93", help="Accuracy on noisy data (default: table III's part of it)."),
+    ] = None,
+    percentile: Annotated[int, typer.Option(help="Of the measured times, that is promised: 50, 90, 95 or 99.")] = 95,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="Replay this trace (kit simulate trace) by every policy.")
+    ] = None,
+    seed: Seeds = None,
+    seeds: Count = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Episodes, of 50 slots each, for which TD3 and DDPG are trained (default: 60)."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Under two minutes: one seed, fewer episodes, slots and places.")
+    ] = False,
+    out: Annotated[
+        Path, typer.Option(help="Folder for simulation.json, page.html, and the trained policies and found points.")
+    ] = Path("simulation/placement"),
+    device: Device = "cpu",
+    log: Annotated[bool, typer.Option("--log", help="Write TensorBoard's files beside the policies.")] = False,
+    json: show.Json = False,
+) -> None:
+    """Paper C: which node runs each task, with which model, and what TD3, DDPG, rules and kit's own policy make of it.
+
+    With --models measured:… or --trace their tables are made; the paper's figures too where --figure names them.
+    """
+    wanted = seeds_of(seed, seeds, quick)
+    workshop.need_workshop("torch", "plotly")
+    need_playground()
+    start = time.monotonic()
+    from dataclasses import replace
+
+    from kit import store
+    from kit.sim import learning
+    from kit.sim.bandwidth.train import check_device
+    from kit.sim.placement import compared, experiment, figures, measured, rounded, trained, world
+    from kit.sim.placement import trace as traces
+    from kit.sim.results import Simulation
+
+    figures.check(figure or ())
+    check_device(device)
+    replayed = traces.read(trace) if trace else None
+    base = replayed.header.world if replayed and reading is None else world.reading(reading or "shared")
+    given = measured_models(models, light, middle, heavy, end, edge, noisy, percentile)
+    there = measured.world_of(base, given) if given else base
+    known = {path: trained.load(path) for path in policy or ()}
+    settings = replace(experiment.Settings.of(wanted, quick=quick, episodes=steps, device=device), log=log)
+    store.make_folder(out)
+    with learning.one_thread(), show.progress("simulate") as update:
+        beside = {f"{p.name.partition('.')[0]} (given)": (r.network_sha256, decide) for p, (r, decide) in known.items()}
+        shown: list[Figure] = []
+        if given or replayed:
+            network = experiment.own_of(settings.own_steps, wanted[0], out / "networks", None)
+            policies = {**experiment.RULES, experiment.ROUNDED: rounded, experiment.KIT: network[1]}
+            policies |= {name: decide for name, (_, decide) in beside.items()}
+            if given:
+                shown.append(
+                    compared.by_time(base, given, policies, seeds=wanted, slots=settings.slots, trace=replayed)
+                )
+            elif replayed:
+                shown.append(compared.on_trace(there, replayed, policies, seeds=wanted))
+        made = figures.Made((), {}, {})
+        if figure or not shown:
+            made = figures.run(there, settings, figure or (), out / "networks", told_by(update), beside)
+    finish(
+        Simulation(
+            world="placement",
+            parameters={
+                **there.model_dump(mode="json"),
+                "reading": reading or ("trace" if replayed else "shared"),
+                "models": models,
+                "trace": str(trace) if trace else None,
+                "episodes": settings.episodes,
+                "slots": settings.slots,
+                "quick": quick,
+                "bars": dict(made.bars),
+            },
+            delay=models if given else "analytic",
+            seeds=settings.seeds,
+            versions=versions("numpy", "scipy", "torch", "stable-baselines3", "gymnasium"),
+            wall_s=time.monotonic() - start,
+            trained={name: dict(told) for name, told in made.trained.items()},
+            figures=(*shown, *made.figures),
+        ),
+        out,
+        json,
+    )
+
+
 # ------------------------------------------------------------------------------------------------------- for every simulation
+
+
+def measured_models(
+    models: str,
+    light: str | None,
+    middle: Sequence[str] | None,
+    heavy: str | None,
+    end: str | None,
+    edge: str | None,
+    noisy: Sequence[str] | None,
+    percentile: int,
+) -> MeasuredModels | None:
+    """What --models and the options beside it name; None for the paper's table. Raises UsageError, and as ``measured.read`` does."""
+    from kit.errors import UsageError
+    from kit.sim.placement import measured
+
+    options = {"--light": light, "--heavy": heavy, "--end": end, "--edge": edge}
+    if models == "table":
+        extra = [name for name, value in {**options, "--middle": middle, "--noisy": noisy}.items() if value]
+        if extra:
+            raise UsageError(
+                f"{extra[0]} goes with --models measured:KNOWLEDGE.json: the paper's table has its own models."
+            )
+        return None
+    if missing := [name for name, value in options.items() if not value]:
+        raise UsageError(
+            f"--models {models} needs {', '.join(missing)} too: two variants, and where they were measured."
+        )
+    ids = [str(light), *(middle or ()), str(heavy)]
+    accuracies = dict(_noisy(text) for text in noisy or ())
+    return measured.read(models, ids, end=str(end), edge=str(edge), noisy=accuracies, percentile=percentile)
+
+
+def _noisy(text: str) -> tuple[str, float]:
+    """``ID=0.93`` as a pair. Raises UsageError."""
+    from kit.errors import UsageError
+
+    name, _, value = text.rpartition("=")
+    try:
+        return name, float(value)
+    except ValueError:
+        raise UsageError(f"--noisy does not take '{text}': write ID=0.93, an accuracy above 0 and up to 1.") from None
+
+
+def need_playground() -> None:
+    """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
+    import importlib.util
+
+    from kit.errors import BackendUnavailable
+
+    missing = [m for m in ("gymnasium", "scipy", "stable_baselines3") if importlib.util.find_spec(m) is None]
+    if missing:
+        raise BackendUnavailable(
+            f"Paper C's agents are missing here ({', '.join(missing)}): pip install 'insitu-kit[workshop,playground]'."
+        )
 
 
 def seeds_of(seed: Sequence[int] | None, seeds: int | None, quick: bool) -> tuple[int, ...]:

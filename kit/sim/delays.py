@@ -10,7 +10,7 @@ cycle each: factor 2 per MAC. That is a convention; measured factors differ by o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -95,11 +95,11 @@ def delay_of(text: str, family: str = "allocator_a") -> Delay:
     if kind == "none" and not colon:
         return None
     if kind == "analytic" and (rest or not colon):
-        given = _options(text, rest.split(",") if rest else [], {"lambda": _positive})
+        given = settings_of(text, rest.split(",") if rest else [], {"lambda": _positive})
         return Analytic(factor=given.get("lambda", PAPERS_FACTOR))
     if kind == "measured" and rest:
         name, *parts = rest.split(",")
-        given = _options(text, parts, _MEASURED)
+        given = settings_of(text, parts, _MEASURED)
         if not Path(name).exists():
             raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
         rows = store.read_record(Path(name), KnowledgeBase).rows
@@ -145,18 +145,23 @@ _MEASURED: dict[str, Callable[[str], Any]] = {
     "backend": _name, "device": _name, "threads": _count, "clock-ghz": _positive, "users": _count
 }  # fmt: skip
 
+#: What tells the rows of one device apart.
+STATE: dict[str, Callable[[str], Any]] = {"backend": _name, "threads": _count, "point": _name}
 
-def _options(text: str, parts: Sequence[str], known: dict[str, Callable[[str], Any]]) -> dict[str, Any]:
-    """``key=value`` parts of a delay. Raises UsageError."""
+
+def settings_of(
+    text: str, parts: Sequence[str], known: Mapping[str, Callable[[str], Any]], flag: str = "--delay"
+) -> dict[str, Any]:
+    """``key=value`` parts of what was written after ``flag``. Raises UsageError."""
     found: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         if key not in known:
-            raise UnknownName(f"option of --delay {text.partition(':')[0]}", key, known)
+            raise UnknownName(f"option of {flag} {text.partition(':')[0].partition(',')[0]}", key, known)
         try:
             found[key] = known[key](value if equals else "")
         except ValueError:
-            raise UsageError(f"--delay '{text}' cannot be read at '{part}': {_TAKES[key]}.") from None
+            raise UsageError(f"{flag} '{text}' cannot be read at '{part}': {_TAKES[key]}.") from None
     return found
 
 
@@ -167,4 +172,5 @@ _TAKES = {
     "threads": "give a whole number from 1, like threads=1",
     "clock-ghz": "give gigahertz above zero, like clock-ghz=2.4",
     "users": "give a whole number from 1, like users=30",
+    "point": "name an operating point, like point=t1-b1-gap10ms",
 }

@@ -2,7 +2,8 @@
 
 ``world`` evaluates, ``options`` says what a task could do, ``rules`` decide without learning, ``bound`` is what nothing exceeds.
 
-``environment`` needs the extra ``playground`` and is imported by itself.
+``measured`` makes the models from a knowledge base, ``trace`` holds requests to replay, ``controller`` answers a real one; ``environment``
+and what learns need the extra ``playground`` and are imported by themselves.
 """
 
 from kit.sim.placement.bound import rounded, upper_bound

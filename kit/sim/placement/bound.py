@@ -16,12 +16,21 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import linprog
-from scipy.sparse import csr_array, vstack
 
 from kit.errors import KitError
 from kit.sim.channel import Bools, Floats
-from kit.sim.placement.options import MARGIN, THINGS, Options, decide, options_of, pools, takes
+from kit.sim.placement.options import (
+    LEAST_PRICE,
+    MARGIN,
+    THINGS,
+    Fitter,
+    Options,
+    decide,
+    options_of,
+    paid,
+    pools,
+    takes,
+)
 from kit.sim.placement.world import Decision, Ints, Models, PlacementWorld, State, Tasks
 
 ROUNDS = 30  # of new columns, at most
@@ -32,7 +41,6 @@ WHOLE = 1.0 - 1e-6  # part of a task
 THRIFT = 2e-3  # for rounding: accuracy that a whole pool is worth where nothing is scarce
 SHARES = 4  # of the six things: bands and clocks
 _STARTS = (0.35, 0.55, 0.75)  # of the time for sending: the first columns
-_LEAST = 1e-6  # price at which a column is made, so that no pool is taken without end
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close:
 
 def _columns(option: Options, send: Floats, wanted: Bools, price: Floats | None = None) -> tuple[Ints, Ints, Floats]:
     """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
-    used = takes(option, send, None if price is None else np.maximum(price, _LEAST))[0]
+    used = takes(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
     task, which = np.nonzero(wanted & (send[0] < option.deadline_s[0]))
     return task, which, used[task, which]
 
@@ -105,6 +113,9 @@ def _program(
     option: Options, of: Ints, task: Ints, which: Ints, used: Floats, budget: Floats, thrift: float
 ) -> tuple[float, Floats, Floats, Floats]:
     """(value, parts of the columns, prices of the tasks, prices of the pools). Pools keep their margin."""
+    from scipy.optimize import linprog  # here, so that a board, which has no scipy, runs all the other policies
+    from scipy.sparse import csr_array, vstack
+
     columns, tasks = np.arange(len(task)), option.value.shape[1]
     if not len(task):
         return 0.0, np.zeros(0), np.zeros(tasks), np.zeros(len(budget))
@@ -123,19 +134,9 @@ def _program(
 
 def _priced(option: Options, of: Ints, prices: Floats) -> tuple[Floats, Floats]:
     """What each option earns less the least that it pays, and how long it then sends: [tasks, options]."""
-    price = prices[of][:, None, :]
-    clock_price = np.where(option.home, price[:, :, 2], price[:, :, 3])
-    bands = np.sqrt(price[:, :, 0] * option.first_s[0]) + np.sqrt(price[:, :, 1] * option.second_s[0])
-    clock = np.sqrt(clock_price * option.compute_s[0])
-    time = option.deadline_s[0] - option.fixed_s[0]
-    part = np.where(bands + clock > 0, bands / np.maximum(bands + clock, 1e-300), 0.5)
-    send = np.maximum(option.fixed_s[0] + time * part, option.fetch_s[0])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        paid = np.where(bands > 0, bands**2 / (send - option.fixed_s[0]), 0.0)
-        paid += np.where(clock > 0, clock**2 / (option.deadline_s[0] - send), 0.0)
-    paid += np.where(option.home, price[:, :, 4], price[:, :, 5]) * option.space[0]
-    profit = np.where(option.value[0] > 0, option.value[0] - paid, -1.0)
-    return profit, _inner(option, send)
+    found = paid(option, prices[of][None])
+    profit = np.where(option.value[0] > 0, option.value[0] - found.total[0], -1.0)
+    return profit, _inner(option, found.send_s[0])
 
 
 def _inner(option: Options, send: Floats) -> Floats:
@@ -186,38 +187,15 @@ def _round(world: PlacementWorld, option: Options, found: Solution) -> tuple[Int
     chosen, shares = np.where(whole, best, -1), np.zeros((tasks, SHARES))
     shares[whole] = used[whole, best[whole], :SHARES]
     np.subtract.at(left, of[whole], used[whole, best[whole]])
-    left = np.maximum(left, 0.0)
+    left, fitter = np.maximum(left, 0.0), Fitter(option)
     for task in np.flatnonzero(~whole)[np.argsort(-part[~whole].max(axis=1), kind="stable")]:
         for which in np.argsort(-option.value[0, task], kind="stable"):
-            need = _fitting(option, int(task), int(which), left[of[task]], found.prices[of[task]])
+            if option.value[0, task, which] <= 0:
+                break
+            mine = of[task]
+            need = fitter.need(int(task), int(which), left[mine].tolist(), found.prices[mine].tolist())
             if need is not None:
                 chosen[task], shares[task] = which, need[:SHARES]
-                left[of[task]] = np.maximum(left[of[task]] - need, 0.0)
+                left[mine] = np.maximum(left[mine] - need, 0.0)
                 break
     return chosen, shares, part
-
-
-def _fitting(option: Options, task: int, which: int, left: Floats, price: Floats) -> Floats | None:
-    """What the option takes if it fits into what is left ([6]), at the way to take the time apart that pays least; None if it does not."""
-    at = 0, task, which
-    clock, room = (left[2], left[4]) if option.home[which] else (left[3], left[5])
-    if option.value[at] <= 0 or clock <= 0 or option.space[at] > room:
-        return None
-    demands = np.array([option.first_s[at], option.second_s[at]])
-    if (left[:2][demands > 0] <= 0).any():
-        return None
-    least = np.where(demands > 0, demands / np.where(left[:2] > 0, left[:2], 1.0), 0.0)
-    low = max(option.fetch_s[at], option.fixed_s[at] + least.sum())
-    high = option.deadline_s[0, task, 0] - option.compute_s[at] / clock
-    if not low < high:
-        return None
-    worth = np.maximum(price, _LEAST)
-    bands = np.sqrt(worth[:2] * demands).sum()
-    computing = np.sqrt(worth[2 if option.home[which] else 3] * option.compute_s[at])
-    time = option.deadline_s[0, task, 0] - option.fixed_s[at]
-    send = float(np.clip(option.fixed_s[at] + time * bands / (bands + computing), low, high))
-    need = np.zeros(THINGS)
-    need[:2] = np.where(demands > 0, left[:2] * least.sum() / (send - option.fixed_s[at]), 0.0)
-    need[2 if option.home[which] else 3] = option.compute_s[at] / (option.deadline_s[0, task, 0] - send)
-    need[4 if option.home[which] else 5] = option.space[at]
-    return need

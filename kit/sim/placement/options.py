@@ -11,7 +11,9 @@ of a clock, and ``send`` is not less than the model's download.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 
 import numpy as np
 
@@ -20,6 +22,7 @@ from kit.sim.placement.world import Decision, Ints, Models, PlacementWorld, Stat
 
 THINGS = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
+LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken without end
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,71 @@ def takes(option: Options, send_s: Floats, price: Floats | None = None) -> Float
         found[..., thing] = np.where(option.home, values, 0.0)
         found[..., thing + 1] = np.where(option.home, 0.0, values)
     return found
+
+
+@dataclass(frozen=True)
+class Paid:
+    """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
+
+    first: Floats
+    second: Floats
+    clock: Floats
+    space: Floats
+    send_s: Floats
+
+    @property
+    def total(self) -> Floats:
+        return self.first + self.second + self.clock + self.space
+
+
+def paid(option: Options, price: Floats) -> Paid:
+    """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
+
+    Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
+    with the time in proportion to the roots; a download that takes longer than that holds the sending back.
+    """
+    each, home = price[:, :, None, :], option.home
+    one, two = np.sqrt(each[..., 0] * option.first_s), np.sqrt(each[..., 1] * option.second_s)
+    clock = np.sqrt(np.where(home, each[..., 2], each[..., 3]) * option.compute_s)
+    bands = one + two
+    roots = bands + clock
+    part = np.where(roots > 0, bands / np.maximum(roots, 1e-300), 0.5)
+    send = np.maximum(option.fixed_s + (option.deadline_s - option.fixed_s) * part, option.fetch_s)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.where(bands > 0, bands / (send - option.fixed_s), 0.0)
+        computing = np.where(clock > 0, clock**2 / (option.deadline_s - send), 0.0)
+    return Paid(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
+
+
+class Fitter:
+    """Fits single options of one sample into what is left, in plain numbers: a task at a time is too little for arrays."""
+
+    def __init__(self, option: Options) -> None:
+        names = "first_s", "second_s", "compute_s", "fixed_s", "fetch_s", "space"
+        self._of = list(zip(*(getattr(option, name)[0].tolist() for name in names), strict=True))
+        self._deadline_s, self._home = option.deadline_s[0, :, 0].tolist(), option.home.tolist()
+
+    def need(self, task: int, which: int, left: Sequence[float], price: Sequence[float]) -> list[float] | None:
+        """What an option takes of the six things if it fits into ``left``, with its time taken apart so that it pays least;
+        None if it does not fit.
+        """
+        one, two, compute, fixed, fetch, space = (values[which] for values in self._of[task])
+        clock, room = (2, 4) if self._home[which] else (3, 5)
+        if left[clock] <= 0 or space > left[room] or (one > 0 and left[0] <= 0) or (two > 0 and left[1] <= 0):
+            return None
+        least = (one / left[0] if one > 0 else 0.0) + (two / left[1] if two > 0 else 0.0)
+        deadline = self._deadline_s[task]
+        low, high = max(fetch, fixed + least), deadline - compute / left[clock]
+        if not low < high:
+            return None
+        worth = [max(p, LEAST_PRICE) for p in price]
+        bands = sqrt(worth[0] * one) + sqrt(worth[1] * two)
+        part = bands / (bands + sqrt(worth[clock] * compute))
+        send = min(max(fixed + (deadline - fixed) * part, low), high)
+        scale, need = least / (send - fixed), [0.0] * THINGS
+        need[0], need[1] = left[0] * scale if one > 0 else 0.0, left[1] * scale if two > 0 else 0.0
+        need[clock], need[room] = compute / (deadline - send), space
+        return need
 
 
 def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) -> Decision:

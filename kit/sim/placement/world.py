@@ -31,6 +31,8 @@ What the paper leaves open, and what is read into it here; each reading is a par
 - The caching pool update follows the text of its four steps; Algorithm 1 as printed empties every cache. Step 1: what was kept is there
   and takes its space. Steps 2 and 3: a missing model that can arrive within the deadline is placed if it fits beside the others, in the
   order of the tasks, whether or not the task then ends in time. Step 4: after the slot a node drops what the decision does not keep.
+- Cycles over clock are certain in the paper. A variant that was measured (``measured``) has a :class:`Spread`: its cycles are what is
+  promised, policies and bound go by them, and the world draws what each run takes.
 """
 
 from __future__ import annotations
@@ -54,6 +56,34 @@ Range: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(g
 GATEWAY, EDGE = 0, 1
 
 
+class Spread(Record):
+    """How a run's time scatters about what is promised: with probability ``levels[i]`` it takes at most ``factors[i]`` times that.
+
+    Straight between two levels. Below the first one it is the first factor; above the last one the last line goes on.
+    """
+
+    levels: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(min_length=1)
+    factors: tuple[Annotated[float, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Spread:
+        if len(self.levels) != len(self.factors):
+            raise ValueError(
+                f"{len(self.levels)} levels and {len(self.factors)} factors: give one factor for each level"
+            )
+        if list(self.levels) != sorted(set(self.levels)) or list(self.factors) != sorted(self.factors):
+            raise ValueError("levels and factors of a spread must rise")
+        return self
+
+    def at(self, chance: Floats) -> Floats:
+        """The factor that is not exceeded with this probability, in the shape of ``chance``."""
+        found: Floats = np.interp(chance, self.levels, self.factors)
+        if len(self.levels) > 1:
+            slope = (self.factors[-1] - self.factors[-2]) / (self.levels[-1] - self.levels[-2])
+            found += slope * np.maximum(chance - self.levels[-1], 0.0)
+        return found
+
+
 class Variant(Record):
     """One accuracy level of every device's model; each device's own is drawn uniformly from these ranges."""
 
@@ -63,6 +93,8 @@ class Variant(Record):
     size_bytes: Range
     cycles: Range = Field(description="Q of a run at a gateway")
     edge_cycles: Range | None = Field(default=None, description="Q of a run at the edge: the gateway's unless given")
+    spread: Spread | None = Field(default=None, description="of the run time at a gateway; none: it is certain")
+    edge_spread: Spread | None = Field(default=None, description="of the run time at the edge")
 
     @model_validator(mode="after")
     def _ordered(self) -> Variant:
@@ -118,6 +150,11 @@ class PlacementWorld(Record):
     def tasks(self) -> int:
         """N of the paper."""
         return self.gateways * self.devices
+
+    @property
+    def certain(self) -> bool:
+        """Whether every run takes what was promised."""
+        return all(v.spread is None and v.edge_spread is None for v in self.variants)
 
 
 #: Readings of the spectrum under which the random rule completes about 55 %. In the last two equal shares reach the bound.
@@ -186,15 +223,18 @@ class Decision:
 class Outcome:
     """What one slot's decision came to: [samples, tasks], or [samples] where said.
 
-    ``delay_s`` is infinite for a task that was turned away or whose model did not fit. ``accuracy`` is U of eq. 10, 0 where the task was
-    not completed. ``satisfied`` are C1, C4, C5, C6 for the decision as it was asked for: [samples, 4]; the others hold by construction.
+    ``delay_s`` is infinite for a task that was turned away or whose model did not fit. ``promised`` tasks would be completed if every run
+    took what is promised. ``accuracy`` is U of eq. 10, 0 where the task was not completed. ``satisfied`` are C1, C4, C5, C6 for the
+    decision as it was asked for: [samples, 4]; the others hold by construction.
     ``moved_bytes`` are models from the cloud, and over the backhaul to gateways: [samples, 2]. ``state`` is the next slot's.
     """
 
     delay_s: Floats
+    promised: Bools
     completed: Bools
     accuracy: Floats
     at_gateway: Bools
+    variant: Ints
     hit: Bools
     placed: Bools
     present: Bools
@@ -285,8 +325,18 @@ def held_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Flo
 # ------------------------------------------------------------------------------------------------------------------ slot
 
 
-def step(world: PlacementWorld, models: Models, tasks: Tasks, state: State, decision: Decision) -> Outcome:
-    """Eqs. 2 to 10 and 14, and the caching pool update, for one slot of every sample."""
+def step(
+    world: PlacementWorld,
+    models: Models,
+    tasks: Tasks,
+    state: State,
+    decision: Decision,
+    rng: np.random.Generator | None = None,
+) -> Outcome:
+    """Eqs. 2 to 10 and 14, and the caching pool update, for one slot of every sample.
+
+    ``rng`` draws what measured models take, one number for each task; without it every run takes what was promised.
+    """
     asks, home = asked(world, tasks, decision), decision.at_gateway
     shares, c4, c5 = project(world, asks, decision)
     size = _of(models.size_bytes, decision.variant)
@@ -296,9 +346,13 @@ def step(world: PlacementWorld, models: Models, tasks: Tasks, state: State, deci
     wants = asks & ~hit & (fetch <= tasks.deadline_s)
     placed = _place(world, models, state, np.where(wants, size, 0.0), home)
     cycles = _of(models.cycles.reshape(*home.shape, -1), decision.variant + np.where(home, 0, models.cycles.shape[3]))
-    delay = np.maximum(_sending_s(world, tasks, home, shares), fetch) + _computing_s(world, cycles, home, shares)
-    delay = np.where(hit | placed, delay, np.inf)
-    completed = delay <= tasks.deadline_s
+    there, computing = hit | placed, _computing_s(world, cycles, home, shares)
+    ready = np.where(there, np.maximum(_sending_s(world, tasks, home, shares), fetch), np.inf)
+    delay = ready + computing
+    completed = promised = delay <= tasks.deadline_s
+    if rng is not None and not world.certain:
+        delay = ready + computing * _drawn(world, decision, rng)
+        completed = delay <= tasks.deadline_s
     quality = decision.variant + np.where(tasks.noisy, models.accuracy.shape[3], 0)
     accuracy = _of(models.accuracy.reshape(*home.shape, -1), quality) * completed
     satisfied = np.stack([(completed | ~tasks.present).all(axis=1), c4, c5, _c6(world, size * asks, home)], axis=1)
@@ -306,9 +360,11 @@ def step(world: PlacementWorld, models: Models, tasks: Tasks, state: State, deci
     reward = accuracy.sum(axis=1) / count * (satisfied.all(axis=1) if world.reward == "strict" else 1.0)
     return Outcome(
         delay_s=delay,
+        promised=promised,
         completed=completed,
         accuracy=accuracy,
         at_gateway=home,
+        variant=decision.variant,
         hit=hit,
         placed=placed,
         present=tasks.present,
@@ -346,6 +402,17 @@ def _computing_s(world: PlacementWorld, cycles: Floats, home: Bools, shares: tup
     with np.errstate(divide="ignore", invalid="ignore"):
         seconds: Floats = cycles / np.where(home, shares[2] * world.gateway_hz, shares[3] * world.edge_hz)
     return seconds
+
+
+def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) -> Floats:
+    """Each run's time over what was promised for it: [samples, tasks]. A task's luck is the same wherever it runs."""
+    luck = rng.random(decision.variant.shape)
+    found = np.ones_like(luck)
+    for level, variant in enumerate(world.variants):
+        for home, spread in ((True, variant.spread), (False, variant.edge_spread)):
+            if spread is not None:
+                found = np.where((decision.variant == level) & (decision.at_gateway == home), spread.at(luck), found)
+    return found
 
 
 def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Floats, home: Bools) -> Bools:
@@ -398,7 +465,7 @@ Policy: TypeAlias = Callable[[PlacementWorld, Models, Tasks, State, np.random.Ge
 
 
 def chance(seed: int, stream: int, slot: int = 0) -> np.random.Generator:
-    """Models are stream 0, the tasks of a slot stream 1, what a policy draws in it stream 2."""
+    """Models are stream 0, the tasks of a slot stream 1, what a policy draws in it stream 2, how long measured models take stream 3."""
     return np.random.default_rng((seed, stream, slot))
 
 
@@ -409,7 +476,7 @@ def run(world: PlacementWorld, policy: Policy, *, slots: int, samples: int = 1, 
     for slot in range(slots):
         tasks = sample(world, samples, chance(seed, 1, slot))
         decision = policy(world, models, tasks, state, chance(seed, 2, slot))
-        found.append(step(world, models, tasks, state, decision))
+        found.append(step(world, models, tasks, state, decision, chance(seed, 3, slot)))
         state = found[-1].state
     return found
 
@@ -419,6 +486,7 @@ class Metrics(Record):
 
     average_accuracy: float = Field(description="of all tasks, 0 for those not completed: eq. 11")
     completion: float = Field(description="tasks completed within the deadline over all tasks")
+    missed: float = Field(default=0.0, description="promised tasks that were late, over those promised: measured times")
     satisfied: float = Field(description="slots in which every constraint held, shares as asked for")
     satisfied_deadlines: float = Field(description="C1")
     satisfied_spectrum: float = Field(description="C4")
@@ -426,6 +494,7 @@ class Metrics(Record):
     satisfied_caches: float = Field(description="C6")
     completed_at_gateways: float
     completed_at_edge: float
+    completed_variants: tuple[float, ...] = Field(default=(), description="by their variants, lightest first")
     placed_at_gateways: float
     placed_at_edge: float
     hits: float = Field(description="tasks whose model lay at their node, over all tasks")
@@ -440,8 +509,8 @@ def metrics(outcomes: Sequence[Outcome]) -> Metrics:
     def of(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes]).astype(np.float64)
 
-    home, done, placed = of("at_gateway"), of("completed"), of("placed")
-    tasks = max(1.0, float(of("present").sum(axis=2).mean()))
+    home, done, placed, promised = of("at_gateway"), of("completed"), of("placed"), of("promised")
+    variant, tasks = of("variant"), max(1.0, float(of("present").sum(axis=2).mean()))
     satisfied, moved = of("satisfied").mean(axis=(0, 1)), of("moved_bytes").mean(axis=(0, 1))
 
     def each(values: NDArray[np.float64]) -> float:
@@ -450,6 +519,7 @@ def metrics(outcomes: Sequence[Outcome]) -> Metrics:
     return Metrics(
         average_accuracy=each(of("accuracy")) / tasks,
         completion=each(done) / tasks,
+        missed=float((promised * (1 - done)).sum() / max(1.0, promised.sum())),
         satisfied=float(of("satisfied").all(axis=2).mean()),
         satisfied_deadlines=float(satisfied[0]),
         satisfied_spectrum=float(satisfied[1]),
@@ -457,6 +527,7 @@ def metrics(outcomes: Sequence[Outcome]) -> Metrics:
         satisfied_caches=float(satisfied[3]),
         completed_at_gateways=each(done * home),
         completed_at_edge=each(done * (1 - home)),
+        completed_variants=tuple(each(done * (variant == v)) for v in range(outcomes[0].state.edge.shape[2])),
         placed_at_gateways=each(placed * home),
         placed_at_edge=each(placed * (1 - home)),
         hits=each(of("hit")) / tasks,

@@ -1,0 +1,242 @@
+"""The verbs for a factory's controller: ``place`` answers a slot's request; ``simulate trace`` makes requests to replay."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated
+
+import typer
+
+from kit.cli import show, simulate
+
+if TYPE_CHECKING:
+    from kit.sim.placement.controller import Controller, SlotAnswer
+    from kit.sim.placement.world import PlacementWorld, Policy
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(rich_help_panel="Play")(place)
+    simulate.simulate_app.command()(trace)
+
+
+Reading = Annotated[
+    str | None, typer.Option(help="Reading of paper C's spectrum: shared (default), per_gateway or counted.")
+]
+WorldFile = Annotated[
+    Path | None, typer.Option("--world", metavar="WORLD.json", help="A world of your own: parameters by their names.")
+]
+
+
+def place(
+    request: Annotated[
+        str | None, typer.Argument(metavar="REQUEST.json|-", help="One slot's request; - reads standard input.")
+    ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.policy.json", help="A trained policy; its network .onnx lies beside it."),
+    ] = None,
+    rule: Annotated[
+        str | None, typer.Option(help="A rule instead: greedy_balanced, greedy, equal, random or lp_rounding.")
+    ] = None,
+    world: WorldFile = None,
+    reading: Reading = None,
+    models_seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the devices' models (default: the policy's, else 0).")
+    ] = None,
+    serve: Annotated[
+        bool,
+        typer.Option("--serve", help="Stay: a request a line on standard input, an answer a line on standard output."),
+    ] = False,
+    record: Annotated[
+        Path | None, typer.Option(metavar="FILE.jsonl", help="With --serve: write the requests as a trace at the end.")
+    ] = None,
+    example: Annotated[bool, typer.Option("--example", help="Print a valid request, one line, and leave.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
+    json: show.Json = False,
+) -> None:
+    """Answer one slot's request: for each task its node, its variant and its parts of band and clock. ``--serve`` answers a stream."""
+    from kit.errors import UsageError
+    from kit.sim.placement import controller
+
+    if serve and (request is not None or out is not None):
+        raise UsageError("--serve reads requests from standard input and answers there: leave REQUEST and --out away.")
+    if example:
+        print(controller.example(_world(world, reading)).model_dump_json())
+        return
+    if record is not None and not serve:
+        raise UsageError("--record keeps the requests of a stream: give it with --serve.")
+    decides = _controller(policy, rule, world, reading, models_seed)
+    if serve:
+        _serve(decides, sys.stdin.buffer, sys.stdout.buffer, record)
+        return
+    if request is None:
+        raise UsageError("Give a request: a file, or - for standard input; kit place --example prints one.")
+    answer = decides.answer(controller.parse(_read(request), "standard input" if request == "-" else request))
+    _finish(decides, answer, out, json)
+
+
+def trace(
+    out: Annotated[Path, typer.Option(metavar="FILE.jsonl", help="The trace to write.")],
+    slots: Annotated[int, typer.Option(min=1, help="Slots of the trace.")] = 50,
+    rate: Annotated[
+        float | None, typer.Option(help="Mean tasks of a device in a slot, Poisson (default: one task in every slot).")
+    ] = None,
+    burst_rate: Annotated[float | None, typer.Option(help="That while a gateway's devices have a burst.")] = None,
+    burst_slots: Annotated[float, typer.Option(help="Mean slots of a burst.")] = 5.0,
+    quiet_slots: Annotated[float, typer.Option(help="Mean slots between two bursts.")] = 20.0,
+    fading: Annotated[
+        bool, typer.Option("--fading", help="Links change from slot to slot, by a Gauss-Markov process.")
+    ] = False,
+    memory: Annotated[float, typer.Option(help="With --fading: correlation of a slot with the next.")] = 0.9,
+    rician_k: Annotated[float, typer.Option(help="With --fading: power of the direct path over the others.")] = 10.0,
+    world: WorldFile = None,
+    reading: Reading = None,
+    seed: show.Seed = 0,
+    json: show.Json = False,
+) -> None:
+    """Generate a request trace for paper C: arrivals, sizes and link rates, to replay through any policy with placement --trace."""
+    from pydantic import ValidationError
+
+    from kit.errors import UsageError
+    from kit.records import first_problem
+    from kit.sim.placement import trace as traces
+
+    try:
+        arrivals = traces.Arrivals(rate=rate, burst_rate=burst_rate, burst_slots=burst_slots, quiet_slots=quiet_slots)
+        links = traces.Fading(memory=memory, rician_k=rician_k) if fading else None
+    except ValidationError as error:
+        raise UsageError(f"No trace can be made of this: {first_problem(error)}.") from None
+    made = traces.generate(_world(world, reading), slots, seed=seed, arrivals=arrivals, fading=links)
+    traces.write(out, made)
+    said = {"out": str(out), "slots": slots, "requests": made.requests, "source": made.header.source}
+    if json:
+        show.emit(said)
+        return
+    print(
+        f"{out}: {made.requests} requests in {slots} slots, {made.requests / slots:.1f} a slot ({made.header.source})"
+    )
+
+
+def _world(file: Path | None, reading: str | None, trained: PlacementWorld | None = None) -> PlacementWorld:
+    """The world that is named; else the policy's, else the default. Raises UsageError, BadRecord, UnknownName."""
+    from kit import records, store
+    from kit.errors import UsageError
+    from kit.sim.placement import world as worlds
+
+    if file is not None and reading is not None:
+        raise UsageError("--world and --reading both name a world: give one of the two.")
+    if file is not None:
+        return records.load(worlds.PlacementWorld, store.read_json(file), str(file))
+    if reading is not None or trained is None:
+        return worlds.reading(reading or "shared")
+    return trained
+
+
+def _controller(
+    policy: Path | None, rule: str | None, world: Path | None, reading: str | None, models_seed: int | None
+) -> Controller:
+    from kit.errors import UsageError
+    from kit.sim.placement import controller, trained
+
+    if (policy is None) == (rule is None):
+        raise UsageError("Say what decides: --policy FILE.policy.json, or --rule greedy_balanced.")
+    if policy is None:
+        return controller.Controller.of(_world(world, reading), _rule(rule or ""), models_seed=models_seed or 0)
+    record, decides = trained.load(policy)
+    seed = record.models_seed if models_seed is None else models_seed
+    return controller.Controller.of(_world(world, reading, record.world), decides, models_seed=seed)
+
+
+def _rule(name: str) -> Policy:
+    """Raises UnknownName, BackendUnavailable where the linear program's solver is not installed."""
+    from importlib.util import find_spec
+
+    from kit.errors import BackendUnavailable, UnknownName
+    from kit.sim.placement import RULES
+
+    if name not in RULES:
+        raise UnknownName("rule", name, RULES)
+    if name == "lp_rounding" and find_spec("scipy") is None:
+        raise BackendUnavailable("lp_rounding solves a linear program: pip install 'insitu-kit[playground]'.")
+    return RULES[name]
+
+
+def _read(request: str) -> bytes:
+    from kit import store
+
+    if request == "-":
+        return sys.stdin.buffer.read()
+    with store.explained(Path(request), "read"):
+        return Path(request).read_bytes()
+
+
+def _serve(decides: Controller, requests: IO[bytes], answers: IO[bytes], record: Path | None = None) -> None:
+    """A line in, a line out, until the input ends; a request that is none is answered by what is wrong with it."""
+    from contextlib import suppress
+    from dataclasses import replace
+    from time import perf_counter
+
+    from kit.errors import KitError
+    from kit.sim.placement import controller
+    from kit.sim.placement import trace as traces
+
+    recorder = traces.Recorder(decides.policy)
+    if record is not None:
+        decides = replace(decides, policy=recorder)
+    spent: list[float] = []
+    refused = 0
+    with suppress(KeyboardInterrupt, BrokenPipeError):
+        for number, line in enumerate(requests, start=1):
+            if not line.strip():
+                continue
+            start = perf_counter()
+            try:
+                request = controller.parse(line, f"line {number}")
+                answers.write(controller.written(decides.answer(request, len(spent))) + b"\n")
+                answers.flush()
+                spent.append(perf_counter() - start)
+            except KitError as error:
+                refused += 1
+                answers.write(controller.complaint(error, number) + b"\n")
+                answers.flush()
+    if record is not None and recorder.seen:
+        traces.write(record, recorder.trace(decides.world, f"recorded: {len(recorder.seen)} requests of a controller"))
+    show.say(_spent(spent, refused))
+
+
+def _spent(spent: list[float], refused: int) -> str:
+    """How many decisions there were, and how long they took."""
+    from kit import stats
+
+    text = f"{len(spent)} decisions, {refused} requests refused"
+    if not spent:
+        return text
+    median, high, worst = (
+        show.ms(value) for value in (stats.quantile(spent, 0.5), stats.quantile(spent, 0.95), max(spent))
+    )
+    return f"{text}; from a line read to its answer written: median {median} ms, p95 {high} ms, longest {worst} ms"
+
+
+def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: bool) -> None:
+    from kit import store
+
+    if out is not None:
+        store.write_record(out, answer)
+    if json:
+        show.emit(answer.model_dump(mode="json"))
+        return
+    names = [*decides.names]
+    table = show.make_table("", "", *names, "tasks", "accuracy")
+    for node in ("gateway", "edge", "none"):
+        there = [t for t in answer.tasks if t.node == node]
+        mean = sum(t.accuracy for t in there) / max(1, len(there))
+        counts = [str(sum(t.variant == name for t in there)) if node != "none" else "" for name in names]
+        label = {"gateway": "at its gateway", "edge": "at the edge", "none": "turned away"}[node]
+        table.add_row(label, *counts, str(len(there)), f"{mean:.4f}" if there and node != "none" else "")
+    show.print_table(table)
+    print(f"{answer.promised} of {len(answer.tasks)} tasks in time, average accuracy {answer.average_accuracy:.4f}")
+    if out is not None:
+        print(out)
+    else:
+        print("The decision of each task: --json or --out FILE.")

@@ -1,0 +1,265 @@
+"""Paper C's experiment: what every method makes of the same slots, in one world after another, for each seed.
+
+A seed is a factory (its devices' models) and its slots' tasks. Kit's own network is trained once for a seed and serves every world. TD3 and
+DDPG know one factory in one world: they are trained at the default one, and anew, for fewer episodes, where a sweep is scarcest. What was
+trained or found is kept in a folder and not done twice. No training has seen the slots that judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+import kit
+from kit import store
+from kit.records import Record
+from kit.sim.learning import Said
+from kit.sim.placement import agents, own, prices, trained
+from kit.sim.placement.agents import AgentRecipe, TrainedAgent, recipe_of
+from kit.sim.placement.bound import rounded, upper_bound
+from kit.sim.placement.measured import luckiest
+from kit.sim.placement.rules import at_random, equal_shares, greedy, greedy_balanced
+from kit.sim.placement.trained import SUFFIX, TrainedPolicy
+from kit.sim.placement.world import (
+    Metrics,
+    PlacementWorld,
+    Policy,
+    chance,
+    metrics,
+    run,
+    sample,
+    sample_models,
+)
+
+RANDOM, EQUAL, ROUNDED, BOUND, KIT = "Random", "equal shares", "LP rounding", "bound", "kit's own"
+TD3, DDPG, WIDE, UNTRAINED = "TD3", "DDPG", "TD3, wide noise", "untrained actor"
+RULES: dict[str, Policy] = {
+    RANDOM: at_random,
+    EQUAL: equal_shares,
+    "greedy": greedy,
+    "greedy, balanced": greedy_balanced,
+}
+SLOTS, QUICK_SLOTS = 5, 3  # that judge
+EPISODES, ANEW, QUICK_EPISODES = 60, 30, 16  # of 50 slots
+SMALL = (2, 5)  # gateways and devices of the factory on which learning can be watched
+SMALL_EPISODES, SMALL_QUICK = 200, 140
+OWN_QUICK = 400  # steps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is trained and judged. ``anew`` episodes train an agent where a sweep is scarcest; 0: none is."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    slots: int = SLOTS
+    episodes: int = EPISODES
+    anew: int = ANEW
+    own_steps: int = own.STEPS
+    side: str = "small"
+    device: str = "cpu"
+    quick: bool = False
+    log: bool = False
+
+    @classmethod
+    def of(
+        cls, seeds: Sequence[int], *, quick: bool = False, episodes: int | None = None, device: str = "cpu"
+    ) -> Settings:
+        """The whole experiment, or what takes under two minutes."""
+        if not quick:
+            return cls(tuple(seeds), episodes=episodes or EPISODES, device=device)
+        return cls(
+            tuple(seeds),
+            QUICK_SLOTS,
+            episodes or QUICK_EPISODES,
+            anew=0,
+            own_steps=OWN_QUICK,
+            device=device,
+            quick=True,
+        )
+
+    def recipes(self, seed: int) -> dict[str, AgentRecipe]:
+        """The agents of the default world."""
+        found = {
+            TD3: recipe_of(self.side, "td3", seed, episodes=self.episodes),
+            DDPG: recipe_of(self.side, "ddpg", seed, episodes=self.episodes),
+        }
+        if not self.quick:
+            wide = recipe_of("wide", "td3", seed)
+            before = wide.first // wide.slots  # so that it has no fewer updates than TD3
+            found[WIDE] = wide.model_copy(update={"episodes": self.episodes + before})
+        return found
+
+
+class Point(Record):
+    """What some methods make of one world's slots for one seed, or the bound of them."""
+
+    kind: Literal["placement-point"] = "placement-point"
+    schema_version: Literal[1] = 1
+    methods: dict[str, Metrics]
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What was trained for one seed: kit's own network, and the agents of the default world."""
+
+    seed: int
+    own: tuple[TrainedPolicy, Policy]
+    agents: Mapping[str, TrainedAgent] = field(default_factory=dict)
+
+
+Sayer: TypeAlias = Callable[[str], Said]
+
+
+# --------------------------------------------------------------------------------------------------------------- what learns
+
+
+def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tuple[TrainedPolicy, Policy]:
+    """Kit's own policy, trained on random worlds now or read from ``folder``. Raises as :func:`kit.sim.placement.own.train` does."""
+    path = folder / f"own-{seed}-{steps}{SUFFIX}"
+    if path.is_file():
+        return trained.load(path)
+    store.make_folder(folder)
+    begun = time.process_time()
+    learner, losses = own.train(None, seed, steps, checkpoint=folder / f"own-{seed}-{steps}.checkpoint.npz", said=said)
+    tenth = max(steps // 10, 1)
+    record = TrainedPolicy(
+        method="own",
+        world=PlacementWorld(),
+        models_seed=seed,
+        models_seen=True,
+        seed=seed,
+        steps=steps,
+        train_s=time.process_time() - begun,
+        versions={"kit": kit.__version__},
+        recipe={"loss_begin": float(np.mean(losses[:tenth])), "loss": float(np.mean(losses[-tenth:]))},
+    )
+    trained.save(path, record, own.export(learner))
+    return trained.load(path)
+
+
+def agents_of(
+    world: PlacementWorld, settings: Settings, seed: int, folder: Path, said: Sayer
+) -> dict[str, TrainedAgent]:
+    """The agents of a seed's factory in this world, trained now or read from ``folder``."""
+    return {
+        name: agents.train(world, recipe, folder, said=said(name), device=settings.device, log=settings.log)
+        for name, recipe in settings.recipes(seed).items()
+    }
+
+
+def anew_of(world: PlacementWorld, settings: Settings, seed: int, folder: Path, said: Sayer) -> dict[str, TrainedAgent]:
+    """TD3 and DDPG trained for this world alone."""
+    found = {}
+    for name, recipe in settings.recipes(seed).items():
+        if name != WIDE:
+            short = recipe.model_copy(update={"episodes": settings.anew})
+            found[anew(name)] = agents.train(world, short, folder, said=said(anew(name)), device=settings.device)
+    return found
+
+
+def anew(name: str) -> str:
+    return f"{name}, trained there"
+
+
+def scaled(world: PlacementWorld, gateways: int, devices: int) -> PlacementWorld:
+    """A factory of another size with as much for each task: pools of a gateway by its devices, those that all share by all tasks."""
+    own_part, all_part = devices / world.devices, gateways * devices / world.tasks
+    by = {
+        "edge_band_hz": all_part,
+        "edge_hz": all_part,
+        "edge_cache_bytes": all_part,
+        "band_hz": own_part if world.band == "per_gateway" else all_part,
+        "gateway_hz": own_part if world.pools == "per_gateway" else all_part,
+        "gateway_cache_bytes": own_part if world.pools == "per_gateway" else all_part,
+    }
+    sized = {name: getattr(world, name) * part for name, part in by.items()}
+    return world.model_copy(update={"gateways": gateways, "devices": devices, **sized})
+
+
+# ---------------------------------------------------------------------------------------------------------------- what judges
+
+
+def judged(world: PlacementWorld, policy: Policy, slots: int, seed: int) -> Metrics:
+    """A policy on a seed's slots, from empty caches."""
+    return metrics(run(world, policy, slots=slots, seed=seed))
+
+
+def bound_of(world: PlacementWorld, slots: int, seed: int) -> float:
+    """What no policy exceeds on a seed's slots, whatever lies in the caches and however lucky measured times are."""
+    lucky = luckiest(world)
+    models = sample_models(lucky, 1, chance(seed, 0))
+    found = [upper_bound(lucky, models, sample(world, 1, chance(seed, 1, slot)))[0] for slot in range(slots)]
+    return float(np.mean(found))
+
+
+def rules_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Point:
+    """What decides without learning, and the bound."""
+
+    def found() -> Point:
+        policies = RULES | {ROUNDED: rounded}
+        results = {name: judged(world, policy, settings.slots, seed) for name, policy in policies.items()}
+        return Point(methods=results, bound=bound_of(world, settings.slots, seed))
+
+    return _kept(folder, found, world, seed, settings.slots, "rules")
+
+
+def learned_at(
+    world: PlacementWorld, settings: Settings, seed: int, folder: Path, policies: Mapping[str, tuple[str, Policy]]
+) -> Point:
+    """What was trained: name -> (hash of its network, policy)."""
+
+    def found() -> Point:
+        results = {name: judged(world, policy, settings.slots, seed) for name, (_, policy) in policies.items()}
+        return Point(methods=results)
+
+    return _kept(folder, found, world, seed, settings.slots, {name: sha for name, (sha, _) in policies.items()})
+
+
+def at(
+    world: PlacementWorld,
+    settings: Settings,
+    cast: Cast,
+    folder: Path,
+    *,
+    there: Mapping[str, TrainedAgent] | None = None,
+) -> Point:
+    """Every method in one world for one seed; ``there`` are agents that were trained for it."""
+    known = {KIT: (cast.own[0].network_sha256, cast.own[1])}
+    for name, agent in {**cast.agents, **(there or {})}.items():
+        if agent.record.world.tasks == world.tasks:
+            known[name] = (agent.record.network_sha256, agent.policy)
+    rules = rules_at(world, settings, cast.seed, folder)
+    learned = learned_at(world, settings, cast.seed, folder, known)
+    return Point(methods={**rules.methods, **learned.methods}, bound=rules.bound)
+
+
+def untrained_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Metrics:
+    """An actor of the paper's sizes before its first update."""
+
+    def found() -> Point:
+        recipe = recipe_of("paper", "td3", seed).model_copy(update={"critic": (1,)})  # of which nothing is asked
+        return Point(methods={UNTRAINED: judged(world, agents.untrained(world, recipe), settings.slots, seed)})
+
+    return _kept(folder, found, world, seed, settings.slots, UNTRAINED).methods[UNTRAINED]
+
+
+def unlearned(seed: int) -> Policy:
+    """Kit's own policy before its first step."""
+    return prices.policy_of(own.network_of(own.PriceNetwork(seed)))
+
+
+def _kept(folder: Path, found: Callable[[], Point], world: PlacementWorld, *said: object) -> Point:
+    """What ``folder`` holds of this, or what is found now."""
+    decides = {"world": world.model_dump(mode="json", exclude_defaults=True), "said": list(said)}
+    path = folder / f"point-{store.sha256_bytes(store.canonical_json(decides))[:16]}.json"
+    if path.is_file():
+        return store.read_record(path, Point)
+    point = found()
+    store.write_record(path, point)
+    return point
