@@ -65,16 +65,20 @@ class Simulation(Record):
 
 
 def line_of(name: str, runs: Sequence[Sequence[float]] | Floats, *, published: Sequence[Value] = ()) -> Line:
-    """A line from [seeds, places]: mean, least and largest. One seed has no spread."""
+    """A line from [seeds, places]: mean, least and largest. One seed has no spread; nan stands for nothing."""
     table = np.atleast_2d(np.asarray(runs, dtype=np.float64))
     spread = len(table) > 1
     return Line(
         name=name,
-        values=tuple(map(float, table.mean(axis=0))),
-        low=tuple(map(float, table.min(axis=0))) if spread else (),
-        high=tuple(map(float, table.max(axis=0))) if spread else (),
+        values=_known(table.mean(axis=0)),
+        low=_known(table.min(axis=0)) if spread else (),
+        high=_known(table.max(axis=0)) if spread else (),
         published=tuple(published),
     )
+
+
+def _known(values: Floats) -> tuple[Value, ...]:
+    return tuple(None if np.isnan(value) else float(value) for value in values)
 
 
 # --------------------------------------------------------------------------------------------------------- as people read it

@@ -22,7 +22,6 @@ import numpy as np
 from pydantic import JsonValue
 
 from kit.errors import UnknownName
-from kit.sim.channel import Floats
 from kit.sim.learning import Said, Told
 from kit.sim.placement import agents, experiment
 from kit.sim.placement.agents import Curve, TrainedAgent, recipe_of
@@ -288,7 +287,7 @@ def _curve(
     x = [episode for episode, _ in seldom.looks]
     x = x[:: 2 if len(x) > COLUMNS_MOST else 1]
     looks = {n: [dict(curve.looks) for curve in found] for n, found in curves.items()}
-    lines = [_gapped(n, [[look.get(at, np.nan) for at in x] for look in found]) for n, found in looks.items()]
+    lines = [line_of(n, [[look.get(at, np.nan) for at in x] for look in found]) for n, found in looks.items()]
     lines += [line_of(n, [[value] * len(x) for value in values]) for n, values in level.items()]
     return Figure(
         figure=name,
@@ -406,17 +405,7 @@ def _lines(places: Sequence[Sequence[Point]], what: str) -> Iterator[Line]:
         each = [
             [getattr(p.methods[method], what) if method in p.methods else np.nan for p in points] for points in places
         ]
-        yield _gapped(method, np.array(each).T)
-
-
-def _gapped(name: str, table: Sequence[Sequence[float]] | Floats) -> Line:
-    """A line from [seeds, places] in which nan stands for nothing."""
-    line = line_of(name, table)
-    return line.model_copy(update={field: _holes(getattr(line, field)) for field in ("values", "low", "high")})
-
-
-def _holes(values: Iterable[Value]) -> tuple[Value, ...]:
-    return tuple(None if v is None or np.isnan(v) else v for v in values)
+        yield line_of(method, np.array(each).T)
 
 
 def fig7(study: Study) -> Iterator[Figure]:
