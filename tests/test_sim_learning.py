@@ -87,6 +87,11 @@ def test_chance_is_of_its_seed_step_and_stream() -> None:
         assert (learning.chance(*other).random(3) != first).all()
 
 
+def test_nothing_is_no_number_in_a_line() -> None:
+    line = line_of("agents", [[0.2, float("nan")], [0.4, float("nan")]])
+    assert line.values == (pytest.approx(0.3), None) and line.low == (0.2, None) and line.high == (0.4, None)
+
+
 def test_one_thread_inside_and_as_before_after() -> None:
     before = torch.get_num_threads()
     with learning.one_thread():

@@ -239,6 +239,11 @@ class Study:
 
 # ------------------------------------------------------------------------------------------------------------------ fig. 4
 
+WIDE_NOTE = (
+    "Wide noise is a deviation of 0.6 of actions from -1 to 1, and learning begins in episode "
+    f"{recipe_of('wide', 'td3').first // recipe_of('wide', 'td3').slots}."
+)
+
 
 def fig4(study: Study) -> Iterator[Figure]:
     """Learning curves: at the default world, on a small factory, and kit's own before and after."""
@@ -247,7 +252,11 @@ def fig4(study: Study) -> Iterator[Figure]:
     level = {RANDOM: _seeds(points, RANDOM), KIT: _seeds(points, KIT), BOUND: _bounds(points)}
     before = [experiment.untrained_at(study.world, study.settings, c.seed, study.folder) for c in casts]
     level[f"{UNTRAINED}, paper's sizes"] = [r.average_accuracy for r in before]
-    yield _curve("fig4", "Learning at the default world", curves, level, _fig4_notes(study, curves))
+    notes = _fig4_notes(study, curves)
+    yield _curve("fig4", "Learning at the default world", {n: c for n, c in curves.items() if n != WIDE}, level, notes)
+    if WIDE in curves:
+        title = "Learning at the default world with wide noise"
+        yield _curve("fig4-wide", title, {WIDE: curves[WIDE]}, level, (WIDE_NOTE,))
     small = scaled(study.world, *SMALL)
     curves = {name: [a.curve for a in found] for name, found in study.on_small().items()}
     seeds, settings = study.settings.seeds, study.settings
@@ -259,7 +268,7 @@ def fig4(study: Study) -> Iterator[Figure]:
     title = f"Learning on a small factory of {SMALL[0]} gateways with {SMALL[1]} devices each"
     notes = (
         "Each task has as much of every pool as at the default.",
-        f"Wide noise is a deviation of 0.6 of actions from -1 to 1, and learning begins in episode {recipe_of('wide', 'td3').first // 50}.",
+        WIDE_NOTE,
     )
     yield _curve("fig4-small", title, curves, level, notes)
     yield _own_learning(study)
@@ -282,12 +291,11 @@ def _curve(
     level: Mapping[str, Sequence[float]],
     notes: Sequence[str],
 ) -> Figure:
-    """What the actor alone earns, where the agent with the fewest looks was looked at."""
-    seldom = max(curves.values(), key=lambda found: found[0].recipe.episodes)[0]
-    x = [episode for episode, _ in seldom.looks]
+    """What the actors alone earn; all were looked at after as many episodes."""
+    x = [episode for episode, _ in next(iter(curves.values()))[0].looks]
     x = x[:: 2 if len(x) > COLUMNS_MOST else 1]
     looks = {n: [dict(curve.looks) for curve in found] for n, found in curves.items()}
-    lines = [line_of(n, [[look.get(at, np.nan) for at in x] for look in found]) for n, found in looks.items()]
+    lines = [line_of(n, [[look[at] for at in x] for look in found]) for n, found in looks.items()]
     lines += [line_of(n, [[value] * len(x) for value in values]) for n, values in level.items()]
     return Figure(
         figure=name,
