@@ -19,7 +19,6 @@ Below the median nothing is known, so a draw there takes the median: the world i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -31,7 +30,7 @@ from kit.errors import BadRecord, UnknownName, UsageError
 from kit.knowledge.dynamic import FACTORS
 from kit.records import DECIDING, PERCENTILES_KEPT, KnowledgeBase, KnowledgeRow, Percentile, Record
 from kit.sim.delays import STATE, settings_of
-from kit.sim.placement.options import MARGIN
+from kit.sim.placement.options import use_up
 from kit.sim.placement.world import (
     HEAVY,
     LIGHT,
@@ -43,9 +42,6 @@ from kit.sim.placement.world import (
     State,
     Tasks,
     Variant,
-    asked,
-    pooled,
-    project,
 )
 
 #: What table III's models keep of their accuracy on noisy data: middle of the ranges, both models together.
@@ -201,22 +197,10 @@ def luckiest(world: PlacementWorld) -> PlacementWorld:
 
 
 def filled(policy: Policy) -> Policy:
-    """The same decision with nothing left over: a pool that is not used up is given to its users in proportion.
-
-    Where times are certain that changes nothing but the delays; where they are not it makes late tasks rarer.
-    """
+    """The policy whose decisions leave nothing over (:func:`kit.sim.placement.options.use_up`)."""
 
     def decide(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:
-        decision = policy(world, models, tasks, state, rng)
-        shares, _, _ = project(world, asked(world, tasks, decision), decision)
-        apart = (world.band == "per_gateway", False, world.pools == "per_gateway", False)
-        full = []
-        for share, own in zip(shares, apart, strict=True):
-            sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
-            blocks = share.reshape(len(share), world.gateways, world.devices) / sums
-            full.append(blocks.reshape(share.shape) * (1.0 - MARGIN))
-        first, second, gateway, edge = full
-        return replace(decision, first_share=first, second_share=second, gateway_share=gateway, edge_share=edge)
+        return use_up(world, tasks, policy(world, models, tasks, state, rng))
 
     return decide
 

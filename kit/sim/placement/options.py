@@ -12,13 +12,24 @@ of a clock, and ``send`` is not less than the model's download.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import sqrt
 
 import numpy as np
 
 from kit.sim.channel import Bools, Floats
-from kit.sim.placement.world import Decision, Ints, Models, PlacementWorld, State, Tasks, held_bytes
+from kit.sim.placement.world import (
+    Decision,
+    Ints,
+    Models,
+    PlacementWorld,
+    State,
+    Tasks,
+    asked,
+    held_bytes,
+    pooled,
+    project,
+)
 
 THINGS = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
@@ -206,6 +217,22 @@ def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) ->
         keep_gateway=used & home[:, :, None],
         keep_edge=used & ~home[:, :, None],
     )
+
+
+def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
+    """The same decision with nothing left over: a pool that is not used up is given to its users in proportion.
+
+    Where times are certain that changes nothing but the delays; where they are not it makes late tasks rarer.
+    """
+    shares, _, _ = project(world, asked(world, tasks, decision), decision)
+    apart = (world.band == "per_gateway", False, world.pools == "per_gateway", False)
+    full = []
+    for share, own in zip(shares, apart, strict=True):
+        sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
+        blocks = share.reshape(len(share), world.gateways, world.devices) * np.maximum((1.0 - MARGIN) / sums, 1.0)
+        full.append(blocks.reshape(share.shape))
+    first, second, gateway, edge = full
+    return replace(decision, first_share=first, second_share=second, gateway_share=gateway, edge_share=edge)
 
 
 def _count(world: PlacementWorld) -> int:
