@@ -295,6 +295,8 @@ def measured_models(
                 f"{extra[0]} goes with --models measured:KNOWLEDGE.json: the paper's table has its own models."
             )
         return None
+    if not models.startswith("measured:"):
+        raise UsageError(f"--models does not take '{models}': write table, or measured:KNOWLEDGE.json.")
     if missing := [name for name, value in options.items() if not value]:
         raise UsageError(
             f"--models {models} needs {', '.join(missing)} too: two variants, and where they were measured."
