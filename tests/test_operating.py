@@ -329,7 +329,8 @@ def holding(root: Path, body: str = "") -> subprocess.Popen[str]:
     """A process that holds two nested points below ``root``, then says so and waits."""
     code = f"""
         import signal, sys, time
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a runner under nohup ignores it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a runner under nohup ignores it, and one in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # of a shell this
         from pathlib import Path
         from kit.operating import controlled
         root, state = Path({str(root)!r}), Path({str(root / "state.json")!r})
@@ -353,7 +354,10 @@ def test_signals_that_end_a_run_undo_it(tmp_path: Path, number: signal.Signals, 
     assert limits(root) == [(729600, 1036800)] * 2
     child.send_signal(number)
     child.send_signal(number)  # an impatient user
-    child.communicate(timeout=30)
+    try:
+        child.communicate(timeout=30)
+    finally:
+        child.kill()  # else it is a child of the tests that follow
     assert child.returncode == code
     assert limits(root) == [(729600, 1728000)] * 2 and not (root / "state.json").exists()
 
