@@ -7,10 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from door import kit
 
 from kit import store
-from kit.cli import app
 from kit.errors import KitError
 from kit.records import AllocationQuality
 from kit.sim.offloading import OffloadingWorld, experiment, figures, train
@@ -43,14 +42,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "simulation"
     kit("simulate", "offloading", *FEW, "--quick", "--steps", "2", "--out", str(out))
     return out
-
-
-def kit(*words: str) -> str:
-    done = CliRunner().invoke(app, words)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def test_a_run_writes_json_page_quality_and_networks(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import made
 import numpy as np
 import pytest
+from door import kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -26,14 +27,6 @@ from kit.sim.placement.controller import Controller, SlotAnswer, SlotRequest, Ta
 
 SMALL = PlacementWorld(gateways=2, devices=4)
 RULE = ("--rule", "greedy_balanced")
-
-
-def kit(*words: object, text: str | None = None) -> str:
-    done = CliRunner().invoke(app, [str(w) for w in words], input=text)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 @pytest.fixture

@@ -7,10 +7,9 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from door import kit
 
 from kit import store
-from kit.cli import app
 from kit.errors import BackendUnavailable, UsageError
 from kit.sim.placement import READINGS, PlacementWorld, agents, experiment, figures, trained
 from kit.sim.results import Simulation
@@ -35,14 +34,6 @@ def folder(patched: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("run") / "simulation"
     kit("simulate", "placement", *QUICK, "--out", str(out))
     return out
-
-
-def kit(*words: str) -> str:
-    done = CliRunner().invoke(app, words)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def test_a_run_writes_json_page_and_policies(folder: Path) -> None:

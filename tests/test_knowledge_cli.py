@@ -9,6 +9,7 @@ from typing import Any
 import made
 import numpy as np
 import pytest
+from door import kit
 from typer.testing import CliRunner
 
 from kit import knowledge, store
@@ -27,14 +28,6 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     said = kit("knowledge", "build", "p.jsonl")
     assert "6 rows, 0 of them not trusted to decide, 1 at chosen operating points" in said
     return store.read_record(Path("knowledge.json"), KnowledgeBase)
-
-
-def kit(*words: str) -> str:
-    done = CliRunner().invoke(app, words)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 def test_ask_takes_every_limit(base: KnowledgeBase) -> None:

@@ -10,12 +10,12 @@ import made
 import numpy as np
 import pytest
 import simulated
-import typer.testing
+from door import kit
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import knowledge, latency, spaces, store
-from kit.cli import app, promise
+from kit.cli import promise
 from kit.cli.knowledge import read_accuracies, thinned
 from kit.errors import BadRecord, KitError, NoAnswer, UsageError
 from kit.knowledge.predicted import MEMORY_LEAST, fit_memory
@@ -61,14 +61,6 @@ def folder(
     shares = {sub.id: 0.5 + 0.02 * float(np.log10(spaces.macs(sub))) for sub in FP32}
     Path("a.json").write_text(json.dumps(shares))
     return tmp_path
-
-
-def kit(*words: str) -> str:
-    done = typer.testing.CliRunner().invoke(app, words)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows

@@ -8,12 +8,11 @@ from pathlib import Path
 import made
 import numpy as np
 import pytest
-from typer.testing import CliRunner
+from door import kit
 
 from kit import backends, knowledge, spaces, store, targets
 from kit.backends import allocator as runtime
 from kit.backends import allocfile
-from kit.cli import app
 from kit.errors import BadRecord, IntegrityError, KitError, UnknownName, UsageError
 from kit.records import AllocationQuality, Artifact, KnowledgeBase, KnowledgeRow, SizeTiming
 from kit.sim.delays import Analytic, Measured, computing_s, delay_of, describe
@@ -24,14 +23,6 @@ SIZES = [
     "allocator_b-d1-w0.10-fp32-5", "allocator_b-d2-w0.40-fp32-30", "allocator_b-d3-w1.00-fp32-30", "allocator_b_static-d3-w1.00-fp32-30",
     "allocator_u-d1-w0.03-fp32-30", "allocator_u-d2-w0.50-fp32-30", "allocator_u-d3-w1.00-fp32-30", "allocator_u_b-d3-w0.75-fp32-30",
 ]  # fmt: skip
-
-
-def kit(*words: str) -> str:
-    done = CliRunner().invoke(app, list(words))
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------- the same network

@@ -24,6 +24,7 @@ from kit.sim.offloading.joint import Episodes, JointRecipe, Lessons, train_joint
 from kit.sim.offloading.policy import Policy, allocation_by, costs_of, fit, loss_of, summary
 from kit.sim.offloading.schedule import Imitation, Scheduler
 from kit.sim.offloading.train import Lesson, Recipe, Workload
+from kit.sim.results import check_figures
 
 WORLD = OffloadingWorld(users=6)
 TINY = Recipe(steps=6, tasks=48, watched=3)
@@ -473,7 +474,7 @@ def test_the_bars_are_numbers(made: figures.Made) -> None:
 
 def test_a_figure_that_there_is_not() -> None:
     with pytest.raises(UnknownName, match="fig5"):
-        figures.check(["fig55"])
+        check_figures(["fig55"], figures.FIGURES)
 
 
 def test_what_training_takes_has_three_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

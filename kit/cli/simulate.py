@@ -68,12 +68,11 @@ def bandwidth(
     from kit import store
     from kit.sim import learning
     from kit.sim.bandwidth import BandwidthWorld, experiment, figures
-    from kit.sim.bandwidth.train import check_device
     from kit.sim.delays import describe
-    from kit.sim.results import Simulation
+    from kit.sim.results import Simulation, check_figures
 
-    figures.check(figure or ())
-    check_device(device)
+    check_figures(figure or (), figures.FIGURES)
+    learning.check_device(device)
     delays = experiment.delays_of(delay)
     if quick:
         settings = experiment.Settings.quickly(wanted, steps or experiment.QUICK, device)
@@ -122,13 +121,12 @@ def offloading(
     start = time.monotonic()
     from kit import store
     from kit.sim import learning
-    from kit.sim.bandwidth.train import check_device
     from kit.sim.delays import describe
     from kit.sim.offloading import OffloadingWorld, experiment, figures
-    from kit.sim.results import Simulation
+    from kit.sim.results import Simulation, check_figures
 
-    figures.check(figure or ())
-    check_device(device)
+    check_figures(figure or (), figures.FIGURES)
+    learning.check_device(device)
     delays = experiment.delays_of(delay)
     settings = experiment.Settings.of(wanted, quick=quick, steps=steps, device=device)
     world = OffloadingWorld()
@@ -215,13 +213,12 @@ def placement(
 
     from kit import store
     from kit.sim import learning
-    from kit.sim.bandwidth.train import check_device
     from kit.sim.placement import compared, experiment, figures, measured, rounded, trained, world
     from kit.sim.placement import trace as traces
-    from kit.sim.results import Simulation
+    from kit.sim.results import Simulation, check_figures
 
-    figures.check(figure or ())
-    check_device(device)
+    check_figures(figure or (), figures.FIGURES)
+    learning.check_device(device)
     replayed = traces.read(trace) if trace else None
     base = replayed.header.world if replayed and reading is None else world.reading(reading or "shared")
     given = measured_models(models, light, middle, heavy, end, edge, noisy, percentile)

@@ -7,6 +7,7 @@ with the bits of one that was never stopped. A checkpoint is a file of plain arr
 from __future__ import annotations
 
 import time
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from kit import store
-from kit.errors import BadModel, UsageError
+from kit.errors import BadModel, IntegrityError, UsageError
 from kit.sim.channel import Floats
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
@@ -31,6 +32,7 @@ Told: TypeAlias = Callable[[str, float], None]
 
 CHECKPOINT_S = 20.0
 SAID_S = 0.25
+OPSET = 18  # the newest that every onnxruntime in use on boards runs
 
 
 class Learner(Protocol):
@@ -128,6 +130,30 @@ def put_back(
                 at, _, what = rest.partition("/")
                 state.setdefault(int(at), {})[what] = torch.tensor(value)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def check_device(device: str) -> None:
+    """Raises UsageError for a device that torch does not find here."""
+    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
+        return
+    raise UsageError(f"Torch finds no device '{device}' here: take --device cpu.")
+
+
+def exported(module: torch.nn.Module, columns: int) -> bytes:
+    """A module as ONNX: float32 rows of ``columns`` numbers to rows of numbers, any number of rows. Raises IntegrityError."""
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        rows = ({0: torch.export.Dim("rows")},)
+        program = torch.export.export(module.eval(), (torch.zeros(2, columns),), dynamic_shapes=rows)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
+        onnx = torch.onnx.export(
+            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
+        )
+    if onnx is None:
+        raise IntegrityError("torch exported nothing: try another torch version.")
+    data: bytes = onnx.model_proto.SerializeToString(deterministic=True)
+    return data
 
 
 def _write(path: Path, name: str, done: int, losses: Sequence[float] | Floats, state: Arrays) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
 from pydantic import Field, JsonValue, model_validator
 
+from kit.errors import UnknownName
 from kit.records import Record
 from kit.sim.channel import Floats
 
@@ -62,6 +63,13 @@ class Simulation(Record):
     wall_s: float
     trained: dict[str, JsonValue] = Field(default_factory=dict)  # name of a network -> its recipe, seconds, final loss
     figures: tuple[Figure, ...]
+
+
+def check_figures(names: Iterable[str], known: Collection[str]) -> None:
+    """Raises UnknownName for what is no figure of the paper."""
+    for name in names:
+        if name not in known:
+            raise UnknownName("figure", name, known)
 
 
 def line_of(name: str, runs: Sequence[Sequence[float]] | Floats, *, published: Sequence[Value] = ()) -> Line:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.errors import UnknownName
 from kit.knowledge import TABLE_I
 from kit.records import AllocationQuality
 from kit.sim.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome, quality
@@ -22,7 +21,7 @@ from kit.sim.bandwidth.train import PER_USER
 from kit.sim.bandwidth.world import BandwidthWorld
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Measured
-from kit.sim.results import Figure, Line, Value, line_of
+from kit.sim.results import Figure, Line, Value, check_figures, line_of
 
 TABLE_II_BIT = (2e3, 4e3, 6e3, 8e3, 10e3)
 FIG2_HZ = tuple(float(f) for f in np.geomspace(20e6, 2e9, 13).round(-5))
@@ -41,20 +40,13 @@ FEW = 0.005  # of the delay: below this, width buys next to nothing
 
 def figures_of(outcome: Outcome, delays: Delays, names: Sequence[str] = ()) -> tuple[Figure, ...]:
     """The figures of these names, all unless named. Raises UnknownName."""
-    check(names)
+    check_figures(names, FIGURES)
     made = [figure for name in FIGURES if name in names or not names for figure in FIGURES[name](outcome, delays)]
     if not outcome.settings.quick:
         return tuple(made)
     short = f"Quick: {outcome.settings.steps} steps and {outcome.settings.frames:,} frames, to see that it works."
     made = [f.model_copy(update={"title": f"{f.title} (quick)"}) for f in made]
     return (made[0].model_copy(update={"notes": (short, *made[0].notes)}), *made[1:])
-
-
-def check(names: Sequence[str]) -> None:
-    """Raises UnknownName for what is no figure of the paper."""
-    for name in names:
-        if name not in FIGURES:
-            raise UnknownName("figure", name, FIGURES)
 
 
 # ---------------------------------------------------------------------------------------------------------------- table I

@@ -26,7 +26,6 @@ from torch import Tensor
 from kit import store
 from kit.backends import allocfile
 from kit.backends.allocfile import AllocatorSpec, Feature, Size
-from kit.errors import UsageError
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
 from kit.records import Record
@@ -206,7 +205,7 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None
 
     Raises UsageError (a size that the network has not, a device that is not there), BadModel, StorageError.
     """
-    check_device(recipe.device)
+    learning.check_device(recipe.device)
     name = _name(world, recipe)
     path = folder / f"{name}{allocfile.SUFFIX}"
     about = folder / f"{name}.training.json"
@@ -224,13 +223,6 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None
     store.write_record(about, training)
     allocator.write(net, path, seed=recipe.seed, steps=steps)
     return Trained(net, training, path)
-
-
-def check_device(device: str) -> None:
-    """Raises UsageError for a device that torch does not find here."""
-    if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
-        return
-    raise UsageError(f"Torch finds no device '{device}' here: take --device cpu.")
 
 
 def _name(world: BandwidthWorld, recipe: Recipe) -> str:

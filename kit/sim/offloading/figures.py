@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,6 @@ from pydantic import JsonValue
 
 from kit.backends import allocfile
 from kit.backends.allocfile import Size
-from kit.errors import UnknownName
 from kit.records import AllocationQuality
 from kit.sim import learning
 from kit.sim.channel import Floats
@@ -58,7 +57,7 @@ from kit.sim.offloading.size import (
 )
 from kit.sim.offloading.train import Recipe, Report, Way, excesses, optima_s, train
 from kit.sim.offloading.world import OffloadingWorld, importance, sample
-from kit.sim.results import Figure, Line, Value, line_of
+from kit.sim.results import Figure, Line, Value, check_figures, line_of
 
 Unit: TypeAlias = Literal["s", "1", "J", "K"]
 FIGURES = ("table1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig12")
@@ -95,13 +94,6 @@ class Made:
     quality: AllocationQuality | None  # of every (k, l), where networks were trained
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises UnknownName for what is no figure of the paper."""
-    for name in names:
-        if name not in FIGURES:
-            raise UnknownName("figure", name, FIGURES)
-
-
 def run(
     world: OffloadingWorld,
     delays: Delays,
@@ -114,7 +106,7 @@ def run(
 
     Raises UnknownName, and as :func:`kit.sim.offloading.train.train` does.
     """
-    check(names)
+    check_figures(names, FIGURES)
     wanted = set(names or FIGURES[:-1])
     tell = told or (lambda text, share: None)
     made: list[Figure] = [table1(world)] if "table1" in wanted else []

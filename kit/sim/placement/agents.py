@@ -46,10 +46,9 @@ from torch import Tensor, nn
 
 import kit
 from kit import store
-from kit.errors import IntegrityError, UnknownName, UsageError
+from kit.errors import UnknownName, UsageError
 from kit.records import Record
 from kit.sim import learning
-from kit.sim.bandwidth.train import check_device
 from kit.sim.learning import Arrays, Said, chance
 from kit.sim.placement import trained
 from kit.sim.placement.environment import PlacementEnv, Vector
@@ -59,7 +58,6 @@ from kit.sim.placement.world import PlacementWorld, Policy
 
 Method: TypeAlias = Literal["td3", "ddpg"]
 SIDES = ("paper", "small", "wide")
-OPSET = 18  # as kit.variants.export writes
 KEPT_BYTES_PER_S = 5e6  # of a checkpoint: how seldom a large one is written
 FLOAT_BYTES = 4
 STREAMS = 3  # of chance: the world's, exploration's, the library's
@@ -347,7 +345,7 @@ def train(
     ``said`` is told (episodes done, in all, mean reward). A run that was stopped goes on from its checkpoint; ``log`` writes TensorBoard's
     files beside it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
     """
-    check_device(device)
+    learning.check_device(device)
     factory = recipe.seed if models_seed is None else models_seed
     name = f"{recipe.name}-{_of_world(world, factory)}"
     path, beside = folder / f"{name}{SUFFIX}", folder / f"{name}.curve.json"
@@ -409,20 +407,8 @@ class _Actions(nn.Module):
 def exported(actor: nn.Module) -> bytes:
     """The actor as an ONNX file: observations [samples, columns] to actions from 0 to 1."""
     first = next(actor.parameters())
-    example = torch.zeros(2, first.shape[1])
-    net = _Actions(actor).cpu().eval()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        program = torch.export.export(net, (example,), dynamic_shapes=({0: torch.export.Dim("samples")},))
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
-        onnx = torch.onnx.export(
-            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
-        )
-    if onnx is None:
-        raise IntegrityError("torch exported nothing: try another torch version.")
+    data = learning.exported(_Actions(actor).cpu(), first.shape[1])
     actor.to(first.device)
-    data: bytes = onnx.model_proto.SerializeToString()
     return data
 
 

@@ -21,7 +21,6 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from pydantic import JsonValue
 
-from kit.errors import UnknownName
 from kit.sim.learning import Said, Told
 from kit.sim.placement import agents, experiment
 from kit.sim.placement.agents import Curve, TrainedAgent, recipe_of
@@ -46,7 +45,7 @@ from kit.sim.placement.experiment import (
     scaled,
 )
 from kit.sim.placement.world import Metrics, PlacementWorld, Policy
-from kit.sim.results import Figure, Line, Value, line_of
+from kit.sim.results import Figure, Line, Value, check_figures, line_of
 
 Unit: TypeAlias = Literal["1", "K"]
 FIGURES = ("fig4", "fig5", "fig6", "fig7", "fig8", "default", "scarce")
@@ -110,13 +109,6 @@ class Made:
     bars: Mapping[str, Value]
 
 
-def check(names: Iterable[str]) -> None:
-    """Raises UnknownName for what is no figure of the paper."""
-    for name in names:
-        if name not in FIGURES:
-            raise UnknownName("figure", name, FIGURES)
-
-
 def run(
     world: PlacementWorld,
     settings: Settings,
@@ -131,7 +123,7 @@ def run(
 
     Raises UnknownName, and as :func:`kit.sim.placement.agents.train` does.
     """
-    check(names)
+    check_figures(names, FIGURES)
     study = Study(world, settings, folder, told or (lambda text, share: None), policies or {})
     wanted = names or FIGURES
     makers: dict[str, Callable[[Study], Iterable[Figure]]] = {

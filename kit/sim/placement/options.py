@@ -25,6 +25,7 @@ from kit.sim.placement.world import (
     PlacementWorld,
     State,
     Tasks,
+    apart,
     asked,
     held_bytes,
     pooled,
@@ -99,16 +100,9 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
 
 def pools(world: PlacementWorld) -> Ints:
     """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
-    apart = (
-        world.band == "per_gateway",
-        False,
-        world.pools == "per_gateway",
-        False,
-        world.pools == "per_gateway",
-        False,
-    )
+    things = (*apart(world), world.pools == "per_gateway", False)
     found, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
-    for thing, own in enumerate(apart):
+    for thing, own in enumerate(things):
         found[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
         next_ += world.gateways if own else 1
     return found
@@ -225,9 +219,8 @@ def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
     Where times are certain that changes nothing but the delays; where they are not it makes late tasks rarer.
     """
     shares, _, _ = project(world, asked(world, tasks, decision), decision)
-    apart = (world.band == "per_gateway", False, world.pools == "per_gateway", False)
     full = []
-    for share, own in zip(shares, apart, strict=True):
+    for share, own in zip(shares, apart(world), strict=True):
         sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
         blocks = share.reshape(len(share), world.gateways, world.devices) * np.maximum((1.0 - MARGIN) / sums, 1.0)
         full.append(blocks.reshape(share.shape))

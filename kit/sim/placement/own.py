@@ -8,7 +8,6 @@ own decisions, so that it learns on the caches that it will meet.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from math import cos, pi
 from pathlib import Path
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kit.errors import IntegrityError
 from kit.sim import learning
 from kit.sim.channel import Floats
 from kit.sim.learning import Arrays, Said, chance
@@ -45,7 +43,6 @@ STEPS = 3000
 RATE, HASTY = 3e-3, 1e-2  # of Adam, falling as a cosine: over all the steps, and over fewer than half of them
 WIDTH = 32
 FACTORIES, SLOTS = 6, 3  # of each step: samples of one world, slots from empty caches
-OPSET = 18  # the newest that every onnxruntime in use on boards runs
 LEAK = 0.1
 
 
@@ -192,16 +189,4 @@ def drawn(rng: np.random.Generator) -> PlacementWorld:
 
 def export(trained: PriceNetwork) -> bytes:
     """The network as ONNX: features (rows, INPUTS) to moves, float32, any number of rows."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        rows = ({0: torch.export.Dim("rows")},)
-        program = torch.export.export(trained.eval(), (torch.zeros(2, INPUTS),), dynamic_shapes=rows)
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
-        onnx = torch.onnx.export(
-            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
-        )
-    if onnx is None:
-        raise IntegrityError("torch exported nothing: try another torch version.")
-    data: bytes = onnx.model_proto.SerializeToString(deterministic=True)
-    return data
+    return learning.exported(trained, INPUTS)

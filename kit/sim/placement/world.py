@@ -277,10 +277,15 @@ def empty(world: PlacementWorld, samples: int) -> State:
 # --------------------------------------------------------------------------------------------------------------- budgets
 
 
-def pooled(world: PlacementWorld, values: Floats, apart: bool) -> Floats:
-    """Sums over the gateways' pools, [samples, gateways, 1]; over all tasks where they are not apart, [samples, 1, 1]."""
+def pooled(world: PlacementWorld, values: Floats, own: bool) -> Floats:
+    """Sums over the gateways' pools, [samples, gateways, 1]; over all tasks where gateways have none of their own, [samples, 1, 1]."""
     found: Floats = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
-    return found if apart else found.sum(axis=1, keepdims=True)
+    return found if own else found.sum(axis=1, keepdims=True)
+
+
+def apart(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
+    """Of which of a decision's four shares each gateway has a pool of its own."""
+    return world.band == "per_gateway", False, world.pools == "per_gateway", False
 
 
 def asked(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Bools:
@@ -300,16 +305,16 @@ def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tup
     """
     home, away = decision.at_gateway & asks, ~decision.at_gateway & asks
     pools = (
-        (decision.first_share, asks if world.first_hop == "counted" else home, world.band == "per_gateway"),
-        (decision.second_share, away, False),
-        (decision.gateway_share, home, world.pools == "per_gateway"),
-        (decision.edge_share, away, False),
+        (decision.first_share, asks if world.first_hop == "counted" else home),
+        (decision.second_share, away),
+        (decision.gateway_share, home),
+        (decision.edge_share, away),
     )
     found: list[Floats] = []
     held: list[Bools] = []
-    for share, uses, apart in pools:
+    for (share, uses), own in zip(pools, apart(world), strict=True):
         used = np.clip(share, 0.0, 1.0) * uses
-        sums = pooled(world, used, apart)
+        sums = pooled(world, used, own)
         held.append(np.asarray((sums <= 1.0).all(axis=(1, 2))))
         blocks = used.reshape(len(used), world.gateways, world.devices) / np.maximum(sums, 1.0)
         found.append(blocks.reshape(used.shape))
