@@ -15,7 +15,7 @@ run that goes on after a kill ends with the bits of one that was never stopped. 
 
 ``small`` has hidden layers of 64 and 100 episodes; the rest is the same. ``wide`` is ``small`` with exploration of deviation 0.6, 5,000
 experiences before the first update, a critic that learns a hundred times faster than its actor, and 200 episodes: with a hundred actions
-TD3 then gains, with 3,500 it loses more slowly (docs/reproduction.md).
+TD3 then gains, with 3,500 it loses more slowly (docs/papers/placement.md).
 
 Memory: an experience of the default world is two observations of 2,450 numbers and an action of 3,500, float32, 34 kB. The paper's 10,000
 are 0.34 GB and kept as they are; a buffer for which there is no room is refused beforehand (:func:`buffer_bytes`).

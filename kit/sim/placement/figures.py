@@ -62,7 +62,7 @@ SWEEPS: dict[str, tuple[str, str, tuple[float, ...], float, str]] = {
     "fig8": ("gateways", "gateways", (2, 5, 7, 10, 14), 1.0, "for 350 devices"),
 }
 QUICK_PLACES = (0, -1)
-#: Where a resource is scarce, as docs/reproduction.md has them.
+#: Where a resource is scarce, as docs/papers/placement.md has them.
 SCARCE: dict[str, dict[str, Any]] = {
     "edge at 2 GHz": {"edge_hz": 2e9},
     "edge band 6 MHz": {"edge_band_hz": 6e6},
