@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 from kit import backends, worker
-from kit.records import Outcome
+from kit.records import Outcome, Record
 from kit.worker import Answer, Reply, Request
 
 BROOD = 8
@@ -166,7 +166,7 @@ def child_environment(threads: int) -> dict[str, str]:
     }
 
 
-def request_line(request: Request) -> str:
+def request_line(request: Record) -> str:
     return json.dumps(request.model_dump(mode="json"))
 
 

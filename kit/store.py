@@ -22,6 +22,8 @@ from kit import records
 from kit.errors import BadRecord, StorageError, UsageError
 from kit.records import Record
 
+SESSIONS = "sessions"  # the folder of a device's sessions, beside its profiles
+
 
 def utc_now() -> str:
     """ISO 8601, UTC, to the microsecond."""
@@ -206,14 +208,14 @@ def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileR
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
-    """Every profile record of the given .jsonl files and folders of such files, the oldest first.
+    """Every profile record of the given .jsonl files and folders of such files, the oldest first. A folder's ``sessions/`` are left alone.
 
     Raises UsageError (missing), BadRecord (another schema, empty).
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*.jsonl") if not p.name.startswith("."))
+            found = sorted(p for p in path.rglob("*.jsonl") if not p.name.startswith(".") and p.parent.name != SESSIONS)
             if not found:
                 raise BadRecord(f"{path} holds no .jsonl profile: run kit profile first.")
             files += found

@@ -340,15 +340,19 @@ def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mappin
         peaks.stop()
         if target != "cpu":
             return {}
-        networks = {name: call for name, known in request.references.items() if (call := _network(request, known))}
+        networks = {
+            name: call
+            for name, known in request.references.items()
+            if (call := calibration_call(request.backend, known))
+        }
         return reference.workloads(networks)
 
     return beside
 
 
-def _network(request: Request, known: Network) -> Callable[[], Any] | None:
-    """A call of a reference network through the runtime of the request; None where this runtime does not run it."""
-    backend = backends.load(request.backend)
+def calibration_call(backend_name: str, known: Network) -> Callable[[], Any] | None:
+    """A call of a reference network through a runtime; None where this runtime does not run it."""
+    backend = backends.load(backend_name)
     try:
         session = backend.open(Path(known.path), known.artifact, 1)
         call = session.prepare(backends.make_feeds(session.inputs, 0))

@@ -32,6 +32,8 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "kit.clock": (1, {"numba"}),
     "kit.operating": (1, {"numpy"}),
     "kit.reference": (1, {"numpy"}),
+    "kit.working_sets": (1, {"numpy"}),
+    "kit.session": (1, {"psutil"}),
     "kit.worker": (1, {"numpy", "psutil", "pydantic"}),
     "kit.nursery": (1, set()),
     "kit.targets": (1, set()),
@@ -82,6 +84,8 @@ MEASURING = {
     "verdict",
     "profiler",
     "scenario",
+    "session",
+    "working_sets",
     "backends",
 }
 APART = [
@@ -111,6 +115,8 @@ BOARD = [
     "kit.verdict",
     "kit.profiler",
     "kit.scenario",
+    "kit.session",
+    "kit.working_sets",
     "kit.compare",
     "kit.spaces",
     "kit.backends",

@@ -22,6 +22,7 @@ from kit.cli import (
     run,
     runtimes,
     scenario,
+    session,
     simulate,
     workshop,
 )
@@ -56,6 +57,7 @@ run.add_to(app)
 measure.add_to(app)
 runtimes.add_to(app)
 scenario.add_to(app)
+session.add_to(app)
 compare.add_to(app)
 workshop.add_to(app)
 judge.add_to(app)
