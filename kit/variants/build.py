@@ -213,7 +213,7 @@ class _Bench:
         answers = evaluate.logits(self.out / model.file, self.digits.test.images)
         check = evaluate.compare(answers, self._torch_logits(sub))
         export.assert_same(check, answers, sub.id)
-        return self._record(sub, model, answers, check, program=program, macs=files.macs)
+        return self._record(sub, model, answers, check, program=program)
 
     def _make_int8(self, sub: SubNetwork) -> Artifact:
         source = self._source(sub)
@@ -246,7 +246,6 @@ class _Bench:
         check: NumericCheck,
         *,
         program: FileRef | None = None,
-        macs: int | None = None,
         made: quantize.Quantized | None = None,
     ) -> Artifact:
         facts = graph.facts(graph.load(self.out / model.file), sub.id)
@@ -257,7 +256,7 @@ class _Bench:
             subnetwork=sub,
             precision=sub.precision,
             quantization=made.how if made else None,
-            macs=facts.macs if macs is None else macs,
+            macs=facts.macs,
             parameters=facts.parameters,
             weight_bytes=facts.weight_bytes,
             activation_bytes=facts.activation_bytes,

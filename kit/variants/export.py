@@ -20,7 +20,6 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import kit
 from kit import store
@@ -36,11 +35,11 @@ _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 
 @dataclass(frozen=True)
 class Exported:
-    """One network in both forms; ``macs`` as torch's flop counter sees it (FLOP / 2)."""
+    """One network in both forms. Its multiply-accumulates are those of the ONNX graph (:func:`kit.variants.graph.facts`): torch's own
+    counter leaves out what its registry does not know, and that changes from version to version."""
 
     onnx: bytes
     program: bytes
-    macs: int
 
 
 def versions() -> dict[str, str]:
@@ -89,15 +88,7 @@ def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Ex
         *model.graph.output,
     ):
         del part.metadata_props[:]
-    macs = count_macs(net, example[:1] if free_batch else example)
-    return Exported(model.SerializeToString(deterministic=True), archive.getvalue(), macs)
-
-
-def count_macs(net: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of one forward pass, by torch's flop counter (convolutions, matrix products, attention)."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(example)
-    return int(counter.get_total_flops()) // 2
+    return Exported(model.SerializeToString(deterministic=True), archive.getvalue())
 
 
 @contextlib.contextmanager
@@ -160,7 +151,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         artifact_id=stem,
         model=model,
         torch_program=save_file(out, f"{stem}.pt2", files.program),
-        macs=files.macs,
+        macs=facts.macs,
         parameters=facts.parameters,
         weight_bytes=facts.weight_bytes,
         activation_bytes=facts.activation_bytes,
