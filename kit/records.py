@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from kit import stats
 from kit.errors import BadRecord, UsageError
-from kit.series import Series
+from kit.packed import Series
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
@@ -868,7 +868,7 @@ class ScenarioRun(Record):
     duration_s: float | None = None  # from the first arrival to the last completion
     misses: int | None = None  # server: queries above the bound
     misses_allowed: int | None = None  # server: as many of them still prove the bound; -1: too few queries to prove it
-    queue_effect: float | None = None  # server: as many clustered misses count as one (kit/scenario.py)
+    queue_effect: float | None = None  # server: as many clustered misses count as one (kit/measure/scenario.py)
     cut_short: bool = False  # server: ended when the misses had passed what the whole run allows
     latencies: Latencies | None = None
     memory: Memory | None = None

@@ -24,10 +24,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from kit import backends, store, targets
+from kit import backends, store
 from kit.backends import cuda, fake, onnxgraph, stages
 from kit.cli import runtimes
 from kit.errors import BackendUnavailable, BadModel, IntegrityError, MeasurementError, UnknownName, UsageError
+from kit.measure import targets
 from kit.records import Artifact, Layers, LayerTime, TensorSpec
 
 OWN_FILES = {"fake", "allocator", "allocator-numpy"}  # they take no .onnx: tests/test_backend_allocator.py
@@ -811,11 +812,11 @@ def tensorrt(
     """An emulated TensorRT of both major versions, its cache in ``tmp_path``."""
     module = TensorRT(request.param)
     monkeypatch.setitem(sys.modules, "tensorrt", module)
-    monkeypatch.delitem(sys.modules, "kit.backends.trt", raising=False)
+    monkeypatch.delitem(sys.modules, "kit.backends.tensorrt_rt", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save(tmp_path / "x.onnx", [("Add", ["x", "x"], ["y"])], [1, 3])
     yield module
-    sys.modules.pop("kit.backends.trt", None)
+    sys.modules.pop("kit.backends.tensorrt_rt", None)
 
 
 def test_tensorrt_builds_keeps_and_runs(tensorrt: TensorRT, gpu: CudaLibrary, tmp_path: Path) -> None:
@@ -859,7 +860,7 @@ def test_the_engine_key_holds_what_an_engine_depends_on(
     tensorrt: TensorRT, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backends.load("tensorrt")
-    trt = importlib.import_module("kit.backends.trt")
+    trt = importlib.import_module("kit.backends.tensorrt_rt")
 
     def key(batch: int | None = None) -> str:
         return trt.engine_key(tmp_path / "x.onnx", cuda.load(), batch)  # type: ignore[no-any-return]

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import clock
-from kit.clock import SEED, Chain, ClockReading, Links
+from kit.devices import clock
+from kit.devices.clock import SEED, Chain, ClockReading, Links
 
 HERE = platform.machine()
 needs_chain = pytest.mark.skipif(HERE not in clock.CODES, reason=f"no chain is written for {HERE}")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_cli import kit
 
 from kit import store
-from kit.compare import Comparison, compare, conditions, differences
+from kit.measure.compare import Comparison, compare, conditions, differences
 from kit.records import Measurement, MeasureSettings, ProfileRecord, Reference
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from test_backends import GPU_BACKENDS, conform, needs
 
-from kit import backends, telemetry
+from kit import backends
 from kit.backends import cuda
+from kit.devices import telemetry
 
 pytestmark = pytest.mark.gpu
 

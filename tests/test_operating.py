@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import RECORDED, put
 
-from kit import operating
+from kit.devices import operating_point
+from kit.devices.operating_point import busy, controlled, restore_left_over, unsupported
 from kit.errors import BadRecord, KitError, MeasurementError, StorageError, UnknownName, UsageError
-from kit.operating import busy, controlled, restore_left_over, unsupported
 from kit.records import Point
 
 CONF = (RECORDED / "nvpmodel-orin-nano-super.conf").read_text()
@@ -89,9 +89,9 @@ class FakeNvpmodel:
 
 
 def test_modes_of_a_board() -> None:
-    assert operating.parse_power_models(CONF) == {"15W": 0, "25W": 1, "MAXN_SUPER": 2}
+    assert operating_point.parse_power_models(CONF) == {"15W": 0, "25W": 1, "MAXN_SUPER": 2}
     swapped = "< POWER_MODEL NAME=MODE_30W ID=2 >\n  < POWER_MODEL ID=x NAME=broken >\n<POWER_MODEL ID=3 NAME=MAXN>\n"
-    assert operating.parse_power_models(swapped) == {"30W": 2, "MAXN": 3}
+    assert operating_point.parse_power_models(swapped) == {"30W": 2, "MAXN": 3}
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,18 @@ def test_modes_of_a_board() -> None:
     ],
 )
 def test_present_mode(text: str, number: int | None) -> None:
-    assert operating.parse_power_mode_id(text) == number
+    assert operating_point.parse_power_mode_id(text) == number
 
 
 def test_cpu_lists() -> None:
-    assert operating.parse_cpu_list("0-3,8,10-11\n") == (0, 1, 2, 3, 8, 10, 11)
-    assert operating.parse_cpu_list("none") == ()
+    assert operating_point.parse_cpu_list("0-3,8,10-11\n") == (0, 1, 2, 3, 8, 10, 11)
+    assert operating_point.parse_cpu_list("none") == ()
 
 
 @given(st.text())
 def test_no_text_breaks_a_parser(text: str) -> None:
-    operating.parse_power_models(text)
-    operating.parse_power_mode_id(text)
+    operating_point.parse_power_models(text)
+    operating_point.parse_power_mode_id(text)
 
 
 # ---------------------------------------------------------------------------------------------------------- unsupported
@@ -205,12 +205,12 @@ def test_a_floor_above_the_cap_is_lowered_and_put_back(tmp_path: Path) -> None:
 
 def test_a_cap_that_is_not_kept_is_an_error_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = machine(tmp_path)
-    real = operating._write_khz
+    real = operating_point._write_khz
 
     def write(file: Path, khz: int) -> None:
         real(file, 1036800 if "policy4" in str(file) and khz == 1497600 else khz)  # a thermal limit
 
-    monkeypatch.setattr(operating, "_write_khz", write)
+    monkeypatch.setattr(operating_point, "_write_khz", write)
     with (
         pytest.raises(MeasurementError, match="policy4 was capped at 1.4976 GHz and says 1.0368 GHz"),
         controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.5e9),
@@ -236,7 +236,7 @@ def test_a_refused_value_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     root = machine(tmp_path)
     monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(22, "Invalid argument")))
     with pytest.raises(StorageError, match="The kernel refuses 1.4976 GHz"):
-        operating._cap(root / "sys/devices/system/cpu/cpufreq/policy0", 1497600)
+        operating_point._cap(root / "sys/devices/system/cpu/cpufreq/policy0", 1497600)
 
 
 def test_nothing_asked_changes_nothing(tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def holding(root: Path, body: str = "") -> subprocess.Popen[str]:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a runner under nohup ignores it, and one in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)  # of a shell this
         from pathlib import Path
-        from kit.operating import controlled
+        from kit.devices.operating_point import controlled
         root, state = Path({str(root)!r}), Path({str(root / "state.json")!r})
         with controlled(root, state=state, clock_cap_hz=1.5e9), controlled(root, state=state, clock_cap_hz=1.1e9):
             print("held", flush=True)
@@ -365,7 +365,7 @@ def test_signals_that_end_a_run_undo_it(tmp_path: Path, number: signal.Signals, 
 def test_a_signal_while_it_is_undone_waits(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     before = signal.getsignal(signal.SIGTERM)
-    real, came = operating._put_back, []
+    real, came = operating_point._put_back, []
 
     def interrupted(*arguments: object) -> list[str]:
         signal.raise_signal(signal.SIGTERM)
@@ -373,7 +373,7 @@ def test_a_signal_while_it_is_undone_waits(tmp_path: Path) -> None:
         return real(*arguments)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operating, "_put_back", interrupted)
+        patch.setattr(operating_point, "_put_back", interrupted)
         with pytest.raises(SystemExit) as ended, controlled(root, state=state, clock_cap_hz=1.1e9):
             pass
     assert came == [True] and ended.value.code == 143
@@ -438,18 +438,20 @@ def test_a_zombie_holds_nothing(tmp_path: Path) -> None:
 def test_a_power_mode_is_put_back_after_a_kill(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     run = FakeNvpmodel(root, mode=0)
-    frame = operating.Frame(
-        pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=operating._saved_frequencies(root)
+    frame = operating_point.Frame(
+        pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=operating_point._saved_frequencies(root)
     )
-    operating._push(state, frame)
+    operating_point._push(state, frame)
     assert "power mode 2" in (restore_left_over(state, root, run) or "")
     assert run.mode == 2 and limits(root) == [(729600, 1728000)] * 2
 
 
 def test_a_state_that_cannot_be_put_back_is_kept(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
-    saved = operating._saved_frequencies(root)
-    operating._push(state, operating.Frame(pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=saved))
+    saved = operating_point._saved_frequencies(root)
+    operating_point._push(
+        state, operating_point.Frame(pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=saved)
+    )
     put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "729600\n")
     with pytest.raises(MeasurementError, match="could not be put back to 2: no nvpmodel"):
         restore_left_over(state, root)
@@ -475,7 +477,7 @@ def test_a_broken_state_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def gone(pid: int) -> bool:
-    return operating._started(pid) is None
+    return operating_point._started(pid) is None
 
 
 def wait_until(true: Callable[[], bool]) -> bool:
@@ -506,13 +508,16 @@ def test_a_load_that_dies_early_is_an_error() -> None:
 
 
 def test_a_load_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operating, "BUSY", "raise SystemExit(1)")
+    monkeypatch.setattr(operating_point, "BUSY", "raise SystemExit(1)")
     with pytest.raises(KitError, match="did not start"), busy(2):
         pass
 
 
 def test_a_load_dies_with_its_parent() -> None:
-    code = "import time\nfrom kit.operating import busy\nwith busy(1) as pids:\n    print(*pids, flush=True)\n    time.sleep(60)"
+    code = (
+        "import time\nfrom kit.devices.operating_point import busy\n"
+        "with busy(1) as pids:\n    print(*pids, flush=True)\n    time.sleep(60)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -524,10 +529,12 @@ def test_a_load_dies_with_its_parent() -> None:
 
 
 def test_an_orphan_does_not_begin() -> None:
-    done = subprocess.run([sys.executable, "-c", operating.BUSY, "1073741824", ""], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", operating_point.BUSY, "1073741824", ""], capture_output=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_the_tool_answers_no_and_never_raises() -> None:
-    assert operating.run_tool(["sh", "-c", "read answer; echo $answer; echo loud >&2; exit 3"]) == "no\nloud\n"
-    assert operating.run_tool(["no-such-tool-anywhere"]) is None
+    assert operating_point.run_tool(["sh", "-c", "read answer; echo $answer; echo loud >&2; exit 3"]) == "no\nloud\n"
+    assert operating_point.run_tool(["no-such-tool-anywhere"]) is None

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from kit import records, stats, store
 from kit.errors import BadRecord, UnknownName, UsageError
+from kit.packed import Series
 from kit.records import (
     Artifact,
     Energy,
@@ -28,7 +29,6 @@ from kit.records import (
     TensorSpec,
     Visit,
 )
-from kit.series import Series
 
 REFERENCE = Reference(
     device_id="synthetic-1c",

@@ -11,13 +11,13 @@ import door
 import pytest
 from typer.testing import CliRunner
 
-from kit import session as sessions
 from kit import spaces, store
 from kit.cli import app
-from kit.device import recognise
+from kit.devices import recognise
 from kit.errors import BadRecord, MeasurementError, StorageError
+from kit.measure import session as sessions
+from kit.measure.session import NETWORKS, Recording
 from kit.records import SubNetwork
-from kit.session import NETWORKS, Recording
 
 SMALL = ("resnet18-d1.1.1.1-w0.25-fp32-96", "resnet18-d1.1.1.1-w0.25-int8-96")
 SHIPPED = Path(__file__).parent.parent / "profiles"

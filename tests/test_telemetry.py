@@ -15,9 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import RECORDED, FakeNvml, answering, build, put
 
-from kit import telemetry
+from kit.devices import telemetry
+from kit.devices.telemetry import (
+    Counters,
+    EnergyWindow,
+    Meter,
+    Reading,
+    discover,
+    disturbance,
+    meters,
+    read_environment,
+)
 from kit.records import Environment
-from kit.telemetry import Counters, EnergyWindow, Meter, Reading, discover, disturbance, meters, read_environment
 
 PI = {
     "vcgencmd get_throttled": "throttled=0x50005\n",

@@ -80,15 +80,15 @@ LEAVES = {
     "pytorch-cuda": Leaf(_PYTORCH, "torch", _CUDA, "cuda", "gpu", tried=False),
     "pytorch-cudagraphs": Leaf(_PYTORCH, "torch", _CUDA, "cudagraphs", "gpu", tried=False),
     "tensorrt": Leaf(
-        "kit.backends.trt",
+        "kit.backends.tensorrt_rt",
         "tensorrt",
         "pip install 'insitu-kit[tensorrt]' (a Jetson brings its own).",
         "",
         "gpu",
         tried=False,
     ),
-    "allocator": Leaf("kit.backends.allocator", None, "it ships with kit (pip install numba compiles it).", forks=True),
-    "allocator-numpy": Leaf("kit.backends.allocator", None, "it ships with kit.", "numpy", forks=True),
+    "allocator": Leaf("kit.allocators.runtime", None, "it ships with kit (pip install numba compiles it).", forks=True),
+    "allocator-numpy": Leaf("kit.allocators.runtime", None, "it ships with kit.", "numpy", forks=True),
     "fake": Leaf("kit.backends.fake", None, "it ships with kit.", forks=True),
 }
 

@@ -68,8 +68,8 @@ def add(
     """Package variants with their manifests, hashes and promised latencies."""
     from kit import store
     from kit.library import package
+    from kit.measure.targets import resolve
     from kit.records import DECIDING
-    from kit.targets import resolve
 
     measured = promises(store.read_profiles([profiles])) if profiles.exists() else {}
     added = []
@@ -145,7 +145,7 @@ def pull(
     json: show.Json = False,
 ) -> None:
     """As a device: state the need, receive the choice, download, verify, install, run the sample, compare promise and measurement."""
-    from kit.device import recognise
+    from kit.devices import recognise
 
     spec = recognise()
     need = needs.make_need(
@@ -204,10 +204,10 @@ def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) ->
 
 
 def _measure_installed(model: Path, backend: str, threads: int, to: Path) -> ProfileRecord:
-    from kit import profiler
-    from kit.device import recognise
+    from kit.devices import recognise
+    from kit.measure import profiler
+    from kit.measure.targets import resolve
     from kit.records import MeasureSettings
-    from kit.targets import resolve
 
     settings = MeasureSettings(backend=backend, threads=threads)
     spec = recognise()

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import backends, nursery, spaces, store, worker
-from kit.backends import allocfile, fake
-from kit.backends.allocfile import Network
+from kit import backends, spaces, store
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Network
+from kit.backends import fake
 from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
+from kit.measure import forkserver, worker
 from kit.records import Artifact, FileRef, Precision, SubNetwork
 from kit.spaces import allocator
 
@@ -53,7 +55,7 @@ def resolve(
             targets += [_from_sidecar(p, backend) for p in _build_sidecars(path)]
         elif path.suffix == ".onnx":
             targets.append(_onnx_target(path, backend))
-        elif path.name.endswith(allocfile.SUFFIX) and path.is_file():
+        elif path.name.endswith(fileformat.SUFFIX) and path.is_file():
             targets.append(_trained_allocator(path, backend, folder, program))
         elif build is not None and (build / f"{text}.json").is_file():
             targets.append(_from_sidecar(build / f"{text}.json", backend))
@@ -75,14 +77,14 @@ def _spelled_out(texts: Sequence[str], *, every: bool) -> list[str]:
 
 def _of_space(sub: SubNetwork, backend: str, folder: Path, program: Program | None) -> Target:
     if sub.family == allocator.FAMILY:
-        return _allocator_target(allocfile.member(sub), backend, folder, program, seed=0)
+        return _allocator_target(fileformat.member(sub), backend, folder, program, seed=0)
     made = folder / f"{sub.id}.onnx"
     return Target(made, spaces.write(sub, made))
 
 
 def _trained_allocator(path: Path, backend: str, folder: Path | None, program: Program | None) -> Target:
     """A file of the allocator backend; for another runtime its weights are written to ``folder`` in that runtime's form."""
-    network = allocfile.read(path)
+    network = fileformat.read(path)
     if not _takes_allocators(backend):
         if folder is None:
             raise UsageError(f"{path} is run by kit's own runtimes: add --backend allocator.")
@@ -91,7 +93,7 @@ def _trained_allocator(path: Path, backend: str, folder: Path | None, program: P
     model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
     sidecar = path.with_suffix(".json")
     if not (sidecar.is_file() and _is_sidecar(sidecar)):
-        return Target(path, allocfile.describe(network, model))
+        return Target(path, fileformat.describe(network, model))
     artifact = store.read_record(sidecar, Artifact)
     if artifact.model != model:
         raise IntegrityError(f"{path} is not the file that {sidecar.name} describes: export it anew.")
@@ -103,12 +105,12 @@ def _allocator_target(
 ) -> Target:
     """``network`` in the form that ``backend`` runs, under the same id in every form."""
     steps = () if seed is None else ("random weights",)
-    stem = allocfile.subnetwork(network).id
+    stem = fileformat.subnetwork(network).id
     if not _takes_allocators(backend) and not _is_torch(backend):
         path = folder / f"{stem}.onnx"
-        return Target(path, spaces.write(allocfile.subnetwork(network), path, weights=allocator.weights_of(network)))
-    path = folder / f"{stem}{allocfile.SUFFIX}"
-    artifact = allocfile.write(network, path, seed=seed, steps=steps)
+        return Target(path, spaces.write(fileformat.subnetwork(network), path, weights=allocator.weights_of(network)))
+    path = folder / f"{stem}{fileformat.SUFFIX}"
+    artifact = fileformat.write(network, path, seed=seed, steps=steps)
     if _is_torch(backend):
         if program is None:
             raise UsageError(f"{stem} has no PyTorch program here: profile it with kit profile, or with onnxruntime.")
@@ -187,7 +189,7 @@ def _onnx_target(path: Path, backend: str) -> Target:
     sidecar = path.with_suffix(".json")
     if sidecar.is_file() and _is_sidecar(sidecar):
         return _from_sidecar(sidecar, backend)
-    reply = nursery.ask(
+    reply = forkserver.ask(
         worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
     if reply.outcome != "ok":

@@ -35,9 +35,9 @@ from types import FrameType
 from typing import Any, Literal
 
 from kit import records, store
+from kit.devices.telemetry import Run, Site, clock_files, read_number, read_text
 from kit.errors import BadRecord, MeasurementError, StorageError, UnknownName, UsageError
 from kit.records import Point, Record
-from kit.telemetry import Run, Site, clock_files, read_number, read_text
 
 HERE = Path("/")
 
@@ -52,7 +52,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPUFREQ = re.compile(r"sys/devices/system/cpu/(cpufreq/policy\d+|cpu\d+/cpufreq)/scaling_(max|min)_freq")
 KEPT_SHARE = 0.02  # drivers without a table round a cap to their own steps
 READY_S = 30.0
-BUSY = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.operating import burn; burn(sys.argv[1:])"
+BUSY = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.devices.operating_point import burn; burn(sys.argv[1:])"
 PR_SET_PDEATHSIG = 1
 
 

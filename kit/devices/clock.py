@@ -21,7 +21,7 @@ Multiplications do not serve on Arm: a 64-bit one takes 4 cycles on an N1, 5 on 
 
 Where executable memory is refused (SELinux, a hardened kernel), Numba compiles chains when it is installed. Where the kernel
 grants its cycle counter (perf_event_open), that is the better witness and needs no latency. Order of trust for users:
-hardware counter, then what firmware measures (:mod:`kit.telemetry`), then the chain.
+hardware counter, then what firmware measures (:mod:`kit.devices.telemetry`), then the chain.
 
 The x86 chains, and the two that Numba compiles, ran on a virtual machine and agreed within 0.1 %. The aarch64 chains were
 assembled, compared byte by byte, and run under emulation, where they return the right numbers and no time means anything:

@@ -2,7 +2,7 @@
 
 :func:`recognise` reads files below a root (so a recorded tree serves as a machine), asks NVML where it answers, and
 never imports a runtime to learn its version. What people wrote about the device (operating points, the nominal clock)
-comes from :mod:`kit.configs`.
+comes from :mod:`kit.devices.configs`.
 
 The identity (``device_id``) rests on hardware alone, never on host names, serial or MAC numbers, so it survives a
 reboot and is the same for two equal machines: ``raspberry-pi-5-8gb``, ``jetson-agx-orin-64gb``, ``amd-epyc-f25m17-2c-kvm``,
@@ -20,10 +20,11 @@ from typing import Any
 
 import psutil
 
-from kit import store, telemetry
-from kit.configs import DeviceConfig, Hardware, best_config, load_configs
+from kit import store
+from kit.devices import telemetry
+from kit.devices.configs import DeviceConfig, Hardware, best_config, load_configs
+from kit.devices.telemetry import Nvml, Run, ask, read_number, read_text
 from kit.records import CacheSpec, ClockSpec, DeviceSpec, GpuSpec
-from kit.telemetry import Nvml, Run, ask, read_number, read_text
 
 HERE = Path("/")
 

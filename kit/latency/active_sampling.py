@@ -1,7 +1,7 @@
 """What to measure next: the networks whose measurement leaves the least uncertainty about all others.
 
 A belief is the covariance of the relative errors of a pool of networks: that of the process on the kernels' efficiency
-(kit.latency.learned) plus, linearised, that of the roofline below it, whose parameters ten measurements do not settle. Without the
+(kit.latency.gaussian_process) plus, linearised, that of the roofline below it, whose parameters ten measurements do not settle. Without the
 latter the process is too sure of itself, and the choice hardly better than a random one. Measuring a network takes a rank-one piece
 off the covariance whatever comes out, so a batch is chosen before any of it is measured: greedily by the mean variance that is left
 (A-optimal design; ALC, Cohn 1996). Before the first measurement the belief is what the priors say. Choosing needs numpy alone, the
@@ -16,10 +16,10 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.latency.forms import Cases, Roof, Roofline, State
-from kit.latency.learned import Covariance, Shares
+from kit.latency.features import Table
+from kit.latency.gaussian_process import Covariance, Shares
 from kit.latency.model import FORMS, REJECTED, Form, Predictions, Predictor
-from kit.latency.table import Table
+from kit.latency.parametric import Cases, Roof, Roofline, State
 from kit.stats import Floats
 
 GUESS_S_PER_MAC, GUESS_CALL_S = 2e-11, 1e-4  # before anything is measured; only ratios of what follows from them count

@@ -27,24 +27,13 @@ from typing import Any
 
 import psutil
 
-from kit import (
-    __version__,
-    backends,
-    clock,
-    nursery,
-    operating,
-    profiler,
-    reference,
-    spaces,
-    stats,
-    store,
-    telemetry,
-    verdict,
-    worker,
-    working_sets,
-)
+from kit import __version__, backends, spaces, stats, store
+from kit.devices import clock, operating_point, telemetry, working_sets
 from kit.errors import BadRecord, MeasurementError
-from kit.profiler import Job, Progress
+from kit.measure import drift, forkserver, profiler, quality, worker
+from kit.measure.profiler import Job, Progress
+from kit.measure.targets import Target
+from kit.packed import Series
 from kit.records import (
     DeviceSpec,
     MachineState,
@@ -58,8 +47,6 @@ from kit.records import (
     SubNetwork,
     load,
 )
-from kit.series import Series
-from kit.targets import Target
 
 FOLDER = store.SESSIONS
 #: From 0.3 to 47 MB of weights and 0.5 to 50 MB of activations, from 0.1 to 30 ms on a 3.7 GHz core with AVX-512.
@@ -99,7 +86,7 @@ BUSY_SHARE = 0.10  # of the machine's CPU time: with more, a session is no sessi
 LOOK_S = 1.0
 PACKAGES = ("onnxruntime", "openvino", "numpy", "pydantic", "psutil", "onnx", "torch")
 SALT_FILE = "session-salt"
-CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.session import main; main()"
+CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.session import main; main()"
 
 
 class StateRequest(Record):
@@ -229,7 +216,7 @@ def _device_reference(folder: Path, device: DeviceSpec) -> Reference | None:
     """The scale of the device's profile, where it is one of this kit's workloads."""
     path = folder / profiler.REFERENCE
     kept = store.read_record(path, Reference) if path.is_file() else None
-    return kept if kept is not None and reference.fits(kept, device.device_id) else None
+    return kept if kept is not None and drift.fits(kept, device.device_id) else None
 
 
 def packages() -> dict[str, str]:
@@ -248,7 +235,7 @@ def packages() -> dict[str, str]:
 
 def _calibration_networks(folder: Path) -> dict[str, worker.Network]:
     networks = {}
-    for name, text in reference.NETWORKS.items():
+    for name, text in drift.NETWORKS.items():
         path = folder / f"calibration-{name}.onnx"
         networks[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
     return networks
@@ -256,7 +243,7 @@ def _calibration_networks(folder: Path) -> dict[str, worker.Network]:
 
 def _state(request: StateRequest) -> MachineState:
     """The state as a fresh process reads it. Raises MeasurementError when that process dies."""
-    line, _, reason = nursery.spawn(CODE, nursery.request_line(request), 1, STATE_TIMEOUT_S)
+    line, _, reason = forkserver.spawn(CODE, forkserver.request_line(request), 1, STATE_TIMEOUT_S)
     if line is None:
         raise MeasurementError(f"The state of the machine could not be read: {reason}")
     return MachineState.model_validate_json(line)
@@ -271,7 +258,7 @@ def read_state(request: StateRequest) -> MachineState:
     """The machine as this process sees it: calibration workloads in turns, then the working sets. Takes about three seconds."""
     environment, counters = telemetry.read_environment(), telemetry.Counters.read()
     calls = {name: worker.calibration_call(request.backend, network) for name, network in request.networks.items()}
-    workloads = reference.workloads({name: call for name, call in calls.items() if call is not None})
+    workloads = drift.workloads({name: call for name, call in calls.items() if call is not None})
     times: dict[str, list[int]] = {name: [] for name in workloads}
     for _ in range(request.repeats):
         for name, workload in workloads.items():
@@ -298,7 +285,7 @@ def tags(root: Path = Path("/"), salt_file: Path | None = None) -> tuple[str, st
     Keyed hashes of what Linux knows the machine by, under a random key that never leaves the machine: nobody can turn them back or test
     a guess. A machine that is cloned differs by its addresses, one that is new by its key. Raises StorageError when no key can be kept.
     """
-    salt = _salt(salt_file or operating.state_file().with_name(SALT_FILE))
+    salt = _salt(salt_file or operating_point.state_file().with_name(SALT_FILE))
     addresses = [telemetry.read_text(path) or "" for path in sorted(root.glob("sys/class/net/*/address"))]
     fixed = [telemetry.read_text(root / name) or "" for name in ("etc/machine-id", "sys/class/dmi/id/product_uuid")]
     boot = telemetry.read_text(root / "proc/sys/kernel/random/boot_id") or ""
@@ -375,9 +362,9 @@ def _record(session: Session, number: int, network: SessionNetwork) -> ProfileRe
     """A network of a session as the profile record that it was; its label follows from the raw values."""
     scale = session.reference
     if scale is not None and network.visits:
-        scale = reference.of_job(scale, network.artifact.precision, session.settings.backend, network.visits)
+        scale = drift.of_job(scale, network.artifact.precision, session.settings.backend, network.visits)
     measurement = Measurement(visits=network.visits, reference=scale) if network.visits else None
-    label, evidence = verdict.judge(measurement, session.settings) if measurement else (None, ())
+    label, evidence = quality.judge(measurement, session.settings) if measurement else (None, ())
     return ProfileRecord(
         record_id=f"{session.session_id}-{number:03d}",
         created_utc=session.created_utc,

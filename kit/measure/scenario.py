@@ -32,9 +32,14 @@ from pathlib import Path
 
 import numpy as np
 
-from kit import __version__, backends, nursery, profiler, stats, store, telemetry, timing, worker
+from kit import __version__, backends, stats, store
+from kit.devices import telemetry
 from kit.errors import BadRecord, MeasurementError, UsageError
-from kit.profiler import Progress
+from kit.measure import forkserver, profiler, stopwatch, worker
+from kit.measure.profiler import Progress
+from kit.measure.stopwatch import Clock
+from kit.measure.targets import Target
+from kit.packed import Series
 from kit.records import (
     PERCENTILES,
     Artifact,
@@ -48,9 +53,6 @@ from kit.records import (
     ScenarioSettings,
     load,
 )
-from kit.series import Series
-from kit.targets import Target
-from kit.timing import Clock
 
 Wait = Callable[[int], None]
 
@@ -65,7 +67,7 @@ START_LOAD = 0.7  # first rate of the search, as a share of what the bare calls 
 LEAST_LOAD = 0.05  # below this share hardly a query waits: what misses the bound there misses it by itself
 PROBE_S = 0.3
 SLACK = 3.0  # a run may take this many times as long as planned before it counts as hung
-CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.scenario import main; main()"
+CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.scenario import main; main()"
 
 # ----------------------------------------------------------------------------------------------------- scheduling, any clock
 
@@ -230,7 +232,7 @@ def _run(request: Request) -> ScenarioRun:
     opened = worker.resident_bytes()
     call = session.prepare(backends.make_feeds(session.inputs, request.seed))
     call()
-    timing.warm_up(call, request.warmup_max_s)
+    stopwatch.warm_up(call, request.warmup_max_s)
     allowed = None
     if request.bound_s is not None:
         allowed = stats.overlatency_allowed(request.queries, PERCENTILES["server"])
@@ -484,7 +486,7 @@ def _ask(
         seed=settings.seed,
     )
     asked = json.dumps(request.model_dump(mode="json"))
-    line, outcome, reason = nursery.spawn(CODE, asked, request.threads, settings.timeout_s + SLACK * planned_s)
+    line, outcome, reason = forkserver.spawn(CODE, asked, request.threads, settings.timeout_s + SLACK * planned_s)
     if line is None:
         return _failed(request, outcome, reason)
     try:

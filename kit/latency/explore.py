@@ -1,7 +1,7 @@
 """Measure next: a space of sub-networks is measured until the rest can be predicted, a batch at a time, each chosen by the model so far.
 
 The first ten are what the priors of the latency model ask for, then batches of five: those whose measurement leaves the least
-uncertainty about a pool of the space (kit.latency.active). Each batch is predicted before it is measured, so that its error is an
+uncertainty about a pool of the space (kit.latency.active_sampling). Each batch is predicted before it is measured, so that its error is an
 honest one. Two estimates tell how far it is, and the smaller counts: what the calibrated intervals say about the pool, and the
 cross-validated share of what was measured (pessimistic, for what was chosen is what was hard).
 
@@ -19,16 +19,17 @@ from pathlib import Path
 
 import numpy as np
 
-from kit import latency, profiler, spaces, store
+from kit import latency, spaces, store
 from kit.errors import BackendUnavailable, BadRecord, MeasurementError, UnknownName, UsageError
-from kit.latency import Predictions, Predictor, active
+from kit.latency import Predictions, Predictor, active_sampling
+from kit.latency.features import Table, arrange
 from kit.latency.model import Form
-from kit.latency.table import Table, arrange
-from kit.profiler import Job, Progress
+from kit.measure import profiler
+from kit.measure.profiler import Job, Progress
+from kit.measure.targets import Target
 from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, SubNetwork
 from kit.spaces import Space
 from kit.stats import Floats
-from kit.targets import Target
 
 POOL = 500
 FIRST, BATCH = 10, 5
@@ -272,22 +273,24 @@ class _Session:
 
     @property
     def form(self) -> Form | None:
-        return None if self.model is None else active.best_form(self.model)
+        return None if self.model is None else active_sampling.best_form(self.model)
 
-    def _next(self, free: active.Bools, count: int) -> list[int]:
+    def _next(self, free: active_sampling.Bools, count: int) -> list[int]:
         if not latency.can_fit():
-            return active.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
+            return active_sampling.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
         if self.model is None and not self.known:
-            return active.first(active.belief(self.table, threads=self.plan.settings.threads), count, self.plan.seed)
-        belief = active.belief(self.table, self.model, self.plan.settings.threads)
+            return active_sampling.first(
+                active_sampling.belief(self.table, threads=self.plan.settings.threads), count, self.plan.seed
+            )
+        belief = active_sampling.belief(self.table, self.model, self.plan.settings.threads)
         for index in np.flatnonzero(~free).tolist() if self.model is None else []:
             belief = belief.after(index)
-        return active.choose(belief, free, count, self._weights())
+        return active_sampling.choose(belief, free, count, self._weights())
 
     def _weights(self) -> Floats | None:
         if self.plan.deadline_s is None or self.model is None:
             return None
-        open_ = active.undecided(self.model.of_table(self.table, form=self.form), self.plan.deadline_s)
+        open_ = active_sampling.undecided(self.model.of_table(self.table, form=self.form), self.plan.deadline_s)
         return open_ if open_.any() else None
 
     def _batch(self, subs: Sequence[SubNetwork]) -> list[ProfileRecord]:
@@ -359,11 +362,11 @@ class _Session:
         return replace(
             step,
             form=form,
-            estimated=1.0 if found is None else active.share_within(found, model.level, within),
+            estimated=1.0 if found is None else active_sampling.share_within(found, model.level, within),
             validated=_validated(model, form, within),
             undecided=None
             if deadline_s is None or found is None
-            else float(active.undecided(found, deadline_s).mean()),
+            else float(active_sampling.undecided(found, deadline_s).mean()),
         )
 
     def _reached(self) -> str | None:
@@ -393,7 +396,7 @@ def _validated(model: Predictor, form: Form, within: float) -> float | None:
     counted = {0.05: score.quality.within_5, 0.10: score.quality.within_10}
     if round(within, 6) in counted:
         return counted[round(within, 6)]
-    return active.normal_share(score.reach * score.sd, model.level, within)
+    return active_sampling.normal_share(score.reach * score.sd, model.level, within)
 
 
 def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Floats:

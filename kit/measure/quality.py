@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kit import stats, telemetry
+from kit import stats
+from kit.devices import telemetry
 from kit.records import Label, Measurement, MeasureSettings, ProfileRecord, Visit
 
 DRIFT_LIMIT = 0.05  # medians of a process's two halves

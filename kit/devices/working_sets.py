@@ -2,7 +2,7 @@
 
 A network slows down by what it touches, and the levels of the memory hierarchy slow down one by one: a core's own caches with its
 clock, the shared cache and the memory with the neighbours. Two loops of machine code show each level, called like the chains of
-:mod:`kit.clock`:
+:mod:`kit.devices.clock`:
 
 =========  ==========================================  ==========================================================================
 loop       instruction                                 what it tells
@@ -22,19 +22,21 @@ The aarch64 loops were assembled and compared with an assembler's bytes, and are
 from __future__ import annotations
 
 import ctypes
+import mmap
 import platform
 import struct
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import clock, reference
+from kit.devices import clock
+from kit.packed import Series
 from kit.records import WorkingSet
-from kit.series import Series
 
 KIB, MIB = 1 << 10, 1 << 20
 #: From inside an L1 cache to beyond every cache, bytes.
@@ -44,6 +46,7 @@ BLOCK_BYTES = 256  # what one pass of the read loop takes
 REPEATS = 15
 READ_BYTES = 48 * MIB  # read between two looks at the timer: 0.3 ms inside an L1 cache, some 5 ms beyond all of them
 CHASE_LOADS = 20_000  # followed between two looks: 25 us inside an L1 cache, 2 ms beyond all of them
+HUGE_PAGE = 2 << 20
 MEMORY_SHARE = 0.25  # of the free memory: a larger set is left out
 
 Read = Callable[[int, int, int], None]  # (address, blocks, passes): reads that many blocks of BLOCK_BYTES in order
@@ -133,7 +136,7 @@ def measure(
 
     The largest set's memory is taken once and its beginning serves the smaller ones. Takes about two seconds with all sizes.
     """
-    memory = reference.aligned((max(sizes_bytes) // 4,))
+    memory = aligned((max(sizes_bytes) // 4,))
     base = memory.ctypes.data
     reads: dict[int, list[int]] = {size: [] for size in sizes_bytes}
     for _ in range(repeats):
@@ -188,3 +191,15 @@ def _cycle(memory: NDArray[np.float32], size_bytes: int, rng: np.random.Generato
     addresses = np.uint64(memory.ctypes.data) + order * np.uint64(LINE_BYTES)
     lines[order, 0] = np.roll(addresses, -1)
     return int(addresses[0])
+
+
+def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """A float32 array of ones that starts on a huge page's boundary."""
+    size = int(np.prod(shape)) * 4
+    room = mmap.mmap(-1, (size // HUGE_PAGE + 2) * HUGE_PAGE)
+    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % HUGE_PAGE
+    with suppress(AttributeError, OSError):
+        room.madvise(mmap.MADV_HUGEPAGE)
+    array = np.frombuffer(room, dtype=np.float32, count=size // 4, offset=start).reshape(shape)
+    array[...] = 1.0
+    return array

@@ -10,12 +10,12 @@ import numpy as np
 
 from kit import store
 from kit.errors import BadRecord
-from kit.latency import choice, factor, fitting
+from kit.latency import efficiency_factor, fitting, selection
+from kit.latency.features import arrange
 from kit.latency.fitting import Data, Fitted
-from kit.latency.forms import Cases, State
 from kit.latency.kernels import kernels_of
 from kit.latency.model import Clocks, Measured, Predictor, state_indices
-from kit.latency.table import arrange
+from kit.latency.parametric import Cases, State
 from kit.records import DECIDING, Artifact, CurvePoint, Kernel, LatencyModel, Measurement, ProfileRecord
 from kit.stats import Floats
 
@@ -64,10 +64,10 @@ def predictor(
     data = _data(points, states, clocks, lent)
     prior = None if lent is None or lent.roofline_below is None else lent.roofline_below.parameters
     found = fitting.fit(data, prior=prior, seed=seed, kernels=known is not None)
-    validated = choice.cross_validate(
+    validated = selection.cross_validate(
         data, found, prior, kernels=known is not None, baselines=baselines, clock_hz=_papers_clock(points), seed=seed
     )
-    chosen, reason, scores = choice.choose(validated, data, level, seed, None if lent is None else lent.chosen)
+    chosen, reason, scores = selection.choose(validated, data, level, seed, None if lent is None else lent.chosen)
     kept = {s.form for s in scores}
     first = points[0].profile
     return Predictor(
@@ -82,7 +82,7 @@ def predictor(
         reason=reason,
         scores=scores,
         held_out_s=tuple(validated.seconds[chosen].tolist()),
-        held_out_sd=tuple(choice.deviations(chosen, validated, data).tolist()),
+        held_out_sd=tuple(selection.deviations(chosen, validated, data).tolist()),
         notes=tuple(notes + _said_of_baselines(kept, known is not None)),
         models=_factors(profiles, seed),
         base=lent,
@@ -250,7 +250,7 @@ def _papers_clock(points: Sequence[_Point]) -> float | None:
 
 def _factors(profiles: Sequence[ProfileRecord], seed: int) -> tuple[LatencyModel, ...]:
     try:
-        return tuple(factor.fit(profiles, seed=seed))
+        return tuple(efficiency_factor.fit(profiles, seed=seed))
     except BadRecord:  # ten records at several points may hold no line of their own
         return ()
 

@@ -20,8 +20,8 @@ from functools import cached_property
 
 import numpy as np
 
-from kit.latency.forms import Cases, Roof, Roofline, place
-from kit.latency.table import FEATURES, Ints, Table
+from kit.latency.features import FEATURES, Ints, Table
+from kit.latency.parametric import Cases, Roof, Roofline, place
 from kit.records import Record
 from kit.stats import Floats
 
@@ -57,7 +57,7 @@ class Learned(Record):
 class Shares:
     """Cases as the process sees them: which share of the roofline's time each kernel takes, and where the network stands.
 
-    ``slopes`` [nets, parameters] are those of :meth:`kit.latency.forms.Roofline.slopes`; None: the roofline counts as known.
+    ``slopes`` [nets, parameters] are those of :meth:`kit.latency.parametric.Roofline.slopes`; None: the roofline counts as known.
     """
 
     def __init__(self, cases: Cases, entries: Floats, call: Floats, slopes: Floats | None = None) -> None:

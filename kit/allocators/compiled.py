@@ -22,7 +22,7 @@ from llvmlite import ir  # type: ignore[import-untyped,import-not-found,unused-i
 from numba import float32, int32, types
 from numba.extending import intrinsic as numba_intrinsic
 
-from kit.backends.allocfile import LEAK, AllocatorSpec, Floats
+from kit.allocators.fileformat import LEAK, AllocatorSpec, Floats
 
 VERSION = f"numba {numba.__version__}"
 LANES = 16  # floats in the widest vector

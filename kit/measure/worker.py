@@ -2,7 +2,7 @@
 
 It reads JSON requests on standard input and writes one JSON line each to what was standard output; whatever a runtime prints
 goes to standard error. Each request is answered by a fresh process, so that no visit inherits another's heap, threads or caches:
-the process that was started imports the runtime and forks for each request (:mod:`kit.nursery` is its other end).
+the process that was started imports the runtime and forks for each request (:mod:`kit.measure.forkserver` is its other end).
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from typing import IO, Any, TextIO
 import numpy as np
 from pydantic import Field
 
-from kit import backends, reference, telemetry, timing
+from kit import backends
+from kit.devices import telemetry
 from kit.errors import KitError, UsageError
+from kit.measure import drift, stopwatch
+from kit.packed import Series
 from kit.records import Artifact, Energy, Layers, Memory, Outcome, Record, TensorSpec, Visit
-from kit.series import Series
 
 PR_SET_PDEATHSIG = 1
 LAYER_CALLS = 30
@@ -37,7 +39,7 @@ ENERGY_MIN_S = {"cpu": 0.5, "gpu": 2.0}  # a GPU's counter steps every 20 to 100
 # Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
 CLOCKS_APART = 0.10
 PARENT = "KIT_PARENT_PID"
-CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.worker import main; main()"
+CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.worker import main; main()"
 
 
 class Network(Record):
@@ -268,7 +270,7 @@ def _visit(request: Request, birth: Birth) -> Visit:
     peaks = _Peaks(birth)
     readers = telemetry.readers_here(target)
     before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
-    watch = timing.measure(
+    watch = stopwatch.measure(
         call,
         collect_s=request.visit_s,
         warmup_max_s=request.warmup_max_s,
@@ -333,10 +335,10 @@ class _Peaks:
         self.running_bytes = self.until_collecting_bytes if self._can_reset else None
 
 
-def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, reference.Workload]]:
+def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
     """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
 
-    def beside() -> Mapping[str, reference.Workload]:
+    def beside() -> Mapping[str, drift.Workload]:
         peaks.stop()
         if target != "cpu":
             return {}
@@ -345,7 +347,7 @@ def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mappin
             for name, known in request.references.items()
             if (call := calibration_call(request.backend, known))
         }
-        return reference.workloads(networks)
+        return drift.workloads(networks)
 
     return beside
 
@@ -367,10 +369,10 @@ def involuntary_switches() -> int:
 
 
 def _clock(
-    watch: timing.Timing, before_hz: float | None, after_hz: float | None
+    watch: stopwatch.Timing, before_hz: float | None, after_hz: float | None
 ) -> tuple[float | None, str, tuple[str, ...]]:
     """(core clock, who says so, doubts): what the machine told around the measurement, else what the chain beside it ran at."""
-    measured_hz = reference.clock_of(np.asarray(watch.beside["clock"])) if "clock" in watch.beside else None
+    measured_hz = drift.clock_of(np.asarray(watch.beside["clock"])) if "clock" in watch.beside else None
     told = [hz for hz in (before_hz, after_hz) if hz is not None]
     if not told:
         return measured_hz, "measured" if measured_hz else "unknown", ()

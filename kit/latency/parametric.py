@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.latency.table import KINDS, PRECISIONS, WORKING, Ints, Table
+from kit.latency.features import KINDS, PRECISIONS, WORKING, Ints, Table
 from kit.records import Point, Record
 from kit.stats import Floats
 

@@ -1,7 +1,7 @@
 """Where child processes come from: fresh ones at a low price.
 
 Starting Python and importing a runtime takes longer than a short visit. So one *mother* per runtime and thread count is started,
-imports the runtime and forks for every request (:func:`kit.worker.main`): each child has a heap, threads and pages of its own.
+imports the runtime and forks for every request (:func:`kit.measure.worker.main`): each child has a heap, threads and pages of its own.
 A mother is replaced after :data:`BROOD` children, so that loading the runtime is measured more than once and nothing hangs on
 the addresses of one.
 """
@@ -18,9 +18,10 @@ import time
 from dataclasses import dataclass
 from typing import IO, Any
 
-from kit import backends, worker
+from kit import backends
+from kit.measure import worker
+from kit.measure.worker import Answer, Reply, Request
 from kit.records import Outcome, Record
-from kit.worker import Answer, Reply, Request
 
 BROOD = 8
 

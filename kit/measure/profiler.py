@@ -21,8 +21,11 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from kit import __version__, backends, nursery, operating, reference, spaces, store, telemetry, verdict, worker
+from kit import __version__, backends, spaces, store
+from kit.devices import operating_point, telemetry
 from kit.errors import MeasurementError, StorageError, UsageError
+from kit.measure import drift, forkserver, quality, worker
+from kit.measure.targets import Target
 from kit.records import (
     DeviceSpec,
     Layers,
@@ -35,7 +38,6 @@ from kit.records import (
     Visit,
     load,
 )
-from kit.targets import Target
 
 WAVE = 40  # jobs that are interleaved: more would put the visits of one network too far apart
 REFERENCE = "reference.json"
@@ -112,12 +114,12 @@ def profile(
         run = _read_journal(journal)
         if run.resumed:
             progress(Progress(run.resumed, run.resumed + 1, f"going on after {run.resumed} visits"))
-        if told := operating.restore_left_over(operating.state_file()):
+        if told := operating_point.restore_left_over(operating_point.state_file()):
             progress(Progress(run.done, run.done + 1, told))
         began_s = time.monotonic() - spent_s - run.wall_s
         run.reference = _stored_reference(out.parent, device)
         records: list[ProfileRecord] = []
-        with nursery.Nursery() as children, tempfile.TemporaryDirectory(prefix="kit-") as scratch:
+        with forkserver.Nursery() as children, tempfile.TemporaryDirectory(prefix="kit-") as scratch:
             beside = _reference_networks(jobs, Path(scratch))
             session = _Session(run, jobs, journal, control, _idle_power_w(jobs), began_s, progress, children, beside)
             for wave in _waves(jobs):
@@ -235,7 +237,7 @@ class _Session:
     idle_power_w: dict[str, float]
     began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
     progress: Callable[[Progress], None]
-    children: nursery.Nursery
+    children: forkserver.Nursery
     beside: dict[str, worker.Network]
 
     def measure(self, wave: Sequence[int]) -> None:
@@ -253,9 +255,9 @@ class _Session:
 
     def _round(self, group: Sequence[int], round_: int, still_open: Sequence[int]) -> bool:
         """One visit to each of ``group``, which share a state of the machine; False when the budget is spent."""
-        first, state = self.jobs[group[0]].settings, operating.state_file()
+        first, state = self.jobs[group[0]].settings, operating_point.state_file()
         try:
-            with operating.controlled(state=state, clock_cap_hz=first.clock_cap_hz, power_mode=first.power_mode):
+            with operating_point.controlled(state=state, clock_cap_hz=first.clock_cap_hz, power_mode=first.power_mode):
                 for index in group:
                     settings = self.jobs[index].settings
                     if len(self.run.visits.get(index, [])) > round_:
@@ -276,7 +278,7 @@ class _Session:
         """A point that this machine cannot be put into is recorded, not an error in the middle of a sweep."""
         for index in wave:
             point = self.jobs[index].settings
-            reason = operating.unsupported(point)
+            reason = operating_point.unsupported(point)
             if reason is None and _changes_machine(point) and not self.control:
                 reason = "changing the clock or the power mode must be allowed with --control"
             if reason is not None and index not in self.run.failures:
@@ -296,7 +298,7 @@ class _Session:
             return True
         if len(self.run.visits[index]) >= settings.rounds_max:
             return False
-        return bool(verdict.doubts(_measurement(self.run, index, self.jobs[index], scale), settings))
+        return bool(quality.doubts(_measurement(self.run, index, self.jobs[index], scale), settings))
 
     def _missing(self, index: int) -> int:
         """Visits that this job needs in any case and has not had; 0 for one that failed or is on the disk."""
@@ -328,7 +330,7 @@ class _Session:
     def _visit(self, index: int, round_: int, visit_s: float) -> None:
         job, start = self.jobs[index], time.perf_counter()
         try:
-            with operating.busy(job.settings.load):
+            with operating_point.busy(job.settings.load):
                 request = _request(job, round_, visit_s, self.idle_power_w, self.beside)
                 reply = self.children.ask(request, job.settings.timeout_s)
         except MeasurementError as error:  # the background load ended early
@@ -367,7 +369,7 @@ def _measurement(run: _Run, index: int, job: Job, scale: Reference | None) -> Me
     if scale is None or not _drifts(job.settings):
         return Measurement(visits=tuple(run.visits[index]))
     visits = tuple(run.visits[index])
-    own = reference.of_job(scale, job.target.artifact.precision, job.settings.backend, visits)
+    own = drift.of_job(scale, job.target.artifact.precision, job.settings.backend, visits)
     return Measurement(visits=visits, reference=own)
 
 
@@ -380,14 +382,14 @@ def _drifts(settings: MeasureSettings) -> bool:
 def _scale(run: _Run, jobs: Sequence[Job], visits_min: int = 1, device_id: str = "") -> Reference | None:
     """The device's scale, with what it lacks from the visits so far of jobs that had at least ``visits_min``."""
     of_jobs = [i for i, visits in run.visits.items() if _drifts(jobs[i].settings) and len(visits) >= visits_min]
-    seen = [reference.Seen(v, jobs[i].settings.backend) for i in of_jobs for v in run.visits[i]]
-    return reference.scale(run.reference, device_id, seen)
+    seen = [drift.Seen(v, jobs[i].settings.backend) for i in of_jobs for v in run.visits[i]]
+    return drift.scale(run.reference, device_id, seen)
 
 
 def _stored_reference(folder: Path, device: DeviceSpec) -> Reference | None:
     path = folder / REFERENCE
     kept = store.read_record(path, Reference) if path.is_file() else None
-    if kept is not None and not reference.fits(kept, device.device_id):
+    if kept is not None and not drift.fits(kept, device.device_id):
         raise UsageError(
             f"{path} is the scale of another device or of other workloads: measure into another --profiles folder."
         )
@@ -396,7 +398,7 @@ def _stored_reference(folder: Path, device: DeviceSpec) -> Reference | None:
 
 def _kept_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: Path) -> Reference | None:
     """The device's scale, each workload of it written once: every later drift-corrected latency of this device rests on it."""
-    found = _scale(run, jobs, verdict.VISITS_MIN, device.device_id)
+    found = _scale(run, jobs, quality.VISITS_MIN, device.device_id)
     if found is not None and found is not run.reference:
         store.write_record(folder / REFERENCE, found)
     return found
@@ -408,7 +410,7 @@ def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.N
     for job in jobs:
         if not _drifts(job.settings) or backends.LEAVES[job.settings.backend].target != "cpu":
             continue
-        for name, text in reference.networks(job.target.artifact.precision).items():
+        for name, text in drift.networks(job.target.artifact.precision).items():
             if name not in found:
                 path = folder / f"{name}.onnx"
                 found[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
@@ -429,7 +431,7 @@ def _request(
     job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.Network]
 ) -> worker.Request:
     settings = job.settings
-    wanted = reference.networks(job.target.artifact.precision) if _drifts(settings) else {}
+    wanted = drift.networks(job.target.artifact.precision) if _drifts(settings) else {}
     return worker.Request(
         path=str(job.target.path),
         artifact=job.target.artifact,
@@ -475,7 +477,7 @@ def _record(
 ) -> ProfileRecord:
     measurement = _measurement(run, index, job, scale) if run.visits.get(index) else None
     outcome, reason = run.failures.get(index, ("ok", None))
-    label, evidence = verdict.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())
+    label, evidence = quality.judge(measurement, job.settings) if measurement and outcome == "ok" else (None, ())
     found, why = _layers_of(job) if layers and outcome == "ok" else (None, None)
     return ProfileRecord(
         record_id=record_id,
@@ -498,5 +500,5 @@ def _layers_of(job: Job) -> tuple[Layers | None, str | None]:
     if not job.settings.free_running:
         return None, "no times per layer: they are taken free-running only"
     request = _request(job, 0, job.settings.visit_s, {}, {}).model_copy(update={"layers": True})
-    reply = nursery.ask(request, job.settings.timeout_s)
+    reply = forkserver.ask(request, job.settings.timeout_s)
     return reply.layers, None if reply.layers else f"no times per layer: {reply.reason}"

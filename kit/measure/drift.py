@@ -3,7 +3,7 @@
 ============  ====================================================================  ===============================
 workload      what it does                                                          follows
 ============  ====================================================================  ===============================
-``clock``     a chain of dependent instructions (:mod:`kit.clock`)                  the core's clock
+``clock``     a chain of dependent instructions (:mod:`kit.devices.clock`)                  the core's clock
 ``product``   one float32 matrix product whose weights fill more than an L2 cache   arithmetic and the inner caches
 ``weights``   one whose weights fill a good part of an L3 slice                     arithmetic and the outer caches
 ``network``   a small convolutional network, run by the runtime that is measured    what convolutions do to all of these
@@ -22,10 +22,7 @@ array would otherwise change the time of the same work by 15 %. What they take o
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
@@ -33,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import clock
+from kit.devices import clock, working_sets
 from kit.records import Reference, Visit
 from kit.store import utc_now
 
@@ -43,7 +40,6 @@ PRODUCTS = {  # rows, inner, columns: 29 and 116 MMACs, as late convolutions hav
     "product": (49, 2304, 256),
     "weights": (49, 4608, 512),
 }
-HUGE_PAGE = 2 << 20
 NETWORKS = {  # run by the runtime that is measured, on one thread: a second pool of threads would spin against the network's own
     "network": "resnet18-d1.1.1.1-w1.00-fp32-160",
     "network8": "resnet18-d1.1.1.1-w0.50-int8-112",
@@ -99,7 +95,11 @@ def _network(call: Callable[[], Any]) -> Workload:
 
 
 def _product(rows: int, inner: int, columns: int) -> Workload:
-    left, right, out = aligned((rows, inner)), aligned((inner, columns)), aligned((rows, columns))
+    left, right, out = (
+        working_sets.aligned((rows, inner)),
+        working_sets.aligned((inner, columns)),
+        working_sets.aligned((rows, columns)),
+    )
 
     def product() -> int:
         start = perf_counter_ns()
@@ -116,18 +116,6 @@ def clock_of(times_ns: NDArray[np.int64]) -> float | None:
         return None
     cycles = chain.first.passes * chain.first.cycles_per_pass
     return float(cycles / max(1.0, float(np.quantile(times_ns, 0.25)) - chain.first.overhead_ns) * 1e9)
-
-
-def aligned(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A float32 array of ones that starts on a huge page's boundary."""
-    size = int(np.prod(shape)) * 4
-    room = mmap.mmap(-1, (size // HUGE_PAGE + 2) * HUGE_PAGE)
-    start = -ctypes.addressof(ctypes.c_char.from_buffer(room)) % HUGE_PAGE
-    with suppress(AttributeError, OSError):
-        room.madvise(mmap.MADV_HUGEPAGE)
-    array = np.frombuffer(room, dtype=np.float32, count=size // 4, offset=start).reshape(shape)
-    array[...] = 1.0
-    return array
 
 
 def fits(kept: Reference, device_id: str) -> bool:

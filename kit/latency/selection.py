@@ -16,11 +16,11 @@ import numpy as np
 
 from kit.errors import BadRecord
 from kit.latency.baselines import forest, forest_available, lookup
-from kit.latency.factor import quality
+from kit.latency.efficiency_factor import quality
+from kit.latency.features import Ints
 from kit.latency.fitting import Data, Fitted, fit
-from kit.latency.forms import Cases, Roof
 from kit.latency.model import FORMS, REJECTED, Form
-from kit.latency.table import Ints
+from kit.latency.parametric import Cases, Roof
 from kit.records import FormScore
 from kit.stats import Floats
 

@@ -1,6 +1,6 @@
 """Allocators of a few thousand weights, decided in microseconds: gate, the picked experts, softmax over the users, in one call.
 
-With Numba the network is machine code (:mod:`kit.backends.allocator_compiled`), without it NumPy; ``allocator-numpy`` is NumPy in any case.
+With Numba the network is machine code (:mod:`kit.allocators.compiled`), without it NumPy; ``allocator-numpy`` is NumPy in any case.
 It runs on one thread. The timed call writes into an array that stays, ``run`` copies. :class:`Decider` adds what stands before the
 network: the look-up of the best size for the mean task size and the clock, and the features from raw quantities.
 
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kit.backends import Feeds, Probe, allocfile, check_batch
-from kit.backends.allocfile import LEAK, Floats, Network, Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import LEAK, Floats, Network, Size
+from kit.backends import Feeds, Probe, check_batch
 from kit.errors import UsageError
 from kit.records import Artifact, DynamicTable, Layers
 
 NUMPY = "numpy"
-_COMPILED = "kit.backends.allocator_compiled"
+_COMPILED = "kit.allocators.compiled"
 
 
 def has_numba() -> bool:
@@ -44,7 +45,7 @@ def probe(mode: str) -> Probe:
 
 
 def shares(network: Network, x: ArrayLike) -> Floats:
-    """Shares ``(resources, users)`` for inputs ``x`` as :func:`kit.backends.allocfile.tensors` shapes them, by NumPy."""
+    """Shares ``(resources, users)`` for inputs ``x`` as :func:`kit.allocators.fileformat.tensors` shapes them, by NumPy."""
     given = np.asarray(x, np.float32)
     answer: Floats = _FORMS[network.spec.form](network, given)
     return answer
@@ -120,8 +121,8 @@ class AllocatorSession:
     device_ns: Callable[[int], float] | None = None
 
     def __init__(self, path: Path, mode: str, batch: int | None) -> None:
-        self._network = allocfile.read(path)
-        given, made = allocfile.tensors(self._network)
+        self._network = fileformat.read(path)
+        given, made = fileformat.tensors(self._network)
         self.inputs, self.outputs = (given,), (made,)
         check_batch(path, self.inputs, batch)
         compiled = mode != NUMPY and has_numba()
@@ -189,7 +190,7 @@ class SizeTable:
             raise UsageError("A size table needs one size for each task size and clock: fill every cell.")
 
     @classmethod
-    def of(cls, table: DynamicTable, depth: int = allocfile.FLAT_DEPTH) -> SizeTable:
+    def of(cls, table: DynamicTable, depth: int = fileformat.FLAT_DEPTH) -> SizeTable:
         """The measured choices of a K- or (k, l)-table; ``depth`` where its sizes tell only K. Raises UsageError: a cell is missing."""
         bits, clocks = (sorted({getattr(c, name) for c in table.cells}) for name in ("task_bit", "clock_hz"))
         found = {(c.task_bit, c.clock_hz): _size(c.measured, depth) for c in table.cells}
@@ -214,7 +215,7 @@ class Decider:
     def __init__(self, network: Network, table: SizeTable | None = None, *, compiled: bool | None = None) -> None:
         self.network, self.table = network, table
         for size in {s for row in table.sizes for s in row} if table else ():
-            allocfile.check_size(network.spec, size, network.users)
+            fileformat.check_size(network.spec, size, network.users)
         names = [f.name for f in network.spec.features]
         if table and "size_bit" not in names:
             raise UsageError("A size table asks for the mean task size: the network needs a feature size_bit.")
@@ -238,7 +239,7 @@ class Decider:
     def _decide_numpy(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Floats:
         users = tasks.shape[1]
         size = self.size(float(tasks[self._row].mean()), clock_hz) if self.table else self.network.size
-        x = allocfile.normalise(self.network.spec.features, tasks)
+        x = fileformat.normalise(self.network.spec.features, tasks)
         network = self.network.cut(*size, users)
         return shares(network, x if network.spec.form == "flat" else x.T)
 
@@ -250,7 +251,7 @@ class Decider:
 
     def _prepare(self, users: int) -> tuple[Callable[..., Any], Floats]:
         spec = self.network.spec
-        allocfile.check_size(spec, self.network.size, users)
+        fileformat.check_size(spec, self.network.size, users)
         module = importlib.import_module(_COMPILED)
         code = module.code(spec, users)
         out = np.zeros((len(spec.outputs), users), np.float32)
