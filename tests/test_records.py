@@ -171,7 +171,7 @@ def test_a_broken_record_of_version_1_is_one_sentence(change: dict[str, Any], sa
 def test_the_profiles_on_disk_keep_their_medians() -> None:
     """Those that an older kit measured are upgraded on reading; their statistics stay what they were."""
     seen = 0
-    for path in sorted((Path(__file__).parent.parent / "profiles").rglob("*.jsonl")):
+    for path in sorted((Path(__file__).parent.parent / "profiles").glob("*/*.jsonl")):
         for place, data in store.read_lines(path)[:4]:
             record = records.load(ProfileRecord, data, place)
             if data["schema_version"] != 1 or not data["measurement"]:
