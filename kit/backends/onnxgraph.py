@@ -16,7 +16,9 @@ from kit.backends import stages
 from kit.errors import UntrustedPackage
 
 UINT8 = 2  # TensorProto.DataType
-COMPILED = b"EPContext"  # onnxruntime's operator that holds what TensorRT, OpenVINO or QNN compiled, or names a file of it
+COMPILED = (
+    b"EPContext"  # onnxruntime's operator that holds what TensorRT, OpenVINO or QNN compiled, or names a file of it
+)
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,12 @@ def refuse_programs(path: Path) -> None:
     """
     if read(path) is None:
         raise UntrustedPackage(f"{path.name} came over a link and is no ONNX model: refused; add the package again.")
-    with store.explained(path, "read"), path.open("rb") as file:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-            compiled = view.find(COMPILED) >= 0
+    with (
+        store.explained(path, "read"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        compiled = view.find(COMPILED) >= 0
     if compiled:
         raise UntrustedPackage(
             f"{path.name} came over a link and holds a part that was compiled elsewhere ({COMPILED.decode()}): refused; export the "

@@ -67,8 +67,8 @@ def pull(
     """Ask the library at ``url`` for a package that meets ``need`` and make it the current install in ``to``.
 
     Raises NoAnswer (nothing fits), UsageError (address, need), LinkError (unreachable, broken off: call again),
-    IntegrityError and BadRecord (not what was promised; UntrustedPackage: could run code here), StorageError (read-only, full, too large), and whatever
-    ``check`` raises. After any of them the install that was current still is.
+    IntegrityError and BadRecord (not what was promised), UntrustedPackage (could run code here), StorageError (read-only,
+    full, too large), and whatever ``check`` raises. After any of them the install that was current still is.
     """
     base = _address(url)
     with _client(base, transport) as client:

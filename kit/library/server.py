@@ -117,7 +117,9 @@ def _answer(catalog: _Catalog, choose: Choose, need: Need) -> Response:
     if answer.chosen is None:
         return _refusal(404, "no_answer", answer.text)
     if answer.chosen.backend not in trust.ONNX_BACKENDS:
-        return _refusal(404, "not_packaged", f"The choice is for backend {answer.chosen.backend}, and packages hold ONNX models.")
+        return _refusal(
+            404, "not_packaged", f"The choice is for backend {answer.chosen.backend}, and packages hold ONNX models."
+        )
     wanted = (answer.chosen.artifact_id, answer.chosen.sha256)
     for found in packages:
         if (found.manifest.artifact.artifact_id, found.manifest.artifact.model.sha256) == wanted:
