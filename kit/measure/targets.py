@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import backends, spaces, store
+from kit import backends, spaces, store, trust
 from kit.allocators import fileformat
 from kit.allocators.fileformat import Network
-from kit.backends import fake
+from kit.backends import fake, onnxgraph
 from kit.errors import BadModel, BadRecord, IntegrityError, UsageError
 from kit.measure import forkserver, worker
 from kit.records import Artifact, FileRef, Precision, SubNetwork
@@ -43,7 +43,8 @@ def resolve(
 
     An id that ``build`` does not hold but a space does is written to ``folder`` with random weights. A family of allocators
     (``allocator``, ``allocator_b``) is a choice of its sizes, or ``every`` one; ``program`` makes what PyTorch runs of one. Raises
-    UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes).
+    UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes;
+    UntrustedPackage: a file that came over a link, for a runtime that could run code of it).
     """
     backends.require(backend)
     targets: list[Target] = []
@@ -84,6 +85,7 @@ def _of_space(sub: SubNetwork, backend: str, folder: Path, program: Program | No
 
 def _trained_allocator(path: Path, backend: str, folder: Path | None, program: Program | None) -> Target:
     """A file of the allocator backend; for another runtime its weights are written to ``folder`` in that runtime's form."""
+    trust.refuse_install(backend, path)
     network = fileformat.read(path)
     if not _takes_allocators(backend):
         if folder is None:
@@ -168,8 +170,9 @@ def _build_sidecars(folder: Path) -> list[Path]:
 
 
 def _from_sidecar(sidecar: Path, backend: str) -> Target:
-    artifact = store.read_record(sidecar, Artifact)
     path = sidecar.with_suffix(".onnx")
+    _refuse_untrusted(path, backend)
+    artifact = store.read_record(sidecar, Artifact)
     if artifact.model.file != path.name or store.sha256_file(path) != artifact.model.sha256:
         raise IntegrityError(
             f"{path} is not the file that {sidecar.name} describes: make the sidecar anew with kit describe {path}"
@@ -189,6 +192,7 @@ def _onnx_target(path: Path, backend: str) -> Target:
     sidecar = path.with_suffix(".json")
     if sidecar.is_file() and _is_sidecar(sidecar):
         return _from_sidecar(sidecar, backend)
+    _refuse_untrusted(path, backend)
     reply = forkserver.ask(
         worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
@@ -207,6 +211,13 @@ def _onnx_target(path: Path, backend: str) -> Target:
     precision: Precision = "int8" if b"QuantizeLinear" in data else "fp32"
     made = Artifact(artifact_id=path.stem, model=model, precision=precision, inputs=reply.inputs, outputs=reply.outputs)
     return Target(path, made)
+
+
+def _refuse_untrusted(path: Path, backend: str) -> None:
+    """What lies in an install came over a link: it runs as an ONNX model or not at all. Raises UntrustedPackage."""
+    trust.refuse_install(backend, path)
+    if trust.install_of(path) is not None:
+        onnxgraph.refuse_programs(path)
 
 
 def _is_sidecar(path: Path) -> bool:
