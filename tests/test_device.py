@@ -235,7 +235,7 @@ def test_this_machine_is_the_same_twice_and_holds_no_host_name() -> None:
 
 def test_versions_are_told_without_importing_the_runtimes() -> None:
     code = (
-        "import sys; from kit import device; device.recognise();"
+        "import sys; from kit import devices; devices.recognise();"
         "print([m for m in ('torch', 'onnxruntime', 'openvino', 'tensorrt', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -251,7 +251,7 @@ def test_missing_runtimes_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shipped_configurations_are_read_and_name_their_sources() -> None:
-    folder = Path(identity.__file__).parent.parent / "device_configs"
+    folder = Path(identity.__file__).parent.parent.parent / "device_configs"
     configs = load_configs(folder)
     assert set(configs) == SHIPPED
     for name in SHIPPED - {"generic-x86_64"}:

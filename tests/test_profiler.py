@@ -135,7 +135,7 @@ BAD_MODELS = """
 import os, resource, sys
 sys.path[:] = [p for p in sys.path if p]
 import numpy
-from kit import worker
+from kit.measure import worker
 from kit.backends import fake
 from pathlib import Path
 
@@ -258,9 +258,9 @@ def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
 
 ORPHAN = """
 import os, signal, sys, threading, time
-from kit import nursery, targets, worker
+from kit.measure import forkserver, targets, worker
 threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-nursery.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
+forkserver.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
 """
 
 
@@ -656,7 +656,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import made
-from kit import profiler
+from kit.measure import profiler
 from test_profiler import FAST, fakes
 def progress(p):
     if p.done == 3:
@@ -690,7 +690,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import made
-from kit import profiler
+from kit.measure import profiler
 from test_profiler import KEPT, Machine, sized
 machine = Machine().install(setattr)
 profiler.WAVE = 2

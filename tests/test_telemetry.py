@@ -321,7 +321,7 @@ def test_this_machine_can_be_read_twice() -> None:
 
 
 def test_telemetry_of_the_cpu_never_loads_nvml() -> None:
-    code = "import sys; from kit import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
+    code = "import sys; from kit.devices import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

@@ -100,7 +100,7 @@ def load_configs(folder: Path | None = None) -> dict[str, DeviceConfig]:
 
 def _shipped_folder() -> Path:
     """device_configs of the installed wheel, or of the repository that this file lies in."""
-    package = Path(__file__).resolve().parent
+    package = Path(__file__).resolve().parent.parent
     wheel = package / "_device_configs"
     return wheel if wheel.is_dir() else package.parent / "device_configs"
 
