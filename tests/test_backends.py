@@ -79,10 +79,19 @@ def conform(name: str, build: Path) -> None:
     if session.device_ns is not None:
         assert session.device_ns(3) > 0
     assert on_gpu or session.gpu_memory() is None
+    session.close()
+
+
+def conform_layers(name: str, build: Path) -> None:
+    """The times of the layers, or one sentence why there are none."""
+    path, artifact = network(build)
+    session = backends.load(name).open(path, artifact, 1)
+    feeds = backends.make_feeds(session.inputs, seed=1)
     if name in LAYERED:
         layers = session.layers(feeds, calls=4)
-        assert layers.calls == 4 and layers.sum_s > 0 and layers.whole_s > 0
+        assert layers.calls == 4 and layers.whole_s > 0
         assert all(node.name and node.kind and node.stage for node in layers.nodes)
+        assert sum(node.time_s > 0 for node in layers.nodes) >= 3, "two convolutions and a product"
         assert sum(layers.grouped("stage").values()) == pytest.approx(layers.sum_s)
     else:
         with pytest.raises(UsageError, match="layers"):
@@ -94,6 +103,12 @@ def conform(name: str, build: Path) -> None:
 def test_conformance(name: str, tiny_build: Path) -> None:
     needs(name)
     conform(name, tiny_build)
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_layers_conform(name: str, layered_build: Path) -> None:
+    needs(name)
+    conform_layers(name, layered_build)
 
 
 def test_the_fake_backend_is_a_session_too() -> None:
@@ -235,6 +250,33 @@ def test_openvino_says_what_it_computes_in(tiny_build: Path) -> None:
     leaf = importlib.import_module("kit.backends.openvino_rt")
     with pytest.raises(BackendUnavailable, match="computes in bf16 on this CPU where f32 was asked for"):
         leaf.precision_note("f32", "bf16")
+
+
+US = st.floats(1.0, 500.0)
+
+
+@given(st.lists(st.floats(0, 500.0), min_size=3, max_size=3), US, st.integers(4, 40), st.randoms())
+def test_openvinos_whole_microseconds_lose_at_most_one(warm: list[float], usual: float, calls: int, rng: Any) -> None:
+    """A node as OpenVINO counts it (each call cut, the mean cut again), whose first calls are as slow as they like."""
+    pytest.importorskip("openvino")
+    leaf = importlib.import_module("kit.backends.openvino_rt")
+    timed = [usual * rng.uniform(1, 1.1) for _ in range(calls)]
+    early, late = sum(map(int, warm)), sum(map(int, warm + timed))
+    estimate_s = leaf.mean_s(early // 3, late // (3 + calls), calls)
+    assert estimate_s > 0
+    cut_s = sum(map(int, timed)) / calls * 1e-6
+    assert abs(estimate_s - cut_s) <= ((calls + 2) / 2 + 1) / calls * 1e-6 + 1e-12  # of the two means that were cut
+
+
+def test_nodes_that_openvino_cannot_time(tmp_path: Path) -> None:
+    needs("openvino")
+    leaf = importlib.import_module("kit.backends.openvino_rt")
+    save(tmp_path / "x.onnx", [("Relu", ["x"], ["y"])], [1, 3])
+    session = backends.load("openvino").open(tmp_path / "x.onnx", None, 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(leaf, "_means_us", lambda request: {})  # a slow machine may see even this one
+        with pytest.raises(UsageError, match="whole microseconds, and every node of .*x.onnx takes less"):
+            session.layers(backends.make_feeds(session.inputs, 0), calls=2)
 
 
 # ------------------------------------------------------------------------------------------------- files that people name
