@@ -216,11 +216,26 @@ def test_an_empty_machine_is_unknown_not_an_error(tmp_path: Path) -> None:
     assert spec.device_id == "unknown-1c"
 
 
-@given(st.text())
-def test_no_cpuinfo_breaks_recognition(text: str) -> None:
+@given(
+    st.text(),
+    st.lists(st.sets(st.sampled_from(["avx2", "fma", "asimd", "neon", "avx512f", "x"])), min_size=1, max_size=3),
+)
+def test_cpuinfo_is_read_block_by_block(text: str, flags: list[set[str]]) -> None:
+    """A feature is one that every core has, and a name is a name whatever stands in the part."""
+    blocks = [f"processor : {i}\nmodel name : Some CPU 9\nflags : {' '.join(words)}" for i, words in enumerate(flags)]
+    cpus = identity.parse_cpuinfo("\n\n".join([*blocks, "Hardware : a board"]) + "\n")
+    assert [cpu["processor"] for cpu in cpus] == [str(i) for i in range(len(flags))]
+    assert identity.cpu_model(cpus) == "Some CPU 9"
+    common = set.intersection(*flags)
+    assert set(identity.cpu_features(cpus)) == {
+        name for name, signs in identity.FEATURES.items() if common & set(signs)
+    }
     cpus = identity.parse_cpuinfo("processor: 0\nCPU part: " + text + "\n\n" + text)
-    identity.cpu_model(cpus)
-    identity.cpu_features(cpus)
+    assert cpus[0]["processor"] == "0" and all("processor" in cpu for cpu in cpus)
+    assert all(value == value.strip() for cpu in cpus for value in cpu.values())
+    name = identity.cpu_model(cpus)
+    assert name is None or name.startswith("Arm ") or " + " in name or name in text
+    assert set(identity.cpu_features(cpus)) <= set(identity.FEATURES)
 
 
 def test_this_machine_is_the_same_twice_and_holds_no_host_name() -> None:

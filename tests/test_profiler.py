@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -256,24 +256,35 @@ def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
     assert record.outcome == "ok"
 
 
+#: A parent whose child writes its process id into a pipe once it hangs.
 ORPHAN = """
-import os, signal, sys, threading, time
+import sys
 from kit.measure import forkserver, targets, worker
-threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-forkserver.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
+HANGS = "import os, pathlib; from kit.backends import fake; plain = fake.FakeSession._end\\n" \
+        "def end(session, feeds): pathlib.Path(%r).write_text(f'{os.getpid()} {os.getppid()}'); plain(session, feeds)\\n" \
+        "fake.FakeSession._end = end\\n"
+worker.CODE = HANGS % sys.argv[1] + worker.CODE
+artifact = targets.resolve(["fake:hang"], backend="fake")[0].artifact
+forkserver.ask(worker.Request(path="x", artifact=artifact, backend="fake", threads=1), 600)
 """
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", ORPHAN])
-    time.sleep(1.0)
-    children = [p.pid for p in psutil.Process(parent.pid).children()]
-    assert children and parent.wait() == -signal.SIGKILL
-    for _ in range(100):
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in children):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the child outlived its parent")
+    """Killed while the child works: the kernel tells of each end by its pidfd, so nothing waits for a clock."""
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "pipe")]) as parent:
+        pipe, ended = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(parent.pid)
+        assert select.select([pipe, ended], [], [], 60)[0] == [pipe], "no child hangs"
+        child, mother = map(int, os.read(pipe, 100).split())
+        os.close(pipe)
+        os.close(ended)
+        assert mother in [p.pid for p in psutil.Process(parent.pid).children()]
+        ends = [os.pidfd_open(pid) for pid in (child, mother)]
+        parent.kill()
+    assert parent.returncode == -signal.SIGKILL
+    for end in ends:
+        assert select.select([end], [], [], 60)[0], "the child outlived its parent"
+        os.close(end)
 
 
 def test_records_carry_what_is_needed_to_judge_them_again(tmp_path: Path) -> None:

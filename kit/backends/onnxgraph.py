@@ -149,7 +149,7 @@ def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
         if number == 1 and isinstance(dim, memoryview):
             told = dict(_fields(dim))
             size, symbol = told.get(1), told.get(2)
-            if isinstance(size, int):
+            if isinstance(size, int) and size < 1 << 63:  # some exporters write -1 for a dimension that is not known
                 yield size
             else:
                 yield _text(symbol) or "?" if isinstance(symbol, memoryview) else "?"

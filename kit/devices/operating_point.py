@@ -113,14 +113,14 @@ def parse_power_models(text: str) -> dict[str, int]:
     modes = {}
     for inside in re.findall(r"^\s*<\s*POWER_MODEL\s([^>\n]*)>", text, re.MULTILINE):
         told = dict(re.findall(r"(\w+)=(\S+)", inside))
-        if "NAME" in told and told.get("ID", "").isdecimal():
+        if "NAME" in told and re.fullmatch("[0-9]{1,3}", told.get("ID", "")):
             modes[told["NAME"].removeprefix("MODE_")] = int(told["ID"])
     return modes
 
 
 def parse_power_mode_id(text: str) -> int | None:
     """The id of ``nvpmodel -q``: the number alone on the line after ``NV Power Mode: 15W``."""
-    match = re.search(r"^NV Power Mode: *\S+ *\n(\d+) *$", text, re.MULTILINE)
+    match = re.search(r"^NV Power Mode: *\S+ *\n([0-9]{1,3}) *$", text, re.MULTILINE)
     return int(match[1]) if match else None
 
 

@@ -80,6 +80,8 @@ from kit.devices.telemetry.parsers import (
     parse_tegrastats,
     parse_throttled,
     plausible_c,
+    plausible_hz,
+    plausible_w,
     total_power_w,
 )
 from kit.devices.telemetry.readers import (
@@ -176,6 +178,8 @@ __all__ = [
     "parse_tegrastats",
     "parse_throttled",
     "plausible_c",
+    "plausible_hz",
+    "plausible_w",
     "read_environment",
     "read_number",
     "read_text",
