@@ -14,6 +14,7 @@ import simulated
 from door import kit
 
 from kit import latency, store
+from kit.records import Measurement, ProfileRecord
 
 pytest.importorskip("scipy")
 
@@ -25,18 +26,21 @@ class Fit:
     """One run of kit fit, and what the lines of its profiles say: MACs and seconds [records], clock."""
 
     def __init__(self, folder: Path) -> None:
+        rng = np.random.default_rng(0)
         for i, profile in enumerate(simulated.Machine(3, noise=0.1).profiles(NETS)):
-            store.append_line(
-                folder / "p.jsonl", profile.model_copy(update={"created_utc": f"2026-01-01T00:00:{i:02}.000000Z"})
+            assert profile.measurement is not None
+            level = profile.measurement.median_s * rng.lognormal(0, 0.03, 6)  # processes differ, and calls within one
+            visits = tuple(
+                made.visit((v * rng.lognormal(0, 0.02, 5)).tolist(), round_) for round_, v in enumerate(level)
             )
+            changes = {"created_utc": f"2026-01-01T00:00:{i:02}.000000Z", "measurement": Measurement(visits=visits)}
+            store.append_line(folder / "p.jsonl", profile.model_copy(update=changes))
         words = ("fit", folder / "p.jsonl", "--out", folder / "m.json")
         self.printed = kit(*words)
         self.json = json.loads(kit(*words, "--json"))
         self.written = json.loads((folder / "m.json").read_text())
         rows = [json.loads(line) for line in (folder / "p.jsonl").read_text().splitlines()]
         self.macs = np.array([row["artifact"]["macs"] for row in rows], dtype=float)
-        from kit.records import ProfileRecord
-
         visits = [ProfileRecord.model_validate(row).measurement.visits for row in rows]  # type: ignore[union-attr]
         self.seconds = np.array([
             statistics.median(statistics.median(v.elapsed_ns.array().tolist()) / v.loops * 1e-9 for v in of_one) for of_one in visits
