@@ -31,6 +31,7 @@ import kit
 from kit import store
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.records import Artifact, FileRef, Origin, Record, SubNetwork, TensorSpec
+from kit.versions import installed
 
 SUFFIX = ".alloc.npz"
 ABOUT = "about"  # the array that holds the description, as bytes of JSON
@@ -333,7 +334,9 @@ def describe(network: Network, model: FileRef, *, seed: int | None = None, steps
         inputs=(given,),
         outputs=(made,),
         licence="Apache-2.0",
-        origin=Origin(root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", steps=steps),
+        origin=Origin(
+            root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
+        ),
     )
 
 

@@ -15,13 +15,11 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-import platform
 import re
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +45,7 @@ from kit.records import (
     SubNetwork,
     load,
 )
+from kit.versions import installed
 
 FOLDER = store.SESSIONS
 #: From 0.3 to 47 MB of weights and 0.5 to 50 MB of activations, from 0.1 to 30 ms on a 3.7 GHz core with AVX-512.
@@ -84,7 +83,7 @@ WORKLOAD_REPEATS = 40
 STATE_TIMEOUT_S = 120.0
 BUSY_SHARE = 0.10  # of the machine's CPU time: with more, a session is no session
 LOOK_S = 1.0
-PACKAGES = ("onnxruntime", "openvino", "numpy", "pydantic", "psutil", "onnx", "torch")
+PACKAGES = ("python", "onnxruntime", "openvino", "numpy", "pydantic", "psutil", "onnx", "torch")
 SALT_FILE = "session-salt"
 CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.session import main; main()"
 
@@ -160,7 +159,7 @@ def run(
             machine_tag=machine,
             boot_tag=boot,
             device=device,
-            packages=packages(),
+            packages=installed(PACKAGES),
             settings=settings,
             reference=_device_reference(folder, device),
             states_before=states_before,
@@ -217,17 +216,6 @@ def _device_reference(folder: Path, device: DeviceSpec) -> Reference | None:
     path = folder / profiler.REFERENCE
     kept = store.read_record(path, Reference) if path.is_file() else None
     return kept if kept is not None and drift.fits(kept, device.device_id) else None
-
-
-def packages() -> dict[str, str]:
-    """Versions of the packages that may move a latency, as installed."""
-    versions = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
 
 
 # --------------------------------------------------------------------------------------------------------------- the state

@@ -32,8 +32,8 @@ def parse_measure_clock(text: str) -> float | None:
 def parse_pmic(text: str) -> dict[str, float]:
     """Watts by rail of ``vcgencmd pmic_read_adc``: lines ``VDD_CORE_A current(7)=1.42880000A``, ``VDD_CORE_V volt(15)=0.9V``.
 
-        The 5 V input and the battery have a voltmeter alone: what hangs on them (USB, fan, HATs, conversion losses) is not in it.
-        Empty when a current lacks its voltage, or is none: the sum of the others would pass for a smaller power.
+    The 5 V input and the battery have a voltmeter alone: what hangs on them (USB, fan, HATs, conversion losses) is not in it.
+    Empty when a current lacks its voltage, or is none: the sum of the others would pass for a smaller power.
     """
     found = re.findall(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", text, re.MULTILINE)
     amps = {rail: float(value) for rail, unit, value in found if unit == "A"}
