@@ -371,6 +371,19 @@ def test_manifest_with_another_hash(site: Site) -> None:
         site.pull(spoil)
 
 
+def test_a_packages_own_manifest_with_another_hash(site: Site) -> None:
+    """One more space is the same JSON: the hash alone can tell."""
+
+    def spoil(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        body = response.read()
+        own = "/blobs/" in request.url.path and body.startswith(b"{")
+        return httpx.Response(200, content=body + b" ") if own else _same(response, body)
+
+    with pytest.raises(IntegrityError, match="The manifest of Package net-a has another sha256"):
+        site.pull(spoil)
+    assert [p.name for p in site.to.iterdir()] == [".lock"]
+
+
 def _same(response: httpx.Response, body: bytes) -> httpx.Response:
     return httpx.Response(response.status_code, headers=response.headers, content=body)
 

@@ -111,6 +111,50 @@ def test_every_doubt_says_what_it_rests_on(measurement: Measurement, says: str) 
     assert quality.doubts(measurement, SETTINGS) == [says]
 
 
+def halves(share: float, processes: int = 6) -> Measurement:
+    """Processes whose second half is slower by ``share``; those beyond ``processes`` are calm."""
+    visits = [made.visit([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
+    return Measurement(visits=tuple(visits))
+
+
+def scattered(share: float) -> Measurement:
+    """Processes of a hundred values of which ``share`` lie far above the others."""
+    far = round(100 * share)
+    values = [1.3 if i * far // 100 != (i + 1) * far // 100 else 1.0 for i in range(100)]
+    return Measurement(visits=tuple(made.visit(values, r) for r in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("within", "beyond", "doubt"),
+    [
+        (halves(0.048), halves(0.052), "the halves of a process differ"),
+        # most of the processes decide, not the worst of them
+        (halves(0.2, processes=2), halves(0.2, processes=4), "the halves of a process differ"),
+        (scattered(0.19), scattered(0.21), "of the values lie within 5 % of their median"),
+        (moved(0.125), moved(0.14), "the machine itself moved"),  # the 10 % and 90 % quantiles span four fifths of it
+        (corrected(0.36), corrected(0.38), "the machine itself moved"),
+        (interrupted(0.24), interrupted(0.28), "another process took the core"),
+        (interrupted(0.4, elsewhere=0.019), interrupted(0.4, elsewhere=0.021), "another process took the core"),
+        (disturbed(steal_share=0.019), disturbed(steal_share=0.021), "the hypervisor gave"),
+    ],
+)
+def test_every_limit_at_a_hair_within_and_beyond(within: Measurement, beyond: Measurement, doubt: str) -> None:
+    assert not [text for text in verdict.doubts(within, SETTINGS) if doubt in text]
+    assert [text for text in verdict.doubts(beyond, SETTINGS) if doubt in text]
+
+
+def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
+    labels = {}
+    for step in range(1, 80):
+        x = step / 1000
+        measurement = measured([1 - x, 1 - x, 1 - x / 2, 1 + x / 2, 1 + x, 1 + x], spread=0.0)
+        width = measurement.half_width
+        labels[width] = verdict.judge(measurement, SETTINGS)[0]
+        assert labels[width] == ("stable" if width <= 0.02 else "settled" if width <= 0.05 else "inconclusive"), width
+    for limit in (0.02, 0.05):  # a value was tried close to each limit, on either side
+        assert min(abs(w - limit) for w in labels if w <= limit) < 0.0015 > min(w - limit for w in labels if w > limit)
+
+
 def test_more_processes_can_take_a_doubt_away() -> None:
     """What was in doubt at first and is no more is settled; what never was in doubt is stable, however many there are."""
     wild = measured([1.0, 1.08, 1.001, 1.0, 1.002, 1.08, 1.001, 1.0, 1.001, 1.002])
