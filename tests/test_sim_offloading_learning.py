@@ -17,7 +17,6 @@ from kit.nets import allocator
 from kit.records import SizeTiming
 from kit.sim import learning, offloading
 from kit.sim.delays import Analytic, Measured
-from kit.sim.learning import chance
 from kit.sim.offloading import OffloadingWorld, evaluate, experiment, figures, schedule, size
 from kit.sim.offloading import train as training
 from kit.sim.offloading.joint import Episodes, JointRecipe, Lessons, train_jointly
@@ -25,6 +24,7 @@ from kit.sim.offloading.policy import Policy, allocation_by, costs_of, fit, loss
 from kit.sim.offloading.schedule import Imitation, Scheduler
 from kit.sim.offloading.train import Lesson, Recipe, Workload
 from kit.sim.results import check_figures
+from kit.sim.streams import generator
 
 WORLD = OffloadingWorld(users=6)
 TINY = Recipe(steps=6, tasks=48, watched=3)
@@ -131,7 +131,7 @@ def test_the_two_heads_touch_only_their_own_columns() -> None:
 def test_a_batch_has_a_task_in_each_slot_and_crowds_of_all_sizes() -> None:
     crowds = set()
     for step in range(30):
-        tasks, offloaded = training.batch(OffloadingWorld(), 1920, chance(0, step), step)
+        tasks, offloaded = training.batch(OffloadingWorld(), 1920, generator("a test", step), step)
         assert offloaded.any(axis=1).all() and not (offloaded & ~tasks.present).any()
         crowds.add(tasks.size_bit.shape[1])
         assert step % 2 or tasks.size_bit.shape == (64, 30)
@@ -147,7 +147,7 @@ def test_shrinking_goes_from_the_largest_over_the_widths_to_all() -> None:
     assert {s.depth for s in pools[25][0]} == {3} and len(pools[39][0]) == 10
     assert pools[40] == (sizes, 0.0) and pools[99][0] == sizes
     assert all(0 <= done < 1 for _, done in pools)
-    three = training.drawn(recipe.model_copy(update={"way": "sandwich"}), sizes, chance(0, 0))
+    three = training.drawn(recipe.model_copy(update={"way": "sandwich"}), sizes, generator("a test", 0))
     assert three[:2] == (sizes[0], sizes[-1])
 
 
@@ -161,7 +161,7 @@ def test_recipes_have_names_of_their_own() -> None:
 @pytest.mark.parametrize(("network", "only"), [("paper", ((10, 3), (4, 1))), ("per_user", ((32, 3), (16, 2)))])
 def test_a_few_steps_beat_the_equal_split(network: training.Network, only: Any) -> None:
     recipe = Recipe(network=network, way="sandwich", steps=70, tasks=300, only=only)
-    tasks = offloading.sample(WORLD, 500, chance(1_000_003, 0))
+    tasks = offloading.sample(WORLD, 500, generator(training.JUDGING, 0))
     there = tasks.present
     equal = evaluate(WORLD, tasks, there, offloading.equal(WORLD, tasks, there)).weighted_delay_s.sum()
     least = training.optima_s(WORLD, tasks, there).sum()

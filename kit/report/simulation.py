@@ -268,7 +268,7 @@ def _map(figure: Figure, levels: Sequence[float]) -> go.Figure:
     )
     for value, colour in zip(levels, colours, strict=True):
         marker = {"color": colour, "symbol": "square", "size": 12}
-        name = f"{'K = ' if figure.unit == 'K' else ''}{value * scale:g}"
+        name = f"{figure.value_name} = {value * scale:g}" if figure.value_name else f"{value * scale:g}"
         drawn.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
     drawn.update_yaxes(showgrid=False)
     drawn.update_xaxes(showgrid=False)

@@ -22,13 +22,15 @@ from kit.sim.bandwidth.world import BandwidthWorld, Tasks, macs_of, sample, weig
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Delay, Measured, computing_s, delay_of
 from kit.sim.learning import Told
+from kit.sim.streams import generator
 
 EARLY = 50  # steps: where a training that has hardly begun looks as table I is printed
 STEPS = 4000  # of the others
 QUICK = 1000  # of them, for a look
 USERS_SHOWN = (5, 15, 30, 50)
 PAPERS = Analytic()
-TEST, KNOWN = 7_001, 7_002  # seeds of the frames that judge, and of those that the knowledge is made of
+#: Names of random streams: the frames that judge, and those that the knowledge is made of.
+JUDGING, KNOWN = "bandwidth: frames that judge", "bandwidth: frames of the knowledge"
 
 
 @dataclass(frozen=True)
@@ -162,8 +164,8 @@ def recipes(settings: Settings, seed: int) -> dict[str, Recipe]:
 def carry_out(world: BandwidthWorld, settings: Settings, folder: Path, told: Told | None = None) -> Outcome:
     """Train what ``folder`` does not hold yet, and judge it all. Raises as :func:`kit.sim.bandwidth.train.train` does."""
     tell = told or (lambda text, share: None)
-    test = sample(world, settings.frames, np.random.default_rng(TEST))
-    known = sample(world, settings.frames, np.random.default_rng(KNOWN))
+    test = sample(world, settings.frames, generator(JUDGING, 0))
+    known = sample(world, settings.frames, generator(KNOWN, 0))
     wanted = {seed: recipes(settings, seed) for seed in settings.seeds}
     steps = sum(r.steps for of in wanted.values() for r in of.values())
     trained: list[Trained] = []
@@ -200,7 +202,7 @@ def _judge(
     users = []
     for count in USERS_SHOWN:
         cell = world.model_copy(update={"users": count})
-        tasks = sample(cell, frames, np.random.default_rng(TEST))
+        tasks = sample(cell, frames, generator(JUDGING, 0, count))
         least = limits_of(cell, tasks).optimum_s
         users.append([delay_s(cell, own, tasks, size) / least - 1.0 for size in PER_USER])
     return Judged(

@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from kit.knowledge import TABLE_I
 from kit.records import AllocationQuality
 from kit.sim.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome, quality
-from kit.sim.bandwidth.printed import CLOCKS_HZ, FIG4, STATIC_S, TABLE_II, best_sizes, pool
+from kit.sim.bandwidth.printed import CLOCKS_HZ, FIG4, SIZES_BIT, STATIC_S, TABLE_II, best_sizes, pool
 from kit.sim.bandwidth.train import PER_USER
 from kit.sim.bandwidth.world import BandwidthWorld
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Measured
 from kit.sim.results import Figure, Line, Value, check_figures, line_of
+from kit.sim.streams import generator
 
 TABLE_II_BIT = (2e3, 4e3, 6e3, 8e3, 10e3)
 FIG2_HZ = tuple(float(f) for f in np.geomspace(20e6, 2e9, 13).round(-5))
@@ -287,7 +288,8 @@ def fig3(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
             x_name="clock (Hz)",
             x=FIG3_HZ,
             y_name="average size",
-            unit="K",
+            value_name="K",
+            unit="number",
             shown="map",
             lines=tuple(
                 Line(name=f"{bits / 1e3:g} kbit", values=tuple(map(float, row)))
@@ -342,7 +344,7 @@ Methods = dict[str, Floats]
 
 def _pooled(source: _Source, delays: Delays, seed: int) -> Methods:
     """The delay of each method in each cell of Fig. 4's pool: [repeats, cells]."""
-    rng = np.random.default_rng(seed)
+    rng = generator("bandwidth: clocks and widths by chance", seed)
     bits, clocks = pool(rng, POOLS)
     return _methods(source, delays, np.broadcast_to(bits, clocks.shape), clocks, rng)
 
@@ -403,8 +405,11 @@ def _saved_lines(
 ) -> list[Line]:
     """Over the pool of Fig. 4, and at one clock over its sizes."""
     clock = delays.clock_hz(world)
-    bits = np.array([pool(np.random.default_rng(0), 1)[0].ravel()])
-    alone = [_methods(s, delays, bits, np.full_like(bits, clock), np.random.default_rng(0)) for s in sources]
+    bits = np.array([SIZES_BIT])
+    alone = [
+        _methods(s, delays, bits, np.full_like(bits, clock), generator("bandwidth: widths at one clock", 0))
+        for s in sources
+    ]
     return [
         line_of(f"{title}, clocks of Fig. 4", np.array([_saved(p) for p in pooled])),
         line_of(f"{title}, at {clock / 1e9:.3g} GHz", np.array([_saved(p) for p in alone])),

@@ -34,6 +34,7 @@ from kit.sim.bandwidth.split import best_band, equal_band
 from kit.sim.bandwidth.world import BandwidthWorld, Tasks, reach_hz, sample, weighted_delay_s
 from kit.sim.channel import Floats
 from kit.sim.learning import Arrays, Said
+from kit.sim.streams import generator
 
 Kind = Literal["paper", "static", "per_user"]
 
@@ -145,7 +146,7 @@ class _Learner:
 
     def step(self, number: int) -> float:
         recipe = self.recipe
-        rng = learning.chance(recipe.seed, number)
+        rng = generator("bandwidth: frames that learn", recipe.seed, number)
         sizes = self._sizes(rng)
         each = max(1, recipe.batch // len(sizes))
         losses = [self._loss(size, each, rng) for size in sizes]

@@ -22,7 +22,7 @@ from kit.records import Record
 from kit.sim import learning
 from kit.sim.channel import Bools
 from kit.sim.delays import Analytic, Delay, Measured, delay_of
-from kit.sim.learning import Said, chance
+from kit.sim.learning import Said
 from kit.sim.offloading.allocate import best, equal
 from kit.sim.offloading.decide import Ints, all_local, all_offloaded, at_random, flips_and_swaps, half
 from kit.sim.offloading.joint import JointRecipe, Lessons, train_jointly
@@ -31,10 +31,11 @@ from kit.sim.offloading.schedule import Imitation, Scheduler, decide, read_weigh
 from kit.sim.offloading.size import Network, allocator_macs, inference_of
 from kit.sim.offloading.train import Recipe, Trained, allocation_of, sizes_of, train
 from kit.sim.offloading.world import FREE, Allocation, Inference, OffloadingWorld, Tasks, evaluate, sample
+from kit.sim.streams import generator
 
 PAPERS = Analytic()
 STEPS, QUICK = 4000, 600
-TEST = 9_001  # seed of the slots that judge
+JUDGING = "offloading: slots that judge"  # name of their random stream
 FAMILIES: dict[Network, str] = {"paper": "allocator_b", "static": "allocator_b_static", "per_user": "allocator_u_b"}
 SIZES = sizes_of(Recipe())
 LARGEST = SIZES[0]
@@ -210,8 +211,8 @@ class Bench:
     def __init__(self, world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> None:
         self.world, self.cast, self.delays, self.settings = world, cast, delays, settings
         self.recipe = settings.joint.model_copy(update={"seed": cast.seed})
-        self.tasks = sample(world, settings.slots, chance(TEST, 0))
-        slots = sample(world, self.recipe.pretraining, chance(cast.seed, 0, 5))
+        self.tasks = sample(world, settings.slots, generator(JUDGING, 0))
+        slots = sample(world, self.recipe.pretraining, generator("offloading: slots that teach a policy", cast.seed))
         self.lessons = Lessons.of(cast.net("paper"), world, slots, delays.of["paper"], delays.sizes)
         self.best_fixed = delays.sizes[int(self.lessons.costs.mean(axis=0).argmin())]
 
@@ -256,7 +257,7 @@ class Bench:
         smallest = self.delays.inference(world, "paper", SIZES[-1])
         learned = decide(taught.scheduler, world, tasks, smallest)
         own = decide(cast.scheduler, world, tasks, self.delays.inference(world, "per_user", OWN))
-        rng = chance(TEST, 1)
+        rng = generator("offloading: decisions by chance", 0)
         found = {PMRL: self.with_policy(taught.policy, learned), KIT: self.fixed("per_user", OWN, own)}
         rest = {name: policy for name, policy in policies.items() if name != "Policy MoE"}
         found |= self.sized(rest, learned, " (RL)")
@@ -349,8 +350,12 @@ def policies_on_mixed(world: OffloadingWorld, cast: Cast, delays: Delays, settin
         found = Lessons.of(cast.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
         return replace(found, costs=found.costs / found.costs.min(axis=1, keepdims=True))
 
-    lessons = lessons_of(mixed(world, 2 * settings.joint.pretraining, chance(cast.seed, 0, 7)))
-    test = lessons_of(mixed(world, settings.slots, chance(TEST, 2)))
+    lessons = lessons_of(
+        mixed(
+            world, 2 * settings.joint.pretraining, generator("offloading: mixed slots that teach a policy", cast.seed)
+        )
+    )
+    test = lessons_of(mixed(world, settings.slots, generator("offloading: mixed slots that judge", 0)))
     means = test.costs.mean(axis=0)
     fixed = float(means[lessons.costs.mean(axis=0).argmin()])
     found = {"largest": float(means[0]), "smallest": float(means[-1])}

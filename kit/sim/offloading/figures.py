@@ -24,7 +24,6 @@ from pydantic import JsonValue
 from kit.backends import allocfile
 from kit.backends.allocfile import Size
 from kit.records import AllocationQuality
-from kit.sim import learning
 from kit.sim.channel import Floats
 from kit.sim.learning import Said, Told
 from kit.sim.offloading.experiment import (
@@ -57,9 +56,9 @@ from kit.sim.offloading.size import (
 )
 from kit.sim.offloading.train import Recipe, Report, Way, excesses, optima_s, train
 from kit.sim.offloading.world import OffloadingWorld, importance, sample
-from kit.sim.results import Figure, Line, Value, check_figures, line_of
+from kit.sim.results import Figure, Line, Unit, Value, check_figures, line_of
+from kit.sim.streams import generator
 
-Unit: TypeAlias = Literal["s", "1", "J", "K"]
 FIGURES = ("table1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig12")
 #: Of each sweep: what it is, the parameter, its places in SI, and the factor and unit that people read.
 SWEEPS: dict[str, tuple[str, str, tuple[float, ...], float, str]] = {
@@ -77,7 +76,7 @@ ALL: dict[str, tuple[tuple[str, str, str, Unit], ...]] = {
     "fig6": (("", "missed", "deadlines missed", "1"),),
 }
 JOINT: dict[str, tuple[tuple[str, str, str, Unit], ...]] = {
-    "fig7": (("", "delay_s", "mean delay", "s"), ("-cost", "cost", "joint cost of a task", "K")),
+    "fig7": (("", "delay_s", "mean delay", "s"), ("-cost", "cost", "joint cost of a task", "number")),
     "fig8": (("", "missed", "deadlines missed", "1"),),
     "fig9": (("", "energy_j", "energy of a slot", "J"),),
 }
@@ -207,7 +206,7 @@ def table1(world: OffloadingWorld) -> Figure:
         x_name="count",
         x=tuple(ours),
         y_name="ours, and as printed",
-        unit="K",
+        unit="number",
         shown="table",
         lines=(
             line_of("paper B's allocator", [[o for o, _ in ours.values()]], published=[p for _, p in ours.values()]),
@@ -255,7 +254,7 @@ def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[
 def _qualities(world: OffloadingWorld, casts: Sequence[Cast]) -> tuple[Floats, float, float]:
     """(weighted delay of every (k, l) above its optimum [seeds, sizes], that optimum of a task in seconds, mean importance)."""
     excess = np.array([excesses(cast.net("paper"), world, SIZES) for cast in casts])
-    tasks = sample(world, 2000, learning.chance(4, 4))
+    tasks = sample(world, 2000, generator("offloading: slots of the mean optimum", 0))
     least = float(optima_s(world, tasks, tasks.present).sum() / tasks.present.sum())
     return excess, least, float(importance(world, tasks).mean())
 
@@ -324,7 +323,7 @@ def _lines(what: str, places: Sequence[Sequence[Mapping[str, Measures]]]) -> Ite
 def _behaviour(wanted: set[str], runs: Runs) -> Iterator[Figure]:
     """Figs. 10 and 11, with all tasks offloaded."""
     shown: dict[str, tuple[str, str, Unit]] = {
-        "fig10": ("macs", "MACs of deciding", "K"),
+        "fig10": ("macs", "MACs of deciding", "number"),
         "fig11": ("deciding", "share of deciding in the delay", "1"),
     }
     for name, (what, y_name, unit) in shown.items():
@@ -345,7 +344,7 @@ def _on_mixed(world: OffloadingWorld, casts: Sequence[Cast], delays: Delays, set
         x_name="chosen by",
         x=tuple(found[0]),
         y_name="cost over the best fixed size",
-        unit="K",
+        unit="number",
         shown="table",
         lines=(line_of("all tasks offloaded", [list(f.values()) for f in found]),),
     )
