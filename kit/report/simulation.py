@@ -101,7 +101,11 @@ def _how(simulation: Simulation) -> Markup:
         "How",
         folded("The world", facts(parameters)),
         folded("What was trained", table(head, trained)) if trained else None,
-        tag("footer", f"kit {kit.__version__}, delay {simulation.delay}, {versions}", class_="soft"),
+        tag(
+            "footer",
+            f"kit {kit.__version__}, {simulation.device_id}, {simulation.ended_utc[:10]}, delay {simulation.delay}, {versions}",
+            class_="soft",
+        ),
     )
 
 

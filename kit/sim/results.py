@@ -64,6 +64,8 @@ class Simulation(Record):
     seeds: tuple[int, ...]
     versions: dict[str, str]
     wall_s: float
+    device_id: str = "unknown"  # the machine that computed it
+    ended_utc: str = "unknown"
     trained: dict[str, JsonValue] = Field(default_factory=dict)  # name of a network -> its recipe, seconds, final loss
     figures: tuple[Figure, ...]
 
