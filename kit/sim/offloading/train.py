@@ -16,7 +16,6 @@ Training on a GPU (``device="cuda"``) is untested on hardware.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ from kit.sim.channel import Bools, Floats, best_split, root_split, sending_s
 from kit.sim.learning import Arrays, Said
 from kit.sim.offloading.allocate import shared
 from kit.sim.offloading.size import Network
-from kit.sim.offloading.world import Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
+from kit.sim.offloading.world import FORMAT, Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
 from kit.sim.streams import generator
 
 Way: TypeAlias = Literal["shrinking", "scratch", "sandwich"]
@@ -78,7 +77,7 @@ class Recipe(Record):
     @property
     def name(self) -> str:
         sizes = "" if len(self.only) != 1 else f"-{self.only[0][0]},{self.only[0][1]}"
-        return f"{self.network}-{self.way}{sizes}-{hashlib.sha256(store.canonical_json(self)).hexdigest()[:12]}"
+        return f"{self.network}-{self.way}{sizes}-{store.sha256_bytes(store.canonical_json(self))[:12]}"
 
 
 class Look(Record):
@@ -307,6 +306,18 @@ def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Floats:
     return np.stack([sending, computing])
 
 
+def _name(world: OffloadingWorld, recipe: Recipe, device: str) -> str:
+    decides = {
+        "format": FORMAT,
+        "world": world.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "spec": spec_of(recipe.network, recipe.inputs).model_dump(mode="json"),
+        "sizes": sizes_of(recipe),
+        "device": device,
+    }
+    return f"{recipe.name}-{store.sha256_bytes(store.canonical_json(decides))[:12]}"
+
+
 def train(
     world: OffloadingWorld,
     recipe: Recipe,
@@ -319,8 +330,7 @@ def train(
     A run that was stopped goes on from its checkpoint in ``folder``. Raises UsageError, BadModel, StorageError.
     """
     net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
-    name = f"{recipe.name}-{hashlib.sha256(store.canonical_json(world)).hexdigest()[:8]}"
-    name += "" if device == "cpu" else f"-{device}"
+    name = _name(world, recipe, device)
     path = None if folder is None else folder / f"{name}{allocfile.SUFFIX}"
     report_file = None if folder is None else folder / f"{name}.training.json"
     if path is not None and report_file is not None and path.is_file() and report_file.is_file():
