@@ -36,7 +36,7 @@ from kit.sim.results import Figure, Line, Simulation, Value  # noqa: E402
 
 RESULTS = ROOT / "docs" / "papers" / "results"
 CLAIMS = ROOT / "tests" / "claims"
-NUMBER = re.compile(r"(?<![\w.])\d(?:[\d,]*\d)?(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
+NUMBER = re.compile(r"(?<![\w.])\d(?:[\d,.]*\d)?(?:e[+-]?\d+)?[^\W\d_]*")  # 1,024, 1.5, 1e-17, 2.17K, 8x
 #: Where digits are no numbers: fenced and inline code, link targets, and the names of figures, equations, sections and seeds.
 EXEMPT = re.compile(
     r"```.*?```|`[^`]*`|\]\([^)]*\)"

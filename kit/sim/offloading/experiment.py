@@ -61,7 +61,8 @@ OPTIMA: dict[Goal, str] = {
 REFERENCES: dict[Goal, str] = {"cost": "reference of the joint cost", "delay": "reference of the mean delay"}
 LIMITS = (*OPTIMA.values(), *REFERENCES.values())
 
-#: Means over the tasks of all slots: delay_s, weighted_delay_s, missed, cost, objective, offloaded; energy_j of a slot; macs; deciding (its share).
+#: Means over the tasks of all slots: delay_s, weighted_delay_s, missed, cost, objective, offloaded; energy_j of a slot; macs; deciding (its
+#: share of the delay).
 Measures: TypeAlias = dict[str, float]
 
 
