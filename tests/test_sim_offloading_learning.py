@@ -513,7 +513,7 @@ def test_what_training_takes_has_three_ways(tmp_path: Path, monkeypatch: pytest.
         training, "sizes_of", lambda recipe, of=training.sizes_of: of(recipe) if recipe.only else figures.SIZES
     )
     found = figures.fig12(WORLD, SHORT, tmp_path, lambda name: lambda *_: None)
-    assert [f.figure for f in found] == ["fig12", "fig12-until", "fig12-quality"]
+    assert [f.figure for f in found] == ["fig12", "fig12-until", "fig12-quality", "fig12-sizes"]
     whole = {line.name: line.values for line in found[0].lines}
     assert set(whole) == {"scratch", "shrinking", "sandwich"} and all(v is not None and v > 0 for v in whole["scratch"])
 

@@ -439,7 +439,10 @@ def bars(runs: Runs) -> dict[str, Value]:
 def fig12(
     world: OffloadingWorld, settings: Settings, folder: Path | None, said: Callable[[str], Said], *, seed: int = 0
 ) -> list[Figure]:
-    """What training takes for every width (k, 3), every depth (10, l), and all thirty sub-networks: three ways, one seed."""
+    """What training takes for every width (k, 3), every depth (10, l), and all thirty sub-networks: three ways, one seed.
+
+    Beside it how good each sub-network gets, and what the logarithm of the inputs does to that.
+    """
     groups = {
         "width": tuple(s for s in SIZES if s.depth == LARGEST.depth),
         "depth": tuple(s for s in SIZES if s.width == LARGEST.width),
@@ -465,6 +468,13 @@ def fig12(
         of = [reports[way, group] for group in groups]
         spent[way], quality[way] = [r.seconds for r in of], [_end(r) for r in of]
         enough[way] = [_until(r, target + WITHIN) for r, target in zip(of, quality["scratch"], strict=True)]
+    logarithms = _trained(world, base.model_copy(update={"inputs": "log"}), "shrinking", (), folder, said, device)
+    by_size = {
+        "scratch, plain inputs": [_end(alone[size]) for size in SIZES],
+        "shrinking, plain inputs": list(reports["shrinking", "width and depth"].looks[-1].excess),
+        "sandwich, plain inputs": list(reports["sandwich", "width and depth"].looks[-1].excess),
+        "shrinking, logarithms": list(logarithms.looks[-1].excess),
+    }
     shown: tuple[tuple[str, str, str, Literal["s", "1"], Mapping[str, Sequence[Value]]], ...] = (
         ("fig12", "Training, to its end", "seconds of one core", "s", spent),
         ("fig12-until", "Training, until within half a per cent of scratch", "seconds of one core", "s", enough),
@@ -477,6 +487,13 @@ def fig12(
             notes=("One seed; scratch counts every sub-network by itself; the paper's bars have no values.",),
         )
         for name, title, y_name, unit, table in shown
+    ] + [
+        Figure(
+            figure="fig12-sizes", title="Quality of every (k, l) when trained", x_name="(k, l)",
+            x=tuple(f"({size.width}, {size.depth})" for size in SIZES), y_name="weighted delay above the optimum", unit="1",
+            shown="table", lines=tuple(Line(name=way, values=tuple(values)) for way, values in by_size.items()),
+            notes=("One seed. Plain inputs leave something to trade between size and quality; logarithms hardly do.",),
+        )
     ]  # fmt: skip
 
 
