@@ -212,6 +212,25 @@ def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeyp
     assert (kept == anew).all()
 
 
+def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a formula changed nothing of the old one is found: names hold world, recipe and format, of networks, schedulers and points."""
+    few = TINY.model_copy(update={"steps": 1})
+    cast = experiment.Cast(0, {}, Scheduler("kit", 0))
+
+    def keep() -> set[str]:
+        for world in (WORLD, WORLD.model_copy(update={"gain": 2e-4})):
+            training.train(world, few, tmp_path)
+        experiment.scheduler_of(1, 0, tmp_path)
+        return {p.name for p in tmp_path.glob("*.npz")}
+
+    first = keep()
+    point = experiment._hash(WORLD, cast, experiment.Delays(), SHORT, True)
+    assert len(first) == 3 and keep() == first
+    for module in (training, experiment):
+        monkeypatch.setattr(module, "FORMAT", 99)
+    assert len(keep()) == 6 and experiment._hash(WORLD, cast, experiment.Delays(), SHORT, True) != point
+
+
 # --------------------------------------------------------------------------------------------------------------- scheduler
 
 

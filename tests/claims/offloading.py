@@ -105,6 +105,8 @@ def claims() -> Iterator[str]:
     yield from _joint(a, t)
     yield from _policy(a, t)
     yield from _decisions(a, t)
+    yield from _measured(a, t)
+    yield from _training(run("offloading-training"))
 
 
 def _table1(a: Run) -> Iterator[str]:
@@ -275,7 +277,72 @@ def _decisions(a: Run, t: Table) -> Iterator[str]:
     )
     worst, mine, slow, light = _worst(a, t)
     yield f"within {worst:.1f} % of the reference at every place and in every seed"
-    yield f"kit's own within {mine:.3f} % with the smallest network's time, and within {slow:.2f} % where deciding takes as long as with the largest ({light:.2f} % at 200 cycles/bit)"
+    yield f"within {mine:.3f} % with the smallest network's time, and within {slow:.2f} % where deciding takes as long as with the largest ({light:.2f} % at 200 cycles/bit)"
+
+
+def _measured(a: Run, t: Table) -> Iterator[str]:
+    b = run("offloading-measured")
+    m = Table(b)
+    spent: Any = b.record.parameters["computing_s"]
+    yield f"Deciding takes {1e6 * spent['paper']['1,1']:.1f} µs with (1, 1) and {1e6 * spent['paper']['10,3']:.0f} with (10, 3)"
+    yield f"paper B's static network {1e6 * spent['static']['1,3']:.0f}"
+    yield f"{len(spent['paper'])} of the 30 sizes were measured well enough to decide"
+    three = ((0, "0.25"), (2, "1"), (4, "4"))
+    rows = []
+    for n in ("Policy MoE", "best fixed MoE", "Fix MoE", "Static model", "kit's own"):
+        shares = [f"{100 * m.at('fig11', '', n, 'a', i):.2g}" for i in (0, 4)]
+        rows.append((n, *(digits(1e3 * m.at("fig5", "-weighted", n, "a", i)) for i, _ in three), *shares))
+    limit = "optimum of the weighted delay"
+    rows.append((limit, *(digits(1e3 * m.at("fig5", "-weighted", limit, "a", i)) for i, _ in three), "", ""))
+    yield table(("kbit", *(x for _, x in three), "share of deciding at 0.25, %", "at 4, %"), *rows)
+
+    def rows_of(figure: str, suffix: str, scale: float) -> list[tuple[str, ...]]:
+        names = {
+            PAPERS: "paper B's scheduler",
+            "Fix MoE (RL)": "the same, largest network",
+            KIT: "kit's own (counts as the largest)",
+            RANDOM: "random",
+            LOCAL: "local",
+            "Policy MoE (all offloaded)": "all offloaded",
+            COST: COST,
+            MEAN: MEAN,
+        }
+        return [(s, *(digits(scale * m.at(figure, suffix, n, k, i)) for k, i, _ in NINE)) for n, s in names.items()]
+
+    yield table(("measured: joint cost", *HEAD), *rows_of("fig7", "-cost", 1.0))
+    yield table(("measured: mean delay, ms", *HEAD), *rows_of("fig7", "", 1e3))
+    more = [
+        m.at("fig5", "-cost", "Fix MoE", "a", i) / m.at("fig5", "-cost", "Policy MoE", "a", i) - 1 for i in range(5)
+    ]
+    formula = [
+        t.at("fig5", "-cost", "Fix MoE", "a", i) / t.at("fig5", "-cost", "Policy MoE", "a", i) - 1 for i in range(5)
+    ]
+    yield f"costs {100 * min(more):.1f} to {100 * max(more):.1f} % more than the policy's choice in place of {100 * min(formula):.0f} to {100 * max(formula):.0f} % (over size)"
+    bars: Any = b.record.parameters["bars"]
+    gaps = [100 * bars[f"{n}: decisions above the reference, worst"] for n in (PAPERS, KIT, SLOW)]
+    yield f"paper B's decisions are up to {gaps[0]:.1f} % above the reference, kit's own up to {gaps[1]:.3f} % ({gaps[2]:.3f} % with the time of the largest network)"
+    yield f"random offloading has less mean delay than paper B's scheduler at {m.below('fig7', '', RANDOM, PAPERS)} of {len(DISTINCT)} places on measured time, too"
+
+
+def _training(a: Run) -> Iterator[str]:
+    groups = ("width", "depth", "width and depth")
+
+    def cells(way: str) -> list[str]:
+        found = []
+        for group in groups:
+            place = a.place("fig12", group)
+            seconds, quality = a.at("fig12", way, group), 100 * a.at("fig12-quality", way, group)
+            until = a.line("fig12-until", way).values[place]
+            found.append(f"{seconds:.0f}; {'never' if until is None else f'{until:.0f}'}; {quality:.3f}")
+        return found
+
+    ways = ("scratch", "shrinking", "sandwich")
+    yield table(("way", *(f"dynamic: {g}" for g in groups)), *((way, *cells(way)) for way in ways))
+    six = ("(10, 3)", "(1, 3)", "(10, 2)", "(1, 2)", "(10, 1)", "(1, 1)")
+    lines = [line.name for line in a.figure("fig12-sizes").lines]
+    yield table(("trained", *six), *((n, *(f"{100 * a.at('fig12-sizes', n, x):.3g}" for x in six)) for n in lines))
+    whole = [a.at("fig12", way, "width and depth") for way in ways]
+    yield f"for all thirty it takes {whole[1]:.0f} s of a core where training each from scratch takes {whole[0]:,.0f}"
 
 
 def _worst(a: Run, t: Table) -> tuple[float, float, float, float]:
