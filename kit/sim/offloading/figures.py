@@ -349,7 +349,10 @@ def _about(what: str, lines: Sequence[Line]) -> Iterator[str]:
     if what in LEARNED:
         yield LEARNED[what]
     if RANDOM in by_name and what in ("delay_s", "cost", "missed"):
-        rivals = [f"below {name} lies random offloading at {below(RANDOM, name)}, local execution at {below(LOCAL, name)}" for name in (PMRL, KIT)]  # fmt: skip
+        rivals = [
+            f"below {name} lies random offloading at {below(RANDOM, name)}, local execution at {below(LOCAL, name)}"
+            for name in (PMRL, KIT)
+        ]
         yield f"Of {len(by_name[PMRL])} places: {'; '.join(rivals)}."
     if RANDOM in by_name and what == "missed":
         yield f"Local execution misses more than random offloading at {below(RANDOM, LOCAL)}; the paper draws it below."
