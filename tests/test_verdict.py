@@ -139,8 +139,8 @@ def scattered(share: float) -> Measurement:
     ],
 )
 def test_every_limit_at_a_hair_within_and_beyond(within: Measurement, beyond: Measurement, doubt: str) -> None:
-    assert not [text for text in verdict.doubts(within, SETTINGS) if doubt in text]
-    assert [text for text in verdict.doubts(beyond, SETTINGS) if doubt in text]
+    assert not [text for text in quality.doubts(within, SETTINGS) if doubt in text]
+    assert [text for text in quality.doubts(beyond, SETTINGS) if doubt in text]
 
 
 def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
@@ -149,7 +149,7 @@ def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
         x = step / 1000
         measurement = measured([1 - x, 1 - x, 1 - x / 2, 1 + x / 2, 1 + x, 1 + x], spread=0.0)
         width = measurement.half_width
-        labels[width] = verdict.judge(measurement, SETTINGS)[0]
+        labels[width] = quality.judge(measurement, SETTINGS)[0]
         assert labels[width] == ("stable" if width <= 0.02 else "settled" if width <= 0.05 else "inconclusive"), width
     for limit in (0.02, 0.05):  # a value was tried close to each limit, on either side
         assert min(abs(w - limit) for w in labels if w <= limit) < 0.0015 > min(w - limit for w in labels if w > limit)
