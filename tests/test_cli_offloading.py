@@ -48,7 +48,7 @@ def test_a_run_writes_json_page_quality_and_networks(folder: Path) -> None:
     record = store.read_record(folder / "simulation.json", Simulation)
     assert record.world == "offloading" and record.delay == "analytic:lambda=2" and record.seeds == (0,)
     assert record.parameters["users"] == 6 and record.parameters["quick"] is True and record.parameters["steps"] == 2
-    assert isinstance(record.parameters["bars"], dict) and len(record.parameters["bars"]) == 7
+    assert isinstance(record.parameters["bars"], dict) and len(record.parameters["bars"]) == 10
     assert {"kit", "python", "numpy", "torch"} <= set(record.versions)
     made = {f.figure.partition("-")[0] for f in record.figures}
     assert made == {"table1", "fig4a", "fig4b", "fig7a", "fig7b", "fig7c", "fig7d", "fig10"}

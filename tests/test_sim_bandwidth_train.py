@@ -212,7 +212,8 @@ def outcome(**changes: Any) -> Outcome:
         widths = {str(k): 1.63e-3 * (1 + 0.01 / k + 1e-3 * seed) for k in train.WIDTHS}
         return Judged(
             seed=seed, mixture=widths, mixture_known=widths, early=widths, early_known=widths, static_s=1.64e-3,
-            early_static_s=1.9e-3, per_user=dict.fromkeys(train.PER_USER, 1.625e-3), users_excess=np.full((4, 4), 1e-4),
+            early_static_s=1.9e-3, stopped=widths, stopped_static_s=1.9e-3,
+            per_user=dict.fromkeys(train.PER_USER, 1.625e-3), users_excess=np.full((4, 4), 1e-4),
         )  # fmt: skip
 
     settings_ = Settings(seeds=(0, 1), **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import kit
 from kit.errors import BadModel, UsageError
 from kit.sim import learning
 from kit.sim.results import Figure, Line, line_of, place, rows, written
+from kit.sim.streams import generator
 
 
 class Line1:
@@ -28,7 +32,7 @@ class Line1:
     def step(self, number: int) -> float:
         if number == self.dies_at:
             raise KeyboardInterrupt
-        x = torch.tensor(learning.chance(3, number).standard_normal((8, 1)), dtype=torch.float32)
+        x = torch.tensor(generator("a test", 3, number).standard_normal((8, 1)), dtype=torch.float32)
         loss = ((self.net(x) - 2 * x - 1) ** 2).mean()
         self.adam.zero_grad()
         loss.backward()
@@ -80,11 +84,30 @@ def test_progress_ends_with_the_last_step_and_means_of_the_losses() -> None:
     assert said[0][2] == pytest.approx(losses[: said[0][0]].mean())
 
 
-def test_chance_is_of_its_seed_step_and_stream() -> None:
-    first = learning.chance(1, 2).random(3)
-    assert (learning.chance(1, 2).random(3) == first).all()
-    for other in ((1, 3, 0), (2, 2, 0), (1, 2, 1)):
-        assert (learning.chance(*other).random(3) != first).all()
+def test_no_two_random_streams_share_a_key() -> None:
+    keys = [
+        ("frames", 7),
+        ("frames", 7, 0),
+        ("frames", 7, 0, 0),
+        ("slots", 7),
+        ("frames", 8),
+        ("frames", 0, 7),
+        ("frames", 7, 1),
+    ]
+    drawn = {key: tuple(generator(*key).random(3)) for key in keys}
+    assert len(set(drawn.values())) == len(keys)
+    assert tuple(generator("frames", 7).random(3)) == drawn["frames", 7]
+    assert tuple(np.random.default_rng(7).random(3)) not in drawn.values()
+
+
+def test_every_stream_of_the_playground_has_a_name_of_its_own() -> None:
+    """Two uses of one name would draw the same numbers; the short digests of the names must differ, too."""
+    folder = Path(kit.__file__).parent / "sim"
+    text = "\n".join(p.read_text() for p in sorted(folder.rglob("*.py")))
+    names = re.findall(r'"((?:bandwidth|offloading): [^"]+)"', text)
+    assert len(names) >= 12 and len(set(names)) == len(names) == len({zlib.crc32(name.encode()) for name in names})
+    for world in ("bandwidth", "offloading"):
+        assert "default_rng" not in "".join(p.read_text() for p in (folder / world).glob("*.py"))
 
 
 def test_nothing_is_no_number_in_a_line() -> None:
@@ -122,5 +145,5 @@ def test_tables_are_in_milliseconds_and_percent() -> None:
     assert head == ["K", "1", "2"]
     assert body == [["ours", "2", "3"], ["  seeds ±", "1", "1"], ["  paper", "1.5", ""], ["one", "5", "6"]]
     assert written(0.123456, figure(unit="1")) == "12.35" and written(1.234e-5, figure(unit="1")) == "0.001234"
-    assert written(None, figure()) == "" and written(5.0, figure(unit="K")) == "5"
+    assert written(None, figure()) == "" and written(5.0, figure(unit="number")) == "5"
     assert [place(x) for x in ("static", 29.4e6, 2e9, 500.0, 0.25)] == ["static", "29.4 M", "2 G", "500", "0.25"]

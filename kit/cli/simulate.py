@@ -68,7 +68,7 @@ def bandwidth(
     from kit import store
     from kit.sim import learning
     from kit.sim.bandwidth import BandwidthWorld, experiment, figures
-    from kit.sim.delays import describe
+    from kit.sim.delays import describe, measured_sizes_s
     from kit.sim.results import Simulation, check_figures
 
     check_figures(figure or (), figures.FIGURES)
@@ -87,7 +87,13 @@ def bandwidth(
     finish(
         Simulation(
             world="bandwidth",
-            parameters={**world.model_dump(mode="json"), "steps": settings.steps, "quick": quick},
+            parameters={
+                **world.model_dump(mode="json"),
+                "steps": settings.steps,
+                "frames": settings.frames,
+                "quick": quick,
+                "computing_s": {"mixture": measured_sizes_s(delays.mixture)},
+            },
             delay=describe(delays.mixture),
             seeds=settings.seeds,
             versions=versions("numpy", "torch"),
@@ -121,7 +127,7 @@ def offloading(
     start = time.monotonic()
     from kit import store
     from kit.sim import learning
-    from kit.sim.delays import describe
+    from kit.sim.delays import describe, measured_sizes_s
     from kit.sim.offloading import OffloadingWorld, experiment, figures
     from kit.sim.results import Simulation, check_figures
 
@@ -138,7 +144,14 @@ def offloading(
     finish(
         Simulation(
             world="offloading",
-            parameters={**world.model_dump(mode="json"), "steps": settings.steps, "quick": quick, "bars": made.bars},
+            parameters={
+                **world.model_dump(mode="json"),
+                "steps": settings.steps,
+                "slots": settings.slots,
+                "quick": quick,
+                "bars": dict(made.bars),
+                "computing_s": {name: measured_sizes_s(delay) for name, delay in delays.of.items()},
+            },
             delay=describe(delays.of["paper"]),
             seeds=settings.seeds,
             versions=versions("numpy", "torch"),
@@ -360,8 +373,11 @@ def versions(*packages: str) -> dict[str, str]:
 def finish(simulation: Simulation, out: Path, json: bool) -> None:
     """Write simulation.json and page.html, and print: tables, or the whole record. Raises StorageError, UsageError."""
     from kit import store
+    from kit.device import recognise
     from kit.report.simulation import write_page
 
+    place = {"device_id": recognise().device_id, "ended_utc": store.utc_now()}
+    simulation = simulation.model_copy(update=place)
     store.write_record(out / "simulation.json", simulation)
     page = write_page(out / "page.html", simulation)
     if json:

@@ -101,7 +101,11 @@ def _how(simulation: Simulation) -> Markup:
         "How",
         folded("The world", facts(parameters)),
         folded("What was trained", table(head, trained)) if trained else None,
-        tag("footer", f"kit {kit.__version__}, delay {simulation.delay}, {versions}", class_="soft"),
+        tag(
+            "footer",
+            f"kit {kit.__version__}, {simulation.device_id}, {simulation.ended_utc[:10]}, delay {simulation.delay}, {versions}",
+            class_="soft",
+        ),
     )
 
 
@@ -268,7 +272,7 @@ def _map(figure: Figure, levels: Sequence[float]) -> go.Figure:
     )
     for value, colour in zip(levels, colours, strict=True):
         marker = {"color": colour, "symbol": "square", "size": 12}
-        name = f"{'K = ' if figure.unit == 'K' else ''}{value * scale:g}"
+        name = f"{figure.value_name} = {value * scale:g}" if figure.value_name else f"{value * scale:g}"
         drawn.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=name, marker=marker))
     drawn.update_yaxes(showgrid=False)
     drawn.update_xaxes(showgrid=False)

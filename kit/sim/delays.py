@@ -122,6 +122,13 @@ def describe(delay: Delay) -> str:
     return f"measured:{delay.source}" if delay.source else "measured"
 
 
+def measured_sizes_s(delay: Delay) -> dict[str, float]:
+    """What each size was measured to take, in seconds at the highest clock that was measured; nothing for a formula."""
+    if not isinstance(delay, Measured):
+        return {}
+    return {t.size: t.median_s for t in sorted(delay.timings, key=lambda t: t.clock_hz)}
+
+
 def _positive(text: str) -> float:
     value = float(text)
     if not 0 < value < float("inf"):

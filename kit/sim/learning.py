@@ -1,7 +1,8 @@
-"""Learning that may be killed: numbered steps, chance drawn from (seed, step), a checkpoint now and then, the same end in any case.
+"""Learning that may be killed: numbered steps, a random generator for each, a checkpoint now and then, the same end in any case.
 
-A step draws everything from :func:`chance`, so nothing of a random generator needs to be kept, and a run that goes on after a kill ends
-with the bits of one that was never stopped. A checkpoint is a file of plain arrays (``.npz``), written whole or not at all.
+A step draws everything from ``kit.sim.streams.generator`` of its own number, so nothing of a generator needs to be kept, and a run that
+goes on after a kill ends with the bits of one that was never stopped. A checkpoint is a file of plain arrays (``.npz``), written whole or
+not at all.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from kit import store
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.sim.channel import Floats
+from kit.sim.streams import generator
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
 #: Steps done, steps in all, the mean loss since the last call.
@@ -59,8 +61,8 @@ def one_thread() -> Iterator[None]:
 
 
 def chance(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """The generator of one step; ``stream`` tells independent uses within it apart."""
-    return np.random.default_rng((seed, step, stream))
+    """Paper C's generator of one step, until ``kit.sim.placement`` names its streams for ``kit.sim.streams.generator`` itself."""
+    return generator(f"placement {stream}", seed, step)
 
 
 def learn(

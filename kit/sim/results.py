@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, JsonValue, model_validator
@@ -13,6 +13,7 @@ from kit.records import Record
 from kit.sim.channel import Floats
 
 Value = float | None
+Unit: TypeAlias = Literal["s", "1", "J", "number", "K"]  # K: a plain number in paper C's figures, until they say so
 
 
 class Line(Record):
@@ -26,7 +27,8 @@ class Line(Record):
 
 
 class Figure(Record):
-    """One table or figure of a paper. ``unit`` is SI (s, 1, J); ``shown`` says how it is drawn and printed.
+    """One table or figure of a paper. ``unit``: s, J, 1 for a share (read as per cent), or a plain number; ``shown`` says how it is
+    drawn and printed.
 
     A map has one line per row, and its places are the columns.
     """
@@ -36,7 +38,8 @@ class Figure(Record):
     x_name: str  # with its unit
     x: tuple[str | float, ...]
     y_name: str
-    unit: Literal["s", "1", "J", "K"] = "s"
+    value_name: str = ""  # of what a map's colours are
+    unit: Unit = "s"
     shown: Literal["lines", "bars", "map", "table"] = "lines"
     lines: tuple[Line, ...] = Field(min_length=1)
     notes: tuple[str, ...] = ()  # what was found, and what cannot be reproduced as printed: one sentence each
@@ -61,6 +64,8 @@ class Simulation(Record):
     seeds: tuple[int, ...]
     versions: dict[str, str]
     wall_s: float
+    device_id: str = "unknown"  # the machine that computed it
+    ended_utc: str = "unknown"
     trained: dict[str, JsonValue] = Field(default_factory=dict)  # name of a network -> its recipe, seconds, final loss
     figures: tuple[Figure, ...]
 
@@ -91,7 +96,13 @@ def _known(values: Floats) -> tuple[Value, ...]:
 
 # --------------------------------------------------------------------------------------------------------- as people read it
 
-SCALES: dict[str, tuple[float, str]] = {"s": (1e3, "ms"), "1": (100.0, "%"), "J": (1.0, "J"), "K": (1.0, "")}
+SCALES: dict[Unit, tuple[float, str]] = {
+    "s": (1e3, "ms"),
+    "1": (100.0, "%"),
+    "J": (1.0, "J"),
+    "number": (1.0, ""),
+    "K": (1.0, ""),
+}
 
 
 def scale_of(figure: Figure) -> tuple[float, str]:

@@ -22,13 +22,15 @@ from kit.sim.bandwidth.world import BandwidthWorld, Tasks, macs_of, sample, weig
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Delay, Measured, computing_s, delay_of
 from kit.sim.learning import Told
+from kit.sim.streams import generator
 
-EARLY = 50  # steps: where a training that has hardly begun looks as table I is printed
+EARLY = 50  # steps: a schedule of so many, learned to its end, looks as table I is printed; a long one stopped there does not
 STEPS = 4000  # of the others
 QUICK = 1000  # of them, for a look
 USERS_SHOWN = (5, 15, 30, 50)
 PAPERS = Analytic()
-TEST, KNOWN = 7_001, 7_002  # seeds of the frames that judge, and of those that the knowledge is made of
+#: Names of random streams: the frames that judge, and those that the knowledge is made of.
+JUDGING, KNOWN = "bandwidth: frames that judge", "bandwidth: frames of the knowledge"
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,10 @@ class Limits:
 
 @dataclass(frozen=True)
 class Judged:
-    """Mean weighted delays of one seed's networks, in seconds at the world's average size; ``known`` on the frames of the knowledge."""
+    """Mean weighted delays of one seed's networks, in seconds at the world's average size; ``known`` on the frames of the knowledge.
+
+    ``early`` had a schedule of a few steps, ``stopped`` is the long one's network at that step.
+    """
 
     seed: int
     mixture: dict[str, float]
@@ -128,6 +133,8 @@ class Judged:
     early_known: dict[str, float]
     static_s: float
     early_static_s: float
+    stopped: dict[str, float]
+    stopped_static_s: float
     per_user: dict[Size, float]
     users_excess: Floats  # [sizes, USERS_SHOWN]: above the optimum
 
@@ -145,6 +152,11 @@ class Outcome:
         """Steps of the networks that hardly learned."""
         return min(EARLY, self.settings.steps)
 
+    @property
+    def printed(self) -> bool:
+        """Whether this is the paper's world, so that what the paper prints may stand beside it."""
+        return self.world == BandwidthWorld()
+
 
 def recipes(settings: Settings, seed: int) -> dict[str, Recipe]:
     """What is trained for one seed, by name."""
@@ -156,16 +168,18 @@ def recipes(settings: Settings, seed: int) -> dict[str, Recipe]:
         "per_user": Recipe(network="per_user", order="sandwich", steps=settings.steps, rate=3e-3, **shared),
         "early": Recipe(network="paper", order="random_k", steps=early, **shared),
         "early_static": Recipe(network="static", order="fixed:30", steps=early, **shared),
+        "stopped": Recipe(network="paper", order="random_k", steps=settings.steps, stopped=early, **shared),
+        "stopped_static": Recipe(network="static", order="fixed:30", steps=settings.steps, stopped=early, **shared),
     }
 
 
 def carry_out(world: BandwidthWorld, settings: Settings, folder: Path, told: Told | None = None) -> Outcome:
     """Train what ``folder`` does not hold yet, and judge it all. Raises as :func:`kit.sim.bandwidth.train.train` does."""
     tell = told or (lambda text, share: None)
-    test = sample(world, settings.frames, np.random.default_rng(TEST))
-    known = sample(world, settings.frames, np.random.default_rng(KNOWN))
+    test = sample(world, settings.frames, generator(JUDGING, 0))
+    known = sample(world, settings.frames, generator(KNOWN, 0))
     wanted = {seed: recipes(settings, seed) for seed in settings.seeds}
-    steps = sum(r.steps for of in wanted.values() for r in of.values())
+    steps = sum(r.done for of in wanted.values() for r in of.values())
     trained: list[Trained] = []
     judged = []
     before = 0
@@ -178,7 +192,7 @@ def carry_out(world: BandwidthWorld, settings: Settings, folder: Path, told: Tol
                 tell(f"seed {seed}, {name}: {loss:.4f} of the equal split's delay", 0.95 * (begun + done) / steps)
 
             nets[name] = train(world, recipe, folder, said)
-            before += recipe.steps
+            before += recipe.done
         tell(f"seed {seed}: judging", 0.95 * before / steps)
         judged.append(_judge(world, seed, nets, test, known, settings.frames))
         trained += nets.values()
@@ -200,7 +214,7 @@ def _judge(
     users = []
     for count in USERS_SHOWN:
         cell = world.model_copy(update={"users": count})
-        tasks = sample(cell, frames, np.random.default_rng(TEST))
+        tasks = sample(cell, frames, generator(JUDGING, 0, count))
         least = limits_of(cell, tasks).optimum_s
         users.append([delay_s(cell, own, tasks, size) / least - 1.0 for size in PER_USER])
     return Judged(
@@ -211,6 +225,8 @@ def _judge(
         early_known=widths("early", known),
         static_s=delay_s(world, nets["static"].net, test),
         early_static_s=delay_s(world, nets["early_static"].net, test),
+        stopped=widths("stopped", test),
+        stopped_static_s=delay_s(world, nets["stopped_static"].net, test),
         per_user={size: delay_s(world, own, test, size) for size in PER_USER},
         users_excess=np.array(users).T,
     )

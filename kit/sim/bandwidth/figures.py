@@ -2,7 +2,7 @@
 
 ``table1`` transmission delay by width, ``table2`` with the computing time by task size, ``fig2`` over the clock, ``fig3`` the best width
 over size and clock, ``fig4`` what the knowledge of the best width saves. Figures 3 and 4 stand on three qualities: table I as printed,
-our networks, and our networks after a few steps only.
+our networks, and networks with a schedule of a few steps only. What is printed stands beside the paper's own world alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from kit.knowledge import TABLE_I
 from kit.records import AllocationQuality
 from kit.sim.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome, quality
-from kit.sim.bandwidth.printed import CLOCKS_HZ, FIG4, STATIC_S, TABLE_II, best_sizes, pool
+from kit.sim.bandwidth.printed import CLOCKS_HZ, FIG4, SIZES_BIT, STATIC_S, TABLE_II, best_sizes, pool
 from kit.sim.bandwidth.train import PER_USER
 from kit.sim.bandwidth.world import BandwidthWorld
 from kit.sim.channel import Floats
 from kit.sim.delays import Analytic, Measured
 from kit.sim.results import Figure, Line, Value, check_figures, line_of
+from kit.sim.streams import generator
 
 TABLE_II_BIT = (2e3, 4e3, 6e3, 8e3, 10e3)
 FIG2_HZ = tuple(float(f) for f in np.geomspace(20e6, 2e9, 13).round(-5))
@@ -56,16 +57,18 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     """T_tra by width, how far that lies above the optimum, the paper's PERF, and kit's own network for other numbers of users."""
     widths = list(TABLE_I.delay_s)
     x = (*widths, "static")
-    printed = (*TABLE_I.delay_s.values(), STATIC_S)
+    printed = (*TABLE_I.delay_s.values(), STATIC_S) if outcome.printed else ()
     ended = _runs(outcome, lambda j: [*(j.mixture[k] for k in widths), j.static_s])
     begun = _runs(outcome, lambda j: [*(j.early[k] for k in widths), j.early_static_s])
+    stopped = _runs(outcome, lambda j: [*(j.stopped[k] for k in widths), j.stopped_static_s])
     limits = outcome.limits
     own = {size: _runs(outcome, lambda j, size=size: [j.per_user[size]]) for size in PER_USER}  # type: ignore[misc]
-    early = f"mixture after {outcome.early} steps"
+    early = f"mixture, a schedule of {outcome.early} steps"
+    cut = f"mixture, stopped at step {outcome.early} of {outcome.settings.steps:,}"
     flat = {"optimum": limits.optimum_s, "square-root rule": limits.root_s, "equal split": limits.equal_s}
     yield Figure(
         figure="table1",
-        title="Transmission delay by width, average size 10 kbit",
+        title=f"Transmission delay by width, average size {_kbit(outcome.world)} kbit",
         x_name="width K",
         x=x,
         y_name="T_tra",
@@ -73,10 +76,11 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         lines=(
             line_of("mixture of experts", ended, published=printed),
             line_of(early, begun),
+            line_of(cut, stopped),
             *(line_of(_own_name(size), np.repeat(runs, len(x), axis=1)) for size, runs in own.items()),
             *(line_of(name, [[value] * len(x)]) for name, value in flat.items()),
         ),
-        notes=_about_table1(outcome, ended, begun),
+        notes=_about_table1(outcome, ended, begun, stopped),
     )
     yield Figure(
         figure="table1-excess",
@@ -89,12 +93,13 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         lines=(
             line_of("mixture of experts", ended / limits.optimum_s - 1),
             line_of(early, begun / limits.optimum_s - 1),
-            line_of("table I as printed", np.array(printed)[None] / limits.optimum_s - 1),
+            line_of(cut, stopped / limits.optimum_s - 1),
+            *([line_of(PRINTED, np.array(printed)[None] / limits.optimum_s - 1)] if printed else []),
             line_of(_own_name(PER_USER[0]), np.repeat(own[PER_USER[0]], len(x), axis=1) / limits.optimum_s - 1),
             line_of("equal split", [[limits.equal_s / limits.optimum_s - 1] * len(x)]),
         ),
     )
-    perf = min(printed) / np.array(printed)
+    perf = tuple(min(printed) / value for value in printed)
     yield Figure(
         figure="table1-perf",
         title="PERF: the least delay of the row over each",
@@ -104,8 +109,9 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         unit="1",
         shown="table",
         lines=(
-            line_of("mixture of experts", ended.min(axis=1, keepdims=True) / ended, published=tuple(perf.tolist())),
+            line_of("mixture of experts", ended.min(axis=1, keepdims=True) / ended, published=perf),
             line_of(early, begun.min(axis=1, keepdims=True) / begun),
+            line_of(cut, stopped.min(axis=1, keepdims=True) / stopped),
             line_of("equal split", [[float(ended.min(axis=1).mean()) / limits.equal_s] * len(x)]),
         ),
         notes=(
@@ -128,9 +134,8 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     )
 
 
-def _about_table1(outcome: Outcome, ended: Floats, begun: Floats) -> tuple[str, ...]:
+def _about_table1(outcome: Outcome, ended: Floats, begun: Floats, stopped: Floats) -> tuple[str, ...]:
     least = outcome.limits.optimum_s
-    printed = np.array([*TABLE_I.delay_s.values(), STATIC_S]) / least - 1
     rise = float((np.diff(ended[:, :-1], axis=1) / ended[:, :-2]).max())
     means = ended.mean(axis=0) / least - 1
     width_buys = float(means[0] - means[:-1].min())
@@ -138,13 +143,16 @@ def _about_table1(outcome: Outcome, ended: Floats, begun: Floats) -> tuple[str, 
     found = f"Trained for {steps}, the mixture lies {_range(means[:-1])} above it and the static network {static}"
     if width_buys < FEW:
         found += ": width buys next to nothing, and the printed order of the columns is not to be expected"
-    return (
-        f"The printed delays lie {_range(printed)} above the optimum of the same world.",
+    notes = [
         f"{found}.",
-        f"After {outcome.early} steps the mixture lies {_range(begun.mean(axis=0)[:-1] / least - 1)} above: the printed values look like a "
-        "training that has hardly begun.",
+        f"A schedule of {outcome.early} steps, learned to its end, leaves the mixture {_range(begun.mean(axis=0)[:-1] / least - 1)} above.",
+        f"A schedule of {steps}, stopped at step {outcome.early}, leaves it {_range(stopped.mean(axis=0)[:-1] / least - 1)} above.",
         f"From one width to the next the delay of no seed rises by more than {_percent(max(rise, 0.0))}.",
-    )
+    ]
+    if outcome.printed:
+        printed = np.array([*TABLE_I.delay_s.values(), STATIC_S]) / least - 1
+        notes.insert(0, f"The printed delays lie {_range(printed)} above the optimum of the same world.")
+    return tuple(notes)
 
 
 # --------------------------------------------------------------------------------------------------- table II and figure 2
@@ -171,7 +179,7 @@ def table2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
                 outcome,
                 delays,
                 [(bits, clock) for bits in TABLE_II_BIT],
-                lambda width: tuple(v * 1e-3 for v in TABLE_II[width]),
+                lambda width: tuple(v * 1e-3 for v in TABLE_II[width]) if outcome.printed else (),
             )
         ),
         notes=(*notes, *delays.notes),
@@ -181,7 +189,7 @@ def table2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
 def fig2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     """T_tra + T_com over the clock, at the world's average size."""
     world = outcome.world
-    printed = isinstance(delays.mixture, Analytic)
+    printed = isinstance(delays.mixture, Analytic) and outcome.printed
 
     def follows(width: str) -> tuple[float, ...]:
         allocation = STATIC_S if width == "static" else TABLE_I.delay_s[width]
@@ -190,7 +198,7 @@ def fig2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
 
     yield Figure(
         figure="fig2",
-        title="Delay with computing, over the clock, average size 10 kbit",
+        title=f"Delay with computing, over the clock, average size {_kbit(world)} kbit",
         x_name="clock (Hz)",
         x=FIG2_HZ,
         y_name="T_tra + T_com",
@@ -259,7 +267,7 @@ def _sources(outcome: Outcome, delays: Delays) -> Iterator[tuple[str, str, list[
     of = outcome.judged
     title = f"trained for {outcome.settings.steps:,} steps"
     yield "trained", title, [made(j, title, j.mixture_known, j.mixture, j.static_s) for j in of]
-    title = f"trained for {outcome.early} steps"
+    title = f"a schedule of {outcome.early} steps"
     yield "early", title, [made(j, title, j.early_known, j.early, j.early_static_s) for j in of]
 
 
@@ -287,7 +295,8 @@ def fig3(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
             x_name="clock (Hz)",
             x=FIG3_HZ,
             y_name="average size",
-            unit="K",
+            value_name="K",
+            unit="number",
             shown="map",
             lines=tuple(
                 Line(name=f"{bits / 1e3:g} kbit", values=tuple(map(float, row)))
@@ -342,7 +351,7 @@ Methods = dict[str, Floats]
 
 def _pooled(source: _Source, delays: Delays, seed: int) -> Methods:
     """The delay of each method in each cell of Fig. 4's pool: [repeats, cells]."""
-    rng = np.random.default_rng(seed)
+    rng = generator("bandwidth: clocks and widths by chance", seed)
     bits, clocks = pool(rng, POOLS)
     return _methods(source, delays, np.broadcast_to(bits, clocks.shape), clocks, rng)
 
@@ -403,8 +412,11 @@ def _saved_lines(
 ) -> list[Line]:
     """Over the pool of Fig. 4, and at one clock over its sizes."""
     clock = delays.clock_hz(world)
-    bits = np.array([pool(np.random.default_rng(0), 1)[0].ravel()])
-    alone = [_methods(s, delays, bits, np.full_like(bits, clock), np.random.default_rng(0)) for s in sources]
+    bits = np.array([SIZES_BIT])
+    alone = [
+        _methods(s, delays, bits, np.full_like(bits, clock), generator("bandwidth: widths at one clock", 0))
+        for s in sources
+    ]
     return [
         line_of(f"{title}, clocks of Fig. 4", np.array([_saved(p) for p in pooled])),
         line_of(f"{title}, at {clock / 1e9:.3g} GHz", np.array([_saved(p) for p in alone])),
@@ -444,6 +456,10 @@ def _runs(outcome: Outcome, of: Callable[[Judged], Sequence[float] | Floats]) ->
 def _own_name(size: tuple[int, int]) -> str:
     layers = "layer" if size[1] == 1 else "layers"
     return f"per-user, {size[0]} units, {size[1]} {layers}"
+
+
+def _kbit(world: BandwidthWorld) -> str:
+    return f"{world.size_mean_bit / 1e3:g}"
 
 
 def _capital(text: str) -> str:

@@ -34,6 +34,7 @@ from kit.sim.bandwidth.split import best_band, equal_band
 from kit.sim.bandwidth.world import BandwidthWorld, Tasks, reach_hz, sample, weighted_delay_s
 from kit.sim.channel import Floats
 from kit.sim.learning import Arrays, Said
+from kit.sim.streams import generator
 
 Kind = Literal["paper", "static", "per_user"]
 
@@ -43,7 +44,7 @@ UNITS = 4  # by so many its width grows
 USERS = (5, 50)  # that kit's own serves
 FRAMES = 512  # at a time, where a network is judged
 SHARE_LEAST = 1e-9  # of the band: what is less counts as this, so that a delay stays finite
-_FORMAT = 1  # raise it when the same recipe would give other weights
+_FORMAT = 2  # raise it when the same recipe would give other weights
 
 #: For kit's own network: what a split depends on is each user's demand and its signal-to-noise ratio under an equal split, whatever the
 #: number of users, the band and the power are. ``centre`` and ``spread`` are those of the paper's cell of 30 users.
@@ -59,7 +60,8 @@ class Recipe(Record):
 
     network: Kind = "paper"
     order: str = "random_k"
-    steps: int = Field(default=4000, ge=1)
+    steps: int = Field(default=4000, ge=1, description="of the schedule: the rate has fallen to nothing at its end")
+    stopped: int | None = Field(default=None, ge=1, description="steps that are done; None: the whole schedule")
     batch: int = Field(default=256, ge=3, description="frames a step")
     rate: float = Field(default=5e-3, gt=0, description="of Adam at its highest; it falls to nothing as a cosine")
     average: float = Field(default=0.99, ge=0, lt=1, description="share that the averaged weights keep at each step")
@@ -72,6 +74,11 @@ class Recipe(Record):
         if order in ("random_k", "sandwich") or (order.startswith("fixed:") and order[6:].isdecimal()):
             return order
         raise ValueError(f"order {order!r} is not known: give random_k, sandwich or fixed:K")
+
+    @property
+    def done(self) -> int:
+        """Steps that are done."""
+        return self.steps if self.stopped is None else min(self.stopped, self.steps)
 
 
 class Training(Record):
@@ -145,7 +152,7 @@ class _Learner:
 
     def step(self, number: int) -> float:
         recipe = self.recipe
-        rng = learning.chance(recipe.seed, number)
+        rng = generator("bandwidth: frames that learn", recipe.seed, number)
         sizes = self._sizes(rng)
         each = max(1, recipe.batch // len(sizes))
         losses = [self._loss(size, each, rng) for size in sizes]
@@ -214,12 +221,14 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None
         return Trained(Allocator(network.spec, network.arrays).eval(), store.read_record(about, Training), path)
     learner = _Learner(world, recipe)
     begun = time.perf_counter()
-    losses = learning.learn(learner, recipe.steps, checkpoint=folder / f"{name}.part.npz", name=name, said=said)
+    losses = learning.learn(learner, recipe.done, checkpoint=folder / f"{name}.part.npz", name=name, said=said)
     took = time.perf_counter() - begun
     net = learner.averaged.to("cpu").eval()
     curve = tuple(float(part.mean()) for part in np.array_split(losses, min(100, len(losses))))
     training = Training(recipe=recipe, world=world, train_s=took, curve=curve)
-    steps = (f"unsupervised, eq. 8 of paper A: {recipe.order}, {recipe.steps} steps of {recipe.batch} frames",)
+    steps = (
+        f"unsupervised, eq. 8 of paper A: {recipe.order}, {recipe.done} of {recipe.steps} steps of {recipe.batch} frames",
+    )
     store.write_record(about, training)
     allocator.write(net, path, seed=recipe.seed, steps=steps)
     return Trained(net, training, path)

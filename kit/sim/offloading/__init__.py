@@ -7,7 +7,7 @@ the same slots, ``figures`` makes the paper's figures of it. These need torch an
 extra of that name.
 """
 
-from kit.sim.offloading.allocate import Prices, best, equal, least_costs, prices_of, shared
+from kit.sim.offloading.allocate import Goal, Prices, best, equal, least_costs, prices_of, shared
 from kit.sim.offloading.decide import (
     all_local,
     all_offloaded,
@@ -38,6 +38,7 @@ from kit.sim.offloading.world import (
 __all__ = [
     "FREE",
     "Allocation",
+    "Goal",
     "Inference",
     "OffloadingWorld",
     "Outcome",

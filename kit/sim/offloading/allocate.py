@@ -7,7 +7,7 @@ proportion to the root of what each task counts per cycle.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -24,10 +24,13 @@ from kit.sim.offloading.world import (
     reach_hz,
 )
 
+#: What is summed over the tasks: eqs. 24 and 25, the weighted delay (the papers' loss), or the plain delay (what figs. 5 and 7 print).
+Goal: TypeAlias = Literal["cost", "weighted_delay", "delay"]
+
 
 @dataclass(frozen=True)
 class Prices:
-    """The joint cost of a slot taken apart, [samples, users]. A task costs ``local`` at home; at the server it costs
+    """A goal of a slot taken apart, [samples, users]: the joint cost or a delay in seconds. A task costs ``local`` at home; at the server
 
     joining + band / rate in bits per second + server / share in hertz.
     """
@@ -43,28 +46,26 @@ class Prices:
         return Prices(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
 
 
-def prices_of(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Prices:
-    """The weights of eqs. 24 and 25: alpha * w on delays, beta * p on the time of sending."""
-    worth = world.delay_worth * importance(world, tasks) / world.unit_s
+def prices_of(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE, *, over: Goal = "cost") -> Prices:
+    """The weights of eqs. 24 and 25: alpha * w on delays, beta * p on the time of sending; of a delay the weight alone, or one."""
+    weight = np.ones_like(tasks.size_bit) if over == "delay" else importance(world, tasks)
+    worth, paid = (world.delay_worth * weight / world.unit_s, world.energy_worth) if over == "cost" else (weight, 0.0)
     home, away = (np.asarray(s, float).reshape(-1, 1) for s in (inference.local_s, inference.edge_s))
     return Prices(
-        local=worth * (home + local_delay_s(tasks)) + world.energy_worth * local_energy_j(world, tasks),
+        local=worth * (home + local_delay_s(tasks)) + paid * local_energy_j(world, tasks),
         joining=worth * away,
-        band=(worth + world.energy_worth * world.power_w) * tasks.size_bit,
+        band=(worth + paid * world.power_w) * tasks.size_bit,
         server=worth * tasks.cycles,
         reach_hz=reach_hz(world, tasks),
     )
 
 
-def best(
-    world: OffloadingWorld, tasks: Tasks, offloaded: Bools, *, over: Literal["cost", "weighted_delay"] = "cost"
-) -> Allocation:
-    """The allocation with the least joint cost (eq. 25, energy of sending included) or the least weighted delay (the papers' loss)."""
-    weight = importance(world, tasks)
-    band = weight * tasks.size_bit if over == "weighted_delay" else prices_of(world, tasks).band
+def best(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, *, over: Goal = "cost") -> Allocation:
+    """The allocation with the least joint cost (eq. 25, energy of sending included), weighted delay or mean delay."""
+    prices = prices_of(world, tasks, over=over)
     return Allocation(
-        band_hz=best_split(np.where(offloaded, band, 0.0), reach_hz(world, tasks), world.band_hz),
-        server_hz=root_split(np.where(offloaded, weight * tasks.cycles, 0.0), world.server_hz),
+        band_hz=best_split(np.where(offloaded, prices.band, 0.0), prices.reach_hz, world.band_hz),
+        server_hz=root_split(np.where(offloaded, prices.server, 0.0), world.server_hz),
     )
 
 
@@ -81,7 +82,7 @@ def shared(world: OffloadingWorld, offloaded: Bools, band: Floats, server: Float
 
 
 def least_costs(world: OffloadingWorld, prices: Prices, offloaded: Bools) -> Floats:
-    """The joint cost of a slot under its best allocation, summed over the users: [samples]."""
+    """The goal of ``prices`` under its best allocation, summed over the users: [samples]."""
     band = np.where(offloaded, prices.band, 0.0)
     split = best_split(band, prices.reach_hz, world.band_hz)
     roots = np.where(offloaded, np.sqrt(prices.server), 0.0).sum(axis=1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from kit.errors import UsageError
 from kit.sim.channel import Bools, Floats, best_split, log_price_of, priced_split, sending_s
-from kit.sim.offloading.allocate import Prices, least_costs, prices_of
+from kit.sim.offloading.allocate import Goal, Prices, least_costs, prices_of
 from kit.sim.offloading.world import FREE, Inference, OffloadingWorld, Tasks
 
 EXHAUSTIVE_USERS = 16
@@ -53,15 +53,20 @@ def half(tasks: Tasks, rng: np.random.Generator) -> Bools:
     return chosen
 
 
-def exhaustive(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Bools, Floats]:
-    """(decision [samples, users], joint cost [samples]): the least over all 2^N decisions. Raises UsageError beyond 16 users."""
+def exhaustive(
+    world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE, *, over: Goal = "cost"
+) -> tuple[Bools, Floats]:
+    """(decision [samples, users], joint cost [samples]): the least over all 2^N decisions. Raises UsageError beyond 16 users.
+
+    ``over`` another goal: the sum of its delays in seconds.
+    """
     users = tasks.size_bit.shape[1]
     if users > EXHAUSTIVE_USERS:
         raise UsageError(
             f"{users} users have 2^{users} decisions: ask for at most {EXHAUSTIVE_USERS}, or use flips_and_swaps."
         )
     every = (np.arange(2**users)[:, None] >> np.arange(users) & 1).astype(bool)
-    prices = prices_of(world, tasks, inference)
+    prices = prices_of(world, tasks, inference, over=over)
     decision, cost = np.zeros_like(tasks.present), np.empty(len(tasks.size_bit))
     for row in range(len(cost)):
         allowed = every[~(every & ~tasks.present[row]).any(axis=1)]
@@ -71,13 +76,19 @@ def exhaustive(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE
 
 
 def flips_and_swaps(
-    world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE, *, start: Bools | None = None
+    world: OffloadingWorld,
+    tasks: Tasks,
+    inference: Inference = FREE,
+    *,
+    start: Bools | None = None,
+    over: Goal = "cost",
 ) -> tuple[Bools, Floats]:
     """(decision [samples, users], joint cost [samples]): no single flip and no swap of two tasks lowers the cost any further.
 
+    ``over`` another goal: the sum of its delays in seconds.
     Without a ``start`` it is run from all tasks offloaded and from each task's own better place under equal shares; the better one counts.
     """
-    prices = prices_of(world, tasks, inference)
+    prices = prices_of(world, tasks, inference, over=over)
     starts = [start & tasks.present] if start is not None else [tasks.present, _alone(world, prices, tasks.present)]
     found = [_descend(world, prices, tasks.present, s) for s in starts]
     decisions, costs = (np.stack(parts) for parts in zip(*found, strict=True))

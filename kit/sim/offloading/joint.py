@@ -34,12 +34,13 @@ from kit.records import Record
 from kit.sim import learning
 from kit.sim.channel import Floats
 from kit.sim.delays import Delay
-from kit.sim.learning import Arrays, Said, chance
+from kit.sim.learning import Arrays, Said
 from kit.sim.offloading.decide import burdens, joined_costs
 from kit.sim.offloading.policy import Loss, Policy, allocation_by, costs_of, fit, loss_of, summary
 from kit.sim.offloading.reward import Form, expected_rewards, home_costs
 from kit.sim.offloading.schedule import Scheduler, expected_reward, inputs_of
 from kit.sim.offloading.world import OffloadingWorld, Tasks, evaluate, sample
+from kit.sim.streams import generator
 
 TINY = 1e-300  # of a cost
 
@@ -114,7 +115,7 @@ class Episodes:
 
     def step(self, number: int) -> float:
         recipe, world, sizes = self.recipe, self.world, self.policy.sizes
-        rng = chance(recipe.seed, number, 6)
+        rng = generator("offloading: slots of an episode", recipe.seed, number)
         tasks = sample(world, recipe.slots, rng)
         probability = self.scheduler(*inputs_of(self.scheduler.kind, world, tasks))
         offloaded = rng.random(tasks.size_bit.shape) < probability.detach().numpy()

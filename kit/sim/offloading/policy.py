@@ -23,11 +23,11 @@ from kit.backends.allocfile import LEAK, Size
 from kit.nets.allocator import Allocator
 from kit.sim.channel import Bools, Floats
 from kit.sim.delays import Delay
-from kit.sim.learning import chance
 from kit.sim.offloading.decide import Ints
 from kit.sim.offloading.size import inference_of
 from kit.sim.offloading.train import allocation_of
 from kit.sim.offloading.world import Allocation, Inference, OffloadingWorld, Tasks, evaluate, features
+from kit.sim.streams import generator
 
 NEURONS = 32  # section V
 INPUTS = 8
@@ -41,7 +41,7 @@ class Policy(nn.Module):
     def __init__(self, sizes: Sequence[Size], seed: int) -> None:
         super().__init__()
         self.sizes = tuple(sizes)
-        rng = np.random.default_rng((seed, 78))
+        rng = generator("offloading: weights of a policy", seed)
         shapes = {"w0": (INPUTS, NEURONS), "b0": (NEURONS,), "w1": (NEURONS, len(self.sizes)), "b1": (len(self.sizes),)}
         for name, shape in shapes.items():
             value = rng.uniform(-1.0, 1.0, shape) / (INPUTS if name[-1] == "0" else NEURONS) ** 0.5
@@ -119,7 +119,9 @@ def fit(
     optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
     table, value = torch.from_numpy(costs), torch.zeros(())
     for step in range(steps):
-        rows = torch.from_numpy(chance(seed, step, 3).integers(len(x), size=min(slots, len(x))))
+        rows = torch.from_numpy(
+            generator("offloading: rows that a policy learns", seed, step).integers(len(x), size=min(slots, len(x)))
+        )
         optimizer.param_groups[0]["lr"] = rate * (1 + cos(pi * step / steps)) / 2
         optimizer.zero_grad()
         value = loss_of(policy(x[rows]), table[rows], loss)

@@ -30,12 +30,13 @@ from kit.backends.allocfile import LEAK
 from kit.errors import BadModel
 from kit.sim import learning
 from kit.sim.channel import Bools, Floats
-from kit.sim.learning import Arrays, chance
+from kit.sim.learning import Arrays
 from kit.sim.offloading.allocate import prices_of
 from kit.sim.offloading.decide import flips_and_swaps, likeliest, marginal_costs
 from kit.sim.offloading.reward import Form
 from kit.sim.offloading.size import SCHEDULER_NEURONS, Kind
 from kit.sim.offloading.world import FREE, Inference, OffloadingWorld, Tasks, features, sample
+from kit.sim.streams import generator
 
 INPUTS = {"paper": 5, "kit": 6}
 LEAST = 1e-3  # of a feature, before its logarithm
@@ -48,7 +49,7 @@ class Scheduler(nn.Module):
     def __init__(self, kind: Kind, seed: int) -> None:
         super().__init__()
         self.kind: Kind = kind
-        rng = np.random.default_rng((seed, 77))
+        rng = generator("offloading: weights of a scheduler", seed)
         width, count = SCHEDULER_NEURONS, INPUTS[kind]
         shapes = {"w0": (count, width), "v0": (count, width), "b0": (width,), "w": (width,), "b": (1,)}
         if kind == "kit":
@@ -164,7 +165,7 @@ class Imitation:
 
     def example(self, number: int) -> Example:
         if number not in self.examples:
-            rng = chance(self.seed, number)
+            rng = generator("offloading: slots that a scheduler imitates", self.seed, number)
             world, inference = drawn(rng)
             tasks = sample(world, self.slots, rng)
             decision, cost = flips_and_swaps(world, tasks, inference)

@@ -16,7 +16,6 @@ Training on a GPU (``device="cuda"``) is untested on hardware.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -38,10 +37,11 @@ from kit.nets.allocator import Allocator
 from kit.records import Record
 from kit.sim import learning
 from kit.sim.channel import Bools, Floats, best_split, root_split, sending_s
-from kit.sim.learning import Arrays, Said, chance
+from kit.sim.learning import Arrays, Said
 from kit.sim.offloading.allocate import shared
 from kit.sim.offloading.size import Network
-from kit.sim.offloading.world import Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
+from kit.sim.offloading.world import FORMAT, Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
+from kit.sim.streams import generator
 
 Way: TypeAlias = Literal["shrinking", "scratch", "sandwich"]
 Inputs: TypeAlias = Literal["log", "plain"]
@@ -49,6 +49,7 @@ USERS_MAX = 50  # of the networks that are trained: figures 5(c) to 9(c) go up t
 USERS_LEAST = 5
 TINY = 1e-12  # of a share: below it a rate is no number any more
 ROWS = 512  # slots that a network answers at once
+JUDGING = "offloading: slots that judge an allocator"  # name of their random stream
 #: The features without logarithms, each less its mean over its deviation.
 PLAIN = tuple(
     Feature(name=f.name, scale=f.scale, log=False, centre=centre, spread=centre / 3**0.5)
@@ -76,7 +77,7 @@ class Recipe(Record):
     @property
     def name(self) -> str:
         sizes = "" if len(self.only) != 1 else f"-{self.only[0][0]},{self.only[0][1]}"
-        return f"{self.network}-{self.way}{sizes}-{hashlib.sha256(store.canonical_json(self)).hexdigest()[:12]}"
+        return f"{self.network}-{self.way}{sizes}-{store.sha256_bytes(store.canonical_json(self))[:12]}"
 
 
 class Look(Record):
@@ -211,7 +212,8 @@ class Lesson:
 
     def step(self, number: int) -> float:
         begun = time.process_time()
-        rng, recipe = chance(self.recipe.seed, number), self.recipe
+        recipe = self.recipe
+        rng = generator("offloading: slots that learn", recipe.seed, number)
         tasks, offloaded = batch(self.world, recipe.tasks, rng, number)
         features = inputs_of(self.net.spec, tasks, offloaded)[0].to(self.device)
         work = Workload.of(self.world, tasks, offloaded, self.device)
@@ -232,7 +234,8 @@ class Lesson:
         return loss / len(self.heads)
 
     def _descend(self, features: Tensor, work: Workload, size: Size, head: int, place: tuple[int, int]) -> float:
-        noise = torch.Generator(self.device).manual_seed(hash(place) & 0x7FFFFFFF)
+        drawn_seed = int(generator("offloading: noise of the gate", *place).integers(2**31))
+        noise = torch.Generator(self.device).manual_seed(drawn_seed)
         shares = self.net(features, size.width, size.depth, work.there, noise)[:, head]
         loss = (work.sending(shares) if head == 0 else work.computing(shares)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -273,11 +276,10 @@ def excesses(
     sizes: Iterable[Size],
     *,
     samples: int = 500,
-    seed: int = 1_000_003,
     device: str = "cpu",
 ) -> tuple[float, ...]:
     """Mean weighted delay over its optimum, less one, of each size: all tasks offloaded, slots that no training has seen."""
-    tasks = sample(world, samples, chance(seed, 0))
+    tasks = sample(world, samples, generator(JUDGING, 0))
     work = Workload.of(world, tasks, tasks.present)
     best = optima_s(world, tasks, tasks.present)
     found = []
@@ -304,6 +306,18 @@ def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Floats:
     return np.stack([sending, computing])
 
 
+def _name(world: OffloadingWorld, recipe: Recipe, device: str) -> str:
+    decides = {
+        "format": FORMAT,
+        "world": world.model_dump(mode="json"),
+        "recipe": recipe.model_dump(mode="json"),
+        "spec": spec_of(recipe.network, recipe.inputs).model_dump(mode="json"),
+        "sizes": sizes_of(recipe),
+        "device": device,
+    }
+    return f"{recipe.name}-{store.sha256_bytes(store.canonical_json(decides))[:12]}"
+
+
 def train(
     world: OffloadingWorld,
     recipe: Recipe,
@@ -316,8 +330,7 @@ def train(
     A run that was stopped goes on from its checkpoint in ``folder``. Raises UsageError, BadModel, StorageError.
     """
     net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
-    name = f"{recipe.name}-{hashlib.sha256(store.canonical_json(world)).hexdigest()[:8]}"
-    name += "" if device == "cpu" else f"-{device}"
+    name = _name(world, recipe, device)
     path = None if folder is None else folder / f"{name}{allocfile.SUFFIX}"
     report_file = None if folder is None else folder / f"{name}.training.json"
     if path is not None and report_file is not None and path.is_file() and report_file.is_file():

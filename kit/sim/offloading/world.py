@@ -34,6 +34,8 @@ from kit.records import Record
 from kit.sim.channel import Bools, Floats, drawn_sizes, sending_s
 
 MS = 1e-3
+#: Of what a folder keeps (networks, schedulers, points): raise it when the same world and recipe would give other numbers.
+FORMAT = 2
 DelayUnit = Literal["ms", "s"]
 
 
