@@ -187,6 +187,25 @@ def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         train.train(WORLD, recipe.model_copy(update={"seed": 1}), tmp_path)
 
 
+def test_a_schedule_that_is_stopped_is_no_short_schedule(tmp_path: Path) -> None:
+    """Stopped at step 5 of 12: the first five losses of the whole, not those of a schedule of five."""
+    whole = train.train(WORLD, Recipe(**TINY), tmp_path).training.curve
+    stopped = train.train(WORLD, Recipe(**TINY, stopped=5), tmp_path).training.curve
+    short = train.train(WORLD, Recipe(**{**TINY, "steps": 5}), tmp_path).training.curve
+    assert len(stopped) == len(short) == 5 and stopped == whole[:5]
+    assert stopped[:2] == short[:2] and stopped[-1] != short[-1]  # the first rate is the same, the later ones are not
+    assert Recipe(**TINY, stopped=50).done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
+
+
+def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a formula changed nothing of the old one is found: names hold world, recipe and format."""
+    worlds = (WORLD, WORLD.model_copy(update={"gain": 2e-4}))
+    names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
+    monkeypatch.setattr(train, "_FORMAT", 99)
+    names |= {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
+    assert len(names) == 4
+
+
 def test_each_order_names_its_sizes() -> None:
     paper, static = train.spec_of(WORLD, "paper"), train.spec_of(WORLD, "static")
     assert [s.width for s in train.sizes_of(paper, "random_k")] == [1, 2, 3, 4]
@@ -245,6 +264,24 @@ def test_every_figure_of_the_paper_is_made() -> None:
         figures.figures_of(outcome(), Delays(), ["table11"])
     short = figures.figures_of(outcome(quick=True, steps=7), Delays(None, None, None), ["table2"])[0]
     assert short.title.endswith("(quick)") and "7 steps" in short.notes[0]
+
+
+def test_printed_values_stand_beside_the_papers_world_alone() -> None:
+    papers = outcome()
+    other = Outcome(
+        BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.judged, ()
+    )
+    for of, printed in ((papers, True), (other, False)):
+        made = {f.figure: f for f in figures.figures_of(of, Delays(), ["table1", "table2", "fig2"])}
+        assert any(line.published for f in made.values() for line in f.lines) is printed
+        assert any("The printed delays lie" in note for note in made["table1"].notes) is printed
+        assert any(line.name == figures.PRINTED for line in made["table1-excess"].lines) is printed
+    assert "average size 100 kbit" in made["table1"].title
+
+
+def test_both_readings_of_fifty_steps_are_shown() -> None:
+    names = [line.name for line in figures.figures_of(outcome(), Delays(), ["table1"])[0].lines]
+    assert names[1:3] == ["mixture, a schedule of 50 steps", "mixture, stopped at step 50 of 4,000"]
 
 
 def test_measured_times_change_the_choice_and_say_so() -> None:
