@@ -37,6 +37,9 @@ from kit.errors import BadRecord, UnknownName
 from kit.records import Record, first_problem
 from kit.sim.channel import Bools
 from kit.sim.placement.world import (
+    CHOICES,
+    MODELS,
+    TASKS,
     Decision,
     Models,
     Outcome,
@@ -45,13 +48,13 @@ from kit.sim.placement.world import (
     State,
     Tasks,
     asked,
-    chance,
     empty,
     project,
     sample,
     sample_models,
     step,
 )
+from kit.sim.streams import generator
 
 Node = Literal["gateway", "edge", "none"]
 Device: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -126,7 +129,7 @@ class Controller:
 
     @classmethod
     def of(cls, world: PlacementWorld, policy: Policy, *, models_seed: int = 0) -> Controller:
-        return cls(world, policy, sample_models(world, 1, chance(models_seed, 0)))
+        return cls(world, policy, sample_models(world, 1, generator(MODELS, models_seed)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ class Controller:
     def answer(self, request: SlotRequest, count: int = 0) -> SlotAnswer:
         """The decision; ``count`` numbers the decisions of one run. Raises BadRecord, UnknownName, and what the policy raises."""
         tasks, state = self.tasks(request), self.state(request)
-        decision = self.policy(self.world, self.models, tasks, state, chance(self.seed, 2, count))
+        decision = self.policy(self.world, self.models, tasks, state, generator(CHOICES, self.seed, count))
         outcome = step(self.world, self.models, tasks, state, decision)
         return self.told(request, tasks, decision, outcome)
 
@@ -235,7 +238,7 @@ def complaint(error: Exception, line: int) -> bytes:
 
 def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:
     """A valid request of this world: a task from each device, nothing in the caches."""
-    tasks = sample(world, 1, chance(seed, 1))
+    tasks = sample(world, 1, generator(TASKS, seed))
     return SlotRequest(
         slot=0,
         tasks=tuple(
