@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factory import scaled
 
 from kit import store
 from kit.errors import BadModel, UnknownName, UsageError
@@ -20,7 +21,7 @@ from kit.sim.placement.agents import AgentRecipe, Lesson, recipe_of
 from kit.sim.placement.observation import decision_of, observe
 from kit.sim.placement.trained import TrainedPolicy
 
-TINY = experiment.scaled(PlacementWorld(), 2, 3)
+TINY = scaled(PlacementWorld(), 2, 3)
 RECIPE = AgentRecipe(episodes=4, slots=5, actor=(8, 6), critic=(7,), buffer=12, batch=4, first=6, seed=3)
 
 
@@ -205,7 +206,7 @@ def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path:
     trained.save(path, record, b"no network")
     with pytest.raises(BadModel, match="cannot run this td3 network"):
         trained.load(path)
-    trained.save(path, record.model_copy(update={"world": experiment.scaled(PlacementWorld(), 2, 2)}), onnx)
+    trained.save(path, record.model_copy(update={"world": scaled(PlacementWorld(), 2, 2)}), onnx)
     with pytest.raises(BadModel):
         trained.load(path)
     store.write_atomic(path, b'{"kind": "profile"}')
@@ -216,7 +217,7 @@ def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path:
 def test_a_policy_of_another_factory_is_refused(folder: Path) -> None:
     _, policy = trained.load(policy_in(folder))
     with pytest.raises(UsageError, match="train one for it"):
-        run(experiment.scaled(PlacementWorld(), 3, 3), policy, slots=1)
+        run(scaled(PlacementWorld(), 3, 3), policy, slots=1)
 
 
 def test_saving_fills_in_the_hash(tmp_path: Path) -> None:
@@ -227,16 +228,6 @@ def test_saving_fills_in_the_hash(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------------ worlds
-
-
-def test_a_factory_of_another_size_has_as_much_for_each_task() -> None:
-    world = PlacementWorld()
-    small = experiment.scaled(world, 2, 5)
-    assert small.tasks == 10
-    for name in ("band_hz", "edge_band_hz", "edge_hz", "edge_cache_bytes"):
-        assert getattr(small, name) / small.tasks == pytest.approx(getattr(world, name) / world.tasks)
-    for name in ("gateway_hz", "gateway_cache_bytes"):
-        assert getattr(small, name) / small.devices == pytest.approx(getattr(world, name) / world.devices)
 
 
 def test_the_environment_is_as_it_was() -> None:

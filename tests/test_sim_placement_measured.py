@@ -21,7 +21,8 @@ from kit.sim import placement
 from kit.sim.placement import RULES, PlacementWorld, compared, measured, trace
 from kit.sim.placement.measured import NOISY_PART, Where, luckiest, models_of, world_of
 from kit.sim.placement.trace import Arrivals, Fading, Recorder, generate, replay
-from kit.sim.placement.world import Spread, chance, metrics, run, sample_models, step
+from kit.sim.placement.world import CHOICES, MODELS, TASKS, TIMES, Spread, metrics, run, sample_models, step
+from kit.sim.streams import generator
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = PlacementWorld(gateways=2, devices=4, band_hz=0.3e6, edge_band_hz=0.4e6, gateway_cache_bytes=30e6)
@@ -214,14 +215,14 @@ def test_times_are_drawn_anew_each_slot_and_alike_for_every_policy() -> None:
     one, two = (run(world, RULES["greedy_balanced"], slots=3, seed=1) for _ in range(2))
     assert all(np.array_equal(a.delay_s, b.delay_s) for a, b in zip(one, two, strict=True))
     models, tasks, state = (
-        sample_models(world, 1, chance(0, 0)),
-        placement.sample(world, 1, chance(0, 1)),
+        sample_models(world, 1, generator(MODELS, 0)),
+        placement.sample(world, 1, generator(TASKS, 0)),
         placement.empty(world, 1),
     )
-    decision = RULES["greedy"](world, models, tasks, state, chance(0, 2))
+    decision = RULES["greedy"](world, models, tasks, state, generator(CHOICES, 0))
     certain, drawn = (
         step(world, models, tasks, state, decision),
-        step(world, models, tasks, state, decision, chance(0, 3)),
+        step(world, models, tasks, state, decision, generator(TIMES, 0)),
     )
     assert np.array_equal(certain.promised, drawn.promised) and np.array_equal(certain.completed, certain.promised)
     assert not np.allclose(certain.delay_s, drawn.delay_s)

@@ -120,7 +120,7 @@ def recipe_of(
     if side == "shared":
         settings |= {
             "shared": True, "norm": True, "discount": 0.0, "episodes": 48, "buffer": 14_000, "batch": 1024, "first": 20,
-            "actor_rate": 3e-4, "critic_rate": 1e-3, "noise": 0.5, "last_noise": 0.2, "falling": True,
+            "actor_rate": 3e-4, "critic_rate": 1e-3, "noise": 0.5, "last_noise": 0.1, "falling": True,
         }  # fmt: skip
     return AgentRecipe(**settings | ({} if episodes is None else {"episodes": episodes}))
 
