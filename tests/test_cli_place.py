@@ -48,6 +48,7 @@ def test_the_example_is_answered(tmp_path: Path, world: Path) -> None:
     path, out = tmp_path / "r.json", tmp_path / "a.json"
     path.write_text(example)
     shown = kit("place", path, *RULE, "--world", world, "--out", out)
+    assert "slack (ms)" in shown and "idle (%)" in shown and "gateways' clocks" in shown
     assert f"{SMALL.tasks} of {SMALL.tasks} tasks in time" in shown and str(out) in shown.replace("\n", "")
     assert SlotAnswer.model_validate_json(out.read_text()) == answer
 
@@ -101,9 +102,35 @@ def test_answers_keep_the_budgets_and_say_what_the_world_would(seed: int, rule: 
     assert answer.average_accuracy == pytest.approx(np.mean([t.accuracy for t in answer.tasks]))
 
 
+@pytest.mark.parametrize("rule", ["greedy_balanced", "lp_rounding"])
+def test_slack_and_idle_shares_are_told_and_nothing_that_is_used_lies_idle(rule: str) -> None:
+    world = PlacementWorld(gateways=3, devices=6)
+    request = controller.example(world)
+    answer = Controller.of(world, RULES[rule]).answer(request)
+    for task, asked in zip(answer.tasks, request.tasks, strict=True):
+        assert task.delay_s is not None and task.slack_s == pytest.approx(asked.deadline_s - task.delay_s)
+    slacks = [t.slack_s for t in answer.tasks if t.slack_s is not None]
+    assert answer.least_slack_s == min(slacks) > 1e-5  # was 9e-9 s beside idle clocks
+    idle = answer.idle
+    assert (len(idle.first), len(idle.second), len(idle.gateway), len(idle.edge)) == (1, 1, 3, 1)
+    for parts, name in ((idle.first, "first"), (idle.second, "second"), (idle.edge, "edge")):
+        used = sum(getattr(t, f"{name}_share") for t in answer.tasks)
+        assert parts[0] == pytest.approx(1 - used, abs=1e-9) and (used == 0 or parts[0] < 1e-6)
+
+
+def test_a_pool_of_each_gateway_and_a_late_task_are_told() -> None:
+    world = PlacementWorld(gateways=2, devices=2, band="per_gateway", pools="literal")
+    request = SlotRequest(tasks=(TaskRequest(device=0, size_bit=4e5, deadline_s=1e-3),))
+    desk = Controller.of(world, lambda world, *given: RULES["random"](world, *given))
+    answer = desk.answer(request)
+    assert len(answer.idle.first) == 2 and len(answer.idle.gateway) == 1
+    assert answer.promised == 0 and (answer.least_slack_s is None or answer.least_slack_s < 0)
+
+
 def test_a_slot_without_tasks_is_answered() -> None:
     answer = Controller.of(SMALL, RULES["greedy"]).answer(SlotRequest(tasks=(), at_edge={"light": (0,)}))
     assert answer.tasks == () and answer.promised == 0 and answer.average_accuracy == 0.0
+    assert answer.least_slack_s is None and answer.idle.edge == (1.0,)
 
 
 TASK = {"device": 0, "size_bit": 4e5, "deadline_s": 1.8}

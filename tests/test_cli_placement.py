@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from door import kit
+from factory import scaled
 
 from kit import store
 from kit.errors import BackendUnavailable, UsageError
@@ -15,7 +16,7 @@ from kit.sim.placement import READINGS, PlacementWorld, agents, experiment, figu
 from kit.sim.results import Simulation
 
 QUICK = ("--quick", "--steps", "2")
-SMALL = experiment.scaled(PlacementWorld(), 2, 14)
+SMALL = scaled(PlacementWorld(), 2, 14)
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,7 @@ def patched() -> pytest.MonkeyPatch:  # type: ignore[misc]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(READINGS, "shared", SMALL)
         patch.setattr(experiment, "OWN_QUICK", 2)
-        patch.setattr(figures, "SMALL_QUICK", 2)
+        patch.setattr(experiment, "SHARED_QUICK", 2)
         patch.setattr(experiment, "QUICK_SLOTS", 2)
         yield patch
 

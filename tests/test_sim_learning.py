@@ -104,9 +104,9 @@ def test_every_stream_of_the_playground_has_a_name_of_its_own() -> None:
     """Two uses of one name would draw the same numbers; the short digests of the names must differ, too."""
     folder = Path(kit.__file__).parent / "sim"
     text = "\n".join(p.read_text() for p in sorted(folder.rglob("*.py")))
-    names = re.findall(r'"((?:bandwidth|offloading): [^"]+)"', text)
-    assert len(names) >= 12 and len(set(names)) == len(names) == len({zlib.crc32(name.encode()) for name in names})
-    for world in ("bandwidth", "offloading"):
+    names = re.findall(r'"((?:bandwidth|offloading|placement): [^"]+)"', text)
+    assert len(names) >= 20 and len(set(names)) == len(names) == len({zlib.crc32(name.encode()) for name in names})
+    for world in ("bandwidth", "offloading", "placement"):
         assert "default_rng" not in "".join(p.read_text() for p in (folder / world).glob("*.py"))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from factory import scaled
 
 from kit import store
 from kit.errors import BadModel, UnknownName, UsageError
@@ -20,7 +21,7 @@ from kit.sim.placement.agents import AgentRecipe, Lesson, recipe_of
 from kit.sim.placement.observation import decision_of, observe
 from kit.sim.placement.trained import TrainedPolicy
 
-TINY = experiment.scaled(PlacementWorld(), 2, 3)
+TINY = scaled(PlacementWorld(), 2, 3)
 RECIPE = AgentRecipe(episodes=4, slots=5, actor=(8, 6), critic=(7,), buffer=12, batch=4, first=6, seed=3)
 
 
@@ -205,7 +206,7 @@ def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path:
     trained.save(path, record, b"no network")
     with pytest.raises(BadModel, match="cannot run this td3 network"):
         trained.load(path)
-    trained.save(path, record.model_copy(update={"world": experiment.scaled(PlacementWorld(), 2, 2)}), onnx)
+    trained.save(path, record.model_copy(update={"world": scaled(PlacementWorld(), 2, 2)}), onnx)
     with pytest.raises(BadModel):
         trained.load(path)
     store.write_atomic(path, b'{"kind": "profile"}')
@@ -216,7 +217,7 @@ def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path:
 def test_a_policy_of_another_factory_is_refused(folder: Path) -> None:
     _, policy = trained.load(policy_in(folder))
     with pytest.raises(UsageError, match="train one for it"):
-        run(experiment.scaled(PlacementWorld(), 3, 3), policy, slots=1)
+        run(scaled(PlacementWorld(), 3, 3), policy, slots=1)
 
 
 def test_saving_fills_in_the_hash(tmp_path: Path) -> None:
@@ -229,16 +230,152 @@ def test_saving_fills_in_the_hash(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------------ worlds
 
 
-def test_a_factory_of_another_size_has_as_much_for_each_task() -> None:
-    world = PlacementWorld()
-    small = experiment.scaled(world, 2, 5)
-    assert small.tasks == 10
-    for name in ("band_hz", "edge_band_hz", "edge_hz", "edge_cache_bytes"):
-        assert getattr(small, name) / small.tasks == pytest.approx(getattr(world, name) / world.tasks)
-    for name in ("gateway_hz", "gateway_cache_bytes"):
-        assert getattr(small, name) / small.devices == pytest.approx(getattr(world, name) / world.devices)
-
-
 def test_the_environment_is_as_it_was() -> None:
     env = environment.PlacementEnv(TINY, models_seen=True)
     assert env.observation_space.shape == (6 * 15,) and env.action_space.shape == (6 * 10,)
+
+
+# ------------------------------------------------------------------------------------------ one network for all tasks
+
+SHARED = recipe_of("shared", "td3", 1)
+SHORT = SHARED.model_copy(
+    update={"episodes": 3, "slots": 6, "first": 4, "buffer": 60, "batch": 8, "actor": (8,), "critic": (8,)}
+)
+
+
+@pytest.mark.parametrize("method", ["td3", "ddpg"])
+def test_a_shared_network_sees_a_task_and_is_paid_for_it(method: agents.Method) -> None:
+    recipe = SHORT.model_copy(update={"method": method})
+    lesson = Lesson(TINY, recipe)
+    assert agents.sizes(TINY, recipe) == (7, 10)
+    counted = sum(p.numel() for n in ("actor", "critic") for p in lesson.modules[n].parameters())
+    assert counted == agents.parameters(TINY, recipe)
+    held = sum(getattr(lesson.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
+    assert held == agents.buffer_bytes(TINY, recipe)
+    lesson.step(0)
+    outcome = lesson.env.outcome
+    assert outcome is not None
+    assert lesson.buffer.rewards[5] == pytest.approx(outcome.accuracy[0].astype(np.float32))
+    assert lesson.buffer.observations.shape == (10, TINY.tasks, 7)
+
+
+def test_the_gradient_of_every_layer_of_actor_and_critics_reaches_it() -> None:
+    lesson = Lesson(TINY, SHORT)
+    before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in lesson.modules.items()}
+    for number in range(SHORT.episodes):
+        lesson.step(number)
+    for name in ("actor", "critic"):
+        for key, value in lesson.modules[name].state_dict().items():
+            fixed = key.endswith(("mean", "deviation"))
+            assert torch.equal(value, before[name][key]) == fixed, f"{name} {key}"
+
+
+def test_inputs_are_centred_by_the_world_and_actions_are_left() -> None:
+    mean, deviation = agents.centre(PlacementWorld())
+    seen = np.concatenate(
+        [
+            observe(PlacementWorld(), models, tasks, worlds.empty(PlacementWorld(), 9)).reshape(-1, 7)
+            for models, tasks in [
+                (
+                    worlds.sample_models(PlacementWorld(), 9, np.random.default_rng(0)),
+                    worlds.sample(PlacementWorld(), 9, np.random.default_rng(1)),
+                )
+            ]
+        ]
+    )
+    centred = (seen[:, :3] - mean[:3]) / deviation[:3]
+    assert np.abs(centred.mean(axis=0)).max() < 0.1 and np.abs(centred.std(axis=0) - 1).max() < 0.05
+    layer = agents._Centred(mean, deviation, 9)
+    assert layer(torch.full((1, 9), 0.5))[0, 7:].tolist() == [0.5, 0.5]
+    assert agents.centre(PlacementWorld(noisy=0.0, size_bytes=(4e4, 4e4)))[1][0] > 0
+
+
+def test_exploration_and_the_actors_rate_fall_over_the_updates() -> None:
+    lesson = Lesson(TINY, SHORT)
+    last = SHORT.episodes * SHORT.slots - 1
+    assert lesson._noise(0) == SHORT.noise and lesson._noise(last) == pytest.approx(0.1)
+    assert lesson._actor_rate(0) == SHORT.actor_rate and lesson._actor_rate(last) == pytest.approx(0.0, abs=1e-12)
+    flat = Lesson(TINY, RECIPE)
+    assert flat._noise(15) == RECIPE.noise and flat._actor_rate(15) == RECIPE.actor_rate
+
+
+def test_a_shared_network_learns_a_small_factory_far_above_random(tmp_path: Path) -> None:
+    world = scaled(PlacementWorld(), 2, 10)
+    recipe = SHARED.model_copy(update={"episodes": 10, "buffer": 800, "batch": 256})
+    agent = agents.train(world, recipe, tmp_path)
+    found = metrics(run(world, agent.policy, slots=5, samples=4, seed=9)).average_accuracy
+    random = metrics(run(world, worlds_rules()["random"], slots=5, samples=4, seed=9)).average_accuracy
+    assert found > 1.3 * random
+
+
+def test_a_shared_networks_file_decides_as_its_actor_does_in_any_factory(tmp_path: Path) -> None:
+    agents.train(TINY, SHORT, tmp_path)
+    record, policy = trained.load(policy_in(tmp_path))
+    assert record.shared and record.method == "td3"
+    lesson = Lesson(TINY, SHORT, models_seed=1)
+    with learning.one_thread():
+        for number in range(SHORT.episodes):
+            lesson.step(number)
+    for world in (TINY, scaled(PlacementWorld(), 3, 5)):
+        models = worlds.sample_models(world, 2, np.random.default_rng(0))
+        tasks, state = worlds.sample(world, 2, np.random.default_rng(1)), worlds.empty(world, 2)
+        with torch.no_grad():
+            action = lesson.agent.actor(torch.as_tensor(observe(world, models, tasks, state).reshape(-1, 7))).numpy()
+        wanted = decision_of(world, ((action + 1) / 2).reshape(2, -1))
+        found = policy(world, models, tasks, state, np.random.default_rng(2))
+        np.testing.assert_allclose(found.edge_share, wanted.edge_share, atol=1e-6)
+        np.testing.assert_array_equal(found.variant, wanted.variant)
+    three = PlacementWorld(variants=(*PlacementWorld().variants, worlds.HEAVY), gateways=2, devices=3)
+    with pytest.raises(UsageError, match="train one for it"):
+        run(three, policy, slots=1)
+
+
+def test_a_killed_training_of_a_shared_network_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole, cut = Lesson(TINY, SHORT), Lesson(TINY, SHORT)
+    with learning.one_thread():
+        rewards = [whole.step(number) for number in range(3)]
+        cut.step(0)
+        state = cut.state()
+        again = Lesson(TINY, SHORT)
+        again.restore(state)
+        assert [again.step(number) for number in (1, 2)] == rewards[1:]
+    for key, value in whole.state().items():
+        if key != "counts":
+            np.testing.assert_array_equal(again.state()[key], value)
+
+
+# ------------------------------------------------------------------------------------------------------- what is kept
+
+
+def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """World, recipe and format: a changed default or formula never returns old numbers."""
+    names = {agents._of_world(TINY, 0), agents._of_world(TINY, 1)}
+    monkeypatch.setattr(agents, "FORMAT", agents.FORMAT + 1)
+    names.add(agents._of_world(TINY, 0))
+    assert len(names) == 3
+    asked: list[int] = []
+
+    def found() -> experiment.Point:
+        asked.append(1)
+        return experiment.Point(methods={})
+
+    for changes in ({}, {}, {"noisy": 0.31}):
+        experiment._kept(tmp_path, found, TINY.model_copy(update=changes), 0, "rules")
+    assert len(asked) == 2
+    monkeypatch.setattr(experiment, "FORMAT", experiment.FORMAT + 1)
+    experiment._kept(tmp_path, found, TINY, 0, "rules")
+    assert len(asked) == 3
+    plain, dumped = TINY.model_dump(mode="json"), TINY.model_dump(mode="json", exclude_defaults=True)
+    assert len(dumped) < len(plain)  # a name made of the second would not change with a default
+    assert "cloud_bps" in plain and "cloud_bps" not in dumped
+
+
+def test_kits_own_network_is_kept_under_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kit.sim.placement import own
+
+    experiment.own_of(2, 0, tmp_path)
+    monkeypatch.setattr(own, "WIDTH", 33)
+    experiment.own_of(2, 0, tmp_path)
+    monkeypatch.setattr(experiment, "FORMAT", experiment.FORMAT + 1)
+    experiment.own_of(2, 0, tmp_path)
+    assert len(list(tmp_path.glob("own-0-2-*.policy.json"))) == 3

@@ -18,10 +18,11 @@ from kit import store
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.records import KnowledgeBase, KnowledgeRow, Point
 from kit.sim import placement
-from kit.sim.placement import RULES, PlacementWorld, compared, measured, trace
+from kit.sim.placement import RULES, PlacementWorld, compared, measured, options, trace
 from kit.sim.placement.measured import NOISY_PART, Where, luckiest, models_of, world_of
 from kit.sim.placement.trace import Arrivals, Fading, Recorder, generate, replay
-from kit.sim.placement.world import Spread, chance, metrics, run, sample_models, step
+from kit.sim.placement.world import CHOICES, MODELS, TASKS, TIMES, Spread, metrics, run, sample_models, step
+from kit.sim.streams import generator
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = PlacementWorld(gateways=2, devices=4, band_hz=0.3e6, edge_band_hz=0.4e6, gateway_cache_bytes=30e6)
@@ -185,8 +186,11 @@ def test_a_spread_is_straight_between_its_levels() -> None:
 
 
 @pytest.mark.parametrize(("percentile", "late"), [(50, 0.5), (95, 0.05), (99, 0.01)])
-def test_promised_tasks_are_late_as_often_as_the_percentile_says(percentile: Any, late: float) -> None:
-    """Greedy promises every task to end just in time, so it is late whenever its run takes longer than promised."""
+def test_promised_tasks_are_late_as_often_as_the_percentile_says(
+    percentile: Any, late: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decision by which every task ends just in time is late whenever a run takes longer than promised."""
+    monkeypatch.setattr(options, "use_up", lambda world, tasks, decision: decision)
     models = models_of(rows(), ["small", "large"], end=END, edge=EDGE, percentile=percentile)
     world = world_of(PlacementWorld(gateways=5, devices=10), models)
     found = metrics(run(world, RULES["greedy"], slots=4, samples=20))
@@ -214,32 +218,25 @@ def test_times_are_drawn_anew_each_slot_and_alike_for_every_policy() -> None:
     one, two = (run(world, RULES["greedy_balanced"], slots=3, seed=1) for _ in range(2))
     assert all(np.array_equal(a.delay_s, b.delay_s) for a, b in zip(one, two, strict=True))
     models, tasks, state = (
-        sample_models(world, 1, chance(0, 0)),
-        placement.sample(world, 1, chance(0, 1)),
+        sample_models(world, 1, generator(MODELS, 0)),
+        placement.sample(world, 1, generator(TASKS, 0)),
         placement.empty(world, 1),
     )
-    decision = RULES["greedy"](world, models, tasks, state, chance(0, 2))
+    decision = RULES["greedy"](world, models, tasks, state, generator(CHOICES, 0))
     certain, drawn = (
         step(world, models, tasks, state, decision),
-        step(world, models, tasks, state, decision, chance(0, 3)),
+        step(world, models, tasks, state, decision, generator(TIMES, 0)),
     )
     assert np.array_equal(certain.promised, drawn.promised) and np.array_equal(certain.completed, certain.promised)
     assert not np.allclose(certain.delay_s, drawn.delay_s)
     assert np.array_equal(certain.state.edge, drawn.state.edge)
 
 
-@given(SEEDS, st.sampled_from(["random", "greedy", "greedy_balanced"]), st.sampled_from(["shared", "per_gateway"]))
-@settings(max_examples=20, deadline=None)
-def test_a_filled_decision_uses_its_pools_up_and_delays_nobody(seed: int, name: str, band: Any) -> None:
-    world, rng = measured_world(SMALL.model_copy(update={"band": band})), np.random.default_rng(seed)
-    models, tasks, state = sample_models(world, 2, rng), placement.sample(world, 2, rng), placement.empty(world, 2)
-    plain, full = (
-        p(world, models, tasks, state, np.random.default_rng(1)) for p in (RULES[name], measured.filled(RULES[name]))
-    )
-    one, two = (step(world, models, tasks, state, d, np.random.default_rng(2)) for d in (plain, full))
-    assert two.satisfied[:, 1:3].all() and (two.delay_s <= one.delay_s * (1 + 1e-6)).all()
-    for share in (full.second_share, full.edge_share):
-        assert ((share.sum(axis=1) > 1 - 1e-6) | (share.sum(axis=1) == 0)).all()
+@pytest.mark.parametrize("name", ["greedy", "greedy_balanced", "lp_rounding"])
+def test_rules_leave_room_for_times_that_are_longer_than_promised(name: str) -> None:
+    """What no task needs goes to those that run, so a run beyond its promised percentile seldom makes a task late."""
+    found = metrics(run(measured_world(PlacementWorld(gateways=2, devices=4)), RULES[name], slots=20, samples=10))
+    assert found.completion > 0.95 and found.missed < 0.01
 
 
 # ----------------------------------------------------------------------------------------------------------------- traces
@@ -363,10 +360,7 @@ def test_the_assignment_is_compared_in_shares() -> None:
     figure = compared.by_time(SMALL, models, policies, seeds=(0, 1), slots=2)
     assert figure.x == (*compared.SHARES, "small", "large")
     names = [line.name for line in figure.lines]
-    assert names[:6] == [
-        f"{name}, {time}" for time in ("formula", "measured") for name in ("greedy", "random", "bound")
-    ]
-    assert "greedy, measured, filled" in names[6:]
+    assert names == [f"{name}, {time}" for time in ("formula", "measured") for name in ("greedy", "random", "bound")]
     for line in figure.lines:
         numbers = dict(zip(figure.x, line.values, strict=True))
         if line.name.startswith("bound"):

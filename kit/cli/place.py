@@ -218,6 +218,33 @@ def _spent(spent: list[float], refused: int) -> str:
     return f"{text}; from a line read to its answer written: median {median} ms, p95 {high} ms, longest {worst} ms"
 
 
+#: What the pools of an answer are called.
+POOLS = {
+    "first": "devices' band",
+    "second": "base station's band",
+    "gateway": "gateways' clocks",
+    "edge": "edge's clock",
+}
+
+
+def _print_room(answer: SlotAnswer) -> None:
+    """How near to its deadline each node's tasks end, and what lies idle of each pool."""
+    late = [t.slack_s for t in answer.tasks if t.slack_s is not None]
+    if not late:
+        return
+    slack = show.make_table("", "slack (ms)", "least", "median")
+    for node, label in (("gateway", "at its gateway"), ("edge", "at the edge")):
+        left = sorted(1e3 * t.slack_s for t in answer.tasks if t.node == node and t.slack_s is not None)
+        if left:
+            slack.add_row(label, f"{left[0]:.3g}", f"{left[len(left) // 2]:.3g}")
+    show.print_table(slack)
+    idle = show.make_table("", "idle (%)", "least", "most")
+    for name, label in POOLS.items():
+        parts = [100 * part for part in getattr(answer.idle, name)]
+        idle.add_row(label, f"{min(parts):.1f}", f"{max(parts):.1f}")
+    show.print_table(idle)
+
+
 def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: bool) -> None:
     from kit import store
 
@@ -236,6 +263,7 @@ def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: boo
         table.add_row(label, *counts, str(len(there)), f"{mean:.4f}" if there and node != "none" else "")
     show.print_table(table)
     print(f"{answer.promised} of {len(answer.tasks)} tasks in time, average accuracy {answer.average_accuracy:.4f}")
+    _print_room(answer)
     if out is not None:
         print(out)
     else:

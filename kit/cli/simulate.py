@@ -167,7 +167,7 @@ def offloading(
 def placement(
     figure: Annotated[
         list[str] | None,
-        typer.Option("--figure", help="fig4 to fig8, default or scarce; give it several times (default: all)."),
+        typer.Option("--figure", help="fig4 to fig8, default, shared or scarce; give it several times (default: all)."),
     ] = None,
     reading: Annotated[
         str | None, typer.Option(help="Of the paper's spectrum: shared (default), per_gateway or counted.")
@@ -202,7 +202,9 @@ def placement(
     seeds: Count = None,
     steps: Annotated[
         int | None,
-        typer.Option(min=1, help="Episodes, of 50 slots each, for which TD3 and DDPG are trained (default: 60)."),
+        typer.Option(
+            min=1, help="Episodes, of 50 slots each, for which the paper's TD3 and DDPG are trained (default: 300)."
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Under two minutes: one seed, fewer episodes, slots and places.")

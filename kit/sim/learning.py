@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from kit import store
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.sim.channel import Floats
-from kit.sim.streams import generator
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
 #: Steps done, steps in all, the mean loss since the last call.
@@ -58,11 +57,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def chance(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """Paper C's generator of one step, until ``kit.sim.placement`` names its streams for ``kit.sim.streams.generator`` itself."""
-    return generator(f"placement {stream}", seed, step)
 
 
 def learn(

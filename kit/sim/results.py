@@ -13,7 +13,7 @@ from kit.records import Record
 from kit.sim.channel import Floats
 
 Value = float | None
-Unit: TypeAlias = Literal["s", "1", "J", "number", "K"]  # K: a plain number in paper C's figures, until they say so
+Unit: TypeAlias = Literal["s", "1", "J", "number"]
 
 
 class Line(Record):
@@ -101,7 +101,6 @@ SCALES: dict[Unit, tuple[float, str]] = {
     "1": (100.0, "%"),
     "J": (1.0, "J"),
     "number": (1.0, ""),
-    "K": (1.0, ""),
 }
 
 

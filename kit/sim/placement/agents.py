@@ -13,9 +13,12 @@ run that goes on after a kill ends with the bits of one that was never stopped. 
 | ``first`` | "the first D_r experiences are stored" before learning | 500: D_r are 200 episodes, and Fig. 4 has converged at 130 |
 | ``discount``, ``actor_rate``, ``critic_rate``, ``soft``, ``delay`` | 0.95, 1e-4, 3e-4, 0.01, 2 | |
 
-``small`` has hidden layers of 64 and 100 episodes; the rest is the same. ``wide`` is ``small`` with exploration of deviation 0.6, 5,000
-experiences before the first update, a critic that learns a hundred times faster than its actor, and 200 episodes: with a hundred actions
-TD3 then gains, with 3,500 it loses more slowly (docs/papers/placement.md).
+``small`` has hidden layers of 64; the rest is the same. ``shared`` is the fair baseline: one network for all tasks. It sees a task's row of
+the observation and decides its row of the action. An experience is a task's and its reward that task's accuracy, so nobody has to divide
+one number a slot among 3,500 outputs. Discount 0: what a task does to later slots is not learned. With it nothing of the critics' targets
+is left, so all that tells TD3 from DDPG is a second critic that nothing asks, and an actor that is updated half as often. Layer norm keeps
+outputs off the ends of tanh. Exploration and the actor's rate fall, because every task crowds every other: with both as they were, all
+tasks run to one node and back. The settings were put together from some forty trials, most of them on seeds 0 to 2.
 
 Memory: an experience of the default world is two observations of 2,450 numbers and an action of 3,500, float32, 34 kB. The paper's 10,000
 are 0.34 GB and kept as they are; a buffer for which there is no room is refused beforehand (:func:`buffer_bytes`).
@@ -35,12 +38,15 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from stable_baselines3 import DDPG, TD3
 from stable_baselines3.common.logger import configure
+from stable_baselines3.common.torch_layers import create_mlp
+from stable_baselines3.common.vec_env import DummyVecEnv
 from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor, nn
 
@@ -49,18 +55,20 @@ from kit import store
 from kit.errors import UnknownName, UsageError
 from kit.records import Record
 from kit.sim import learning
-from kit.sim.learning import Arrays, Said, chance
+from kit.sim.learning import Arrays, Said
 from kit.sim.placement import trained
 from kit.sim.placement.environment import PlacementEnv, Vector
 from kit.sim.placement.observation import acted, observed
 from kit.sim.placement.trained import SUFFIX, TrainedPolicy
-from kit.sim.placement.world import PlacementWorld, Policy
+from kit.sim.placement.world import FORMAT, PlacementWorld, Policy
+from kit.sim.streams import generator
 
 Method: TypeAlias = Literal["td3", "ddpg"]
-SIDES = ("paper", "small", "wide")
+SIDES = ("paper", "small", "shared")
 KEPT_BYTES_PER_S = 5e6  # of a checkpoint: how seldom a large one is written
 FLOAT_BYTES = 4
-STREAMS = 3  # of chance: the world's, exploration's, the library's
+#: Names of an episode's random streams.
+STREAMS = ("placement: an agent's slots", "placement: an agent's exploration", "placement: an agent's updates")
 LOOKS = 20  # of a training at its actor alone
 LOOKED_AT = 2**31  # seed of those episodes: training's are below
 
@@ -74,15 +82,21 @@ class AgentRecipe(Record):
     slots: int = Field(default=50, ge=1, description="T, of an episode; one update in each")
     actor: tuple[int, ...] = (1800, 2400, 3000)
     critic: tuple[int, ...] = (4800, 3500, 1500, 500)
+    shared: bool = Field(default=False, description="one network for all tasks: an experience is a task's")
+    norm: bool = Field(default=False, description="inputs centred, and a layer norm after every hidden layer's product")
     buffer: int = Field(default=10_000, ge=1, description="D_r, experiences")
     batch: int = Field(default=64, ge=1, description="D_b, experiences")
-    first: int = Field(default=500, ge=1, description="experiences before the first update")
+    first: int = Field(default=500, ge=1, description="slots before the first update")
     discount: float = Field(default=0.95, ge=0, lt=1, description="gamma")
     actor_rate: float = Field(default=1e-4, gt=0, description="epsilon_a")
     critic_rate: float = Field(default=3e-4, gt=0, description="epsilon_c")
     soft: float = Field(default=0.01, gt=0, le=1, description="tau, of the target networks")
     delay: int = Field(default=2, ge=1, description="d, updates of the critics for each of the actor; DDPG has 1")
     noise: float = Field(default=sqrt(0.001), ge=0, description="deviation of exploration: root of rho")
+    last_noise: float | None = Field(
+        default=None, ge=0, description="that at the end, straight from the first; none: the same"
+    )
+    falling: bool = Field(default=False, description="the actor's rate falls straight to nothing")
     target_noise: float = Field(default=sqrt(0.001), ge=0, description="deviation of TD3's target action")
     noise_clip: float = Field(default=0.03, ge=0, description="c, of TD3's target action")
     models_seen: bool = Field(default=False, description="the observation holds the models; eq. 12 does not")
@@ -95,30 +109,45 @@ class AgentRecipe(Record):
 def recipe_of(
     side: str, method: Method, seed: int = 0, *, episodes: int | None = None, models_seen: bool = False
 ) -> AgentRecipe:
-    """The configuration ``paper``, ``small`` or ``wide`` of a method. Raises UnknownName."""
+    """The configuration ``paper``, ``small`` or ``shared`` of a method. Raises UnknownName."""
     if side not in SIDES:
         raise UnknownName("configuration of an agent", side, SIDES)
     settings: dict[str, Any] = {"method": method, "seed": seed, "models_seen": models_seen}
     if method == "ddpg":
         settings |= {"critic": (2000, 1500, 500), "delay": 1}
     if side != "paper":
-        settings |= {"actor": (64, 64), "critic": (64, 64), "episodes": 100}
-    if side == "wide":
-        settings |= {"noise": 0.6, "first": 5000, "actor_rate": 1e-5, "critic_rate": 1e-3, "episodes": 200}
+        settings |= {"actor": (64, 64), "critic": (64, 64)}
+    if side == "shared":
+        settings |= {
+            "shared": True, "norm": True, "discount": 0.0, "episodes": 48, "buffer": 14_000, "batch": 1024, "first": 20,
+            "actor_rate": 3e-4, "critic_rate": 1e-3, "noise": 0.5, "last_noise": 0.1, "falling": True,
+        }  # fmt: skip
     return AgentRecipe(**settings | ({} if episodes is None else {"episodes": episodes}))
 
 
 def buffer_bytes(world: PlacementWorld, recipe: AgentRecipe) -> int:
     """What the replay buffer takes of memory when it is full."""
-    numbers = 2 * observed(world, models_seen=recipe.models_seen) + acted(world)
-    return FLOAT_BYTES * min(recipe.buffer, recipe.episodes * recipe.slots) * world.tasks * numbers
+    seen, done = sizes(world, recipe)
+    many = _many(world, recipe)
+    slots = min(recipe.buffer // many, recipe.episodes * recipe.slots)
+    return FLOAT_BYTES * max(slots, 1) * many * (2 * seen + done)
+
+
+def _many(world: PlacementWorld, recipe: AgentRecipe) -> int:
+    """Experiences of a slot."""
+    return world.tasks if recipe.shared else 1
+
+
+def sizes(world: PlacementWorld, recipe: AgentRecipe) -> tuple[int, int]:
+    """Numbers of an observation and of an action, as the actor sees and gives them."""
+    tasks = 1 if recipe.shared else world.tasks
+    return tasks * observed(world, models_seen=recipe.models_seen), tasks * acted(world)
 
 
 def update_flop(world: PlacementWorld, recipe: AgentRecipe) -> float:
     """Floating-point operations of one slot's update, Adam's left out: the mean over ``delay`` slots, backward passes counted double."""
-    seen = world.tasks * observed(world, models_seen=recipe.models_seen)
-    actor = _weights((seen, *recipe.actor, world.tasks * acted(world)))
-    critic = _weights((seen + world.tasks * acted(world), *recipe.critic, 1))
+    seen, done = sizes(world, recipe)
+    actor, critic = _weights((seen, *recipe.actor, done)), _weights((seen + done, *recipe.critic, 1))
     critics = 2 if recipe.method == "td3" else 1
     macs = actor + critics * critic + 3 * critics * critic + (3 * actor + 3 * critic) / recipe.delay
     return 2.0 * recipe.batch * macs
@@ -126,11 +155,10 @@ def update_flop(world: PlacementWorld, recipe: AgentRecipe) -> float:
 
 def parameters(world: PlacementWorld, recipe: AgentRecipe) -> int:
     """Weights and biases of actor and critics, target networks not counted."""
-    seen, done = world.tasks * observed(world, models_seen=recipe.models_seen), world.tasks * acted(world)
+    seen, done = sizes(world, recipe)
     actor, critic = (seen, *recipe.actor, done), (seen + done, *recipe.critic, 1)
-    return (
-        _weights(actor) + sum(actor[1:]) + (2 if recipe.method == "td3" else 1) * (_weights(critic) + sum(critic[1:]))
-    )
+    each = [_weights(of) + sum(of[1:]) + (2 * sum(of[1:-1]) if recipe.norm else 0) for of in (actor, critic)]
+    return each[0] + (2 if recipe.method == "td3" else 1) * each[1]
 
 
 def _weights(layers: tuple[int, ...]) -> int:
@@ -194,6 +222,7 @@ class Lesson:
     ) -> None:
         self.recipe, self.seconds, self.looks = recipe, 0.0, list[tuple[int, float]]()
         self.env = PlacementEnv(world, slots=recipe.slots, models_seed=models_seed, models_seen=recipe.models_seen)
+        self.many = _many(world, recipe)
         self.agent = _agent(self.env, recipe, device)
         self.agent.set_logger(configure(str(log) if log else None, ["tensorboard"] if log and _logs() else []))
 
@@ -215,24 +244,44 @@ class Lesson:
         begun, recipe = time.process_time(), self.recipe
         if number % max(1, recipe.episodes // LOOKS) == 0:
             self.looks.append((number, self.alone()))
-        outer, explore, inner = (chance(recipe.seed, number, stream) for stream in range(STREAMS))
+        outer, explore, inner = (generator(stream, recipe.seed, number) for stream in STREAMS)
         _seed_library(inner)
         seen, _ = self.env.reset(seed=int(outer.integers(2**31)))
         total, last = 0.0, dict[str, Any]()
         for slot in range(recipe.slots):
-            action = self.act(seen, explore)
+            done = number * recipe.slots + slot
+            action = self.act(seen, explore, self._noise(done))
             after, reward, _, _, last = self.env.step((action + 1.0) / 2.0)
-            self.buffer.add(
-                seen, after, action, np.array([reward]), np.array([False]), [{}]
-            )  # a slot never ends a world
+            self._store(seen, after, action, reward)
             seen, total = after, total + reward
-            if number * recipe.slots + slot + 1 >= recipe.first:
+            if done + 1 >= recipe.first:
+                self.agent.rates = (self._actor_rate(done), recipe.critic_rate)
                 self.agent.train(1, recipe.batch)
         if number + 1 == recipe.episodes:
             self.looks.append((number + 1, self.alone()))
         self._log(number, total / recipe.slots, last)
         self.seconds += time.process_time() - begun
         return total / recipe.slots
+
+    def _part(self, done: int) -> float:
+        """Of all updates, how many lie behind."""
+        recipe = self.recipe
+        return max(0.0, (done + 1 - recipe.first) / max(recipe.episodes * recipe.slots - recipe.first, 1))
+
+    def _noise(self, done: int) -> float:
+        first, last = self.recipe.noise, self.recipe.last_noise
+        return first if last is None else first + (last - first) * self._part(done)
+
+    def _actor_rate(self, done: int) -> float:
+        return self.recipe.actor_rate * (1.0 - self._part(done) if self.recipe.falling else 1.0)
+
+    def _store(self, seen: Vector, after: Vector, action: Vector, reward: float) -> None:
+        """A slot's experiences: the whole slot's, or each task's with its own reward. A slot never ends a world."""
+        rewards = np.array([reward])
+        if self.recipe.shared and self.env.outcome is not None:
+            rewards = self.env.outcome.accuracy[0]
+        rows = (values.reshape(self.many, -1) for values in (seen, after, action))
+        self.buffer.add(*rows, rewards, np.zeros(self.many, dtype=bool), [{}] * self.many)
 
     def alone(self) -> float:
         """Mean reward of a slot over an episode without exploration, the same tasks each time; no training sees them."""
@@ -247,12 +296,13 @@ class Lesson:
     def buffer(self) -> Any:
         return self.agent.replay_buffer
 
-    def act(self, seen: Vector, rng: np.random.Generator | None = None) -> Vector:
-        """The actor's action from -1 to 1, with exploration's noise where ``rng`` is given."""
+    def act(self, seen: Vector, rng: np.random.Generator | None = None, noise: float = 0.0) -> Vector:
+        """The slot's action from -1 to 1, with exploration of deviation ``noise`` where ``rng`` is given."""
+        rows = torch.as_tensor(seen.reshape(self.many, -1), device=self.agent.device)
         with torch.no_grad():
-            action: Vector = self.agent.actor(torch.as_tensor(seen[None], device=self.agent.device)).cpu().numpy()[0]
+            action: Vector = self.agent.actor(rows).cpu().numpy().ravel()
         if rng is not None:
-            action = action + (self.recipe.noise * rng.standard_normal(len(action))).astype(np.float32)
+            action = action + (noise * rng.standard_normal(len(action))).astype(np.float32)
         return action.clip(-1.0, 1.0)
 
     def _log(self, number: int, reward: float, last: Mapping[str, float]) -> None:
@@ -279,6 +329,59 @@ class Lesson:
         self.buffer.pos, self.buffer.full, self.agent._n_updates = int(pos), bool(full), int(updates)
 
 
+class _Centred(nn.Module):
+    """Inputs less their mean, over their deviation; those beyond the known columns (a critic's actions) as they are."""
+
+    def __init__(self, mean: tuple[float, ...], deviation: tuple[float, ...], columns: int) -> None:
+        super().__init__()
+        more = columns - len(mean)
+        self.register_buffer("mean", torch.tensor([*mean, *[0.0] * more]))
+        self.register_buffer("deviation", torch.tensor([*deviation, *[1.0] * more]))
+
+    def forward(self, seen: Tensor) -> Tensor:
+        of = dict(self.named_buffers())
+        centred: Tensor = (seen - of["mean"]) / of["deviation"]
+        return centred
+
+
+class _Normed(TD3Policy):
+    """The library's actor and critics, their inputs centred and their hidden layers normed."""
+
+    def __init__(self, *args: Any, mean: tuple[float, ...], deviation: tuple[float, ...], **kwargs: Any) -> None:
+        self.mean, self.deviation = mean, deviation
+        super().__init__(*args, **kwargs)
+
+    def _net(self, inputs: int, outputs: int, hidden: list[int], *, squash_output: bool = False) -> nn.Sequential:
+        layers = create_mlp(inputs, outputs, hidden, squash_output=squash_output, post_linear_modules=[nn.LayerNorm])
+        return nn.Sequential(_Centred(self.mean, self.deviation, inputs), *layers).to(self.device)
+
+    def make_actor(self, features_extractor: Any = None) -> Any:
+        actor = super().make_actor(features_extractor)
+        outputs = sum(self.action_space.shape or ())
+        actor.mu = self._net(actor.features_dim, outputs, actor.net_arch, squash_output=True)
+        return actor
+
+    def make_critic(self, features_extractor: Any = None) -> Any:
+        critic: Any = super().make_critic(features_extractor)
+        inputs, hidden = critic.q_networks[0][0].in_features, list[int](self.critic_kwargs["net_arch"])  # type: ignore[call-overload]
+        critic.q_networks = [self._net(inputs, 1, hidden) for _ in critic.q_networks]
+        for number, network in enumerate(critic.q_networks):
+            setattr(critic, f"qf{number}", network)
+        return critic
+
+
+def centre(world: PlacementWorld, *, models_seen: bool = False) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each column of a task's observation, as the world draws them; of caches and models, those of a half."""
+    means, deviations = [], []
+    for low, high in (world.size_bytes, world.deadline_s):
+        means.append((low + high) / (2 * high))
+        deviations.append(max((high - low) / (sqrt(12.0) * high), 1e-3))
+    means.append(world.noisy)
+    deviations.append(max(sqrt(world.noisy * (1 - world.noisy)), 1e-3))
+    rest = observed(world, models_seen=models_seen) - len(means)
+    return (*means, *[0.5] * rest), (*deviations, *[0.5] * rest)
+
+
 _HELD = ("observations", "next_observations", "actions", "rewards")
 
 
@@ -290,19 +393,25 @@ def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
         "target_policy_noise": recipe.target_noise,
         "target_noise_clip": recipe.noise_clip,
     }
+    more: dict[str, Any] = {}
+    if recipe.norm:
+        mean, deviation = centre(env.world, models_seen=recipe.models_seen)
+        many = sizes(env.world, recipe)[0] // len(mean)
+        more = {"mean": mean * many, "deviation": deviation * many}
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="This system does not have apparently enough memory")
         try:
             agent = kinds[recipe.method](
-                TD3Policy,
-                env,
-                buffer_size=min(recipe.buffer, recipe.episodes * recipe.slots),
+                _Normed if recipe.norm else TD3Policy,
+                _Spaces(env, recipe),
+                buffer_size=min(recipe.buffer, recipe.episodes * recipe.slots * _many(env.world, recipe)),
                 batch_size=recipe.batch,
                 tau=recipe.soft,
                 gamma=recipe.discount,
                 policy_kwargs={
                     "net_arch": {"pi": list(recipe.actor), "qf": list(recipe.critic)},
                     "optimizer_kwargs": {"fused": True},  # Adam in one pass over memory: a quarter of a small update
+                    **more,
                 },
                 seed=recipe.seed,
                 device=device,
@@ -315,6 +424,17 @@ def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
             ) from None
     agent.rates = (recipe.actor_rate, recipe.critic_rate)
     return agent
+
+
+class _Spaces(DummyVecEnv):
+    """What the library asks of an environment before it learns: how much is seen and done, in how many places at once."""
+
+    def __init__(self, env: PlacementEnv, recipe: AgentRecipe) -> None:
+        super().__init__([lambda: env])
+        seen, done = sizes(env.world, recipe)
+        self.num_envs = _many(env.world, recipe)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (seen,), np.float32)
+        self.action_space = gym.spaces.Box(0.0, 1.0, (done,), np.float32)
 
 
 def _seed_library(rng: np.random.Generator) -> None:
@@ -368,6 +488,7 @@ def train(
         world=world,
         models_seed=factory,
         models_seen=recipe.models_seen,
+        shared=recipe.shared,
         seed=recipe.seed,
         steps=recipe.episodes * recipe.slots,
         train_s=lesson.seconds,
@@ -386,8 +507,8 @@ def untrained(world: PlacementWorld, recipe: AgentRecipe) -> Policy:
         lesson = Lesson(world, recipe.model_copy(update={"buffer": 1}), models_seed=recipe.seed)
         onnx = exported(lesson.agent.actor)
     record = TrainedPolicy(
-        method=recipe.method, world=world, models_seed=recipe.seed, models_seen=recipe.models_seen, seed=recipe.seed,
-        steps=0, train_s=0.0,
+        method=recipe.method, world=world, models_seed=recipe.seed, models_seen=recipe.models_seen, shared=recipe.shared,
+        seed=recipe.seed, steps=0, train_s=0.0,
     )  # fmt: skip
     return trained.policy_of(record, onnx)
 
@@ -418,5 +539,5 @@ def _state_bytes(world: PlacementWorld, recipe: AgentRecipe) -> float:
 
 
 def _of_world(world: PlacementWorld, models_seed: int) -> str:
-    said = {"world": world.model_dump(mode="json", exclude_defaults=True), "models_seed": models_seed}
-    return store.sha256_bytes(store.canonical_json(said))[:8]
+    decides = {"format": FORMAT, "world": world.model_dump(mode="json"), "models_seed": models_seed}
+    return store.sha256_bytes(store.canonical_json(decides))[:8]

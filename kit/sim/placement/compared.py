@@ -11,25 +11,26 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from kit.sim.placement.bound import upper_bound
-from kit.sim.placement.measured import MeasuredModels, Timed, filled, luckiest, world_of
+from kit.sim.placement.measured import MeasuredModels, Timed, luckiest, world_of
 from kit.sim.placement.trace import Trace, replay
 from kit.sim.placement.world import (
+    MODELS,
+    TASKS,
     Metrics,
     Outcome,
     PlacementWorld,
     Policy,
-    chance,
     metrics,
     run,
     sample,
     sample_models,
 )
 from kit.sim.results import Figure, Line, line_of
+from kit.sim.streams import generator
 
 SHARES = ("average accuracy", "completed", "late", "at gateways", "at the edge", "cache hits")
 BOUND = "bound"
 TIMES: dict[str, Timed] = {"formula": "formula", "measured": "measured"}
-FILLED = "measured, filled"
 
 
 def columns(world: PlacementWorld) -> tuple[str, ...]:
@@ -80,9 +81,11 @@ def _tasks(outcomes: Sequence[Outcome]) -> float:
 
 def _bound(world: PlacementWorld, seed: int, slots: int, trace: Trace | None) -> float:
     """Of the slots' average accuracy, each slot's tasks counted."""
-    asked = trace.slots if trace is not None else [sample(world, 1, chance(seed, 1, slot)) for slot in range(slots)]
+    asked = (
+        trace.slots if trace is not None else [sample(world, 1, generator(TASKS, seed, slot)) for slot in range(slots)]
+    )
     lucky = luckiest(world)
-    models = sample_models(lucky, 1, chance(seed, 0))
+    models = sample_models(lucky, 1, generator(MODELS, seed))
     weights = [float(t.present.sum()) for t in asked]
     values = [float(upper_bound(lucky, models, tasks)[0]) for tasks in asked]
     return float(np.average(values, weights=weights)) if sum(weights) else 0.0
@@ -97,18 +100,11 @@ def by_time(
     slots: int = 5,
     trace: Trace | None = None,
 ) -> Figure:
-    """The same measured models twice: run times by the papers' formula, and as they were measured.
-
-    Where it changes something, a third time: measured, and what a decision leaves of the pools given to its tasks (``filled``).
-    """
+    """The same measured models twice: run times by the papers' formula, and as they were measured."""
     worlds: dict[str, PlacementWorld] = {name: world_of(world, models, timed) for name, timed in TIMES.items()}
     made: list[Line] = []
     for name, there in worlds.items():
         made += lines(there, policies, seeds=seeds, slots=slots, trace=trace, name=name)
-    full = {name: filled(policy) for name, policy in policies.items()}
-    late = {line.name.removesuffix(", measured") for line in made if line.name.endswith(", measured") and _late(line)}
-    spare = {name: policy for name, policy in full.items() if name in late}
-    made += lines(worlds["measured"], spare, seeds=seeds, slots=slots, trace=trace, name=FILLED)[:-1]
     return Figure(
         figure="assignment",
         title="What the measured delay changes in the assignment",
@@ -120,10 +116,6 @@ def by_time(
         lines=tuple(made),
         notes=(*models.notes, *_by_formula(worlds["formula"]), *_said(made, list(policies))),
     )
-
-
-def _late(line: Line) -> bool:
-    return bool(line.values[SHARES.index("late")])
 
 
 def on_trace(world: PlacementWorld, trace: Trace, policies: Mapping[str, Policy], *, seeds: Sequence[int]) -> Figure:
@@ -163,7 +155,5 @@ def _said(made: Sequence[Line], names: Sequence[str]) -> list[str]:
             for column, before, after in zip(SHARES[:5], formula, measured, strict=False)
             if before is not None and after is not None and abs(after - before) >= 0.01
         ]
-        text = f"{name}, formula to measured: {', '.join(changes) or 'no share moves by a hundredth'}"
-        full = values.get(f"{name}, {FILLED}", (None,))[0]
-        found.append(text + ("." if full is None else f"; with its pools filled {full:.1%} of accuracy."))
+        found.append(f"{name}, formula to measured: {', '.join(changes) or 'no share moves by a hundredth'}.")
     return found

@@ -15,9 +15,10 @@ the value behind the bar.
 | ``at_gateways``, ``at_edge`` | name of a variant: devices whose model of it lies in that cache | nothing |
 
 **Answer** (:class:`SlotAnswer`): for each task the node, the variant, its parts of the four pools (already within the budgets), whether its
-model is to be brought there, the accuracy that may be expected (0 where the deadline is not promised) and the delay in seconds; and what
-both caches hold after the slot, in the form of the next request. Delays of measured models are promised at their percentile
-(``measured``). A node of "none" means that the task is turned away, a delay of null that nothing runs.
+model is to be brought there, the accuracy that may be expected (0 where the deadline is not promised), the delay in seconds and the slack,
+what is left until the deadline (below 0: late); the least slack of all tasks that run; of each pool the share that lies idle; and what both
+caches hold after the slot, in the form of the next request. Delays of measured models are promised at their percentile (``measured``). A
+node of "none" means that the task is turned away, a delay of null that nothing runs.
 
 Nothing here needs torch, scipy or gymnasium; a trained policy needs onnxruntime.
 """
@@ -28,7 +29,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -37,6 +38,9 @@ from kit.errors import BadRecord, UnknownName
 from kit.records import Record, first_problem
 from kit.sim.channel import Bools
 from kit.sim.placement.world import (
+    CHOICES,
+    MODELS,
+    TASKS,
     Decision,
     Models,
     Outcome,
@@ -44,14 +48,16 @@ from kit.sim.placement.world import (
     Policy,
     State,
     Tasks,
+    apart,
     asked,
-    chance,
     empty,
+    pooled,
     project,
     sample,
     sample_models,
     step,
 )
+from kit.sim.streams import generator
 
 Node = Literal["gateway", "edge", "none"]
 Device: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -92,16 +98,28 @@ class TaskAnswer(Record):
     download: bool
     accuracy: float
     delay_s: float | None
+    slack_s: float | None = Field(description="until the deadline; below 0: late; none: nothing runs")
+
+
+class Idle(Record):
+    """The share of each pool that no task of the slot has: one number, or one for each gateway where these have pools of their own."""
+
+    first: tuple[float, ...] = Field(description="of the devices' band")
+    second: tuple[float, ...] = Field(description="of the base station's band")
+    gateway: tuple[float, ...] = Field(description="of the gateways' clocks")
+    edge: tuple[float, ...] = Field(description="of the edge's clock")
 
 
 class SlotAnswer(Record):
     """The decision of a slot."""
 
     kind: Literal["placement-answer"] = "placement-answer"
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     slot: int | None = None
     average_accuracy: float
     promised: int = Field(description="tasks that will end in time")
+    least_slack_s: float | None = Field(description="of the tasks that run; none: nothing does")
+    idle: Idle
     tasks: tuple[TaskAnswer, ...]
     at_gateways: dict[str, tuple[int, ...]]
     at_edge: dict[str, tuple[int, ...]]
@@ -126,7 +144,7 @@ class Controller:
 
     @classmethod
     def of(cls, world: PlacementWorld, policy: Policy, *, models_seed: int = 0) -> Controller:
-        return cls(world, policy, sample_models(world, 1, chance(models_seed, 0)))
+        return cls(world, policy, sample_models(world, 1, generator(MODELS, models_seed)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +153,7 @@ class Controller:
     def answer(self, request: SlotRequest, count: int = 0) -> SlotAnswer:
         """The decision; ``count`` numbers the decisions of one run. Raises BadRecord, UnknownName, and what the policy raises."""
         tasks, state = self.tasks(request), self.state(request)
-        decision = self.policy(self.world, self.models, tasks, state, chance(self.seed, 2, count))
+        decision = self.policy(self.world, self.models, tasks, state, generator(CHOICES, self.seed, count))
         outcome = step(self.world, self.models, tasks, state, decision)
         return self.told(request, tasks, decision, outcome)
 
@@ -187,9 +205,12 @@ class Controller:
             decision.at_gateway[0, order].tolist(),
             decision.variant[0, order].tolist(),
         )
-        placed, accuracy, delay = (x[0, order].tolist() for x in (outcome.placed, outcome.accuracy, outcome.delay_s))
-        rows = zip(order, runs, home, variant, *columns, placed, accuracy, delay, strict=True)
-        told = [
+        slack_s = tasks.deadline_s - outcome.delay_s
+        placed, accuracy, delay, slack = (
+            x[0, order].tolist() for x in (outcome.placed, outcome.accuracy, outcome.delay_s, slack_s)
+        )
+        rows = zip(order, runs, home, variant, *columns, placed, accuracy, delay, slack, strict=True)
+        told: list[dict[str, Any]] = [
             {
                 "device": device,
                 "node": ("gateway" if stays else "edge") if served else "none",
@@ -200,15 +221,19 @@ class Controller:
                 "edge_share": edge,
                 "download": fetched,
                 "accuracy": earned,
-                "delay_s": late if late < np.inf else None,
+                "delay_s": taken if taken < np.inf else None,
+                "slack_s": left if taken < np.inf else None,
             }
-            for device, served, stays, level, first, second, gateway, edge, fetched, earned, late in rows
+            for device, served, stays, level, first, second, gateway, edge, fetched, earned, taken, left in rows
         ]
+        sums = (pooled(self.world, share, own).ravel() for share, own in zip(shares, apart(self.world), strict=True))
         return SlotAnswer.model_validate(
             {
                 "slot": request.slot,
                 "average_accuracy": float(outcome.accuracy.sum()) / max(1, len(order)),
                 "promised": int(outcome.promised.sum()),
+                "least_slack_s": min((t["slack_s"] for t in told if t["slack_s"] is not None), default=None),
+                "idle": dict(zip(Idle.model_fields, (np.maximum(1.0 - s, 0.0).tolist() for s in sums), strict=True)),
                 "tasks": told,
                 "at_gateways": dict(self._held(outcome.state.gateway)),
                 "at_edge": dict(self._held(outcome.state.edge)),
@@ -235,7 +260,7 @@ def complaint(error: Exception, line: int) -> bytes:
 
 def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:
     """A valid request of this world: a task from each device, nothing in the caches."""
-    tasks = sample(world, 1, chance(seed, 1))
+    tasks = sample(world, 1, generator(TASKS, seed))
     return SlotRequest(
         slot=0,
         tasks=tuple(

@@ -19,16 +19,17 @@ import numpy as np
 from kit.errors import UsageError
 from kit.sim.placement.observation import Vector, acted, actions_of, decision_of, observe, observed
 from kit.sim.placement.world import (
+    MODELS,
     Outcome,
     PlacementWorld,
     Tasks,
-    chance,
     empty,
     metrics,
     sample,
     sample_models,
     step,
 )
+from kit.sim.streams import generator
 
 __all__ = ["SLOTS", "PlacementEnv", "Vector", "actions_of", "decision_of", "observe"]
 
@@ -52,12 +53,13 @@ class PlacementEnv(gym.Env[Vector, Vector]):
             raise UsageError(f"An episode has at least one slot, not {slots}.")
         self.world = PlacementWorld() if world is None else world
         self.slots, self.models_seen, self.slot = slots, models_seen, 0
-        self.models = sample_models(self.world, 1, chance(models_seed, 0))
+        self.models = sample_models(self.world, 1, generator(MODELS, models_seed))
         tasks, columns = self.world.tasks, observed(self.world, models_seen=models_seen)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (tasks * columns,), np.float32)
         self.action_space = gym.spaces.Box(0.0, 1.0, (tasks * acted(self.world),), np.float32)
         self.state = empty(self.world, 1)
         self.tasks: Tasks | None = None
+        self.outcome: Outcome | None = None  # of the last step: what each task came to
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         super().reset(seed=seed)
@@ -70,7 +72,7 @@ class PlacementEnv(gym.Env[Vector, Vector]):
             raise UsageError("No episode has begun: call reset first.")
         decision = decision_of(self.world, action[None])
         found = step(self.world, self.models, self.tasks, self.state, decision, self.np_random)
-        self.slot, self.state = self.slot + 1, found.state
+        self.slot, self.state, self.outcome = self.slot + 1, found.state, found
         self.tasks = sample(self.world, 1, self.np_random)
         seen = observe(self.world, self.models, self.tasks, self.state, models_seen=self.models_seen)[0]
         return seen, float(found.reward[0]), False, self.slot >= self.slots, _info(found)

@@ -1,8 +1,9 @@
 """Paper C's experiment: what every method makes of the same slots, in one world after another, for each seed.
 
 A seed is a factory (its devices' models) and its slots' tasks. Kit's own network is trained once for a seed and serves every world. TD3 and
-DDPG know one factory in one world: they are trained at the default one, and anew, for fewer episodes, where a sweep is scarcest. What was
-trained or found is kept in a folder and not done twice. No training has seen the slots that judge.
+DDPG know one factory in one world: they are trained at the default one, and, where all tasks share a network, anew where a sweep is
+scarcest. What was trained or found is kept in a folder and not done twice, under a name that holds all that decides it: the format of
+what is kept, the world, the recipe. No training has seen the slots that judge.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -26,18 +27,22 @@ from kit.sim.placement.measured import luckiest
 from kit.sim.placement.rules import at_random, equal_shares, greedy, greedy_balanced
 from kit.sim.placement.trained import SUFFIX, TrainedPolicy
 from kit.sim.placement.world import (
+    FORMAT,
+    MODELS,
+    TASKS,
     Metrics,
     PlacementWorld,
     Policy,
-    chance,
     metrics,
     run,
     sample,
     sample_models,
 )
+from kit.sim.streams import generator
 
 RANDOM, EQUAL, ROUNDED, BOUND, KIT = "Random", "equal shares", "LP rounding", "bound", "kit's own"
-TD3, DDPG, WIDE, UNTRAINED = "TD3", "DDPG", "TD3, wide noise", "untrained actor"
+TD3, DDPG, UNTRAINED = "TD3", "DDPG", "untrained actor"
+SHARED_TD3, SHARED_DDPG = "TD3, shared", "DDPG, shared"
 RULES: dict[str, Policy] = {
     RANDOM: at_random,
     EQUAL: equal_shares,
@@ -45,20 +50,20 @@ RULES: dict[str, Policy] = {
     "greedy, balanced": greedy_balanced,
 }
 SLOTS, QUICK_SLOTS = 5, 3  # that judge
-EPISODES, ANEW, QUICK_EPISODES = 60, 30, 16  # of 50 slots
-SMALL = (2, 5)  # gateways and devices of the factory on which learning can be watched
-SMALL_EPISODES, SMALL_QUICK = 200, 140
+EPISODES, QUICK_EPISODES = 300, 16  # of 50 slots
+SHARED_QUICK = 16  # of the shared networks' training; in full as their recipe says
 OWN_QUICK = 400  # steps
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How much is trained and judged. ``anew`` episodes train an agent where a sweep is scarcest; 0: none is."""
+    """How much is trained and judged. ``anew``: shared networks are also trained where a sweep is scarcest."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     slots: int = SLOTS
     episodes: int = EPISODES
-    anew: int = ANEW
+    shared_episodes: int | None = None
+    anew: bool = True
     own_steps: int = own.STEPS
     side: str = "small"
     device: str = "cpu"
@@ -76,23 +81,26 @@ class Settings:
             tuple(seeds),
             QUICK_SLOTS,
             episodes or QUICK_EPISODES,
-            anew=0,
+            shared_episodes=SHARED_QUICK,
+            anew=False,
             own_steps=OWN_QUICK,
             device=device,
             quick=True,
         )
 
-    def recipes(self, seed: int) -> dict[str, AgentRecipe]:
-        """The agents of the default world."""
-        found = {
+    def flat(self, seed: int) -> dict[str, AgentRecipe]:
+        """The paper's agents: one network sees all tasks and says all of a decision."""
+        return {
             TD3: recipe_of(self.side, "td3", seed, episodes=self.episodes),
             DDPG: recipe_of(self.side, "ddpg", seed, episodes=self.episodes),
         }
-        if not self.quick:
-            wide = recipe_of("wide", "td3", seed)
-            before = wide.first // wide.slots  # so that it has no fewer updates than TD3
-            found[WIDE] = wide.model_copy(update={"episodes": self.episodes + before})
-        return found
+
+    def shared(self, seed: int) -> dict[str, AgentRecipe]:
+        """The fair baseline: one network for all tasks."""
+        return {
+            SHARED_TD3: recipe_of("shared", "td3", seed, episodes=self.shared_episodes),
+            SHARED_DDPG: recipe_of("shared", "ddpg", seed, episodes=self.shared_episodes),
+        }
 
 
 class Point(Record):
@@ -121,12 +129,13 @@ Sayer: TypeAlias = Callable[[str], Said]
 
 def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tuple[TrainedPolicy, Policy]:
     """Kit's own policy, trained on random worlds now or read from ``folder``. Raises as :func:`kit.sim.placement.own.train` does."""
-    path = folder / f"own-{seed}-{steps}{SUFFIX}"
+    name = f"own-{seed}-{steps}-{_hash({'format': FORMAT, **own.recipe(steps)})[:8]}"
+    path = folder / f"{name}{SUFFIX}"
     if path.is_file():
         return trained.load(path)
     store.make_folder(folder)
     begun = time.process_time()
-    learner, losses = own.train(None, seed, steps, checkpoint=folder / f"own-{seed}-{steps}.checkpoint.npz", said=said)
+    learner, losses = own.train(None, seed, steps, checkpoint=folder / f"{name}.checkpoint.npz", said=said)
     tenth = max(steps // 10, 1)
     record = TrainedPolicy(
         method="own",
@@ -144,42 +153,17 @@ def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tup
 
 
 def agents_of(
-    world: PlacementWorld, settings: Settings, seed: int, folder: Path, said: Sayer
+    world: PlacementWorld, recipes: Mapping[str, AgentRecipe], settings: Settings, folder: Path, said: Sayer
 ) -> dict[str, TrainedAgent]:
-    """The agents of a seed's factory in this world, trained now or read from ``folder``."""
+    """The agents of these recipes in this world, trained now or read from ``folder``."""
     return {
         name: agents.train(world, recipe, folder, said=said(name), device=settings.device, log=settings.log)
-        for name, recipe in settings.recipes(seed).items()
+        for name, recipe in recipes.items()
     }
-
-
-def anew_of(world: PlacementWorld, settings: Settings, seed: int, folder: Path, said: Sayer) -> dict[str, TrainedAgent]:
-    """TD3 and DDPG trained for this world alone."""
-    found = {}
-    for name, recipe in settings.recipes(seed).items():
-        if name != WIDE:
-            short = recipe.model_copy(update={"episodes": settings.anew})
-            found[anew(name)] = agents.train(world, short, folder, said=said(anew(name)), device=settings.device)
-    return found
 
 
 def anew(name: str) -> str:
     return f"{name}, trained there"
-
-
-def scaled(world: PlacementWorld, gateways: int, devices: int) -> PlacementWorld:
-    """A factory of another size with as much for each task: pools of a gateway by its devices, those that all share by all tasks."""
-    own_part, all_part = devices / world.devices, gateways * devices / world.tasks
-    by = {
-        "edge_band_hz": all_part,
-        "edge_hz": all_part,
-        "edge_cache_bytes": all_part,
-        "band_hz": own_part if world.band == "per_gateway" else all_part,
-        "gateway_hz": own_part if world.pools == "per_gateway" else all_part,
-        "gateway_cache_bytes": own_part if world.pools == "per_gateway" else all_part,
-    }
-    sized = {name: getattr(world, name) * part for name, part in by.items()}
-    return world.model_copy(update={"gateways": gateways, "devices": devices, **sized})
 
 
 # ---------------------------------------------------------------------------------------------------------------- what judges
@@ -193,8 +177,8 @@ def judged(world: PlacementWorld, policy: Policy, slots: int, seed: int) -> Metr
 def bound_of(world: PlacementWorld, slots: int, seed: int) -> float:
     """What no policy exceeds on a seed's slots, whatever lies in the caches and however lucky measured times are."""
     lucky = luckiest(world)
-    models = sample_models(lucky, 1, chance(seed, 0))
-    found = [upper_bound(lucky, models, sample(world, 1, chance(seed, 1, slot)))[0] for slot in range(slots)]
+    models = sample_models(lucky, 1, generator(MODELS, seed))
+    found = [upper_bound(lucky, models, sample(world, 1, generator(TASKS, seed, slot)))[0] for slot in range(slots)]
     return float(np.mean(found))
 
 
@@ -232,7 +216,7 @@ def at(
     """Every method in one world for one seed; ``there`` are agents that were trained for it."""
     known = {KIT: (cast.own[0].network_sha256, cast.own[1])}
     for name, agent in {**cast.agents, **(there or {})}.items():
-        if agent.record.world.tasks == world.tasks:
+        if agent.record.shared or agent.record.world.tasks == world.tasks:
             known[name] = (agent.record.network_sha256, agent.policy)
     rules = rules_at(world, settings, cast.seed, folder)
     learned = learned_at(world, settings, cast.seed, folder, known)
@@ -256,10 +240,14 @@ def unlearned(seed: int) -> Policy:
 
 def _kept(folder: Path, found: Callable[[], Point], world: PlacementWorld, *said: object) -> Point:
     """What ``folder`` holds of this, or what is found now."""
-    decides = {"world": world.model_dump(mode="json", exclude_defaults=True), "said": list(said)}
-    path = folder / f"point-{store.sha256_bytes(store.canonical_json(decides))[:16]}.json"
+    decides = {"format": FORMAT, "world": world.model_dump(mode="json"), "said": list(said)}
+    path = folder / f"point-{_hash(decides)[:16]}.json"
     if path.is_file():
         return store.read_record(path, Point)
     point = found()
     store.write_record(path, point)
     return point
+
+
+def _hash(decides: dict[str, Any]) -> str:
+    return store.sha256_bytes(store.canonical_json(decides))

@@ -2,12 +2,13 @@
 
 | name | what |
 |---|---|
-| ``fig4`` | reward over the episodes of training, at the default world; beside it a small factory, and kit's own before and after |
+| ``fig4`` | reward over the episodes of training at the default world, flat and shared networks; kit's own before and after |
 | ``fig5`` | average accuracy and completion over the gateways' (a) band, (b) caches, (c) clocks |
 | ``fig6`` | average accuracy over the base station's (a) band, (b) cache, (c) clock |
 | ``fig7`` | completed tasks by node and placed models over (a) R^c, (b) R^e |
 | ``fig8`` | average accuracy over the number of gateways, and where tasks are completed |
 | ``default`` | all methods at the default world, in full, and the paper's gains |
+| ``shared`` | the fair baseline at the default world, beside the rules, kit's own and the bound: cheap enough for more seeds |
 | ``scarce`` | all methods where one resource is scarce: tables III and IV leave rules little to lose |
 """
 
@@ -16,14 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from pydantic import JsonValue
 
+from kit.sim.channel import Floats
 from kit.sim.learning import Said, Told
-from kit.sim.placement import agents, experiment
-from kit.sim.placement.agents import Curve, TrainedAgent, recipe_of
+from kit.sim.placement import experiment
+from kit.sim.placement.agents import Curve, TrainedAgent
 from kit.sim.placement.experiment import (
     BOUND,
     DDPG,
@@ -31,24 +33,18 @@ from kit.sim.placement.experiment import (
     KIT,
     RANDOM,
     ROUNDED,
-    RULES,
-    SMALL,
-    SMALL_EPISODES,
-    SMALL_QUICK,
+    SHARED_DDPG,
+    SHARED_TD3,
     TD3,
     UNTRAINED,
-    WIDE,
     Cast,
     Point,
     Settings,
-    anew,
-    scaled,
 )
 from kit.sim.placement.world import Metrics, PlacementWorld, Policy
 from kit.sim.results import Figure, Line, Value, check_figures, line_of
 
-Unit: TypeAlias = Literal["1", "K"]
-FIGURES = ("fig4", "fig5", "fig6", "fig7", "fig8", "default", "scarce")
+FIGURES = ("fig4", "fig5", "fig6", "fig7", "fig8", "default", "shared", "scarce")
 #: Of each sweep: what it is, the parameter, its places in SI with the scarcest first, and the factor and unit that people read.
 SWEEPS: dict[str, tuple[str, str, tuple[float, ...], float, str]] = {
     "fig5a": ("band of the gateways", "band_hz", (4e6, 6e6, 8e6, 10e6), 1e-6, "MHz"),
@@ -128,7 +124,7 @@ def run(
     wanted = names or FIGURES
     makers: dict[str, Callable[[Study], Iterable[Figure]]] = {
         "fig4": fig4, "fig5": _sweeps("fig5"), "fig6": _sweeps("fig6"), "fig7": fig7, "fig8": fig8,
-        "default": default, "scarce": scarce,
+        "default": default, "shared": shared, "scarce": scarce,
     }  # fmt: skip
     made = [figure for name in FIGURES if name in wanted for figure in makers[name](study)]
     if settings.quick:
@@ -151,8 +147,7 @@ class Study:
     ) -> None:
         self.world, self.settings, self.folder, self.tell, self.policies = world, settings, folder, tell, policies
         self.points: dict[PlacementWorld, list[Point]] = {}
-        self.casts: list[Cast] = []
-        self.small: dict[str, list[TrainedAgent]] = {}
+        self.casts: dict[bool, list[Cast]] = {}
         self.anew: list[TrainedAgent] = []
         self.asked = 0
 
@@ -164,16 +159,20 @@ class Study:
 
         return of
 
-    def cast(self) -> list[Cast]:
-        if not self.casts:
-            for seed in self.settings.seeds:
-                own = experiment.own_of(self.settings.own_steps, seed, self.folder, self.said(seed)(KIT))
-                known = experiment.agents_of(self.world, self.settings, seed, self.folder, self.said(seed))
-                self.casts.append(Cast(seed, own, known))
-        return self.casts
+    def cast(self, *, flat: bool = True) -> list[Cast]:
+        """Of each seed kit's own network and the shared ones; ``flat`` adds the paper's agents, which take far longer to train."""
+        settings, folder = self.settings, self.folder
+        if flat not in self.casts:
+            self.casts[flat] = []
+            for seed in settings.seeds:
+                own = experiment.own_of(settings.own_steps, seed, folder, self.said(seed)(KIT))
+                recipes = settings.shared(seed) | (settings.flat(seed) if flat else {})
+                known = experiment.agents_of(self.world, recipes, settings, folder, self.said(seed))
+                self.casts[flat].append(Cast(seed, own, known))
+        return self.casts[flat]
 
     def at(self, *, train: bool = False, **changes: Any) -> list[Point]:
-        """The points of the world with these changes; ``train`` also trains agents for it alone."""
+        """The points of the world with these changes; ``train`` also trains shared networks for it alone."""
         there = self.world.model_copy(update=changes)
         if there not in self.points:
             self.points[there] = [self._point(there, cast, train) for cast in self.cast()]
@@ -185,7 +184,8 @@ class Study:
         self.asked += 1
         made: dict[str, TrainedAgent] = {}
         if train and settings.anew and there != self.world:
-            made = experiment.anew_of(there, settings, cast.seed, folder, self.said(cast.seed))
+            recipes = {anew(name): recipe for name, recipe in settings.shared(cast.seed).items()}
+            made = experiment.agents_of(there, recipes, settings, folder, self.said(cast.seed))
             self.anew += made.values()
         point = experiment.at(there, settings, cast, folder, there=made)
         extra = (
@@ -193,35 +193,14 @@ class Study:
         )
         return point.model_copy(update={"methods": {**point.methods, **extra}})
 
-    def on_small(self) -> dict[str, list[TrainedAgent]]:
-        """TD3 and DDPG on a small factory, explored widely and as printed."""
-        if not self.small:
-            world, episodes = scaled(self.world, *SMALL), SMALL_QUICK if self.settings.quick else SMALL_EPISODES
-            recipes = {
-                WIDE: ("wide", "td3"),
-                "DDPG, wide noise": ("wide", "ddpg"),
-                TD3: ("small", "td3"),
-                DDPG: ("small", "ddpg"),
-            }
-            for name, (side, method) in recipes.items():
-                if not self.settings.quick or name in (WIDE, TD3):
-                    self.small[name] = [
-                        agents.train(
-                            world, recipe_of(side, method, seed, episodes=episodes), self.folder,  # type: ignore[arg-type]
-                            said=self.said(seed)(f"{name}, small factory"), device=self.settings.device, log=self.settings.log,
-                        )
-                        for seed in self.settings.seeds
-                    ]  # fmt: skip
-        return self.small
-
     def trained(self) -> dict[str, dict[str, JsonValue]]:
         """What was trained, as a simulation's file tells it."""
         found: dict[str, dict[str, JsonValue]] = {}
-        for cast in self.casts:
+        casts = [cast for several in self.casts.values() for cast in several]
+        for cast in casts:
             record = cast.own[0]
             found[f"own-{cast.seed}"] = {"steps": record.steps, "train_s": record.train_s, **record.recipe}
-        several = [a for cast in self.casts for a in cast.agents.values()] + self.anew
-        for agent in several + [a for seeds in self.small.values() for a in seeds]:
+        for agent in [a for cast in casts for a in cast.agents.values()] + self.anew:
             record = agent.record
             key = f"{record.recipe['method']}-{record.seed}-{record.network_sha256[:8]}"
             last = float(agent.curve.looks[-1][1])
@@ -231,46 +210,34 @@ class Study:
 
 # ------------------------------------------------------------------------------------------------------------------ fig. 4
 
-WIDE_NOTE = (
-    "Wide noise is a deviation of 0.6 of actions from -1 to 1, and learning begins in episode "
-    f"{recipe_of('wide', 'td3').first // recipe_of('wide', 'td3').slots}."
-)
+
+def anew(name: str) -> str:
+    return f"{name}, trained there"
 
 
 def fig4(study: Study) -> Iterator[Figure]:
-    """Learning curves: at the default world, on a small factory, and kit's own before and after."""
-    casts, points = study.cast(), study.at()
+    """Learning curves at the default world, of the paper's agents and of shared networks, and kit's own before and after."""
+    casts, points, settings = study.cast(), study.at(), study.settings
     curves = {name: [c.agents[name].curve for c in casts] for name in casts[0].agents}
-    level = {RANDOM: _seeds(points, RANDOM), KIT: _seeds(points, KIT), BOUND: _bounds(points)}
-    before = [experiment.untrained_at(study.world, study.settings, c.seed, study.folder) for c in casts]
-    level[f"{UNTRAINED}, paper's sizes"] = [r.average_accuracy for r in before]
-    notes = _fig4_notes(study, curves)
-    yield _curve("fig4", "Learning at the default world", {n: c for n, c in curves.items() if n != WIDE}, level, notes)
-    if WIDE in curves:
-        title = "Learning at the default world with wide noise"
-        yield _curve("fig4-wide", title, {WIDE: curves[WIDE]}, level, (WIDE_NOTE,))
-    small = scaled(study.world, *SMALL)
-    curves = {name: [a.curve for a in found] for name, found in study.on_small().items()}
-    seeds, settings = study.settings.seeds, study.settings
-    level = {
-        name: [experiment.judged(small, RULES[name], settings.slots, seed).average_accuracy for seed in seeds]
-        for name in (RANDOM, EQUAL)
-    }
-    level[BOUND] = [experiment.bound_of(small, settings.slots, seed) for seed in seeds]
-    title = f"Learning on a small factory of {SMALL[0]} gateways with {SMALL[1]} devices each"
-    notes = (
-        "Each task has as much of every pool as at the default.",
-        WIDE_NOTE,
-    )
-    yield _curve("fig4-small", title, curves, level, notes)
+    flat, shared_ = ({n: c for n, c in curves.items() if n in of} for of in (settings.flat(0), settings.shared(0)))
+    level = {name: _seeds(points, name) for name in (RANDOM, EQUAL, KIT)} | {BOUND: _bounds(points)}
+    before = [experiment.untrained_at(study.world, settings, c.seed, study.folder) for c in casts]
+    own = {f"{UNTRAINED}, paper's sizes": [r.average_accuracy for r in before]}
+    yield _curve("fig4", "Learning at the default world", flat, level | own, _fig4_notes(study, flat))
+    recipe = settings.shared(0)[SHARED_TD3]
+    updates = recipe.episodes * recipe.slots - recipe.first + 1
+    learns = f"{updates:,} updates of {recipe.batch:,} tasks"
+    notes = (f"One network decides each task by itself and learns from that task's accuracy: {learns}.",)
+    yield _curve("fig4-shared", "Learning at the default world, one network for all tasks", shared_, level, notes)
     yield _own_learning(study)
 
 
 def _fig4_notes(study: Study, curves: Mapping[str, Sequence[Curve]]) -> tuple[str, ...]:
-    recipe = study.settings.recipes(0)[TD3]
+    recipe = study.settings.flat(0)[TD3]
     ends = {name: float(np.mean([c.looks[-1][1] for c in found])) for name, found in curves.items()}
     return (
-        f"{TD3} and {DDPG} as printed but for hidden layers of {list(recipe.actor)}; updates begin after {recipe.first} slots.",
+        f"{TD3} and {DDPG} as printed but for hidden layers of {list(recipe.actor)}, {recipe.episodes} episodes.",
+        f"Updates begin after {recipe.first} slots.",
         f"At the end: {', '.join(f'{name} {end:.3f}' for name, end in ends.items())}; the paper has TD3 31.5 % above DDPG.",
         "Before its first update an actor says one half to everything: equal shares. At printed noise tanh then runs into its ends.",
     )  # fmt: skip
@@ -336,7 +303,7 @@ def _own_learning(study: Study) -> Figure:
 
 def _told(study: Study, what: str) -> str:
     """A mean over the seeds of what the trainings of kit's own network kept."""
-    return f"{np.mean([float(str(cast.own[0].recipe[what])) for cast in study.casts]):.3f}"
+    return f"{np.mean([float(str(cast.own[0].recipe[what])) for cast in study.cast()]):.3f}"
 
 
 def _scarce_places(study: Study) -> list[str]:
@@ -391,12 +358,8 @@ def _sweep(study: Study, key: str, what: str, y_name: str, suffix: str = "") -> 
 
 def _training_note(study: Study) -> str:
     settings = study.settings
-    told = (
-        f"{TD3} and {DDPG} were trained at the default world for {settings.episodes} episodes and only judged elsewhere"
-    )
-    if not settings.anew:
-        return f"{told}."
-    return f"{told}; at the scarcest place they were also trained anew, {settings.anew} episodes."
+    note = f"Agents were trained at the default world, {TD3} and {DDPG} for {settings.episodes} episodes, and only judged elsewhere"
+    return f"{note}; shared networks were also trained anew at the scarcest place." if settings.anew else f"{note}."
 
 
 def _lines(places: Sequence[Sequence[Point]], what: str) -> Iterator[Line]:
@@ -419,7 +382,7 @@ def fig7(study: Study) -> Iterator[Figure]:
         places = _swept(study, key)
         for suffix, (y_name, what) in counts.items():
             lines = []
-            for method in (TD3, ROUNDED, KIT):
+            for method in (TD3, SHARED_TD3, ROUNDED, KIT):
                 for node, at in (("gateways", f"{what}_at_gateways"), ("edge", f"{what}_at_edge")):
                     values = np.array([[float(getattr(p.methods[method], at)) for p in ps] for ps in places]).T
                     known = {"gateways": 267.0, "edge": 64.0}[node]
@@ -437,7 +400,7 @@ def fig7(study: Study) -> Iterator[Figure]:
                 x_name=f"{label} ({read})",
                 x=tuple(float(f"{x * factor:.6g}") for x in _places(study, key)),
                 y_name=y_name,
-                unit="K",
+                unit="number",
                 lines=tuple(lines),
                 notes=("The paper's text: at 300 and 200 Mbit/s 267 tasks at the gateways, 4.17 times the edge's, 256 heavy models.",),
             )  # fmt: skip
@@ -454,12 +417,12 @@ def fig8(study: Study) -> Iterator[Figure]:
     yield found.model_copy(update={"title": "Average accuracy over the number of gateways", "notes": notes})
     places = _swept(study, "fig8")
     lines = []
-    for method in (TD3, ROUNDED, KIT):
+    for method in (TD3, SHARED_TD3, ROUNDED, KIT):
         for node in ("gateways", "edge"):
             name = f"completed_at_{node}"
             values = np.array([[float(getattr(p.methods[method], name)) for p in ps] for ps in places]).T
             lines.append(line_of(f"{method}: {node}", values))
-    changes: dict[str, Any] = {"figure": "fig8-nodes", "title": "Completed tasks by node", "unit": "K"}
+    changes: dict[str, Any] = {"figure": "fig8-nodes", "title": "Completed tasks by node", "unit": "number"}
     changes |= {"y_name": "tasks of a slot, completed", "lines": tuple(lines), "notes": (SHAPES,)}
     yield found.model_copy(update=changes)
 
@@ -496,7 +459,7 @@ def default(study: Study) -> Iterator[Figure]:
         x_name="a slot's",
         x=tuple(COLUMNS),
         y_name="means over slots",
-        unit="K",
+        unit="number",
         shown="table",
         lines=tuple(lines),
         notes=(
@@ -509,38 +472,98 @@ def default(study: Study) -> Iterator[Figure]:
 
 
 def _gains(study: Study) -> Figure:
-    """TD3 over DDPG and over Random: ours and the paper's."""
-    names = list(GAINS)
-    rows: dict[str, list[list[float]]] = {
-        f"{TD3} over {DDPG}": [],
-        f"{TD3} over {RANDOM}": [],
-        f"{KIT} over {RANDOM}": [],
+    """TD3 over DDPG and over Random, as printed and with one network for all tasks: ours and the paper's."""
+    printed: dict[tuple[str, str], list[Value]] = {
+        (TD3, DDPG): [g[2] for g in GAINS.values()],
+        (TD3, RANDOM): [g[3] for g in GAINS.values()],
     }
-    for seed in range(len(study.settings.seeds)):
-        found: dict[str, list[float]] = {row: [] for row in rows}
-        for changes, what, _, _ in GAINS.values():
-            point = study.at(train=bool(changes), **changes)[seed]
-            of = {name: getattr(result, what) for name, result in point.methods.items()}
-            td3, ddpg = of.get(anew(TD3), of[TD3]), of.get(anew(DDPG), of[DDPG])
-            for row, value in zip(rows, (td3 / ddpg, td3 / of[RANDOM], of[KIT] / of[RANDOM]), strict=True):
-                found[row].append(value)
-        for row, values in found.items():
-            rows[row].append(values)
-    printed: dict[str, list[Value]] = {
-        f"{TD3} over {DDPG}": [g[2] for g in GAINS.values()],
-        f"{TD3} over {RANDOM}": [g[3] for g in GAINS.values()],
-    }
+    pairs = {**printed, (SHARED_TD3, SHARED_DDPG): printed[TD3, DDPG], (SHARED_TD3, RANDOM): printed[TD3, RANDOM]}
+    pairs |= {(SHARED_DDPG, RANDOM): [], (KIT, RANDOM): []}
+    places = [(what, study.at(train=bool(changes), **changes)) for changes, what, _, _ in GAINS.values()]
+    lines = []
+    for (one, other), known in pairs.items():
+        each = [[_of(p, one, what) / _of(p, other, what) for p in points] for what, points in places]
+        lines.append(line_of(f"{one} over {other}", np.array(each).T, published=known))
     return Figure(
         figure="default-gains",
         title="The paper's gains",
         x_name="of",
-        x=tuple(names),
+        x=tuple(GAINS),
         y_name="ratio",
-        unit="K",
+        unit="number",
         shown="table",
-        lines=tuple(line_of(row, values, published=printed.get(row, ())) for row, values in rows.items()),
-        notes=("Agents at the end of training, trained for that world where they were.",),
+        lines=tuple(lines),
+        notes=("Agents at the end of training; shared networks trained for that world where they were.",),
     )
+
+
+def _of(point: Point, method: str, what: str) -> float:
+    """Of the agent that was trained for this world, where there is one."""
+    return float(getattr(point.methods.get(anew(method), point.methods[method]), what))
+
+
+def shared(study: Study) -> Iterator[Figure]:
+    """The fair baseline at the default world: what rules, shared networks and kit's own reach, and by how much one is ahead."""
+    points = [experiment.at(study.world, study.settings, cast, study.folder) for cast in study.cast(flat=False)]
+    random, bounds = _seeds(points, RANDOM), _bounds(points)
+    lines = []
+    for name in points[0].methods:
+        accuracy, completion = _seeds(points, name), [p.methods[name].completion for p in points]
+        over = [[a, c, a / r, a / b] for a, c, r, b in zip(accuracy, completion, random, bounds, strict=True)]
+        lines.append(line_of(name, over))
+    lines.append(line_of(BOUND, [[b, np.nan, b / r, 1.0] for b, r in zip(bounds, random, strict=True)]))
+    yield Figure(
+        figure="shared",
+        title="One network for all tasks, beside rules and the bound",
+        x_name="",
+        x=("average accuracy", "completed", "over Random", "of the bound"),
+        y_name="at tables III and IV",
+        unit="number",
+        shown="table",
+        lines=tuple(lines),
+        notes=("Average accuracy and completion are shares of all tasks.",),
+    )
+    yield _shared_gains(points)
+
+
+def _shared_gains(points: Sequence[Point]) -> Figure:
+    pairs: dict[tuple[str, str], tuple[Value, ...]] = {
+        (SHARED_TD3, SHARED_DDPG): (1.314, 1.31),
+        (SHARED_TD3, RANDOM): (1.745, 1.71),
+        (SHARED_DDPG, RANDOM): (),
+    }
+    whats = ("average_accuracy", "completion")
+    lines, notes = [], []
+    for (one, other), known in pairs.items():
+        ratios = np.array([[_of(p, one, what) / _of(p, other, what) for what in whats] for p in points])
+        lines.append(line_of(f"{one} over {other}", ratios, published=known))
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios[:, 0])
+        low, high = _interval(ratios[:, 0])
+        notes.append(
+            f"{one} over {other}, accuracy, seed by seed: {each}; 95 % interval of the mean {low:.2f} to {high:.2f}."
+        )
+    return Figure(
+        figure="shared-gains",
+        title="The paper's gains, one network for all tasks",
+        x_name="of",
+        x=("average accuracy", "completion"),
+        y_name="ratio",
+        unit="number",
+        shown="table",
+        lines=tuple(lines),
+        notes=tuple(notes),
+    )
+
+
+def _interval(values: Floats) -> tuple[float, float]:
+    """Student's 95 % interval for the geometric mean of ratios; without end where one seed says nothing of others."""
+    from scipy.stats import t
+
+    logs = np.log(np.maximum(values, 1e-9))
+    if len(logs) < 2:
+        return 0.0, float("inf")
+    half = float(t.ppf(0.975, len(logs) - 1)) * logs.std(ddof=1) / np.sqrt(len(logs))
+    return float(np.exp(logs.mean() - half)), float(np.exp(logs.mean() + half))
 
 
 def scarce(study: Study) -> Iterator[Figure]:
@@ -574,6 +597,8 @@ def bars(points: Points, world: PlacementWorld) -> dict[str, Value]:
         found |= {
             "td3 over ddpg": mean[TD3] / mean[DDPG],
             "td3 over random": mean[TD3] / mean[RANDOM],
+            "shared td3 over ddpg": mean[SHARED_TD3] / mean[SHARED_DDPG],
+            "shared td3 over random": mean[SHARED_TD3] / mean[RANDOM],
             "own over bound, default": mean[KIT] / float(np.mean(_bounds(points[world]))),
         }
     ratios = [np.mean(_seeds(of, KIT)) / np.mean(_bounds(of)) for of in points.values()]

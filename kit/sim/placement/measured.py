@@ -30,17 +30,11 @@ from kit.errors import BadRecord, UnknownName, UsageError
 from kit.knowledge.dynamic import FACTORS
 from kit.records import DECIDING, PERCENTILES_KEPT, KnowledgeBase, KnowledgeRow, Percentile, Record
 from kit.sim.delays import STATE, settings_of
-from kit.sim.placement.options import use_up
 from kit.sim.placement.world import (
     HEAVY,
     LIGHT,
-    Decision,
-    Models,
     PlacementWorld,
-    Policy,
     Spread,
-    State,
-    Tasks,
     Variant,
 )
 
@@ -194,15 +188,6 @@ def luckiest(world: PlacementWorld) -> PlacementWorld:
         return variant.model_copy(update=times)
 
     return world if world.certain else world.model_copy(update={"variants": tuple(map(lucky, world.variants))})
-
-
-def filled(policy: Policy) -> Policy:
-    """The policy whose decisions leave nothing over (:func:`kit.sim.placement.options.use_up`)."""
-
-    def decide(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:
-        return use_up(world, tasks, policy(world, models, tasks, state, rng))
-
-    return decide
 
 
 # --------------------------------------------------------------------------------------------------- from a knowledge base

@@ -193,15 +193,17 @@ class Fitter:
 
 
 def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) -> Decision:
-    """The decision that takes an option for each task ([samples, tasks], -1: turned away) with its ``shares`` [samples, tasks, 4 or more].
+    """The decision that takes an option for each task ([samples, tasks], -1: turned away) with at least its ``shares``, [samples, tasks, 4
+    or more], which are parts of the pools.
 
-    Every node keeps the models that were asked of it, and drops the others.
+    What they leave of a pool goes to its users (:func:`use_up`), so that nothing lies idle while a task ends just in time. Every node keeps
+    the models that were asked of it, and drops the others.
     """
     variants, accepted = len(world.variants), chosen >= 0
     home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
     given = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
     used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
-    return Decision(
+    decision = Decision(
         at_gateway=home,
         variant=variant,
         first_share=given[:, :, 0],
@@ -211,12 +213,13 @@ def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) ->
         keep_gateway=used & home[:, :, None],
         keep_edge=used & ~home[:, :, None],
     )
+    return use_up(world, tasks, decision)
 
 
 def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
     """The same decision with nothing left over: a pool that is not used up is given to its users in proportion.
 
-    Where times are certain that changes nothing but the delays; where they are not it makes late tasks rarer.
+    Every task then ends as early or earlier: a reserve that costs nothing, against times that are longer than was promised.
     """
     shares, _, _ = project(world, asked(world, tasks, decision), decision)
     full = []

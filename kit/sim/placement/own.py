@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from kit.sim import learning
 from kit.sim.channel import Floats
-from kit.sim.learning import Arrays, Said, chance
+from kit.sim.learning import Arrays, Said
 from kit.sim.placement.options import THINGS, decide, options_of
 from kit.sim.placement.prices import (
     INPUTS,
@@ -38,6 +38,7 @@ from kit.sim.placement.prices import (
     softness,
 )
 from kit.sim.placement.world import HEAVY, LIGHT, PlacementWorld, Variant, empty, sample, sample_models, step
+from kit.sim.streams import generator
 
 STEPS = 3000
 RATE, HASTY = 3e-3, 1e-2  # of Adam, falling as a cosine: over all the steps, and over fewer than half of them
@@ -51,7 +52,7 @@ class PriceNetwork(nn.Module):
 
     def __init__(self, seed: int, width: int = WIDTH) -> None:
         super().__init__()
-        rng = np.random.default_rng((seed, 66))
+        rng = generator("placement: first weights of kit's own policy", seed)
         for name, shape in {
             "w0": (INPUTS, width), "b0": (width,), "w1": (width, width), "b1": (width,),
             "w2": (width, OUTPUTS), "b2": (OUTPUTS,), "w3": (INPUTS, OUTPUTS),
@@ -90,11 +91,11 @@ class Lowering:
 
     def __init__(self, network: PriceNetwork, steps: int, seed: int, world: PlacementWorld | None = None) -> None:
         self.network, self.steps, self.seed, self.world = network, steps, seed, world
-        self.rate = RATE if 2 * steps >= STEPS else HASTY
+        self.rate = rate(steps)
         self.optimizer = torch.optim.Adam(network.parameters(), lr=self.rate)
 
     def step(self, number: int) -> float:
-        rng = chance(self.seed, number)
+        rng = generator("placement: worlds that teach kit's own policy", self.seed, number)
         world = drawn(rng) if self.world is None else self.world
         models, state = sample_models(world, FACTORIES, rng), empty(world, FACTORIES)
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
@@ -122,6 +123,19 @@ class Lowering:
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
         learning.put_back(state, {"network": self.network}, {"adam": self.optimizer})
+
+
+def recipe(steps: int) -> dict[str, float]:
+    """All that decides a network for all worlds, beside its seed and what the market is."""
+    return {
+        "steps": steps, "rate": rate(steps), "width": WIDTH, "factories": FACTORIES, "slots": SLOTS, "rounds": ROUNDS, "start": START,
+        "soft": softness(0), "hard": softness(ROUNDS),
+    }  # fmt: skip
+
+
+def rate(steps: int) -> float:
+    """Of Adam, in the first step."""
+    return RATE if 2 * steps >= STEPS else HASTY
 
 
 def taught(world: PlacementWorld, at: Market, move: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from typing import TypeAlias
 import numpy as np
 
 from kit.sim.channel import Bools, Floats
-from kit.sim.placement.options import MARGIN, THINGS, Fitter, Options, Paid, decide, options_of, paid, pools, use_up
+from kit.sim.placement.options import MARGIN, THINGS, Fitter, Options, Paid, decide, options_of, paid, pools
 from kit.sim.placement.world import Decision, Ints, Models, PlacementWorld, Policy, State, Tasks
 
 #: Rows of :data:`INPUTS` features, float32, to rows of :data:`OUTPUTS` moves of log prices.
@@ -65,7 +65,7 @@ class Market:
 
 
 def policy_of(network: Network) -> Policy:
-    """The policy that decides by this network's prices. Where a run's time is uncertain, pools are filled: a reserve that costs nothing."""
+    """The policy that decides by this network's prices."""
 
     def decided(
         world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator
@@ -73,8 +73,7 @@ def policy_of(network: Network) -> Policy:
         option = options_of(world, models, tasks, state)
         log_price = log_prices(network, world, option)
         chosen, shares = fit(world, option, log_price)
-        kept = keeping(world, models, state, decide(world, tasks, chosen, shares), chosen, log_price)
-        return kept if world.certain else use_up(world, tasks, kept)
+        return keeping(world, models, state, decide(world, tasks, chosen, shares), chosen, log_price)
 
     return decided
 

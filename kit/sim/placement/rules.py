@@ -17,13 +17,12 @@ from kit.sim.placement.world import (
     PlacementWorld,
     State,
     Tasks,
-    asked,
     empty,
-    project,
     sample,
     sample_models,
     step,
 )
+from kit.sim.streams import generator
 
 TRIED = 8  # slots on which the constant rule is chosen
 FEW = 3  # samples: up to here plain numbers are faster than arrays
@@ -59,7 +58,7 @@ def constant(world: PlacementWorld) -> tuple[int, int]:
     """(devices of each gateway that stay at home, variant) with the most accuracy under equal shares, models at hand: all are tried on
     the same few slots.
     """
-    rng = np.random.default_rng(0)
+    rng = generator("placement: slots that choose the constant rule", 0)
     models, (first, second) = sample_models(world, TRIED, rng), (sample(world, TRIED, rng) for _ in range(2))
     start, found = empty(world, TRIED), {}
     for choice in product(range(world.devices + 1), range(len(world.variants))):
@@ -71,9 +70,7 @@ def constant(world: PlacementWorld) -> tuple[int, int]:
 def _equal(world: PlacementWorld, tasks: Tasks, homes: int, variant: int) -> Decision:
     home = np.broadcast_to(np.arange(world.tasks) % world.devices < homes, tasks.size_bit.shape)
     chosen = np.where(home, variant, len(world.variants) + variant)
-    asking = decide(world, tasks, chosen, np.ones((*home.shape, 4)))
-    shares, _, _ = project(world, asked(world, tasks, asking), asking)
-    return decide(world, tasks, chosen, np.stack(shares, axis=2) * (1.0 - MARGIN))
+    return decide(world, tasks, chosen, np.ones((*home.shape, 4)))
 
 
 def greedy(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:

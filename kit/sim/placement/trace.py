@@ -35,6 +35,10 @@ from kit.errors import BadRecord, UsageError
 from kit.records import Record, first_problem, load
 from kit.sim.channel import Bools, Floats
 from kit.sim.placement.world import (
+    CHOICES,
+    MODELS,
+    TASKS,
+    TIMES,
     Decision,
     Models,
     Outcome,
@@ -42,13 +46,13 @@ from kit.sim.placement.world import (
     Policy,
     State,
     Tasks,
-    chance,
     empty,
     run,
     sample,
     sample_models,
     step,
 )
+from kit.sim.streams import generator
 
 LEAST_BPS_PER_HZ = 1e-3  # of a link in a deep fade
 
@@ -203,11 +207,11 @@ def replay(
             f"This trace is of {theirs.gateways} gateways with {theirs.devices} devices each, and the world has "
             f"{world.gateways} and {world.devices}: replay it in a world like its own."
         )
-    models = sample_models(world, 1, chance(seed, 0)) if models is None else models
+    models = sample_models(world, 1, generator(MODELS, seed)) if models is None else models
     state, found = empty(world, 1), []
     for slot, tasks in enumerate(trace.slots):
-        decision = policy(world, models, tasks, state, chance(seed, 2, slot))
-        found.append(step(world, models, tasks, state, decision, chance(seed, 3, slot)))
+        decision = policy(world, models, tasks, state, generator(CHOICES, seed, slot))
+        found.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
         state = found[-1].state
     return found
 
@@ -247,13 +251,13 @@ def generate(
     arrivals = arrivals or Arrivals()
     if arrivals.burst_rate is not None and arrivals.rate is None:
         raise UsageError("Bursts need a rate between them: give both, like --rate 0.3 --burst-rate 2.")
-    rng = np.random.default_rng((seed, 4))
+    rng = generator("placement: arrivals and links of a trace", seed)
     there = _arrived(world, slots, arrivals, rng)
     first = _links(world, slots, world.tasks, fading, rng)
     second = np.repeat(_links(world, slots, world.gateways, fading, rng), world.devices, axis=1)
     made = []
     for slot in range(slots):
-        tasks = sample(world, 1, chance(seed, 1, slot))
+        tasks = sample(world, 1, generator(TASKS, seed, slot))
         size = np.where(there[slot], tasks.size_bit, 0.0)
         made.append(Tasks(size, tasks.deadline_s, tasks.noisy, first[slot : slot + 1], second[slot : slot + 1]))
     said = [f"seed {seed}", f"arrivals {_words(arrivals)}", f"fading {'none' if fading is None else _words(fading)}"]

@@ -6,6 +6,7 @@ edge loads it with the board install and onnxruntime. What goes in and comes out
 | method | input | output |
 |---|---|---|
 | ``td3``, ``ddpg`` | an observation of ``observation`` for each sample, float32 | its action, 0 to 1 |
+| the same, ``shared`` | the row of each task | its row of the action |
 | ``own`` | the features of ``prices``, float32 | prices, as ``prices`` reads them |
 """
 
@@ -38,6 +39,9 @@ class TrainedPolicy(Record):
     world: PlacementWorld = Field(description="where it was trained")
     models_seed: int = Field(description="of the devices' models; td3 and ddpg know only these, unless models_seen")
     models_seen: bool = Field(default=False, description="the observation holds the models' accuracy, size and cycles")
+    shared: bool = Field(
+        default=False, description="td3 and ddpg: one network decides each task by itself, in any factory"
+    )
     seed: int
     steps: int = Field(ge=0)
     train_s: float = Field(ge=0)
@@ -88,26 +92,29 @@ def policy_of(record: TrainedPolicy, onnx: bytes) -> Policy:
         from kit.sim.placement import prices
 
         return prices.policy_of(network)
-    columns = record.world.tasks * acted(record.world)
-    seen = np.zeros((1, record.world.tasks * observed(record.world, models_seen=record.models_seen)))
+    each = 1 if record.shared else record.world.tasks
+    columns, seen = each * acted(record.world), np.zeros((1, each * _seen(record)))
     if network(seen).shape != (1, columns):
         raise BadModel(f"This network does not turn {seen.shape[1]} observed values into {columns}: export it anew.")
-    return _by_actions(network, record.world, models_seen=record.models_seen)
+    return _by_actions(network, record)
 
 
-def _by_actions(
-    network: Callable[[NDArray[Any]], NDArray[Any]], trained: PlacementWorld, *, models_seen: bool
-) -> Policy:
-    shape = (trained.tasks, len(trained.variants))
+def _seen(record: TrainedPolicy) -> int:
+    return observed(record.world, models_seen=record.models_seen)
+
+
+def _by_actions(network: Callable[[NDArray[Any]], NDArray[Any]], record: TrainedPolicy) -> Policy:
+    tasks_known, variants = record.world.tasks, len(record.world.variants)
 
     def decide(world: PlacementWorld, models: Models, tasks: Tasks, state: State, _: np.random.Generator) -> Decision:
-        if (world.tasks, len(world.variants)) != shape:
+        if len(world.variants) != variants or (world.tasks != tasks_known and not record.shared):
             raise UsageError(
-                f"This policy was trained for {shape[0]} tasks of {shape[1]} variants, and the world has {world.tasks} "
+                f"This policy was trained for {tasks_known} tasks of {variants} variants, and the world has {world.tasks} "
                 f"of {len(world.variants)}: train one for it."
             )
-        actions = network(observe(world, models, tasks, state, models_seen=models_seen))
-        return decision_of(world, actions.astype(np.float32))
+        seen = observe(world, models, tasks, state, models_seen=record.models_seen)
+        actions = network(seen.reshape(-1, _seen(record)) if record.shared else seen)
+        return decision_of(world, actions.astype(np.float32).reshape(len(seen), -1))
 
     return decide
 

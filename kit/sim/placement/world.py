@@ -48,6 +48,17 @@ from pydantic import Field, model_validator
 from kit.errors import UnknownName
 from kit.records import Record
 from kit.sim.channel import Bools, Floats
+from kit.sim.streams import generator
+
+#: Of the worlds, rules and trained policies: whoever changes what one of them gives counts it up, so that nothing that was kept before is
+#: taken for it. ``tests/test_sim_placement.py`` notices.
+FORMAT = 1
+#: Names of random streams: what a factory has, what its slots bring, what a policy draws in a slot, how long measured models take.
+MODELS, TASKS = "placement: models of the devices", "placement: tasks of a slot"
+CHOICES, TIMES = "placement: choices of a policy", "placement: run times of measured models"
+#: How far above a budget what was asked for may lie, a part of it: shares that were divided by their sum add up to one but for rounding.
+#: Eight units in the last place of float32. Nobody gains by it: what is above the budget is scaled down all the same (:func:`project`).
+ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
 Ints: TypeAlias = NDArray[np.int64]
 Scalar = TypeVar("Scalar", bound=np.generic)
@@ -302,6 +313,7 @@ def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tup
     """The four shares within their budgets ([samples, tasks] each, in the order of :class:`Decision`), and whether C4 and C5 held before.
 
     A pool's shares are scaled down by their sum where that is more than one, and are zero for a task that does not use the pool.
+    C4 and C5 hold where the sums are :func:`within` one.
     """
     home, away = decision.at_gateway & asks, ~decision.at_gateway & asks
     pools = (
@@ -315,10 +327,15 @@ def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tup
     for (share, uses), own in zip(pools, apart(world), strict=True):
         used = np.clip(share, 0.0, 1.0) * uses
         sums = pooled(world, used, own)
-        held.append(np.asarray((sums <= 1.0).all(axis=(1, 2))))
+        held.append(np.asarray(within(sums, 1.0).all(axis=(1, 2))))
         blocks = used.reshape(len(used), world.gateways, world.devices) / np.maximum(sums, 1.0)
         found.append(blocks.reshape(used.shape))
     return tuple(found), held[0] & held[1], held[2] & held[3]
+
+
+def within(sums: Floats, budget: float) -> Bools:
+    """Whether no more is asked than there is, but for rounding."""
+    return np.asarray(sums <= budget * (1.0 + ROUNDING))
 
 
 def held_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Floats, Floats]:
@@ -444,8 +461,8 @@ def _first_fit(want: Floats, free: Floats) -> Bools:
 
 
 def _c6(world: PlacementWorld, size: Floats, home: Bools) -> Bools:
-    gateway = pooled(world, size * home, world.pools == "per_gateway") <= world.gateway_cache_bytes
-    held: Bools = gateway.all(axis=(1, 2)) & ((size * ~home).sum(axis=1) <= world.edge_cache_bytes)
+    gateway = within(pooled(world, size * home, world.pools == "per_gateway"), world.gateway_cache_bytes)
+    held: Bools = gateway.all(axis=(1, 2)) & within((size * ~home).sum(axis=1), world.edge_cache_bytes)
     return held
 
 
@@ -469,19 +486,14 @@ def _next(state: State, decision: Decision, placed: Bools) -> State:
 Policy: TypeAlias = Callable[[PlacementWorld, Models, Tasks, State, np.random.Generator], Decision]
 
 
-def chance(seed: int, stream: int, slot: int = 0) -> np.random.Generator:
-    """Models are stream 0, the tasks of a slot stream 1, what a policy draws in it stream 2, how long measured models take stream 3."""
-    return np.random.default_rng((seed, stream, slot))
-
-
 def run(world: PlacementWorld, policy: Policy, *, slots: int, samples: int = 1, seed: int = 0) -> list[Outcome]:
     """``slots`` slots of as many factories as samples, from empty caches."""
-    models, state = sample_models(world, samples, chance(seed, 0)), empty(world, samples)
+    models, state = sample_models(world, samples, generator(MODELS, seed)), empty(world, samples)
     found = []
     for slot in range(slots):
-        tasks = sample(world, samples, chance(seed, 1, slot))
-        decision = policy(world, models, tasks, state, chance(seed, 2, slot))
-        found.append(step(world, models, tasks, state, decision, chance(seed, 3, slot)))
+        tasks = sample(world, samples, generator(TASKS, seed, slot))
+        decision = policy(world, models, tasks, state, generator(CHOICES, seed, slot))
+        found.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
         state = found[-1].state
     return found
 
