@@ -76,7 +76,7 @@ def test_onnxruntime_is_one_that_stays_in_the_models_folder_where_there_is_one()
 
 def test_a_constrained_environment_holds_the_constrained_versions() -> None:
     """Where scripts/setup installed the tested set, that set is what the tests run with."""
-    if Path(sys.prefix) != ROOT / ".venv" or not [*(ROOT / ".venv").glob(".installed-constrained-*")]:
+    if Path(sys.prefix) != ROOT / ".venv" or not [*(ROOT / ".venv").glob(".installed-*-constrained-*")]:
         pytest.skip("this is no environment of scripts/setup")
     listed = constraints()
     for distribution in metadata.distributions():
@@ -85,11 +85,19 @@ def test_a_constrained_environment_holds_the_constrained_versions() -> None:
             assert distribution.version.split("+")[0] in [version for version, _ in listed[name]], name
 
 
-@pytest.mark.parametrize("words", [("--newest",), ("dev; rm -rf /",), ("dev", "bench"), ("--latest", "dev", "x")])
-def test_setup_refuses_words_that_it_does_not_know(words: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (("--newest",), "does not know --newest"),
+        (("dev", "bench"), "write dev,bench"),
+        (("--latest", "-x"), "does not know -x"),
+    ],
+)
+def test_setup_refuses_words_that_it_does_not_know(words: tuple[str, ...], why: str) -> None:
     done = subprocess.run([ROOT / "scripts" / "setup", *words], capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.startswith("usage: scripts/setup [--latest] [EXTRAS]")
+    assert why in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("script", ["quickstart", "test"])
