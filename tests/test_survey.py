@@ -225,7 +225,7 @@ def test_the_verb_shows_the_way_and_the_end(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(backends, "require", lambda name: None)
-    monkeypatch.setattr("kit.device.recognise", made.device)
+    monkeypatch.setattr("kit.devices.recognise", made.device)
     folders: list[Path] = []
 
     def profile(jobs: list[Job], device: object, out: Path, **_: object) -> list[ProfileRecord]:
