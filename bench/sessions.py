@@ -102,7 +102,7 @@ def plot(comparison: Comparison, path: Path) -> None:
         )
     )
     figure.update_layout(
-        title=f"{comparison.device_id}: per cent slower than in the first session (state variables, then networks)",
+        title=f"{comparison.device_id}: % slower than in the first session",
         height=120 + 22 * len(rows),
         width=460 + 90 * len(comparison.recordings),
         yaxis={"autorange": "reversed"},
