@@ -482,7 +482,7 @@ def _gains(study: Study) -> Figure:
     places = [(what, study.at(train=bool(changes), **changes)) for changes, what, _, _ in GAINS.values()]
     lines = []
     for (one, other), known in pairs.items():
-        each = [[_of(p, one, what) / _of(p, other, what) for p in points] for what, points in places]
+        each = [[_over(p, one, other, what) for p in points] for what, points in places]
         lines.append(line_of(f"{one} over {other}", np.array(each).T, published=known))
     return Figure(
         figure="default-gains",
@@ -500,6 +500,12 @@ def _gains(study: Study) -> Figure:
 def _of(point: Point, method: str, what: str) -> float:
     """Of the agent that was trained for this world, where there is one."""
     return float(getattr(point.methods.get(anew(method), point.methods[method]), what))
+
+
+def _over(point: Point, one: str, other: str, what: str) -> float:
+    """The ratio of two methods; no number where the other has nothing."""
+    below = _of(point, other, what)
+    return _of(point, one, what) / below if below > 0 else float("nan")
 
 
 def shared(study: Study) -> Iterator[Figure]:
@@ -535,7 +541,7 @@ def _shared_gains(points: Sequence[Point]) -> Figure:
     whats = ("average_accuracy", "completion")
     lines, notes = [], []
     for (one, other), known in pairs.items():
-        ratios = np.array([[_of(p, one, what) / _of(p, other, what) for what in whats] for p in points])
+        ratios = np.array([[_over(p, one, other, what) for what in whats] for p in points])
         lines.append(line_of(f"{one} over {other}", ratios, published=known))
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios[:, 0])
         low, high = _interval(ratios[:, 0])
@@ -594,13 +600,14 @@ def bars(points: Points, world: PlacementWorld) -> dict[str, Value]:
     found: dict[str, Value] = {}
     if world in points:
         mean = {name: float(np.mean(_seeds(points[world], name))) for name in points[world][0].methods}
-        found |= {
-            "td3 over ddpg": mean[TD3] / mean[DDPG],
-            "td3 over random": mean[TD3] / mean[RANDOM],
-            "shared td3 over ddpg": mean[SHARED_TD3] / mean[SHARED_DDPG],
-            "shared td3 over random": mean[SHARED_TD3] / mean[RANDOM],
-            "own over bound, default": mean[KIT] / float(np.mean(_bounds(points[world]))),
+        pairs = {
+            "td3 over ddpg": (TD3, DDPG),
+            "td3 over random": (TD3, RANDOM),
+            "shared td3 over ddpg": (SHARED_TD3, SHARED_DDPG),
+            "shared td3 over random": (SHARED_TD3, RANDOM),
         }
+        found |= {name: mean[one] / mean[other] if mean[other] > 0 else None for name, (one, other) in pairs.items()}
+        found["own over bound, default"] = mean[KIT] / float(np.mean(_bounds(points[world])))
     ratios = [np.mean(_seeds(of, KIT)) / np.mean(_bounds(of)) for of in points.values()]
     return found | ({"own over bound, worst world": float(min(ratios))} if ratios else {})
 
