@@ -203,7 +203,8 @@ def placement(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Episodes, of 50 slots each, for which the paper's TD3 and DDPG are trained (default: 300)."
+            min=1,
+            help="Episodes, of 50 slots each, for which the paper's TD3 and DDPG are trained (default: 60; the paper has 300).",
         ),
     ] = None,
     quick: Annotated[

@@ -50,7 +50,7 @@ RULES: dict[str, Policy] = {
     "greedy, balanced": greedy_balanced,
 }
 SLOTS, QUICK_SLOTS = 5, 3  # that judge
-EPISODES, QUICK_EPISODES = 300, 16  # of 50 slots
+EPISODES, QUICK_EPISODES = 60, 16  # of 50 slots
 SHARED_QUICK = 16  # of the shared networks' training; in full as their recipe says
 OWN_QUICK = 400  # steps
 
