@@ -11,7 +11,9 @@ PAGE = "docs/papers/placement.md"
 SETTINGS = (
     "seeds 0, 1 and 2",
     "seeds 0, 1, 2, 5 and 6",
+    "60 of the 300 episodes",
     "300 episodes",
+    "60 episodes",
     "400 steps",
     "50 slots",
     "five slots",
@@ -24,7 +26,7 @@ SETTINGS = (
     "text of steps 1 to 4",
     "step 2: which models fit",
     "| 1800, 2400, 3000 | TD3 2 x (4800, 3500, 1500, 500), DDPG 2000, 1500, 500 | 0.032 | 500 slots | 1e-4, 3e-4 | 300 |",
-    "| 64, 64 | 64, 64 | 0.032 | 500 slots | 1e-4, 3e-4 | 300 |",
+    "| 64, 64 | 64, 64 | 0.032 | 500 slots | 1e-4, 3e-4 | 300; 60 in the tables above |",
     "| 64, 64 | 64, 64 | 0.5, falling to 0.1 | 20 slots | 3e-4 falling to 0, 1e-3 | 48 |",
     "D_r 10,000, D_b 64, gamma 0.95, tau 0.01, d 2, c 0.03",
     "200 of its 300 episodes",
@@ -117,7 +119,8 @@ def _default(a: Run) -> dict[str, str]:
             f"{a.at('default', name, 'GB to gateways'):.2f}",
         )  # fmt: skip
 
-    curves = {name: a.values("fig4", name) for name in (TD3, DDPG)}
+    long = run("placement-300")
+    curves = {name: long.values("fig4", name) for name in (TD3, DDPG)}
     trained = {name: facts for name, facts in a.record.trained.items() if isinstance(facts, dict)}
 
     def seconds(pattern: str) -> list[float]:
@@ -144,6 +147,7 @@ def _default(a: Run) -> dict[str, str]:
         "random": f"random completes {percent(a.at('default', RANDOM, 'completion'), 0)} %",
         "untrained": f"has {span(a, 'default', UNTRAINED, ACCURACY)} of accuracy before its first update, {a.at('default', UNTRAINED, ACCURACY) / a.at('default', RANDOM, ACCURACY):.2f} times Random",
         "fall": f"TD3 begins at {curves[TD3][0]:.2f} and ends at {curves[TD3][-1]:.2f}, DDPG begins at {curves[DDPG][0]:.2f} and ends at {curves[DDPG][-1]:.2f}",
+        "long": f"after all 300 episodes of seed 0 TD3 has {curves[TD3][-1]:.2f} and DDPG {curves[DDPG][-1]:.2f}",
         "flat_s": f"take {min(flat):.0f} to {max(flat):.0f} s of one core each",
         "shared_s": f"{min(shared):.0f} to {max(shared):.0f} s of one core",
         "own_s": f"take {min(own):.0f} to {max(own):.0f} s of one core",
@@ -154,13 +158,19 @@ def _shared(a: Run) -> dict[str, str]:
     columns = ("average accuracy", "completed", "over Random", "of the bound")
 
     def row(name: str) -> tuple[str, ...]:
-        cells = [span(a, "shared", name, x, digits=2 if x == "over Random" else 3) for x in columns if (name, x) != (BOUND, "completed")]
+        cells = [
+            span(a, "shared", name, x, digits=2 if x == "over Random" else 3)
+            for x in columns
+            if (name, x) != (BOUND, "completed")
+        ]
         return (name, cells[0], *([""] if name == BOUND else []), *cells[1:])
 
     names = (RANDOM, EQUAL, "greedy", "greedy, balanced", ROUNDED, KIT, SHARED_TD3, SHARED_DDPG, BOUND)
     notes = a.figure("shared-gains").notes
     ratio, over = f"{SHARED_TD3} over {SHARED_DDPG}", f"{SHARED_TD3} over {RANDOM}"
-    interval = re.search(r"95 % interval of the mean ([\d.]+) to ([\d.]+)", next(n for n in notes if n.startswith(ratio)))
+    interval = re.search(
+        r"95 % interval of the mean ([\d.]+) to ([\d.]+)", next(n for n in notes if n.startswith(ratio))
+    )
     each = re.search(r"seed by seed: ([\d., ]+);", next(n for n in notes if n.startswith(ratio)))
     assert interval and each
     within = float(interval[1]) <= 1.0 <= float(interval[2])
@@ -241,15 +251,31 @@ def _measured() -> dict[str, str]:
             for n in names
         ]  # fmt: skip
         late += [a.high("assignment", f"{n}, measured", "late") for n in names]
-        head = ("", "accuracy: formula", "measured", "at gateways: formula", "measured", "heavy: formula", "measured", "late")
+        head = (
+            "",
+            "accuracy: formula",
+            "measured",
+            "at gateways: formula",
+            "measured",
+            "heavy: formula",
+            "measured",
+            "late",
+        )
         found[f"measured_{name}"] = table(head, *rows, (BOUND, *both(BOUND, ACCURACY, 1), *[""] * 5))
         notes = " ".join(a.figure("assignment").notes)
-        one = re.search(rf"{re.escape(heavy)}: accuracy ([\d.]+), ([\d.]+) MB, p95 ([\d.]+) ms at the gateways .*? and ([\d.]+) ms at the edge", notes)
+        one = re.search(
+            rf"{re.escape(heavy)}: accuracy ([\d.]+), ([\d.]+) MB, p95 ([\d.]+) ms at the gateways .*? and ([\d.]+) ms at the edge",
+            notes,
+        )
         two = re.search(rf"formula {re.escape(heavy)} takes ([\d.]+) ms at a gateway and ([\d.]+) ms", notes)
         assert one and two
-        found[f"heavy_{name}"] = f"({one[1]}, {float(one[2]):.1f} MB): p95 {one[3]} ms at a gateway, {one[4]} ms at the edge; by the formula {two[1]} and {two[2]} ms"
+        found[f"heavy_{name}"] = (
+            f"({one[1]}, {float(one[2]):.1f} MB): p95 {one[3]} ms at a gateway, {one[4]} ms at the edge; by the formula {two[1]} and {two[2]} ms"
+        )
     half, int8 = run("placement-measured-half"), run("placement-measured-int8")
-    light = re.search(r"resnet18-d2-w0.30-fp32-32: accuracy ([\d.]+), ([\d.]+) MB", " ".join(half.figure("assignment").notes))
+    light = re.search(
+        r"resnet18-d2-w0.30-fp32-32: accuracy ([\d.]+), ([\d.]+) MB", " ".join(half.figure("assignment").notes)
+    )
     assert light
     found["light"] = f"(accuracy {light[1]}, {light[2]} MB)"
     found["late"] = f"in all three tables at most {percent(max(late), 1)} % of the promised tasks are late"
@@ -258,9 +284,13 @@ def _measured() -> dict[str, str]:
         return [percent(a.at("assignment", f"{ROUNDED}, {time}", "at gateways"), 0) for time in ("formula", "measured")]
 
     one_home, two_home = homes(half), homes(int8)
-    found["moves"] = f"The rounding's share at the gateways goes from {one_home[0]} to {one_home[1]} %, with int8 from {two_home[0]} to {two_home[1]} %"
+    found["moves"] = (
+        f"The rounding's share at the gateways goes from {one_home[0]} to {one_home[1]} %, with int8 from {two_home[0]} to {two_home[1]} %"
+    )
     heavy = MEASURED["half"]
-    found["heavies"] = f"{percent(half.at('assignment', f'{KIT}, formula', heavy), 0)} % of kit's own tasks; measured, to {percent(half.at('assignment', f'{KIT}, measured', heavy), 0)} %"
+    found["heavies"] = (
+        f"{percent(half.at('assignment', f'{KIT}, formula', heavy), 0)} % of kit's own tasks; measured, to {percent(half.at('assignment', f'{KIT}, measured', heavy), 0)} %"
+    )
     return found  # fmt: skip
 
 
