@@ -312,6 +312,8 @@ def readme() -> Iterator[str]:
     value = fair.at("shared-gains", f"{SHARED_TD3} over {SHARED_DDPG}", ACCURACY)
     yield ratio.format(f"{value:.2f} times DDPG")
     yield every["scarce_own"].removeprefix("kit's own has ")
-    yield every["scarce_shared"].removeprefix("the better of both shared networks, trained there, ")
+    yield every["scarce_shared"].replace(
+        "the better of both shared networks, trained there,", "the better of those two networks"
+    )
     heavy = MEASURED["half"]
     yield f"(11 MB) in place of {percent(half.at('assignment', f'{KIT}, formula', heavy), 0)} %"
