@@ -195,9 +195,8 @@ def _joint(a: Run, t: Table) -> Iterator[str]:
     yield f"paper B's scheduler in the mean over the seeds, too (the closest place: {theirs:+.3f}; the closest seed: {ties:+.3f})"
     mean = [1e3 * t.at("fig7", "", n, *default) for n in (COST, MEAN)]
     yield f"{mean[1]:.1f} ms of mean delay where the reference of the joint cost has {mean[0]:.1f}"
-    nine = [(k, i) for k, i, _ in NINE]
-    more, every = t.below("fig8", "", RANDOM, LOCAL, nine), t.below("fig8", "", RANDOM, LOCAL)
-    yield f"local execution misses more than random offloading at all {more} of these places (at {every} of {count} in all)"
+    every = t.below("fig8", "", RANDOM, LOCAL)
+    yield f"local execution misses more than random offloading at {every} of {count} places"
     home, half = (100 * t.at("fig8", "", n, *default) for n in (LOCAL, RANDOM))
     yield f"at the default {home:.2f} % at home, {half:.2f} % of a random half offloaded"
     above = sum(t.at("fig8", "", KIT, k, i) > t.at("fig8", "", RANDOM, k, i) for k, i in DISTINCT)
@@ -220,7 +219,7 @@ def _policy(a: Run, t: Table) -> Iterator[str]:
         t.at("fig5", "-cost", "Policy MoE", k, i) / t.at("fig5", "-cost", "best fixed MoE", k, i) for k, i in DISTINCT
     ]
     bars: Any = a.record.parameters["bars"]
-    yield f"{min(ratio):.3f} to {max(ratio):.3f} of its cost at the {len(DISTINCT)} places (means over the seeds; the worst seed {bars['policy over best fixed, cost']:.3f})"
+    yield f"{min(ratio):.4f} to {max(ratio):.4f} of its cost at the {len(DISTINCT)} places (means over the seeds; the worst seed {bars['policy over best fixed, cost']:.4f})"
     x, name = "fig10-mixed", "all tasks offloaded"
 
     def mixed(place: str) -> str:
@@ -316,7 +315,15 @@ def _measured(a: Run, t: Table) -> Iterator[str]:
     bars: Any = b.record.parameters["bars"]
     gaps = [100 * bars[f"{n}: decisions above the reference, worst"] for n in (PAPERS, KIT, SLOW)]
     yield f"paper B's decisions are up to {gaps[0]:.1f} % above the reference, kit's own up to {gaps[1]:.3f} % ({gaps[2]:.3f} % with the time of the largest network)"
-    yield f"random offloading has less mean delay than paper B's scheduler at {m.below('fig7', '', RANDOM, PAPERS)} of {len(DISTINCT)} places on measured time, too"
+    dearer = m.below("fig7", "-cost", PAPERS, KIT)
+    ahead = max(m.at("fig7", "-cost", KIT, k, i) / m.at("fig7", "-cost", PAPERS, k, i) - 1 for k, i in DISTINCT)
+    yield f"counted as the largest network, kit's own costs more than paper B's scheduler at {dearer} of {len(DISTINCT)} places, {100 * ahead:.1f} % at most"
+    yield f"random offloading has less mean delay than paper B's scheduler at {m.below('fig7', '', RANDOM, PAPERS)} of {len(DISTINCT)} places on measured time"
+    x, all_at_once = "fig10-mixed", "all tasks offloaded"
+    largest, policy, best = (
+        b.at(x, all_at_once, place) for place in ("largest", "policy of eq. 29", "best of each slot")
+    )
+    yield f"the largest network costs {largest:.3f} of the best fixed size, the policy {policy:.4f} and the best of each slot {best:.4f}"
 
 
 def _worst(a: Run, t: Table) -> tuple[float, float, float, float]:
