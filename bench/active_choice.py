@@ -3,7 +3,7 @@
     python bench/active_choice.py profiles/DEVICE/resnet18-space.jsonl [--seeds 5] [--batch 5] [--journal FILE] [--json]
 
 The measured networks are the pool. Both orders start with ten networks and add a batch at a time: the active one what `kit profile --space`
-would choose (kit.latency.active), the other a random permutation. After each batch `kit fit`'s predictor is fitted to what was
+would choose (kit.latency.active_sampling), the other a random permutation. After each batch `kit fit`'s predictor is fitted to what was
 "measured" so far and asked for every network that was not, by the form with the smallest cross-validated error, as the verb does.
 Counted is how many measurements it takes until the share of those within +-10 % first reaches 99 % (and 95 %), for each seed.
 
@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import latency, store
 from kit.cli import show
 from kit.errors import BadRecord, KitError
-from kit.latency import Predictor, active
+from kit.latency import Predictor, active_sampling
+from kit.latency.features import arrange
 from kit.latency.kernels import kernels_of
-from kit.latency.table import arrange
 from kit.records import ProfileRecord
 
 ORDERS = ("active", "random")
@@ -72,7 +72,7 @@ class Pool:
 
     def share(self, model: Predictor, taken: Sequence[int]) -> float:
         rest = np.setdiff1d(np.arange(len(self.profiles)), taken)
-        found = model.of_table(self.table.pick(rest), form=active.best_form(model))
+        found = model.of_table(self.table.pick(rest), form=active_sampling.best_form(model))
         return float(np.mean(np.abs(found.seconds / self.seconds[rest] - 1.0) <= WITHIN))
 
     def fit(self, taken: Sequence[int]) -> Predictor:
@@ -88,12 +88,16 @@ def follow(pool: Pool, order: str, seed: int, batch: int) -> Reached:
     """One order until the highest aim is reached."""
     permutation = np.random.default_rng(seed).permutation(len(pool.profiles)).tolist()
     counts, shares, forms, worst_s = [], [], [], 0.0
-    taken = permutation[:FIRST] if order == "random" else active.first(active.belief(pool.table), FIRST, seed)
+    taken = (
+        permutation[:FIRST]
+        if order == "random"
+        else active_sampling.first(active_sampling.belief(pool.table), FIRST, seed)
+    )
     while len(taken) < len(pool.profiles):
         model = pool.fit(taken)
         counts.append(len(taken))
         shares.append(pool.share(model, taken))
-        forms.append(active.best_form(model))
+        forms.append(active_sampling.best_form(model))
         if shares[-1] >= max(AIMS):
             break
         start_s = time.perf_counter()
@@ -105,7 +109,7 @@ def follow(pool: Pool, order: str, seed: int, batch: int) -> Reached:
 def _next(pool: Pool, model: Predictor, taken: Sequence[int], batch: int) -> list[int]:
     free = np.ones(len(pool.profiles), dtype=bool)
     free[list(taken)] = False
-    return active.choose(active.belief(pool.table, model), free, batch)
+    return active_sampling.choose(active_sampling.belief(pool.table, model), free, batch)
 
 
 def runs(paths: Sequence[Path], seeds: int, batch: int, journal: Path | None) -> Iterator[Reached]:

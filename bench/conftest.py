@@ -19,6 +19,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, object]) -> None:
     """Say which device it was in kit's own words: comparing across machines gives false alarms."""
-    from kit.device import recognise
+    from kit.devices import recognise
 
     machine_info["kit_device_id"] = recognise().device_id

@@ -2,7 +2,7 @@
 
     python bench/latency_models.py profiles/DEVICE/resnet18-space.jsonl ... [--count 40] [--seeds 5] [--json | --markdown]
 
-Of each file's networks ``--count`` are "measured": chosen as `kit profile --space` would (kit.latency.active), or at random. Each form is
+Of each file's networks ``--count`` are "measured": chosen as `kit profile --space` would (active sampling), or at random. Each form is
 fitted to them and asked for all others. Beside it stand the papers' line through the same networks, a random forest and a layer-wise
 lookup table, and, where NAME-again.jsonl lies beside NAME.jsonl, how well a second measurement of the same networks repeats the first.
 Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind
@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import latency, store
 from kit.cli import show
 from kit.errors import BadRecord, KitError
-from kit.latency import FORMS, Predictor, active, baselines
+from kit.latency import FORMS, Predictor, active_sampling, baselines
+from kit.latency.features import arrange
 from kit.latency.fitting import Data
-from kit.latency.forms import Cases
 from kit.latency.kernels import kernels_of
-from kit.latency.table import arrange
+from kit.latency.parametric import Cases
 from kit.records import ProfileRecord
 from kit.stats import Floats
 
@@ -79,12 +79,14 @@ class Sample:
         """Indices of the networks that are measured."""
         if how == "random":
             return [int(i) for i in np.random.default_rng(seed).permutation(len(self.profiles))[:count]]
-        taken = active.first(active.belief(self.table), min(FIRST, count), seed)
+        taken = active_sampling.first(active_sampling.belief(self.table), min(FIRST, count), seed)
         while len(taken) < count:
             model = latency.predictor(self.pick(taken), baselines=False)
             free = np.ones(len(self.profiles), dtype=bool)
             free[taken] = False
-            taken += active.choose(active.belief(self.table, model), free, min(BATCH, count - len(taken)))
+            taken += active_sampling.choose(
+                active_sampling.belief(self.table, model), free, min(BATCH, count - len(taken))
+            )
         return taken
 
 

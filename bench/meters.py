@@ -52,7 +52,7 @@ from verdicts import Net, Part, Sheet, Visit, markdown, rows, sheets, verdicts  
 
 from kit import __version__, store  # noqa: E402
 from kit.cli import show  # noqa: E402
-from kit.device import recognise  # noqa: E402
+from kit.devices import recognise  # noqa: E402
 from kit.errors import KitError, MeasurementError, UnknownName, UsageError  # noqa: E402
 from kit.records import Record, load  # noqa: E402
 

@@ -20,10 +20,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from kit import session as sessions
 from kit.cli import show
 from kit.errors import BadRecord, KitError
-from kit.session import Recording
+from kit.measure import session as sessions
+from kit.measure.session import Recording
 
 RATES = ("_hz", "_bytes_s")  # more is faster: shown as one over
 
@@ -102,7 +102,7 @@ def plot(comparison: Comparison, path: Path) -> None:
         )
     )
     figure.update_layout(
-        title=f"{comparison.device_id}: per cent slower than in the first session (state variables, then networks)",
+        title=f"{comparison.device_id}: % slower than in the first session",
         height=120 + 22 * len(rows),
         width=460 + 90 * len(comparison.recordings),
         yaxis={"autorange": "reversed"},

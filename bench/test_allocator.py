@@ -23,15 +23,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kit import backends, clock, spaces
-from kit.backends import allocator, allocfile
-from kit.backends.allocator import Decider, SizeTable
-from kit.backends.allocfile import Size
+from kit import backends, spaces
+from kit.allocators import fileformat, runtime
+from kit.allocators.fileformat import Size
+from kit.allocators.runtime import Decider, SizeTable
+from kit.devices import clock
 from kit.spaces.allocator import weights_of
 
 ROUNDS, SPAN_NS, MACS_PER_CYCLE = 15, 4_000_000, 32
 CASES = [("a", 1, 2), ("a", 8, 2), ("a", 30, 2), ("b", 1, 1), ("b", 5, 2), ("b", 10, 3), ("u", 8, 1), ("u", 32, 3)]
-SPECS = {"a": allocfile.paper_a(), "b": allocfile.paper_b(), "u": allocfile.per_user()}
+SPECS = {"a": fileformat.paper_a(), "b": fileformat.paper_b(), "u": fileformat.per_user()}
 TIMES_ORT, TIMES_TORCH = 4.0, 10.0  # paper A, end to end: this much faster at least
 BARS_US, BARS_HZ = {1: 2.5, 30: 9.0}, 3.5e9  # paper A, end to end: at most this at this clock, elsewhere as many cycles
 LOOK_UP_US = 0.5  # likewise
@@ -81,11 +82,11 @@ def floors(weights: int) -> dict[str, Callable[[], Any]]:
 def runtimes(kind: str, size: Size, folder: Path) -> dict[str, Callable[[], Any]]:
     """The prepared call of each runtime that is here."""
     spec = SPECS[kind]
-    net = allocfile.random_network(spec, 0, *size)
-    artifact = allocfile.write(net, folder / "x.alloc.npz")
+    net = fileformat.random_network(spec, 0, *size)
+    artifact = fileformat.write(net, folder / "x.alloc.npz")
     files = {"compiled": ("allocator", "x.alloc.npz"), "numpy": ("allocator-numpy", "x.alloc.npz")}
     if backends.probe("onnxruntime").available:
-        spaces.write(allocfile.subnetwork(net), folder / "x.onnx", weights=weights_of(net))
+        spaces.write(fileformat.subnetwork(net), folder / "x.onnx", weights=weights_of(net))
         files["onnxruntime"] = ("onnxruntime", "x.onnx")
     if backends.probe("pytorch").available:
         program = pytest.importorskip("kit.variants.program")
@@ -98,7 +99,7 @@ def runtimes(kind: str, size: Size, folder: Path) -> dict[str, Callable[[], Any]
     return calls | torch_call(net)
 
 
-def torch_call(net: allocfile.Network) -> dict[str, Callable[[], Any]]:
+def torch_call(net: fileformat.Network) -> dict[str, Callable[[], Any]]:
     torch = pytest.importorskip("torch")
     nets = pytest.importorskip("kit.nets.allocator")
     torch.set_num_threads(1)
@@ -114,8 +115,8 @@ def torch_call(net: allocfile.Network) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize(("kind", "width", "depth"), CASES)
 def test_a_decision(kind: str, width: int, depth: int, tmp_path: Path) -> None:
     spec, size = SPECS[kind], Size(width, depth)
-    macs = allocfile.macs(spec, size, spec.users)
-    active = allocfile.dynamic_parameters(spec) * width // spec.experts if kind == "a" else 0
+    macs = fileformat.macs(spec, size, spec.users)
+    active = fileformat.dynamic_parameters(spec) * width // spec.experts if kind == "a" else 0
     took = interleaved_us({**runtimes(kind, size, tmp_path), **floors(active)})
     hz = clock.from_chain().hz or 0.0
     arithmetic = f"{macs / MACS_PER_CYCLE / hz * 1e6:.2f} us at {hz / 1e9:.2f} GHz" if hz else "clock unknown"
@@ -134,7 +135,7 @@ def test_end_to_end(width: int, tmp_path: Path) -> None:
 
     The other runtimes get their features for nothing, and still take as many times longer.
     """
-    net = allocfile.random_network(SPECS["a"], 0, width)
+    net = fileformat.random_network(SPECS["a"], 0, width)
     bits, clocks = tuple(np.linspace(250, 10_000, 40)), tuple(np.linspace(1e7, 1e9, 25))
     table = SizeTable(bits, clocks, ((Size(width, 2),) * 25,) * 40)
     rng = np.random.default_rng(0)
@@ -146,7 +147,7 @@ def test_end_to_end(width: int, tmp_path: Path) -> None:
             "with look-up": lambda: with_table.decide(tasks, 5e8),
             "without": lambda: without.decide(tasks, 5e8),
             **others,
-            **floors(allocfile.dynamic_parameters(net.spec) * width // net.spec.experts),
+            **floors(fileformat.dynamic_parameters(net.spec) * width // net.spec.experts),
         }
     )
     us, look_up = took["with look-up"], took["with look-up"] - took["without"]
@@ -166,4 +167,4 @@ def test_end_to_end(width: int, tmp_path: Path) -> None:
 
 
 def test_it_is_machine_code() -> None:
-    assert "numba" in (allocator.probe("").version or "")
+    assert "numba" in (runtime.probe("").version or "")

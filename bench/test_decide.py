@@ -11,9 +11,9 @@ from statistics import median
 from time import perf_counter_ns
 from typing import Any
 
+import decisions
 import numpy as np
 import pytest
-import test_knowledge_table as made
 
 from kit import knowledge
 from kit.knowledge import DecisionTable
@@ -25,7 +25,7 @@ ONE_RATIO, MANY_RATIO = 6.0, 8.0  # allowed: times the floor
 
 @pytest.fixture(scope="module")
 def rows() -> list[Any]:
-    return made.random_rows(ROWS, seed=1)
+    return decisions.random_rows(ROWS, seed=1)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def table(rows: list[Any]) -> DecisionTable:
 
 @pytest.fixture(scope="module")
 def queries(rows: list[Any]) -> dict[str, np.ndarray]:
-    return made.random_queries(rows, MILLION, seed=2)
+    return decisions.random_queries(rows, MILLION, seed=2)
 
 
 def timed_ns(call: Any, count: int) -> float:
@@ -47,8 +47,8 @@ def timed_ns(call: Any, count: int) -> float:
 
 
 def test_one_query(table: DecisionTable, queries: dict[str, np.ndarray]) -> None:
-    asked = [made.limits_of(queries, i) for i in range(5000)]
-    lists = [np.sort(queries[name][:ROWS]).tolist() for name in made.LIMITS[:4]]
+    asked = [decisions.limits_of(queries, i) for i in range(5000)]
+    lists = [np.sort(queries[name][:ROWS]).tolist() for name in decisions.LIMITS[:4]]
 
     def choose() -> None:
         for limits in asked:
@@ -91,9 +91,9 @@ def test_the_same_answers_as_ask(rows: list[Any], table: DecisionTable, queries:
     found = table.choose_many(**queries)
     names = np.array([*(v.artifact_id for v in table.variants), "none"])
     wanted = np.array([*(r.artifact_id for r in rows), "none"])
-    assert np.array_equal(names[found], wanted[made.plainly(rows, queries)])
+    assert np.array_equal(names[found], wanted[decisions.plainly(rows, queries)])
     for i in range(2000):
-        assert (made.asked(rows, Need(**made.limits_of(queries, i))) or "none") == names[found[i]]
+        assert (decisions.asked(rows, Need(**decisions.limits_of(queries, i))) or "none") == names[found[i]]
 
 
 @pytest.mark.benchmark(group="decide")

@@ -8,9 +8,10 @@ from time import perf_counter_ns
 import made
 import pytest
 
-from kit import knowledge, latency, store, timing
+from kit import knowledge, latency, store
 from kit.backends import fake
 from kit.library import package
+from kit.measure import stopwatch
 from kit.records import FileRef, Need
 
 
@@ -23,9 +24,9 @@ def test_stopwatch(benchmark) -> None:
     """A thousand calls of a model that costs nothing through the timed loop. Floor: the same number of bare calls."""
     session = fake.FakeSession("fake:0us")
     call = session.prepare({})
-    plan = timing.Plan(loops=1000, block=1, between=0, rewarm=0, values_max=1)
+    plan = stopwatch.Plan(loops=1000, block=1, between=0, rewarm=0, values_max=1)
     values, _, _ = benchmark(
-        timing._collect, call, timing._timed(call, perf_counter_ns), plan, 0, {}, None, perf_counter_ns
+        stopwatch._collect, call, stopwatch._timed(call, perf_counter_ns), plan, 0, {}, None, perf_counter_ns
     )
     assert len(values) == 1
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kit import backends, profiler
-from kit.profiler import Target
+from kit import backends
+from kit.measure import profiler
+from kit.measure.profiler import Target
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

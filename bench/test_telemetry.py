@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from machines import build, put
 
-from kit import clock
-from kit.telemetry import Counters, EnergyWindow, Meter, discover, meters, read_environment
+from kit.devices import clock
+from kit.devices.telemetry import Counters, EnergyWindow, Meter, discover, meters, read_environment
 
 CALLS_HZ = 1e4  # a tick follows each call; shorter calls are looped, with one tick for the loop
 SAMPLES_HZ = 20.0  # of a meter

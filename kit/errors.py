@@ -11,6 +11,7 @@
     ├── StorageError            exit 1   read-only, full or vanished storage
     ├── LinkError               exit 1   a library server that cannot be reached, or a port in use
     ├── IntegrityError          exit 1   bytes that are not what their hash, size or place promised
+    │   └── UntrustedPackage             something from a library that could run code here
     ├── MeasurementError        exit 1   nothing could be measured
     └── NoAnswer                exit 3   the question is sound and no variant meets it
 
@@ -69,6 +70,10 @@ class LinkError(KitError):
 
 
 class IntegrityError(KitError):
+    pass
+
+
+class UntrustedPackage(IntegrityError):
     pass
 
 

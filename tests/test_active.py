@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit import latency
-from kit.latency import active
-from kit.latency.active import Belief
+from kit.latency import active_sampling
+from kit.latency.active_sampling import Belief
+from kit.latency.features import arrange
 from kit.latency.model import Predictions
-from kit.latency.table import arrange
 
 pytest.importorskip("scipy")
 
@@ -45,7 +45,7 @@ def test_one_at_a_time_or_all_at_once_is_the_same(seed: int, order: list[int]) -
 @given(st.integers(0, 200))
 def test_the_first_choice_is_the_best_of_all(seed: int) -> None:
     belief = random_belief(seed)
-    chosen = active.choose(belief, np.ones(12, dtype=bool), 1)[0]
+    chosen = active_sampling.choose(belief, np.ones(12, dtype=bool), 1)[0]
     left = [belief.after(i).variance.mean() for i in range(12)]
     assert left[chosen] <= min(left) + 1e-12
 
@@ -53,7 +53,7 @@ def test_the_first_choice_is_the_best_of_all(seed: int) -> None:
 def test_only_free_networks_are_chosen_and_each_once() -> None:
     free = np.ones(12, dtype=bool)
     free[[0, 3, 7]] = False
-    chosen = active.choose(random_belief(1), free, 20)
+    chosen = active_sampling.choose(random_belief(1), free, 20)
     assert sorted(chosen) == [1, 2, 4, 5, 6, 8, 9, 10, 11]
     assert not free[[0, 3, 7]].any() and free.sum() == 9  # the caller's array is left alone
 
@@ -61,42 +61,42 @@ def test_only_free_networks_are_chosen_and_each_once() -> None:
 def test_weights_say_which_networks_matter() -> None:
     blocks = np.kron(np.eye(2), np.full((3, 3), 0.04)) + 1e-6 * np.eye(6)
     weights = np.array([0.0, 0, 0, 1, 1, 1])
-    assert active.choose(Belief(blocks, 1e-4), np.ones(6, dtype=bool), 1, weights)[0] >= 3
+    assert active_sampling.choose(Belief(blocks, 1e-4), np.ones(6, dtype=bool), 1, weights)[0] >= 3
 
 
 @given(st.integers(0, 50), st.integers(1, 10))
 def test_the_farthest_are_spread_and_depend_on_the_seed_only(seed: int, count: int) -> None:
     x = np.random.default_rng(seed).standard_normal((30, 3))
     free = np.ones(30, dtype=bool)
-    chosen = active.farthest(x, free, count, seed)
-    assert chosen == active.farthest(x, free, count, seed) and len(set(chosen)) == count
+    chosen = active_sampling.farthest(x, free, count, seed)
+    assert chosen == active_sampling.farthest(x, free, count, seed) and len(set(chosen)) == count
     free[chosen] = False
-    assert not set(active.farthest(x, free, 5, seed)) & set(chosen)
+    assert not set(active_sampling.farthest(x, free, 5, seed)) & set(chosen)
 
 
 def test_the_farthest_of_a_line_are_its_ends() -> None:
     free = np.ones(11, dtype=bool)
     free[5] = False
-    assert set(active.farthest(np.arange(11.0)[:, None], free, 2)) == {0, 10}
+    assert set(active_sampling.farthest(np.arange(11.0)[:, None], free, 2)) == {0, 10}
 
 
 def test_the_share_follows_from_the_interval() -> None:
-    assert active.normal_share(1e-12, 0.9, 0.1) == pytest.approx(1.0)
-    assert active.normal_share(float(np.log(1.1)), 0.9, 0.1) == pytest.approx(
+    assert active_sampling.normal_share(1e-12, 0.9, 0.1) == pytest.approx(1.0)
+    assert active_sampling.normal_share(float(np.log(1.1)), 0.9, 0.1) == pytest.approx(
         0.9, abs=0.02
     )  # 1 / 1.1 is nearer than 0.9
     wide = np.array([0.5, 0.05])
     found = Predictions(np.ones(2), np.exp(-wide), np.exp(wide), wide / 2, (None, None))
-    halves = [active.normal_share(w, 0.9, 0.1) for w in wide.tolist()]
-    assert active.share_within(found, 0.9, 0.1) == pytest.approx(np.mean(halves))
-    assert active.undecided(found, 1.2).tolist() == [1.0, 0.0]
+    halves = [active_sampling.normal_share(w, 0.9, 0.1) for w in wide.tolist()]
+    assert active_sampling.share_within(found, 0.9, 0.1) == pytest.approx(np.mean(halves))
+    assert active_sampling.undecided(found, 1.2).tolist() == [1.0, 0.0]
 
 
 def test_priors_alone_ask_for_both_precisions_and_many_sizes() -> None:
     nets = [kernels for bits in ("fp32", "int8") for _, kernels in simulated.sample(30, 1, bits)]
     table = arrange(nets)
-    chosen = active.first(active.belief(table), 10, seed=3)
-    assert len(set(chosen)) == 10 and chosen == active.first(active.belief(table), 10, seed=3)
+    chosen = active_sampling.first(active_sampling.belief(table), 10, seed=3)
+    assert len(set(chosen)) == 10 and chosen == active_sampling.first(active_sampling.belief(table), 10, seed=3)
     assert 3 <= sum(i < 30 for i in chosen) <= 7
     macs = table.total(table.macs)
     assert np.ptp(np.log(macs[chosen])) > 0.6 * np.ptp(np.log(macs))
@@ -109,11 +109,11 @@ def test_a_belief_knows_what_was_measured(count: int) -> None:
     machine = simulated.Machine()
     table = arrange([kernels for _, kernels in nets])
     model = latency.predictor(machine.profiles(nets[:count]), baselines=False)
-    belief = active.belief(table, model)
+    belief = active_sampling.belief(table, model)
     assert (model.learned is None) == (count == 4)
     assert belief.variance[:count].mean() < 0.5 * belief.variance[count:].mean()
     free = np.arange(40) >= count
-    assert all(i >= count for i in active.choose(belief, free, 5))
+    assert all(i >= count for i in active_sampling.choose(belief, free, 5))
 
 
 def test_chosen_networks_teach_more_than_random_ones() -> None:
@@ -124,11 +124,11 @@ def test_chosen_networks_teach_more_than_random_ones() -> None:
     def error(taken: list[int]) -> float:
         model = latency.predictor(machine.profiles([pool[i] for i in taken]), baselines=False)
         rest = np.setdiff1d(np.arange(len(pool)), taken)
-        found = model.of_table(table.pick(rest), form=active.best_form(model)).seconds
+        found = model.of_table(table.pick(rest), form=active_sampling.best_form(model)).seconds
         return float(np.mean(np.abs(found / truth[rest] - 1)))
 
     randomly = [error(np.random.default_rng(s).permutation(len(pool))[:12].tolist()) for s in range(3)]
-    chosen = [error(active.first(active.belief(table), 12, s)) for s in range(3)]
+    chosen = [error(active_sampling.first(active_sampling.belief(table), 12, s)) for s in range(3)]
     assert np.mean(chosen) < np.mean(randomly)
 
 
@@ -137,7 +137,7 @@ def test_the_survey_follows_the_richest_form_that_is_not_rejected() -> None:
 
     def judged(**chances: float) -> str:
         scores = [s.model_copy(update={"p_value": chances.get(s.form, 0.0)}) for s in model.scores]
-        return active.best_form(model.model_copy(update={"scores": tuple(scores)}))
+        return active_sampling.best_form(model.model_copy(update={"scores": tuple(scores)}))
 
     assert judged(factor=1.0, roofline=0.2, learned=0.3) == "learned"
     assert judged(factor=1.0, roofline=0.2, learned=0.05) == "roofline"

@@ -11,19 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit import spaces
-from kit.backends import allocfile
-from kit.backends.allocfile import AllocatorSpec, Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import AllocatorSpec, Size
 from kit.errors import BadModel, UsageError
 from kit.nets import allocator
 from kit.spaces.allocator import papers_count
 
-A, B, U = allocfile.paper_a(), allocfile.paper_b(), allocfile.per_user(width=16)
+A, B, U = fileformat.paper_a(), fileformat.paper_b(), fileformat.per_user(width=16)
 SPECS = {
     "a": A,
     "b": B,
     "u": U,
-    "a_static": allocfile.paper_a(gated=False),
-    "b_static": allocfile.static_b(hidden=(24, 24, 8)),
+    "a_static": fileformat.paper_a(gated=False),
+    "b_static": fileformat.static_b(hidden=(24, 24, 8)),
 }
 NETS = {name: allocator.make(spec, 0).eval() for name, spec in SPECS.items()}
 SIZES = {"a": [(1, 2), (7, 2), (30, 2)], "b": [(1, 1), (4, 2), (10, 3)], "u": [(1, 1), (5, 2), (16, 3)]}
@@ -45,29 +45,29 @@ def size_of(spec: AllocatorSpec) -> tuple[int, int]:
 @pytest.mark.parametrize("k", [1, 2, 5, 10, 20, 30])
 def test_paper_a_counts(k: int) -> None:
     sub = spaces.subnetwork(f"allocator_a-d2-w{k / 30:.2f}-fp32-30")
-    assert papers_count(sub) == k * 2174 == allocfile.dynamic_parameters(A) * k // 30
-    assert allocfile.macs(A, Size(k, 2), 30) == spaces.macs(sub)
+    assert papers_count(sub) == k * 2174 == fileformat.dynamic_parameters(A) * k // 30
+    assert fileformat.macs(A, Size(k, 2), 30) == spaces.macs(sub)
 
 
 @pytest.mark.parametrize("k", [1, 4, 10])
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_paper_b_counts(k: int, layers: int) -> None:
     sub = spaces.subnetwork(f"allocator_b-d{layers}-w{k / 10:.2f}-fp32-30")
-    assert allocfile.macs(B, Size(k, layers), 30) == spaces.macs(sub)
-    assert papers_count(sub) == 2 * allocfile.expert_macs(B, Size(k, layers), 30) + 30 * k * 64
+    assert fileformat.macs(B, Size(k, layers), 30) == spaces.macs(sub)
+    assert papers_count(sub) == 2 * fileformat.expert_macs(B, Size(k, layers), 30) + 30 * k * 64
 
 
 def test_paper_b_prints_87040_parameters_and_computes_2553600_macs() -> None:
     held = sum(p.numel() for name, p in NETS["b"].named_parameters() if name.startswith("expert"))
-    assert held == allocfile.dynamic_parameters(B) == 87_040
-    assert allocfile.expert_macs(B, Size(10, 3), 30) == 2_553_600
+    assert held == fileformat.dynamic_parameters(B) == 87_040
+    assert fileformat.expert_macs(B, Size(10, 3), 30) == 2_553_600
     whole = spaces.counts(spaces.subnetwork("allocator_b-d3-w1.00-fp32-30")).parameters
-    assert allocfile.parameters(B) == whole and allocfile.parameters(A) == 69_576
+    assert fileformat.parameters(B) == whole and fileformat.parameters(A) == 69_576
 
 
 def test_the_static_model_of_b_is_5_2_million_macs() -> None:
-    static = allocfile.static_b()
-    assert allocfile.expert_macs(static, static.largest, 30) == 30 * (5 * 384 + 384 * 384 + 384 * 64)
+    static = fileformat.static_b()
+    assert fileformat.expert_macs(static, static.largest, 30) == 30 * (5 * 384 + 384 * 384 + 384 * 64)
 
 
 # ----------------------------------------------------------------------------------------------------------------- shares
@@ -111,7 +111,7 @@ def test_the_order_of_the_users_does_not_matter(name: str) -> None:
 
 
 def test_one_network_serves_5_to_50_users() -> None:
-    for spec in (allocfile.paper_a(users=50), allocfile.paper_b(users=50), allocfile.per_user(users=50)):
+    for spec in (fileformat.paper_a(users=50), fileformat.paper_b(users=50), fileformat.per_user(users=50)):
         net = allocator.make(spec, 0).eval()
         for users in (5, 30, 50):
             assert net(features(spec, 1, users)).shape[-1] == users
@@ -131,8 +131,8 @@ def test_one_sample_alone_gets_what_it_gets_among_many(name: str, size: tuple[in
 
 def test_a_smaller_network_is_a_prefix() -> None:
     whole = allocator.export_arrays(NETS["u"])
-    small = allocfile.per_user(width=5, depth=2)
-    cut = {name: whole[name][tuple(slice(n) for n in shape)] for name, shape in allocfile.shapes(small).items()}
+    small = fileformat.per_user(width=5, depth=2)
+    cut = {name: whole[name][tuple(slice(n) for n in shape)] for name, shape in fileformat.shapes(small).items()}
     x = features(U, 2, 30)
     assert torch.allclose(allocator.Allocator(small, cut)(x), NETS["u"](x, 5, 2), atol=1e-6)
 
@@ -232,11 +232,11 @@ def test_a_few_steps_lower_the_delay_of_paper_a(name: str) -> None:
 
 
 def test_the_features_are_the_runtimes() -> None:
-    for features_ in (allocfile.FEATURES_A, allocfile.RATIOS_A):
+    for features_ in (fileformat.FEATURES_A, fileformat.RATIOS_A):
         tasks = tasks_a(3, 0)
         ours = allocator.normalise(features_, tasks).numpy()
         for sample, expected in zip(tasks.numpy(), ours, strict=True):
-            assert np.allclose(allocfile.normalise(features_, sample).T, expected, atol=1e-5)
+            assert np.allclose(fileformat.normalise(features_, sample).T, expected, atol=1e-5)
 
 
 def test_features_of_those_present_alone() -> None:
@@ -251,7 +251,7 @@ def test_export_and_back(name: str, tmp_path: Path) -> None:
     spec, net = SPECS[name], NETS[name]
     path = tmp_path / "x.alloc.npz"
     artifact = allocator.write(net, path, users=9, seed=0, steps=("untrained",))
-    read = allocfile.read(path)
+    read = fileformat.read(path)
     assert read.spec == spec and read.users == 9 and read.size == spec.largest
     assert artifact.artifact_id == f"{spec.root}-d{spec.largest.depth}-w1.00-fp32-9" and artifact.macs
     back = allocator.Allocator(read.spec, read.arrays)

@@ -12,31 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kit import backends, spaces, store
-from kit.backends import allocator, allocfile
-from kit.backends.allocator import Decider, SizeTable
-from kit.backends.allocfile import FEATURES_A, RATIOS_A, AllocatorSpec, Network, Size
+from kit.allocators import fileformat, runtime
+from kit.allocators.fileformat import FEATURES_A, RATIOS_A, AllocatorSpec, Network, Size
+from kit.allocators.runtime import Decider, SizeTable
 from kit.errors import BadModel, UsageError
 from kit.knowledge import dynamic
 from kit.records import Artifact, SizeTiming
 
 SPECS = {
-    "a": allocfile.paper_a(),
-    "a50": allocfile.paper_a(50, RATIOS_A),
-    "a_static": allocfile.paper_a(gated=False),
-    "b": allocfile.paper_b(),
-    "b_static": allocfile.static_b(hidden=(24, 24, 8)),
-    "u": allocfile.per_user(),
-    "u_b": allocfile.per_user(allocfile.FEATURES_B, allocfile.BOTH, users=50, width=24),
+    "a": fileformat.paper_a(),
+    "a50": fileformat.paper_a(50, RATIOS_A),
+    "a_static": fileformat.paper_a(gated=False),
+    "b": fileformat.paper_b(),
+    "b_static": fileformat.static_b(hidden=(24, 24, 8)),
+    "u": fileformat.per_user(),
+    "u_b": fileformat.per_user(fileformat.FEATURES_B, fileformat.BOTH, users=50, width=24),
 }
-WAYS = [pytest.param("", marks=pytest.mark.skipif(not allocator.has_numba(), reason="no Numba")), "numpy"]
+WAYS = [pytest.param("", marks=pytest.mark.skipif(not runtime.has_numba(), reason="no Numba")), "numpy"]
 
 
 def network(name: str, seed: int = 0) -> Network:
-    return allocfile.random_network(SPECS[name], seed)
+    return fileformat.random_network(SPECS[name], seed)
 
 
 def inputs(net: Network, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(allocfile.tensors(net)[0].shape).astype(np.float32)
+    return np.random.default_rng(seed).standard_normal(fileformat.tensors(net)[0].shape).astype(np.float32)
 
 
 def by_torch(net: Network, x: np.ndarray) -> np.ndarray:
@@ -50,8 +50,8 @@ def by_torch(net: Network, x: np.ndarray) -> np.ndarray:
 
 def answer(net: Network, x: np.ndarray, mode: str, folder: Path) -> np.ndarray:
     path = folder / "x.alloc.npz"
-    artifact = allocfile.write(net, path)
-    session = allocator.open(path, artifact, 1, mode)
+    artifact = fileformat.write(net, path)
+    session = runtime.open(path, artifact, 1, mode)
     return session.run({"input": x})[0]
 
 
@@ -101,20 +101,20 @@ def test_experts_that_are_not_picked_are_not_read(tmp_path: Path) -> None:
     for key, value in poisoned.items():
         if key.startswith("expert"):
             value[np.arange(30) != best] = np.nan
-    for compiled in (False, True) if allocator.has_numba() else (False,):
+    for compiled in (False, True) if runtime.has_numba() else (False,):
         decider = Decider(Network(net.spec, poisoned, net.size, 30), compiled=compiled)
         tasks = np.exp(np.array(x[0].reshape(3, 30) * 0 + 1.0, np.float64))
         whole = Decider(net, compiled=compiled)
         if not np.isnan(decider.decide(tasks)).any():
             assert np.array_equal(decider.decide(tasks), whole.decide(tasks))
-    if allocator.has_numba():
-        module = pytest.importorskip("kit.backends.allocator_compiled")
+    if runtime.has_numba():
+        module = pytest.importorskip("kit.allocators.compiled")
         code = module.code(net.spec, 30)
         out = np.zeros(30, np.float32)
         scratch = module.aligned(np.zeros(code.scratch))
         code.run(code.pack(net.spec, poisoned, 30), module.aligned(x), out, scratch, 30, 1, 2)
         assert close(out, by_torch(net, x)[0])
-    assert close(allocator.shares(Network(net.spec, poisoned, net.size, 30), x), by_torch(net, x))
+    assert close(runtime.shares(Network(net.spec, poisoned, net.size, 30), x), by_torch(net, x))
 
 
 # ------------------------------------------------------------------------------------------------------------- a backend
@@ -126,7 +126,7 @@ def test_conformance(name: str, kind: str, tmp_path: Path) -> None:
     """What tests/test_backends.py asks of every backend, on the files that this one takes."""
     net = network(kind)
     path = tmp_path / "x.alloc.npz"
-    artifact = allocfile.write(net, path)
+    artifact = fileformat.write(net, path)
     assert store.read_record(tmp_path / "x.alloc.json", Artifact) == artifact
     backends.require(name)
     assert backends.probe(name).available
@@ -157,8 +157,8 @@ def test_its_tensors_are_those_of_the_onnx_file(name: str, tmp_path: Path) -> No
     sub = spaces.subnetwork(name)
     onnx = spaces.write(sub, tmp_path / "x.onnx")
     spec = SPECS["a" if "_a" in name else "b"]
-    made = allocfile.write(
-        allocfile.random_network(spec, 0, round(sub.width * spec.experts), sub.depth), tmp_path / "x.alloc.npz"
+    made = fileformat.write(
+        fileformat.random_network(spec, 0, round(sub.width * spec.experts), sub.depth), tmp_path / "x.alloc.npz"
     )
     assert made.artifact_id == onnx.artifact_id and made.macs == onnx.macs
     assert made.inputs == onnx.inputs and made.outputs == onnx.outputs
@@ -168,10 +168,10 @@ def test_without_numba_it_is_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     net = network("a").cut(width=4)
     x = inputs(net, 0)
     wanted = answer(net, x, "numpy", tmp_path)
-    monkeypatch.setattr(allocator.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setitem(sys.modules, "kit.backends.allocator_compiled", None)
-    session = allocator.open(tmp_path / "x.alloc.npz", None, 1)
-    assert "NumPy" in session.notes[0] and allocator.probe("").version == f"numpy {np.__version__}"
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "kit.allocators.compiled", None)
+    session = runtime.open(tmp_path / "x.alloc.npz", None, 1)
+    assert "NumPy" in session.notes[0] and runtime.probe("").version == f"numpy {np.__version__}"
     assert np.array_equal(session.run({"input": x})[0], wanted)
     assert Decider(net).decide(np.ones((3, 30))).shape == (1, 30)
 
@@ -181,24 +181,24 @@ def test_rubbish_is_no_allocator(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "x.alloc.npz"
     path.write_bytes(data)
     with pytest.raises(BadModel, match="is no allocator") as caught:
-        allocator.open(path, None, 1)
+        runtime.open(path, None, 1)
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_do_not_fit(tmp_path: Path) -> None:
     path = tmp_path / "x.alloc.npz"
     with pytest.raises(UsageError, match="does not exist"):
-        allocfile.read(path)
+        fileformat.read(path)
     np.savez(path, other=np.zeros(3))
     with pytest.raises(BadModel, match="is no allocator"):
-        allocfile.read(path)
+        fileformat.read(path)
     net = network("a")
     broken = {**net.arrays, "gate_weight": np.full((36, 30), np.nan, np.float32)}
-    allocfile.write(Network(net.spec, broken, net.size, 30), path)
+    fileformat.write(Network(net.spec, broken, net.size, 30), path)
     with pytest.raises(BadModel, match="gate_weight is not finite numbers"):
-        allocfile.read(path)
+        fileformat.read(path)
     with pytest.raises(UsageError, match=r"ending \.alloc\.npz"):
-        allocfile.write(net, tmp_path / "x.npz")
+        fileformat.write(net, tmp_path / "x.npz")
 
 
 # ---------------------------------------------------------------------------------------------------------------- decider
@@ -224,13 +224,13 @@ TABLE = SizeTable(
 @pytest.mark.parametrize("name", ["a", "a50", "b", "u", "u_b"])
 def test_one_call_decides_as_its_parts_do(name: str) -> None:
     spec, net = SPECS[name], network(name)
-    ways = [Decider(net, TABLE, compiled=c) for c in ((False, True) if allocator.has_numba() else (False,))]
+    ways = [Decider(net, TABLE, compiled=c) for c in ((False, True) if runtime.has_numba() else (False,))]
     for seed, (users, mean_bit, clock_hz) in enumerate(
         [(spec.users, 300.0, 5e6), (7, 5e3, 2e8), (30, 1e6, 1e12), (1, 4e3, 1e8)]
     ):
         tasks = raw_tasks(spec, users, seed, mean_bit)
         size = ways[0].size(float(tasks[[f.name for f in spec.features].index("size_bit")].mean()), clock_hz)
-        x = allocfile.normalise(spec.features, tasks)
+        x = fileformat.normalise(spec.features, tasks)
         cut = net.cut(*size, users)
         wanted = by_torch(cut, x[None] if spec.form == "flat" else x.T[None])
         for decider in ways:
@@ -275,7 +275,7 @@ def test_what_a_decider_refuses() -> None:
     with pytest.raises(UsageError, match="1 to 30 experts"):
         Decider(network("a"), SizeTable((1.0,), (1.0,), ((Size(31, 2),),)))
     with pytest.raises(UsageError, match="feature size_bit"):
-        Decider(allocfile.random_network(allocfile.per_user(FEATURES_A[2:]), 0), TABLE)
+        Decider(fileformat.random_network(fileformat.per_user(FEATURES_A[2:]), 0), TABLE)
     with pytest.raises(UsageError, match="takes 1 to 30 users"):
         Decider(network("a")).decide(np.ones((3, 31)))
 

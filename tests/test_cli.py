@@ -17,7 +17,7 @@ import pytest
 
 from kit import knowledge, store
 from kit.cli import measure
-from kit.device import recognise
+from kit.devices import recognise
 from kit.errors import UsageError
 from kit.records import Artifact, MeasureSettings
 

@@ -20,8 +20,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import clock
-from kit.clock import SEED, Chain, ClockReading, Links
+from kit.devices import clock
+from kit.devices.clock import SEED, Chain, ClockReading, Links
 
 HERE = platform.machine()
 needs_chain = pytest.mark.skipif(HERE not in clock.CODES, reason=f"no chain is written for {HERE}")
@@ -109,7 +109,10 @@ def arm_program(code: bytes, passes: int) -> bytes:
 def test_every_link_stays_in_64_bits_and_loses_nothing(value: int) -> None:
     for step in (clock.multiply, clock.rotate, clock.add, clock.add_shifted):
         assert 0 <= step(value, SEED) <= clock.MASK
-    assert clock.rotate(value, 0) in (value, int(f"{value:064b}"[-7:] + f"{value:064b}"[:-7], 2))
+    bits = f"{value:064b}"
+    assert clock.rotate(value, 0) == int(bits[-7:] + bits[:-7], 2)
+    assert clock.multiply(value, SEED) == value * SEED % 2**64 and clock.add(value, SEED) == (value + SEED) % 2**64
+    assert clock.add_shifted(value, SEED) == (SEED + value // 128) % 2**64
 
 
 # ------------------------------------------------------------------------------------------------------------ readings

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from test_cli import kit
 
 from kit import store
-from kit.compare import Comparison, compare, conditions, differences
+from kit.measure.compare import Comparison, compare, conditions, differences
 from kit.records import Measurement, MeasureSettings, ProfileRecord, Reference
 
 
@@ -40,7 +40,17 @@ def changed(record: ProfileRecord, **changes: Any) -> ProfileRecord:
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"), [(1.0, "same"), (1.005, "same"), (0.8, "faster"), (1.2, "slower"), (1.05, "slower")]
+    ("factor", "verdict"),
+    [
+        (1.0, "same"),
+        (1.005, "same"),
+        (0.985, "same"),
+        (1.015, "same"),
+        (1.025, "slower"),
+        (0.975, "faster"),
+        (0.8, "faster"),
+        (1.2, "slower"),
+    ],
 )
 def test_verdicts(factor: float, verdict: str) -> None:
     found = one(made.profile("net", 0.01, seed=1), made.profile("net", 0.01 * factor, seed=2))
@@ -73,6 +83,16 @@ def test_slower_by_more_than() -> None:
     found = one(made.profile("net", 0.01, seed=1), made.profile("net", 0.0107, seed=2))
     assert found.slower_by_more_than(0.05) and not found.slower_by_more_than(0.08)
     assert not one(made.profile("net", 0.01), made.profile("net", 0.02, label="throttled")).slower_by_more_than(0.05)
+    wide = found.model_copy(update={"interval": (1.04, 1.20)})  # the whole interval must lie above
+    assert wide.slower_by_more_than(0.03) and not wide.slower_by_more_than(0.05)
+
+
+def test_what_was_measured_and_is_no_more_is_lost() -> None:
+    good, bad = made.profile("net", 0.01), made.profile("net", 0.01, label="inconclusive")
+    failed = changed(good, outcome="crashed", reason="The process died by signal 11.", measurement=None, label=None)
+    assert one(good, failed).lost and compare([good], [])[0].lost
+    assert not one(bad, failed).lost and not compare([bad], [])[0].lost  # never measured well
+    assert not one(failed, good).lost and not compare([], [good])[0].lost and not one(good, changed(good)).lost
 
 
 def test_a_settled_record_widens_the_interval_by_its_own() -> None:
@@ -263,6 +283,9 @@ def test_the_gate(tmp_path: Path) -> None:
     assert "1 of 2 are slower by more than 5 %" in failed.stderr and "net1" in failed.stderr
     kit("compare", "a", "b", "--fail-slower", "30", cwd=tmp_path)
     kit("compare", "a", "b", cwd=tmp_path)
+    write(tmp_path / "d" / "x.jsonl", records([0.01]))
+    lost = kit("compare", "a", "d", "--fail-slower", "5", cwd=tmp_path, check=1).stderr
+    assert "1 that A measured failed in B or are missing there: net1" in lost
     assert "seen nothing" in kit("compare", "a", "c", "--fail-slower", "5", cwd=tmp_path, check=1).stderr
     assert json.loads(kit("compare", "a", "b", "--fail-slower", "5", "--json", cwd=tmp_path, check=1).stdout)[
         "failed"

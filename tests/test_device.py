@@ -17,10 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import FakeNvml, answering, build, put
 
-from kit import configs as people_notes
-from kit import device
-from kit.configs import load_configs, save_config
-from kit.device import recognise
+from kit.devices import configs as people_notes
+from kit.devices import identity, recognise
+from kit.devices.configs import load_configs, save_config
 from kit.errors import BadRecord, StorageError, UnknownName, UsageError
 from kit.records import CacheSpec, DeviceSpec
 
@@ -217,11 +216,26 @@ def test_an_empty_machine_is_unknown_not_an_error(tmp_path: Path) -> None:
     assert spec.device_id == "unknown-1c"
 
 
-@given(st.text())
-def test_no_cpuinfo_breaks_recognition(text: str) -> None:
-    cpus = device.parse_cpuinfo("processor: 0\nCPU part: " + text + "\n\n" + text)
-    device.cpu_model(cpus)
-    device.cpu_features(cpus)
+@given(
+    st.text(),
+    st.lists(st.sets(st.sampled_from(["avx2", "fma", "asimd", "neon", "avx512f", "x"])), min_size=1, max_size=3),
+)
+def test_cpuinfo_is_read_block_by_block(text: str, flags: list[set[str]]) -> None:
+    """A feature is one that every core has, and a name is a name whatever stands in the part."""
+    blocks = [f"processor : {i}\nmodel name : Some CPU 9\nflags : {' '.join(words)}" for i, words in enumerate(flags)]
+    cpus = identity.parse_cpuinfo("\n\n".join([*blocks, "Hardware : a board"]) + "\n")
+    assert [cpu["processor"] for cpu in cpus] == [str(i) for i in range(len(flags))]
+    assert identity.cpu_model(cpus) == "Some CPU 9"
+    common = set.intersection(*flags)
+    assert set(identity.cpu_features(cpus)) == {
+        name for name, signs in identity.FEATURES.items() if common & set(signs)
+    }
+    cpus = identity.parse_cpuinfo("processor: 0\nCPU part: " + text + "\n\n" + text)
+    assert cpus[0]["processor"] == "0" and all("processor" in cpu for cpu in cpus)
+    assert all(value == value.strip() for cpu in cpus for value in cpu.values())
+    name = identity.cpu_model(cpus)
+    assert name is None or name.startswith("Arm ") or " + " in name or name in text
+    assert set(identity.cpu_features(cpus)) <= set(identity.FEATURES)
 
 
 def test_this_machine_is_the_same_twice_and_holds_no_host_name() -> None:
@@ -236,7 +250,7 @@ def test_this_machine_is_the_same_twice_and_holds_no_host_name() -> None:
 
 def test_versions_are_told_without_importing_the_runtimes() -> None:
     code = (
-        "import sys; from kit import device; device.recognise();"
+        "import sys; from kit import devices; devices.recognise();"
         "print([m for m in ('torch', 'onnxruntime', 'openvino', 'tensorrt', 'onnx') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -244,15 +258,15 @@ def test_versions_are_told_without_importing_the_runtimes() -> None:
 
 
 def test_missing_runtimes_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(device.RUNTIMES, "nobody-has-this", ("no-such-distribution", "nor-this-one"))
-    assert device.runtime_versions()["nobody-has-this"] is None
+    monkeypatch.setitem(identity.RUNTIMES, "nobody-has-this", ("no-such-distribution", "nor-this-one"))
+    assert identity.runtime_versions()["nobody-has-this"] is None
 
 
 # ------------------------------------------------------------------------------------------------------ device_configs
 
 
 def test_shipped_configurations_are_read_and_name_their_sources() -> None:
-    folder = Path(device.__file__).parent.parent / "device_configs"
+    folder = Path(identity.__file__).parent.parent.parent / "device_configs"
     configs = load_configs(folder)
     assert set(configs) == SHIPPED
     for name in SHIPPED - {"generic-x86_64"}:
@@ -273,7 +287,7 @@ def test_the_current_folder_adds_and_replaces(tmp_path: Path, monkeypatch: pytes
 
 def test_an_installed_wheel_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "site/kit/_device_configs/mine.toml", MINIMAL)
-    monkeypatch.setattr(people_notes, "__file__", str(tmp_path / "site/kit/device.py"))
+    monkeypatch.setattr(people_notes, "__file__", str(tmp_path / "site/kit/devices/identity.py"))
     monkeypatch.chdir(tmp_path)
     assert set(load_configs()) == {"mine"}
 

@@ -9,10 +9,11 @@ from statistics import median
 from typing import Any
 
 import pytest
-from test_backends import GPU_BACKENDS, conform, needs
+from test_backends import GPU_BACKENDS, conform, conform_layers, needs
 
-from kit import backends, telemetry
+from kit import backends
 from kit.backends import cuda
+from kit.devices import telemetry
 
 pytestmark = pytest.mark.gpu
 
@@ -48,6 +49,12 @@ def ratio(one: Callable[[], float], other: Callable[[], float]) -> float:
 def test_conformance(name: str, tiny_build: Path) -> None:
     needs(name)
     conform(name, tiny_build)
+
+
+@pytest.mark.parametrize("name", GPU_BACKENDS)
+def test_layers_conform(name: str, layered_build: Path) -> None:
+    needs(name)
+    conform_layers(name, layered_build)
 
 
 @pytest.mark.parametrize("name", GPU_BACKENDS)

@@ -159,14 +159,14 @@ def test_accuracies_on_different_data_are_not_compared() -> None:
     [{"gap_s": 0.01}, {"load": 1}, {"affinity": (0,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"}, {"batch": 8}],
 )
 def test_rows_are_of_a_machine_that_is_left_as_it_is(point: dict[str, object]) -> None:
-    elsewhere = made.profile("a", 0.5, settings=MeasureSettings(**point))  # type: ignore[arg-type]
+    elsewhere = made.profile("a", 0.02, settings=MeasureSettings(**point))  # type: ignore[arg-type] # faster: it would win
     base = knowledge.build([made.profile("a", 0.1), elsewhere])
     assert len(base.rows) == 2
     answer = knowledge.ask(base.rows, Need())
-    assert answer.chosen is not None and answer.chosen.median_s < 0.2
+    assert answer.chosen is not None and answer.chosen.median_s > 0.05
     there = next(r for r in base.rows if r.point is not None)
     named = knowledge.ask(base.rows, Need(point=there.point_name)).chosen
-    assert named == there and there.median_s > 0.4 and there.threads == 1
+    assert named == there and there.median_s < 0.05 and there.threads == 1
 
 
 def test_other_operating_points_decide_only_where_they_are_named() -> None:

@@ -221,7 +221,7 @@ def test_a_choice_that_is_predicted_is_not_promised(folder: Path) -> None:
 def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measuring itself is the profiler's and tested there; here a record made up stands for it."""
     build("--accuracy", "a.json")
-    monkeypatch.setattr("kit.device.recognise", lambda: made.device(HERE))
+    monkeypatch.setattr("kit.devices.recognise", lambda: made.device(HERE))
     asked: list[tuple[str, Path]] = []
 
     def profiled(row: KnowledgeRow, spec: Any, out: Path) -> ProfileRecord:
@@ -244,7 +244,7 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
 
 def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("--accuracy", "a.json")
-    monkeypatch.setattr("kit.device.recognise", lambda: made.device(HERE))
+    monkeypatch.setattr("kit.devices.recognise", lambda: made.device(HERE))
 
     def crashed(row: KnowledgeRow, spec: Any, out: Path) -> ProfileRecord:
         gone = {"measurement": None, "label": None, "outcome": "crashed", "reason": "no luck"}
@@ -259,7 +259,7 @@ def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytes
 
 def test_measure_needs_the_device_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build()
-    monkeypatch.setattr("kit.device.recognise", lambda: made.device("another"))
+    monkeypatch.setattr("kit.devices.recognise", lambda: made.device("another"))
     with pytest.raises(UsageError, match=r"this machine \(another\) and these rows are of simulated"):
         kit("knowledge", "ask", "--measure")
 

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from kit import latency, store
 from kit.errors import BadRecord, UsageError
-from kit.latency import choice, fitting, learned, table
-from kit.latency.forms import Cases, Roof
-from kit.latency.learned import NAMES, Shares
+from kit.latency import features, fitting, gaussian_process, selection
+from kit.latency.features import arrange
+from kit.latency.gaussian_process import NAMES, Shares
 from kit.latency.model import Predictor
-from kit.latency.table import arrange
+from kit.latency.parametric import Cases, Roof
 from kit.records import Kernel, MeasureSettings, Point, ProfileRecord
 from kit.stats import Floats
 
@@ -328,7 +328,7 @@ def test_what_was_left_out_is_named() -> None:
 
 def test_equal_kernels_stand_once_and_networks_come_back() -> None:
     kernels = simulated.resnet((2, 2, 2, 2), 1.0, 224)
-    found = table.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
+    found = features.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
     assert found.nets == 3 and len(found.attributes) < len(kernels)
     assert found.total(found.macs) == pytest.approx(
         [sum(k.macs for k in kernels), sum(k.macs for k in kernels[:3]), 3 * kernels[0].macs]
@@ -341,14 +341,14 @@ def test_equal_kernels_stand_once_and_networks_come_back() -> None:
 
 
 def test_the_gradient_of_the_likelihood_is_right() -> None:
-    from kit.latency import assemble
+    from kit.latency import training
 
     profiles = [
         *simulated.Machine(1).profiles(NETS[:8]),
         *simulated.Machine(1).profiles(simulated.sample(6, 2, "int8"), threads=2),
     ]
-    points, _ = assemble._points(profiles, assemble.kernels_of)
-    data = assemble._data(points, assemble._states(points), None, None)
+    points, _ = training._points(profiles, training.kernels_of)
+    data = training._data(points, training._states(points), None, None)
     roofline = fitting.fit_roofline(data, None, None, 0)
     shares = Shares(data.cases, *roofline.times(Roof(data.cases)))
     objective = fitting._objective(shares, data.seconds / shares.roof_s, data.spread)
@@ -373,7 +373,7 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
     blocks = posterior._prior(seen)
     assert blocks == pytest.approx(np.diag(posterior.covariance.whole(seen, seen)), rel=1e-6)
     assert np.all(sd**2 < blocks + posterior.noise * ratio**2)
-    assert learned.sigmoid(0.0) == 0.5
+    assert gaussian_process.sigmoid(0.0) == 0.5
 
 
 def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() -> None:
@@ -398,12 +398,12 @@ def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() ->
 @given(st.lists(st.floats(0.01, 10), min_size=9, max_size=200), st.sampled_from((0.8, 0.9)))
 @settings(max_examples=50, deadline=None)
 def test_the_conformal_quantile_holds_at_least_its_share(scores: list[float], level: float) -> None:
-    reach, how = choice.calibrate(np.array(scores), level)
+    reach, how = selection.calibrate(np.array(scores), level)
     assert how == "conformal" and np.sum(np.array(scores) <= reach) >= level * (len(scores) + 1) - 1e-9
 
 
 def test_too_few_scores_are_stretched_and_say_so() -> None:
-    reach, how = choice.calibrate(np.array([0.5, 1.0, 0.7]), 0.9)
+    reach, how = selection.calibrate(np.array([0.5, 1.0, 0.7]), 0.9)
     assert how == "student" and reach > 1.0
 
 
@@ -411,15 +411,15 @@ def test_too_few_scores_are_stretched_and_say_so() -> None:
 @settings(max_examples=30, deadline=None)
 def test_folds_hold_every_group_out_exactly_once(groups: int, seed: int) -> None:
     group = np.repeat(np.arange(groups), 2)
-    parts = choice.folds(group, seed)
+    parts = selection.folds(group, seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(2 * groups))
     assert all(not set(group[p]) & set(np.delete(group, p)) for p in parts) and len(parts) == min(10, groups)
 
 
 def test_chance_explains_noise_and_not_a_difference() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 40)
-    assert choice.chance(noise - noise.mean(), np.arange(40), 0) > 0.3
-    assert choice.chance(noise + 2, np.arange(40), 0) < 0.01
+    assert selection.chance(noise - noise.mean(), np.arange(40), 0) > 0.3
+    assert selection.chance(noise + 2, np.arange(40), 0) < 0.01
 
 
 def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> None:
@@ -427,12 +427,12 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     noise = np.random.default_rng(0).normal(0, 0.05, (2, 10))
     forms = {"factor": truth * np.exp(noise[0]), "learned": truth * np.exp(noise[1])}
-    found = choice.Validated(forms, {})
-    assert choice.choose(found, data, 0.9, 0)[0] == "factor"
-    form, reason, _ = choice.choose(found, data, 0.9, 0, "learned")
+    found = selection.Validated(forms, {})
+    assert selection.choose(found, data, 0.9, 0)[0] == "factor"
+    form, reason, _ = selection.choose(found, data, 0.9, 0, "learned")
     assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
-    wild = choice.Validated({**forms, "learned": truth * 2.0}, {})
-    form, reason, _ = choice.choose(wild, data, 0.9, 0, "learned")
+    wild = selection.Validated({**forms, "learned": truth * 2.0}, {})
+    form, reason, _ = selection.choose(wild, data, 0.9, 0, "learned")
     assert form == "factor" and "rejected as worse: learned" in reason  # it may be rejected like any other
 
 
@@ -441,6 +441,6 @@ def test_where_the_form_that_served_another_device_is_rejected_the_best_one_is_t
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     wild = np.where(np.arange(10) == 3, 3.0, 1.02)  # one error of 200 %, which a coin explains
     forms = {"factor": truth * wild, "roofline": truth * 1.05, "learned": truth * 1.03}
-    form, reason, _ = choice.choose(choice.Validated(forms, {}), data, 0.9, 0, "roofline")
+    form, reason, _ = selection.choose(selection.Validated(forms, {}), data, 0.9, 0, "roofline")
     assert form == "learned" and "rejected as worse: roofline." in reason
-    assert choice.choose(choice.Validated(forms, {}), data, 0.9, 0)[0] == "factor"
+    assert selection.choose(selection.Validated(forms, {}), data, 0.9, 0)[0] == "factor"

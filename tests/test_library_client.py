@@ -118,8 +118,12 @@ def test_round_trip(site: Site) -> None:
     pulled = site.pull(progress=lambda done, total: seen.append((done, total)))
     files = installed(site.to)
     assert set(files) == {"net-a.onnx", "net-a.json", "net-a.npz", "manifest.json", "install.json"}
-    for name in ("net-a.onnx", "net-a.json", "net-a.npz"):
+    for name in ("net-a.onnx", "net-a.npz"):
         assert files[name] == (site.root / "build" / name).read_bytes()
+    sidecar = store.read_record(site.root / "build/net-a.json", Artifact)
+    assert sidecar.torch_program is not None  # which stays at home: a device never loads one
+    installed_sidecar = Artifact.model_validate_json(files["net-a.json"])
+    assert installed_sidecar == sidecar.model_copy(update={"torch_program": None}) == pulled.manifest.artifact
     assert pulled.folder == swap.current(site.to)
     assert pulled.answer.chosen is not None and pulled.answer.chosen.artifact_id == "net-a"
     assert swap.read_install(pulled.folder) == (pulled.receipt, pulled.manifest)
@@ -365,6 +369,19 @@ def test_manifest_with_another_hash(site: Site) -> None:
 
     with pytest.raises(IntegrityError, match="Package net-a has another sha256"):
         site.pull(spoil)
+
+
+def test_a_packages_own_manifest_with_another_hash(site: Site) -> None:
+    """One more space is the same JSON: the hash alone can tell."""
+
+    def spoil(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+        body = response.read()
+        own = "/blobs/" in request.url.path and body.startswith(b"{")
+        return httpx.Response(200, content=body + b" ") if own else _same(response, body)
+
+    with pytest.raises(IntegrityError, match="The manifest of Package net-a has another sha256"):
+        site.pull(spoil)
+    assert [p.name for p in site.to.iterdir()] == [".lock"]
 
 
 def _same(response: httpx.Response, body: bytes) -> httpx.Response:

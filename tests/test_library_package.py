@@ -156,6 +156,20 @@ def test_damaged_blob_is_refused_then_mended_by_adding_again(tmp_path: Path) -> 
         package.read_catalog(tmp_path / "lib")
 
 
+def test_an_image_manifest_of_another_hash_is_refused(tmp_path: Path) -> None:
+    """Valid and as long as promised, but not the bytes that the index names."""
+    add(tmp_path / "lib", tmp_path / "build", "net-a")
+    (entry,) = json.loads((tmp_path / "lib" / "index.json").read_text())["manifests"]
+    blob = package.blob_path(tmp_path / "lib", entry["digest"])
+    image = json.loads(blob.read_text())
+    assert len(blob.read_bytes()) == len(store.canonical_json(image))
+    reordered = json.dumps(dict(reversed(image.items())), separators=(",", ":"), ensure_ascii=False).encode()
+    assert len(reordered) == entry["size"] and reordered != blob.read_bytes()
+    blob.write_bytes(reordered)
+    with pytest.raises(IntegrityError, match="Package net-a has another sha256"):
+        package.read_catalog(tmp_path / "lib")
+
+
 def _born(tmp_path: Path) -> str:
     return package.read_packages(tmp_path / "lib")[0].created_utc
 

@@ -20,9 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import RECORDED, put
 
-from kit import operating
+from kit.devices import operating_point
+from kit.devices.operating_point import busy, controlled, restore_left_over, unsupported
 from kit.errors import BadRecord, KitError, MeasurementError, StorageError, UnknownName, UsageError
-from kit.operating import busy, controlled, restore_left_over, unsupported
 from kit.records import Point
 
 CONF = (RECORDED / "nvpmodel-orin-nano-super.conf").read_text()
@@ -89,9 +89,9 @@ class FakeNvpmodel:
 
 
 def test_modes_of_a_board() -> None:
-    assert operating.parse_power_models(CONF) == {"15W": 0, "25W": 1, "MAXN_SUPER": 2}
+    assert operating_point.parse_power_models(CONF) == {"15W": 0, "25W": 1, "MAXN_SUPER": 2}
     swapped = "< POWER_MODEL NAME=MODE_30W ID=2 >\n  < POWER_MODEL ID=x NAME=broken >\n<POWER_MODEL ID=3 NAME=MAXN>\n"
-    assert operating.parse_power_models(swapped) == {"30W": 2, "MAXN": 3}
+    assert operating_point.parse_power_models(swapped) == {"30W": 2, "MAXN": 3}
 
 
 @pytest.mark.parametrize(
@@ -106,18 +106,44 @@ def test_modes_of_a_board() -> None:
     ],
 )
 def test_present_mode(text: str, number: int | None) -> None:
-    assert operating.parse_power_mode_id(text) == number
+    assert operating_point.parse_power_mode_id(text) == number
 
 
 def test_cpu_lists() -> None:
-    assert operating.parse_cpu_list("0-3,8,10-11\n") == (0, 1, 2, 3, 8, 10, 11)
-    assert operating.parse_cpu_list("none") == ()
+    assert operating_point.parse_cpu_list("0-3,8,10-11\n") == (0, 1, 2, 3, 8, 10, 11)
+    assert operating_point.parse_cpu_list("none") == ()
 
 
-@given(st.text())
-def test_no_text_breaks_a_parser(text: str) -> None:
-    operating.parse_power_models(text)
-    operating.parse_power_mode_id(text)
+#: A tool's lines with a word or two of them out of place, and any text.
+NVP_LINES = st.sampled_from(
+    ["< POWER_MODEL ID=", "> ", " NAME=", "MODE_", "NV Power Mode: ", "15W", "MAXN", "2", "-1", "x", " ", "\n", "9" * 5000]
+)  # fmt: skip
+NVP_TEXTS = st.text() | st.lists(NVP_LINES, max_size=12).map("".join)
+
+
+@given(NVP_TEXTS, st.integers(0, 999), st.sampled_from(["15W", "30W_6CORE", "MAXN"]))
+def test_what_a_parser_reads_stands_in_the_text(text: str, number: int, name: str) -> None:
+    lines = f"< POWER_MODEL ID={number} NAME=MODE_{name} >\n", f"NV Power Mode: MODE_{name}\n{number}\n"
+    assert operating_point.parse_power_models(lines[0]) == {name: number}
+    assert operating_point.parse_power_mode_id(lines[1]) == number
+    for mode, number in operating_point.parse_power_models(text).items():
+        assert not set(mode) & set(" \n")
+        assert f"NAME={mode}" in text or f"NAME=MODE_{mode}" in text
+        assert 0 <= number < 1000 and str(number) in text
+    present = operating_point.parse_power_mode_id(text)
+    assert present is None or (0 <= present < 1000 and "NV Power Mode:" in text and str(present) in text)
+
+
+@given(st.sets(st.integers(0, 4095), max_size=20))
+def test_a_cpu_list_is_read_as_it_was_written(cpus: set[int]) -> None:
+    spans: list[list[int]] = []
+    for cpu in sorted(cpus):
+        if spans and cpu == spans[-1][-1] + 1:
+            spans[-1].append(cpu)
+        else:
+            spans.append([cpu])
+    text = ",".join(f"{s[0]}-{s[-1]}" if len(s) > 1 else f"{s[0]}" for s in spans)
+    assert operating_point.parse_cpu_list(f"{text}\n") == tuple(sorted(cpus))
 
 
 # ---------------------------------------------------------------------------------------------------------- unsupported
@@ -205,12 +231,12 @@ def test_a_floor_above_the_cap_is_lowered_and_put_back(tmp_path: Path) -> None:
 
 def test_a_cap_that_is_not_kept_is_an_error_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = machine(tmp_path)
-    real = operating._write_khz
+    real = operating_point._write_khz
 
     def write(file: Path, khz: int) -> None:
         real(file, 1036800 if "policy4" in str(file) and khz == 1497600 else khz)  # a thermal limit
 
-    monkeypatch.setattr(operating, "_write_khz", write)
+    monkeypatch.setattr(operating_point, "_write_khz", write)
     with (
         pytest.raises(MeasurementError, match="policy4 was capped at 1.4976 GHz and says 1.0368 GHz"),
         controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.5e9),
@@ -226,7 +252,8 @@ def test_without_permission_there_is_one_sentence(tmp_path: Path, monkeypatch: p
         pytest.raises(StorageError, match="Only root may change the clock .*: run the command with sudo"),
         controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.5e9),
     ):
-        pass
+        raise AssertionError("the body must not run")
+    assert limits(root) == [(729600, 1728000)] * 2 and not (tmp_path / "state.json").exists()
     monkeypatch.setattr(os, "access", lambda *_: False)
     told = unsupported(Point(clock_cap_hz=1.5e9), root)
     assert told == "only root may change the clock: run the command with sudo"
@@ -236,7 +263,7 @@ def test_a_refused_value_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     root = machine(tmp_path)
     monkeypatch.setattr(Path, "write_text", lambda *_: (_ for _ in ()).throw(OSError(22, "Invalid argument")))
     with pytest.raises(StorageError, match="The kernel refuses 1.4976 GHz"):
-        operating._cap(root / "sys/devices/system/cpu/cpufreq/policy0", 1497600)
+        operating_point._cap(root / "sys/devices/system/cpu/cpufreq/policy0", 1497600)
 
 
 def test_nothing_asked_changes_nothing(tmp_path: Path) -> None:
@@ -246,9 +273,10 @@ def test_nothing_asked_changes_nothing(tmp_path: Path) -> None:
         pytest.raises(UsageError, match="offers no cpufreq"),
         controlled(tmp_path, state=tmp_path / "s", clock_cap_hz=1e9),
     ):
-        pass
+        raise AssertionError("the body must not run")
     with pytest.raises(UsageError, match="no nvpmodel"), controlled(tmp_path, state=tmp_path / "s", power_mode="15W"):
-        pass
+        raise AssertionError("the body must not run")
+    assert not list(tmp_path.iterdir())
 
 
 # ----------------------------------------------------------------------------------------------------------- power mode
@@ -271,8 +299,9 @@ def test_power_mode_and_cap_together(tmp_path: Path, name: str) -> None:
 def test_the_present_mode_is_not_switched_to(tmp_path: Path) -> None:
     run = FakeNvpmodel(machine(tmp_path))
     with controlled(tmp_path, state=tmp_path / "state.json", power_mode="25W", run=run):
-        pass
+        assert run.mode == 1
     assert not [words for words in run.asked if "-m" in words]
+    assert run.mode == 1 and limits(tmp_path) == [(729600, 1728000)] * 2
 
 
 def test_a_mode_that_needs_a_reboot(tmp_path: Path) -> None:
@@ -281,12 +310,13 @@ def test_a_mode_that_needs_a_reboot(tmp_path: Path) -> None:
         pytest.raises(MeasurementError, match="needs a reboot: run 'sudo nvpmodel -m 0'"),
         controlled(tmp_path, state=tmp_path / "state.json", power_mode="15W", run=run),
     ):
-        pass
+        raise AssertionError("the body must not run")
     with (
         pytest.raises(UnknownName, match="did you mean '15W'"),
         controlled(tmp_path, state=tmp_path / "state.json", power_mode="15", run=run),
     ):
-        pass
+        raise AssertionError("the body must not run")
+    assert run.mode == 1 and limits(tmp_path) == [(729600, 1728000)] * 2 and not (tmp_path / "state.json").exists()
 
 
 def test_nested_points_are_undone_from_the_inside_out(tmp_path: Path) -> None:
@@ -332,7 +362,7 @@ def holding(root: Path, body: str = "") -> subprocess.Popen[str]:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)  # a runner under nohup ignores it, and one in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)  # of a shell this
         from pathlib import Path
-        from kit.operating import controlled
+        from kit.devices.operating_point import controlled
         root, state = Path({str(root)!r}), Path({str(root / "state.json")!r})
         with controlled(root, state=state, clock_cap_hz=1.5e9), controlled(root, state=state, clock_cap_hz=1.1e9):
             print("held", flush=True)
@@ -365,7 +395,7 @@ def test_signals_that_end_a_run_undo_it(tmp_path: Path, number: signal.Signals, 
 def test_a_signal_while_it_is_undone_waits(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     before = signal.getsignal(signal.SIGTERM)
-    real, came = operating._put_back, []
+    real, came = operating_point._put_back, []
 
     def interrupted(*arguments: object) -> list[str]:
         signal.raise_signal(signal.SIGTERM)
@@ -373,7 +403,7 @@ def test_a_signal_while_it_is_undone_waits(tmp_path: Path) -> None:
         return real(*arguments)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(operating, "_put_back", interrupted)
+        patch.setattr(operating_point, "_put_back", interrupted)
         with pytest.raises(SystemExit) as ended, controlled(root, state=state, clock_cap_hz=1.1e9):
             pass
     assert came == [True] and ended.value.code == 143
@@ -391,16 +421,20 @@ def test_a_handler_of_the_program_is_kept_and_called(tmp_path: Path) -> None:
             assert limits(root) == [(729600, 1036800)] * 2
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert called == [signal.SIGHUP] * 2
+    assert called == [signal.SIGHUP] * 2 and limits(root) == [(729600, 1728000)] * 2
 
 
 def test_an_ignored_signal_stays_ignored(tmp_path: Path) -> None:
+    root = machine(tmp_path)
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with controlled(machine(tmp_path), state=tmp_path / "state.json", clock_cap_hz=1.1e9):
+        with controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.1e9):
             signal.raise_signal(signal.SIGHUP)
+            assert limits(root) == [(729600, 1036800)] * 2
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+    assert limits(root) == [(729600, 1728000)] * 2 and not (tmp_path / "state.json").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- left over
@@ -419,7 +453,8 @@ def test_what_a_killed_run_left_is_put_back(tmp_path: Path) -> None:
         pytest.raises(MeasurementError, match="restore what it left over first"),
         controlled(root, state=state, clock_cap_hz=1.4e9),
     ):
-        pass
+        raise AssertionError("the body must not run")
+    assert limits(root) == [(729600, 1036800)] * 2
     told = restore_left_over(state, root)
     assert told is not None and "killed" in told and "policy4 scaling_max_freq 1.728 GHz" in told
     assert limits(root) == [(729600, 1728000)] * 2
@@ -431,25 +466,29 @@ def test_a_zombie_holds_nothing(tmp_path: Path) -> None:
     child = holding(root)
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
+    assert limits(root) == [(729600, 1036800)] * 2
     assert restore_left_over(state, root) is not None
+    assert limits(root) == [(729600, 1728000)] * 2 and not state.exists()
     child.communicate(timeout=30)
 
 
 def test_a_power_mode_is_put_back_after_a_kill(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     run = FakeNvpmodel(root, mode=0)
-    frame = operating.Frame(
-        pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=operating._saved_frequencies(root)
+    frame = operating_point.Frame(
+        pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=operating_point._saved_frequencies(root)
     )
-    operating._push(state, frame)
+    operating_point._push(state, frame)
     assert "power mode 2" in (restore_left_over(state, root, run) or "")
     assert run.mode == 2 and limits(root) == [(729600, 1728000)] * 2
 
 
 def test_a_state_that_cannot_be_put_back_is_kept(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
-    saved = operating._saved_frequencies(root)
-    operating._push(state, operating.Frame(pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=saved))
+    saved = operating_point._saved_frequencies(root)
+    operating_point._push(
+        state, operating_point.Frame(pid=1 << 30, started="0@gone", power_mode_id=2, frequencies=saved)
+    )
     put(root, "sys/devices/system/cpu/cpufreq/policy0/scaling_max_freq", "729600\n")
     with pytest.raises(MeasurementError, match="could not be put back to 2: no nvpmodel"):
         restore_left_over(state, root)
@@ -475,7 +514,7 @@ def test_a_broken_state_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def gone(pid: int) -> bool:
-    return operating._started(pid) is None
+    return operating_point._started(pid) is None
 
 
 def wait_until(true: Callable[[], bool]) -> bool:
@@ -506,13 +545,16 @@ def test_a_load_that_dies_early_is_an_error() -> None:
 
 
 def test_a_load_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(operating, "BUSY", "raise SystemExit(1)")
+    monkeypatch.setattr(operating_point, "BUSY", "raise SystemExit(1)")
     with pytest.raises(KitError, match="did not start"), busy(2):
         pass
 
 
 def test_a_load_dies_with_its_parent() -> None:
-    code = "import time\nfrom kit.operating import busy\nwith busy(1) as pids:\n    print(*pids, flush=True)\n    time.sleep(60)"
+    code = (
+        "import time\nfrom kit.devices.operating_point import busy\n"
+        "with busy(1) as pids:\n    print(*pids, flush=True)\n    time.sleep(60)"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
@@ -524,10 +566,12 @@ def test_a_load_dies_with_its_parent() -> None:
 
 
 def test_an_orphan_does_not_begin() -> None:
-    done = subprocess.run([sys.executable, "-c", operating.BUSY, "1073741824", ""], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", operating_point.BUSY, "1073741824", ""], capture_output=True, timeout=60
+    )
     assert (done.returncode, done.stdout) == (0, b"")
 
 
 def test_the_tool_answers_no_and_never_raises() -> None:
-    assert operating.run_tool(["sh", "-c", "read answer; echo $answer; echo loud >&2; exit 3"]) == "no\nloud\n"
-    assert operating.run_tool(["no-such-tool-anywhere"]) is None
+    assert operating_point.run_tool(["sh", "-c", "read answer; echo $answer; echo loud >&2; exit 3"]) == "no\nloud\n"
+    assert operating_point.run_tool(["no-such-tool-anywhere"]) is None

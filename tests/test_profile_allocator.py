@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from door import kit
 
-from kit import backends, knowledge, spaces, store, targets
-from kit.backends import allocator as runtime
-from kit.backends import allocfile
+from kit import backends, knowledge, spaces, store
+from kit.allocators import fileformat
+from kit.allocators import runtime as runtime
 from kit.errors import BadRecord, IntegrityError, KitError, UnknownName, UsageError
+from kit.measure import targets
 from kit.records import AllocationQuality, Artifact, KnowledgeBase, KnowledgeRow, SizeTiming
 from kit.sim.delays import Analytic, Measured, computing_s, delay_of, describe
 from kit.spaces import allocator
@@ -57,7 +58,7 @@ def test_a_torch_program_computes_the_active_experts_alone(tmp_path: Path) -> No
     torch = pytest.importorskip("torch")
     from kit.variants import program
 
-    net = allocfile.member(spaces.subnetwork("allocator_a-d2-w0.10-fp32-30"))
+    net = fileformat.member(spaces.subnetwork("allocator_a-d2-w0.10-fp32-30"))
     x = np.random.default_rng(1).standard_normal((1, 90)).astype(np.float32)
     h = np.maximum(x[0] @ net.arrays["input_weight"] + net.arrays["input_bias"], 0)
     chosen = np.argsort(-(h @ net.arrays["gate_weight"]))[:3]
@@ -65,7 +66,7 @@ def test_a_torch_program_computes_the_active_experts_alone(tmp_path: Path) -> No
     for name, value in arrays.items():
         if name.startswith("expert"):
             value[np.setdiff1d(np.arange(30), chosen)] = np.nan
-    poisoned = allocfile.Network(net.spec, arrays, net.size, net.users)
+    poisoned = fileformat.Network(net.spec, arrays, net.size, net.users)
     program.write(poisoned, tmp_path / "x.pt2")
     with torch.inference_mode():
         answer = torch.export.load(tmp_path / "x.pt2").module()(torch.tensor(x)).numpy()
@@ -79,18 +80,18 @@ def test_nothing_of_torchs_export_stands_around_a_timed_call(tmp_path: Path) -> 
     from kit.backends import pytorch
     from kit.variants import program
 
-    program.write(allocfile.member(spaces.subnetwork(SIZES[0])), tmp_path / "x.pt2")
+    program.write(fileformat.member(spaces.subnetwork(SIZES[0])), tmp_path / "x.pt2")
     module = pytorch._load(tmp_path / "x.pt2", "cpu")
     assert not module._forward_hooks and not module._forward_pre_hooks
     assert "pytree" not in module.code
 
 
-@pytest.mark.parametrize("root", allocfile.ROOTS)
+@pytest.mark.parametrize("root", fileformat.ROOTS)
 def test_both_descriptions_count_the_same(root: str) -> None:
     for sub in spaces.SPACES[root].sample(min(40, spaces.SPACES[root].size), 0):
-        net = allocfile.member(sub)
-        assert allocfile.subnetwork(net) == sub
-        assert allocfile.macs(net.spec, net.size, net.users) == spaces.macs(sub)
+        net = fileformat.member(sub)
+        assert fileformat.subnetwork(net) == sub
+        assert fileformat.macs(net.spec, net.size, net.users) == spaces.macs(sub)
         stored = spaces.space_of(root).plan(sub).net().stored
         shapes = {name: s.shape for name, s in stored.items() if not s.setting}
         assert {name: w.shape for name, w in allocator.weights_of(net).items()} == shapes
@@ -126,10 +127,10 @@ def test_a_family_is_its_sizes_and_a_file_of_that_name_goes_first(
 
 
 def test_a_trained_file_in_each_runtime(tmp_path: Path) -> None:
-    net = allocfile.random_network(allocfile.per_user(users=50), 7, 8, 2).cut(users=30)
+    net = fileformat.random_network(fileformat.per_user(users=50), 7, 8, 2).cut(users=30)
     path, made_here = tmp_path / "trained.alloc.npz", tmp_path / "made"
     made_here.mkdir()
-    written = allocfile.write(net, path, seed=7)
+    written = fileformat.write(net, path, seed=7)
     (own,) = targets.resolve([str(path)], backend="allocator")
     assert own.path == path and own.artifact == written
     (onnx,) = targets.resolve([str(path)], backend="onnxruntime", folder=made_here)
@@ -143,9 +144,9 @@ def test_a_trained_file_in_each_runtime(tmp_path: Path) -> None:
 
 
 def test_allocators_that_cannot_be_measured(tmp_path: Path) -> None:
-    net = allocfile.random_network(allocfile.per_user(width=12), 0)
+    net = fileformat.random_network(fileformat.per_user(width=12), 0)
     path = tmp_path / "x.alloc.npz"
-    artifact = allocfile.write(net, path)
+    artifact = fileformat.write(net, path)
     with pytest.raises(UsageError, match="other shapes than allocator_u-d3-w1.00-fp32-30"):
         targets.resolve([str(path)], backend="onnxruntime", folder=tmp_path)
     with pytest.raises(UsageError, match="add --backend allocator"):
@@ -159,7 +160,7 @@ def test_allocators_that_cannot_be_measured(tmp_path: Path) -> None:
     with pytest.raises(IntegrityError, match=r"not the file that x\.alloc\.json describes"):
         targets.resolve([str(path)], backend="allocator")
     with pytest.raises(UnknownName, match="Unknown allocator 'resnet18'"):
-        allocfile.member(spaces.SPACES["resnet18"].root)
+        fileformat.member(spaces.SPACES["resnet18"].root)
     with pytest.raises(KitError, match="--all is about a family of allocators"):
         kit("profile", "fake:1us", "--backend", "fake", "--all")
 
@@ -208,7 +209,7 @@ def rows(family: str, sizes: list[tuple[int, int]]) -> tuple[KnowledgeRow, ...]:
     """Made up: a microsecond for each expert and layer."""
     subs = [
         spaces.SPACES[family].normal(
-            spaces.SPACES[family].root.model_copy(update={"width": w / allocfile.WIDEST[family], "depth": n})
+            spaces.SPACES[family].root.model_copy(update={"width": w / fileformat.WIDEST[family], "depth": n})
         )
         for w, n in sizes
     ]
@@ -280,15 +281,15 @@ def test_a_delay_that_cannot_be_is_one_sentence(text: str, says: str) -> None:
 
 def test_fewer_users_are_decided_by_shorter_vectors() -> None:
     """Users lie in vectors of 16: a network for 50 that serves 5 runs the code for 16."""
-    compiled = pytest.importorskip("kit.backends.allocator_compiled")
-    wide = allocfile.per_user(users=50)
-    assert compiled.code(wide, 5) is compiled.code(allocfile.per_user(users=16), 16)
+    compiled = pytest.importorskip("kit.allocators.compiled")
+    wide = fileformat.per_user(users=50)
+    assert compiled.code(wide, 5) is compiled.code(fileformat.per_user(users=16), 16)
     assert compiled.code(wide, 50).scratch > compiled.code(wide, 5).scratch
-    assert compiled.code(allocfile.paper_a(), 5) is compiled.code(allocfile.paper_a(), 30)
+    assert compiled.code(fileformat.paper_a(), 5) is compiled.code(fileformat.paper_a(), 30)
 
 
 def test_the_sidecar_of_a_file_says_what_write_says(tmp_path: Path) -> None:
-    net = allocfile.member(spaces.subnetwork(SIZES[1]))
-    written = allocfile.write(net, tmp_path / "x.alloc.npz", seed=0, steps=("random weights",))
-    assert allocfile.describe(net, written.model, seed=0, steps=("random weights",)) == written
+    net = fileformat.member(spaces.subnetwork(SIZES[1]))
+    written = fileformat.write(net, tmp_path / "x.alloc.npz", seed=0, steps=("random weights",))
+    assert fileformat.describe(net, written.model, seed=0, steps=("random weights",)) == written
     assert store.read_record(tmp_path / "x.alloc.json", Artifact) == written

@@ -5,10 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,9 +23,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit import backends, nursery, operating, profiler, store, targets, telemetry, verdict, worker
+from kit import backends, store
+from kit.devices import operating_point, telemetry
 from kit.errors import MeasurementError, StorageError, UsageError
-from kit.profiler import Job, Progress
+from kit.measure import forkserver, profiler, quality, targets, worker
+from kit.measure.profiler import Job, Progress
+from kit.measure.targets import Target
+from kit.measure.worker import Reply, Request
 from kit.records import (
     Layers,
     LayerTime,
@@ -33,8 +37,6 @@ from kit.records import (
     ProfileRecord,
     Reference,
 )
-from kit.targets import Target
-from kit.worker import Reply, Request
 
 FAST = MeasureSettings(backend="fake", visit_s=0.02, rounds_min=2, rounds_max=2, timeout_s=30)
 ONCE = FAST.model_copy(update={"rounds_min": 1, "rounds_max": 1, "visit_s": 0.01, "warmup_max_s": 0.05})
@@ -91,7 +93,7 @@ class Machine:
         return Reply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
 
     def install(self, patch: Callable[[Any, str, Any], None]) -> Machine:
-        patch(nursery.Nursery, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
+        patch(forkserver.Nursery, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
         patch(profiler, "time", SimpleNamespace(perf_counter=lambda: self.now_s, monotonic=lambda: self.now_s))
         patch(telemetry, "meters", lambda **_: [])
         patch(backends, "require", lambda name: None)
@@ -133,7 +135,7 @@ BAD_MODELS = """
 import os, resource, sys
 sys.path[:] = [p for p in sys.path if p]
 import numpy
-from kit import worker
+from kit.measure import worker
 from kit.backends import fake
 from pathlib import Path
 
@@ -208,14 +210,18 @@ def test_runtimes_tell_of_memory_in_many_words(text: str, tells: bool) -> None:
 def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap, a load and an affinity are real; a clock cap without --control is a record and not an error."""
     burning: list[tuple[int, list[psutil.Process]]] = []
-    real = nursery.Nursery.ask
+    real = forkserver.Nursery.ask
 
-    def ask(own: nursery.Nursery, request: Request, timeout_s: float) -> Reply:
-        burners = [c for c in psutil.Process().children(recursive=True) if "kit.operating" in " ".join(c.cmdline())]
+    def ask(own: forkserver.Nursery, request: Request, timeout_s: float) -> Reply:
+        burners = [
+            c
+            for c in psutil.Process().children(recursive=True)
+            if "kit.devices.operating_point" in " ".join(c.cmdline())
+        ]
         burning.append((len(burners), burners))
         return real(own, request, timeout_s)
 
-    monkeypatch.setattr(nursery.Nursery, "ask", ask)
+    monkeypatch.setattr(forkserver.Nursery, "ask", ask)
     points: list[dict[str, Any]] = [
         {}, {"gap_s": 0.003, "visit_s": 0.05}, {"load": 1}, {"affinity": (HERE,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"},
     ]  # fmt: skip
@@ -250,37 +256,48 @@ def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
     assert record.outcome == "ok"
 
 
+#: A parent whose child writes its process id into a pipe once it hangs.
 ORPHAN = """
-import os, signal, sys, threading, time
-from kit import nursery, targets, worker
-threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
-nursery.ask(worker.Request(path="x", artifact=targets.resolve(["fake:hang"], backend="fake")[0].artifact, backend="fake", threads=1), 60)
+import sys
+from kit.measure import forkserver, targets, worker
+HANGS = "import os, pathlib; from kit.backends import fake; plain = fake.FakeSession._end\\n" \
+        "def end(session, feeds): pathlib.Path(%r).write_text(f'{os.getpid()} {os.getppid()}'); plain(session, feeds)\\n" \
+        "fake.FakeSession._end = end\\n"
+worker.CODE = HANGS % sys.argv[1] + worker.CODE
+artifact = targets.resolve(["fake:hang"], backend="fake")[0].artifact
+forkserver.ask(worker.Request(path="x", artifact=artifact, backend="fake", threads=1), 600)
 """
 
 
 def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", ORPHAN])
-    time.sleep(1.0)
-    children = [p.pid for p in psutil.Process(parent.pid).children()]
-    assert children and parent.wait() == -signal.SIGKILL
-    for _ in range(100):
-        if not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in children):
-            return
-        time.sleep(0.05)
-    raise AssertionError("the child outlived its parent")
+    """Killed while the child works: the kernel tells of each end by its pidfd, so nothing waits for a clock."""
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "pipe")]) as parent:
+        pipe, ended = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(parent.pid)
+        assert select.select([pipe, ended], [], [], 60)[0] == [pipe], "no child hangs"
+        child, mother = map(int, os.read(pipe, 100).split())
+        os.close(pipe)
+        os.close(ended)
+        assert mother in [p.pid for p in psutil.Process(parent.pid).children()]
+        ends = [os.pidfd_open(pid) for pid in (child, mother)]
+        parent.kill()
+    assert parent.returncode == -signal.SIGKILL
+    for end in ends:
+        assert select.select([end], [], [], 60)[0], "the child outlived its parent"
+        os.close(end)
 
 
 def test_records_carry_what_is_needed_to_judge_them_again(tmp_path: Path) -> None:
     record = profiler.profile(fakes("fake:10us"), made.device(), tmp_path / "x.jsonl")[0]
     again = ProfileRecord.model_validate_json(store.canonical_json(record))
     assert again.measurement is not None
-    assert verdict.judge(again.measurement, again.settings) == (record.label, record.evidence)
+    assert quality.judge(again.measurement, again.settings) == (record.label, record.evidence)
     assert again.measurement.visits[0].references and again.measurement.visits[0].versions["python"]
 
 
 def test_a_child_that_says_nonsense_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/echo")
-    reply = nursery.ask(worker.Request(path="x", artifact=None, backend="fake", threads=1), 5)
+    reply = forkserver.ask(worker.Request(path="x", artifact=None, backend="fake", threads=1), 5)
     assert reply.outcome == "failed" and reply.reason == "The child process gave an unreadable answer."
 
 
@@ -313,7 +330,7 @@ def test_a_request_carries_its_point(tmp_path: Path, machine: Machine) -> None:
     profiler.profile(at("fake:10us", point), made.device(), tmp_path / "x.jsonl")
     (request,) = machine.asked
     assert {name: getattr(request, name) for name in point} == point and request.visit_s == ONCE.visit_s
-    assert Request.model_validate_json(nursery.request_line(request)) == request
+    assert Request.model_validate_json(forkserver.request_line(request)) == request
 
 
 def test_a_job_closes_when_nothing_speaks_against_it(tmp_path: Path, machine: Machine) -> None:
@@ -395,10 +412,10 @@ class States:
 @pytest.fixture
 def states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> States:
     found = States()
-    monkeypatch.setattr(operating, "controlled", found.controlled)
-    monkeypatch.setattr(operating, "busy", found.busy)
-    monkeypatch.setattr(operating, "unsupported", lambda point: None)
-    monkeypatch.setattr(operating, "state_file", lambda: tmp_path / "state.json")
+    monkeypatch.setattr(operating_point, "controlled", found.controlled)
+    monkeypatch.setattr(operating_point, "busy", found.busy)
+    monkeypatch.setattr(operating_point, "unsupported", lambda point: None)
+    monkeypatch.setattr(operating_point, "state_file", lambda: tmp_path / "state.json")
     return found
 
 
@@ -431,7 +448,7 @@ def test_a_point_that_turns_out_not_to_hold_is_a_record(
         raise StorageError("No permission to write scaling_max_freq: run the command with sudo.")
         yield
 
-    monkeypatch.setattr(operating, "controlled", refused)
+    monkeypatch.setattr(operating_point, "controlled", refused)
     (record,) = profiler.profile(
         at("fake:1us", {"power_mode": "15W"}), made.device(), tmp_path / "x.jsonl", control=True
     )
@@ -450,7 +467,7 @@ def test_a_machine_that_was_not_put_back_ends_the_run(
         yield
         raise StorageError("No permission to write scaling_max_freq: run the command with sudo.")
 
-    monkeypatch.setattr(operating, "controlled", stuck)
+    monkeypatch.setattr(operating_point, "controlled", stuck)
     with pytest.raises(StorageError, match="with sudo"):
         profiler.profile(
             at("fake:1us", {"clock_cap_hz": 1e9}), made.device(), tmp_path / "out" / "x.jsonl", control=True
@@ -460,8 +477,8 @@ def test_a_machine_that_was_not_put_back_ends_the_run(
 def test_what_a_killed_run_left_changed_is_put_back_first(
     tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operating, "restore_left_over", lambda state: f"put back {state.name}")
-    monkeypatch.setattr(operating, "state_file", lambda: tmp_path / "state.json")
+    monkeypatch.setattr(operating_point, "restore_left_over", lambda state: f"put back {state.name}")
+    monkeypatch.setattr(operating_point, "state_file", lambda: tmp_path / "state.json")
     steps: list[Progress] = []
     profiler.profile(fakes("fake:1us"), made.device(), tmp_path / "x.jsonl", progress=steps.append)
     assert steps[0].text == "put back state.json"
@@ -650,7 +667,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import made
-from kit import profiler
+from kit.measure import profiler
 from test_profiler import FAST, fakes
 def progress(p):
     if p.done == 3:
@@ -684,7 +701,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import made
-from kit import profiler
+from kit.measure import profiler
 from test_profiler import KEPT, Machine, sized
 machine = Machine().install(setattr)
 profiler.WAVE = 2

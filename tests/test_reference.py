@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
-
 import made
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import clock, records, reference, spaces, store
+from kit import records, spaces, store
+from kit.devices import clock
+from kit.measure import drift
 from kit.records import Reference
 
 
 def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
-    found = reference.workloads()
-    assert set(found) <= set(reference.WORKLOADS) and {"product"} <= set(found)
+    found = drift.workloads()
+    assert set(found) <= set(drift.WORKLOADS) and {"product"} <= set(found)
     assert ("clock" in found) == (clock.chain() is not None)
     for workload in found.values():
         taken = [workload() for _ in range(3)]
@@ -25,40 +25,24 @@ def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
 
 def test_every_weight_belongs_to_a_workload() -> None:
     """A machine that slows down evenly is slower by one factor, whatever the mixture."""
-    for ways in reference.MIXTURES.values():
+    for ways in drift.MIXTURES.values():
         for weights in ways:
-            assert set(weights) <= set(reference.WORKLOADS | reference.NETWORKS)
+            assert set(weights) <= set(drift.WORKLOADS | drift.NETWORKS)
             assert all(weight > 0 for weight in weights.values())
-        assert not set(ways[-1]) & set(reference.NETWORKS)  # the last resort needs no runtime
-    assert [sum(way.values()) for way in reference.MIXTURES["fp32"]] == pytest.approx([1.0, 1.0])
+        assert not set(ways[-1]) & set(drift.NETWORKS)  # the last resort needs no runtime
+    assert [sum(way.values()) for way in drift.MIXTURES["fp32"]] == pytest.approx([1.0, 1.0])
 
 
 def test_reference_networks_are_sub_networks_and_stand_in_for_the_smaller_product() -> None:
-    assert reference.networks("fp32") == reference.networks("bf16") == {"network": reference.NETWORKS["network"]}
-    assert reference.networks("int8") == reference.NETWORKS
-    for text in reference.NETWORKS.values():
+    assert drift.networks("fp32") == drift.networks("bf16") == {"network": drift.NETWORKS["network"]}
+    assert drift.networks("int8") == drift.NETWORKS
+    for text in drift.NETWORKS.values():
         assert spaces.subnetwork(text).id == text
     calls: list[str] = []
-    found = reference.workloads({"network": lambda: calls.append("network")})
+    found = drift.workloads({"network": lambda: calls.append("network")})
     assert set(found) - {"clock"} == {"network", "weights"}
     warm = len(calls)
     assert found["network"]() >= 0 and len(calls) == warm + 3  # one to find its caches, two that are timed
-
-
-@pytest.mark.parametrize("shape", [(49, 2304), (1,), (1 << 20,), (7, 3, 5)])
-def test_arrays_start_on_a_huge_page_and_hold_ones(shape: tuple[int, ...]) -> None:
-    array = reference.aligned(shape)
-    assert array.ctypes.data % reference.HUGE_PAGE == 0 and array.shape == shape and array.dtype == np.float32
-    assert (array == 1).all() and array.flags.writeable
-
-
-def test_arrays_do_not_share_their_pages() -> None:
-    one, two = reference.aligned((1000,)), reference.aligned((1000,))
-    one[...] = 5
-    assert (two == 1).all()
-    address = one.ctypes.data
-    del two
-    assert ctypes.c_float.from_address(address).value == 5  # the mapping lives as long as its array
 
 
 # ----------------------------------------------------------------------------------------------------------------- clock
@@ -74,27 +58,27 @@ def test_the_clock_is_cycles_over_time_without_the_call(hz: float, overhead_ns: 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "chain", lambda: chain(100, 1920, overhead_ns))
         exact_ns = 192_000 / hz * 1e9 + overhead_ns
-        assert reference.clock_of(np.full(9, round(exact_ns))) == pytest.approx(hz, rel=1e-4)
+        assert drift.clock_of(np.full(9, round(exact_ns))) == pytest.approx(hz, rel=1e-4)
 
 
 def test_interruptions_do_not_lower_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "chain", lambda: chain(100, 1920, 0.0))
     times = np.array([96_000] * 6 + [150_000, 5_000_000, 9_000_000])
-    assert reference.clock_of(times) == pytest.approx(2e9)
+    assert drift.clock_of(times) == pytest.approx(2e9)
 
 
 def test_without_a_chain_nobody_knows_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "chain", lambda: None)
-    assert reference.clock_of(np.array([96_000])) is None and "clock" not in reference.workloads()
+    assert drift.clock_of(np.array([96_000])) is None and "clock" not in drift.workloads()
     monkeypatch.setattr(clock, "chain", lambda: chain(100, 1920, 0.0))
-    assert reference.clock_of(np.array([], dtype=np.int64)) is None
+    assert drift.clock_of(np.array([], dtype=np.int64)) is None
 
 
 # ----------------------------------------------------------------------------------------------------------------- scale
 
 
-def seen(references: dict[str, list[int]], backend: str = "onnxruntime") -> reference.Seen:
-    return reference.Seen(made.visit([1.0] * 2, block=1, references=references), backend)
+def seen(references: dict[str, list[int]], backend: str = "onnxruntime") -> drift.Seen:
+    return drift.Seen(made.visit([1.0] * 2, block=1, references=references), backend)
 
 
 def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
@@ -102,48 +86,46 @@ def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
         "product": ([100, 110, 120], [200, 210, 990], [130, 140, 150]),
         "clock": ([50, 50, 50], [60, 60, 60], [70, 1, 70]),
     }
-    found = reference.scale(None, "board", [seen({n: series[i] for n, series in times.items()}) for i in range(3)])
+    found = drift.scale(None, "board", [seen({n: series[i] for n, series in times.items()}) for i in range(3)])
     assert found is not None and found.device_id == "board"
     assert found.nominal_ns == {"product": 140.0, "clock": 60.0}
-    assert found.workloads == {name: reference.WORKLOADS[name] for name in times}
-    assert reference.fits(found, "board") and not reference.fits(found, "other")
+    assert found.workloads == {name: drift.WORKLOADS[name] for name in times}
+    assert drift.fits(found, "board") and not drift.fits(found, "other")
 
 
 def test_a_reference_network_has_a_scale_in_each_runtime() -> None:
-    first = reference.scale(None, "board", [seen({"network": [8, 8, 8], "weights": [4, 4, 4]})])
+    first = drift.scale(None, "board", [seen({"network": [8, 8, 8], "weights": [4, 4, 4]})])
     assert first is not None
     assert first.nominal_ns == {"network onnxruntime": 8.0, "weights": 4.0}
-    second = reference.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino")])
+    second = drift.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino")])
     assert second is not None  # the machine was slower by half when openvino was new
     assert second.nominal_ns == {**first.nominal_ns, "network openvino": 20.0}
-    assert second.created_utc == first.created_utc and reference.fits(second, "board")
-    assert reference.scale(second, "board", [seen({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
+    assert second.created_utc == first.created_utc and drift.fits(second, "board")
+    assert drift.scale(second, "board", [seen({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
     changed = second.model_copy(update={"workloads": {**second.workloads, "network openvino": "another network"}})
-    assert not reference.fits(changed, "board")
+    assert not drift.fits(changed, "board")
 
 
 def test_the_best_mixture_that_every_process_timed_counts() -> None:
     both = [seen({"network": [8] * 3, "weights": [4] * 3, "product": [2] * 3, "clock": [1] * 3})]
-    kept = reference.scale(None, "board", both)
+    kept = drift.scale(None, "board", both)
     assert kept is not None
     visits = [both[0].visit]
-    best = reference.of_job(kept, "fp32", "onnxruntime", visits)
-    assert best.weights == reference.MIXTURES["fp32"][0] and best.nominal_ns == {"weights": 4.0, "network": 8.0}
-    assert (
-        reference.of_job(kept, "fp32", "openvino", visits).weights == reference.MIXTURES["fp32"][1]
-    )  # no scale there yet
+    best = drift.of_job(kept, "fp32", "onnxruntime", visits)
+    assert best.weights == drift.MIXTURES["fp32"][0] and best.nominal_ns == {"weights": 4.0, "network": 8.0}
+    assert drift.of_job(kept, "fp32", "openvino", visits).weights == drift.MIXTURES["fp32"][1]  # no scale there yet
     without = [*visits, seen({"weights": [4] * 3, "product": [2] * 3}).visit]
-    assert reference.of_job(kept, "fp32", "onnxruntime", without).weights == {"weights": 0.5, "product": 0.4}
-    assert reference.of_job(kept, "int8", "onnxruntime", visits).weights == reference.MIXTURES["int8"][1]
+    assert drift.of_job(kept, "fp32", "onnxruntime", without).weights == {"weights": 0.5, "product": 0.4}
+    assert drift.of_job(kept, "int8", "onnxruntime", visits).weights == drift.MIXTURES["int8"][1]
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:
-    old = reference.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
-    assert reference.scale(None, "board", [old]) is None and reference.scale(None, "board", []) is None
+    old = drift.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
+    assert drift.scale(None, "board", [old]) is None and drift.scale(None, "board", []) is None
 
 
 def test_the_scale_is_read_back_as_it_was_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    found = reference.scale(None, "board", [seen({"product": [7, 8, 9]})])
+    found = drift.scale(None, "board", [seen({"product": [7, 8, 9]})])
     assert found is not None
     store.write_record(tmp_path / "reference.json", found)
     assert store.read_record(tmp_path / "reference.json", Reference) == found

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from test_cli import complaint, kit
 
-from kit import profiler, scenario, stats, store, targets
+from kit import stats, store
 from kit.errors import BadRecord, StorageError, UsageError
-from kit.profiler import Progress
+from kit.measure import profiler, scenario, targets
+from kit.measure.profiler import Progress
+from kit.measure.scenario import Served
 from kit.records import ScenarioRecord, ScenarioRun, ScenarioSettings
-from kit.scenario import Served
 
 FAST = {"backend": "fake", "run_s": 0.1, "warmup_max_s": 0.0}
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from kit.packed import Series
 from kit.records import Record
-from kit.series import Series
 
 NUMBERS = st.one_of(st.lists(st.integers(0, 2**32 - 1), max_size=200), st.lists(st.integers(0, 2**63 - 1), max_size=50))
 

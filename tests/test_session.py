@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,13 +12,13 @@ import door
 import pytest
 from typer.testing import CliRunner
 
-from kit import session as sessions
 from kit import spaces, store
 from kit.cli import app
-from kit.device import recognise
+from kit.devices import recognise
 from kit.errors import BadRecord, MeasurementError, StorageError
+from kit.measure import session as sessions
+from kit.measure.session import NETWORKS, Recording
 from kit.records import SubNetwork
-from kit.session import NETWORKS, Recording
 
 SMALL = ("resnet18-d1.1.1.1-w0.25-fp32-96", "resnet18-d1.1.1.1-w0.25-int8-96")
 SHIPPED = Path(__file__).parent.parent / "profiles"
@@ -216,6 +217,26 @@ def test_shipped_sessions_are_whole_and_small() -> None:
         assert [r.artifact.artifact_id for r in recording.records] == list(NETWORKS)
         assert all(r.measurement and len(r.measurement.visits) == 6 for r in recording.records)
         assert recording.path.parent.parent.name == recording.session.device.device_id
+
+
+def test_docs_say_which_state_variables_repeat() -> None:
+    folder = SHIPPED / "amd-epyc-f26m2-2c-kvm" / "sessions"
+    first, second = (sessions.read(folder / f"{at}Z.jsonl") for at in ("2026-11-25T233804", "2026-11-26T015120"))
+    repeats = [sessions.repeats(recording.session) for recording in (first, second)]
+    within = {name for name in repeats[0] if all(abs(r[name] - 1) <= 0.02 for r in repeats)}
+    text = " ".join((SHIPPED.parent / "docs" / "measuring.md").read_text().split())
+    listed = re.search(r"these repeat within 2 % inside a session: (.*?)\. The others do not", text)
+    assert listed
+    assert set(re.findall(r"`(\w+)`", listed[1])) == within
+    calibrations = [abs(r[n] - 1) for n in repeats[0] if n.startswith("calibration_") for r in repeats]
+    assert 0.025 < max(abs(r["calibration_clock_s"] - 1) for r in repeats) < 0.035
+    assert max(calibrations) < 0.055
+    state, networks = sessions.ratios(second, first)
+    assert abs(state["clock_hz"] - 1) < 0.0025
+    beyond = [state[f"chase_{size}_s"] for size in ("128MiB", "256MiB")]
+    beyond += [1 / state[f"read_{size}_bytes_s"] for size in ("128MiB", "256MiB")]
+    assert 1.08 < min(beyond) < max(beyond) < 1.12
+    assert (round(min(networks.values()), 2), round(max(networks.values()), 2)) == (0.98, 1.08)
 
 
 def test_the_verb_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, recording: Recording, profiles: Path) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from kit.backends import allocfile
-from kit.backends.allocfile import Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.records import SizeTiming
 from kit.sim import bandwidth, learning
@@ -181,7 +181,7 @@ def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert again.training == first.training
     tasks = frames(0)
     assert (train.shares_of(WORLD, again.net, tasks) == train.shares_of(WORLD, first.net, tasks)).all()
-    network = allocfile.read(first.path)
+    network = fileformat.read(first.path)
     assert network.size == Size(4, 2) and network.users == 6
     with pytest.raises(TypeError):  # another seed is another network: it would have to be trained
         train.train(WORLD, recipe.model_copy(update={"seed": 1}), tmp_path)

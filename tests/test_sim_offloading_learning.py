@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.backends.allocfile import Size
+from kit.allocators.fileformat import Size
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.nets import allocator
 from kit.records import SizeTiming

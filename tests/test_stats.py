@@ -47,6 +47,34 @@ def test_drift_and_nearness() -> None:
     assert stats.halves_drift([1, 1, 1, 1.1, 1.1, 1.1]) == pytest.approx(0.1)
     assert stats.halves_drift([1, 2]) == 0.0
     assert stats.share_near_median([1, 1, 1, 1.04, 2]) == pytest.approx(0.8)
+    assert stats.share_near_median([1, 1, 1, 1.06, 0.94]) == pytest.approx(0.6)
+
+
+def test_the_half_sample_mode_is_its_definition() -> None:
+    """Robertson and Cryer: the shortest interval of ceil(n / 2) values, again and again; the first of equal ones."""
+
+    def mode(values: list[float]) -> float:
+        if len(values) == 3:
+            return sum(values[:2] if values[1] - values[0] <= values[2] - values[1] else values[1:]) / 2
+        if len(values) < 3:
+            return sum(values) / len(values)
+        half = -(-len(values) // 2)
+        return mode(min((values[i : i + half] for i in range(len(values) - half + 1)), key=lambda v: v[-1] - v[0]))
+
+    rng = np.random.default_rng(0)
+    for n in range(1, 60):
+        values = rng.lognormal(0, 1, n).tolist()
+        assert stats.half_sample_mode(values) == pytest.approx(mode(sorted(values)))
+
+
+def test_a_bootstraps_ends_cut_the_same_share_off_on_both_sides() -> None:
+    """The mean of two redrawn groups, 0 and 1, is 0 or 1 in a quarter of the cases each."""
+    groups = [np.array([0.0]), np.array([1.0])]
+    for confidence, ends in ((0.4, (0.5, 0.5)), (0.6, (0.0, 1.0)), (0.95, (0.0, 1.0))):
+        assert (
+            stats.bootstrap_over_groups(groups, lambda v: float(v.mean()), confidence=confidence, resamples=2000)
+            == ends
+        )
 
 
 def test_r_squared() -> None:

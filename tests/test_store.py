@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import made
 import pytest
@@ -39,6 +43,83 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(StorageError, match="disk is full"):
         store.append_line(path, {"a": 1})
     assert path.read_bytes() == b'{"old": 1}\n'
+
+
+def test_a_write_is_a_flushed_file_beside_the_target_that_is_renamed_onto_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At every step the target holds its old content whole; the last step is one rename inside its folder."""
+    path, steps = tmp_path / "x.json", []
+    store.write_atomic(path, b"old")
+    sync, rename = os.fsync, Path.replace
+
+    def synced(handle: int) -> None:
+        file = Path(f"/proc/self/fd/{handle}").resolve()
+        steps.append(("sync", file, file.read_bytes(), path.read_bytes()))
+        sync(handle)
+
+    def renamed(one: Path, other: Path) -> Path:
+        steps.append(("rename", one, one.read_bytes(), path.read_bytes()))
+        assert other == path
+        return rename(one, other)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    store.write_atomic(path, b"new")
+    (first, temporary, *_), (last, source, *_) = steps
+    assert (first, last) == ("sync", "rename") and temporary == source
+    assert source.parent == path.parent and source != path and source.name.startswith(".")  # readers of folders skip it
+    assert all(written == b"new" and before == b"old" for _, _, written, before in steps)
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o644 and os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize("step", ["write", "fsync", "chmod", "replace"])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), OSError(errno.EIO, "broken"), KeyboardInterrupt()])
+def test_a_write_that_ends_at_any_step_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException
+) -> None:
+    path = tmp_path / "x.json"
+    store.write_atomic(path, b"old")
+
+    def end(*_: object, **__: object) -> None:
+        raise error
+
+    class Half(io.FileIO):
+        def write(self, data: Any) -> int:
+            super().write(bytes(data)[:1])
+            raise error
+
+    owner, name = {"write": (os, "fdopen"), "fsync": (os, "fsync")}.get(step, (Path, step))
+    monkeypatch.setattr(owner, name, Half if step == "write" else end)
+    with pytest.raises((StorageError, KeyboardInterrupt)):
+        store.write_atomic(path, b"new")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x.json"]
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from kit import store
+path, size = Path(sys.argv[1]), int(sys.argv[2])
+for i in range(10**6):
+    store.write_atomic(path, bytes([65 + i % 26]) * size)
+    if i == 0:
+        print("writing", flush=True)
+"""
+
+
+def test_readers_and_a_kill_see_whole_files_only(tmp_path: Path) -> None:
+    """A process that writes again and again is read meanwhile, then killed: every content is one write, whole."""
+    path, size = tmp_path / "x", 1 << 20
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), str(size)], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None and child.stdout.readline() == "writing\n"
+        contents = [path.read_bytes() for _ in range(30)]
+        child.kill()
+    for content in [*contents, path.read_bytes()]:
+        assert len(content) == size and content == content[:1] * size
 
 
 def test_a_torn_last_line_is_skipped_then_cut(tmp_path: Path) -> None:

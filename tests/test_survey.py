@@ -14,12 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from kit import backends, latency, profiler, spaces, store, survey, targets
+from kit import backends, latency, spaces, store
 from kit.cli import app
 from kit.errors import BackendUnavailable, MeasurementError, UnknownName, UsageError
-from kit.profiler import Job
+from kit.latency import explore
+from kit.latency.explore import Aim, Plan, Step
+from kit.measure import profiler, targets
+from kit.measure.profiler import Job
 from kit.records import Measurement, MeasureSettings, ProfileRecord
-from kit.survey import Aim, Plan, Step
 
 pytest.importorskip("scipy")
 SPACE = spaces.space_of("resnet20")
@@ -58,12 +60,12 @@ class Bench:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small pool: the tests are about the way, not about the choice."""
-    monkeypatch.setattr(survey, "POOL", 60)
+    monkeypatch.setattr(explore, "POOL", 60)
 
 
-def run(tmp_path: Path, plan: Plan, bench: Bench | None = None, **more: Any) -> tuple[survey.Survey, Bench]:
+def run(tmp_path: Path, plan: Plan, bench: Bench | None = None, **more: Any) -> tuple[explore.Survey, Bench]:
     bench = bench or Bench(tmp_path / "x.jsonl")
-    return survey.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
+    return explore.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
 
 
 def test_it_measures_until_the_aim_is_reached(tmp_path: Path, small: None) -> None:
@@ -114,7 +116,7 @@ def test_a_sample_is_the_space_s_own_and_goes_in_fixed_pieces(tmp_path: Path) ->
 
 def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
-    monkeypatch.setattr("kit.survey.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("kit.latency.explore.time.monotonic", lambda: now[0])
     bench = Bench(tmp_path / "x.jsonl")
 
     def slow(jobs: list[Job], budget_s: float | None) -> list[ProfileRecord]:
@@ -122,7 +124,7 @@ def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytes
         return bench(jobs, budget_s)
 
     plan = Plan(SPACE, MeasureSettings(), budget_s=100.0)
-    found = survey.run(plan, made.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
+    found = explore.run(plan, made.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
     assert found.ended == "the budget is spent" and [len(b) for b in bench.batches] == [10, 5, 1]
     assert bench.budgets == [
         None,
@@ -159,28 +161,28 @@ def test_without_scipy_it_spreads_and_says_so(tmp_path: Path, small: None, monke
     found, bench = run(tmp_path, plan)
     assert [len(b) for b in bench.batches] == [10, 2] and found.model is None
     with pytest.raises(BackendUnavailable, match="needs scipy"):
-        survey.check(replace(plan, aim=Aim()))
+        explore.check(replace(plan, aim=Aim()))
 
 
 @given(st.integers(1, 99), st.integers(1, 100))
 def test_aims_are_read(within: int, share: int) -> None:
     for text in (f"within{within}={share / 100}", f"within{within}={share}%"):
-        found = survey.read_aim(text)
+        found = explore.read_aim(text)
         assert found.within == pytest.approx(within / 100) and found.share == pytest.approx(share / 100)
 
 
 @pytest.mark.parametrize("text", ["within10", "within10=", "within10=2", "within0=0.9", "within100=0.9", "10=0.9", ""])
 def test_aims_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="--until"):
-        survey.read_aim(text)
+        explore.read_aim(text)
 
 
 def test_spans_are_read() -> None:
     spans = {"90s": 90, "10m": 600, "1h": 3600, "1.5h": 5400, "20": 20, "2min": 120}
-    assert {text: survey.read_span(text) for text in spans} == spans
+    assert {text: explore.read_span(text) for text in spans} == spans
     for text in ("", "-1s", "0", "ten", "1d", "nan", "1e9h"):
         with pytest.raises(UsageError, match="--budget"):
-            survey.read_span(text)
+            explore.read_span(text)
 
 
 def test_an_id_of_a_space_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +225,7 @@ def test_the_verb_shows_the_way_and_the_end(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(backends, "require", lambda name: None)
-    monkeypatch.setattr("kit.device.recognise", made.device)
+    monkeypatch.setattr("kit.devices.recognise", made.device)
     folders: list[Path] = []
 
     def profile(jobs: list[Job], device: object, out: Path, **_: object) -> list[ProfileRecord]:
@@ -243,4 +245,4 @@ def test_the_verb_shows_the_way_and_the_end(
     assert "had been predicted" in shown.stderr and "kit fit" in shown.stderr and "1 new records" in shown.stderr
     assert [p.suffix for p in sorted((tmp_path / "kept").iterdir())] == [".json", ".onnx"]
     with pytest.raises(UnknownName):
-        survey.space_of("resnet999")
+        explore.space_of("resnet999")

@@ -7,8 +7,9 @@ from pathlib import Path
 import made
 import pytest
 
-from kit import nursery, store, targets, worker
+from kit import store
 from kit.errors import BackendUnavailable, BadModel, BadRecord, IntegrityError, UnknownName, UsageError
+from kit.measure import forkserver, targets, worker
 from kit.records import TensorSpec
 
 SPEC = TensorSpec(name="x", shape=(1, 4), dtype="float32")
@@ -22,7 +23,7 @@ def described(monkeypatch: pytest.MonkeyPatch, reply: worker.Reply) -> list[work
         asked.append(request)
         return reply
 
-    monkeypatch.setattr(nursery, "ask", ask)
+    monkeypatch.setattr(forkserver, "ask", ask)
     return asked
 
 

@@ -15,9 +15,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import RECORDED, FakeNvml, answering, build, put
 
-from kit import telemetry
+from kit.devices import telemetry
+from kit.devices.telemetry import (
+    Counters,
+    EnergyWindow,
+    Meter,
+    Reading,
+    discover,
+    disturbance,
+    meters,
+    read_environment,
+)
 from kit.records import Environment
-from kit.telemetry import Counters, EnergyWindow, Meter, Reading, discover, disturbance, meters, read_environment
 
 PI = {
     "vcgencmd get_throttled": "throttled=0x50005\n",
@@ -45,18 +54,6 @@ TX2 = (
     "VDD_SYS_SOC 536/547 VDD_4V0_WIFI 633/527 VDD_IN 3140/3208 VDD_SYS_CPU 536/590 VDD_SYS_DDR 557/601"
 )
 
-PARSERS = (
-    telemetry.parse_throttled,
-    telemetry.parse_measure_temp,
-    telemetry.parse_measure_clock,
-    telemetry.parse_nvpmodel,
-    telemetry.parse_pmic,
-    telemetry.parse_cpu_ticks,
-    telemetry.parse_own_stat,
-    telemetry.parse_pressure,
-    telemetry.parse_switches,
-    lambda text: telemetry.parse_kilobytes(text, "AnonHugePages"),
-)
 PMIC = (RECORDED / "pmic-read-adc-raspberry-pi-5.txt").read_text()
 
 
@@ -106,11 +103,64 @@ def test_tegrastats_of_three_generations() -> None:
     assert telemetry.parse_tegrastats("tegrastats: command failed") == Reading()
 
 
-@given(st.text())
-def test_no_text_breaks_a_parser(text: str) -> None:
-    for parse in PARSERS:
-        parse(text)
-    telemetry.parse_tegrastats(text)
+#: What tools and the kernel write, with numbers that no sensor means, in any order; and any text.
+NUMBER = st.sampled_from(["0", "7", "48.3", "-256", "1984", "99999", "1500398464", "9" * 400, "٣", "x"])
+PIECES = st.sampled_from(
+    ["throttled=0x", "temp=", "'C", "frequency(48)=", "NV Power Mode: ", "MODE_", "CPU [", "%@", "]", "@", "cpu@", "gpu@", "C", "\n", " ",
+     "VDD_IN ", "VDD_SOC ", "mW/", "mW", "VDD_CORE_A current(7)=", "VDD_CORE_V volt(15)=", "A", "V", "cpu ", "1 (a) R ", "some avg10=",
+     " total=", "AnonHugePages: ", " kB", "voluntary_ctxt_switches: ", "nonvoluntary_ctxt_switches: "]
+)  # fmt: skip
+TEXTS = st.text() | st.lists(PIECES | NUMBER, max_size=20).map("".join)
+#: Lines of the right form around numbers that may be wrong.
+LINES = (
+    "throttled=0x{0}",
+    "temp={0}'C",
+    "frequency(48)={0}",
+    "VDD_CORE_A current(7)={0}A\nVDD_CORE_V volt(15)={1}V",
+    "CPU [97%@{0},off] cpu@{1}C gpu@{2}C VDD_IN {3}mW/1mW",
+    "CPU [1%@{0}] VDD_SOC {1}mW/2mW VDD_CPU {2}/3",
+    "NV Power Mode: MODE_{0}\n{1}",
+)
+
+
+@given(TEXTS, st.lists(NUMBER, min_size=4, max_size=4))
+def test_tools_tell_a_plausible_value_or_none(text: str, numbers: list[str]) -> None:
+    for line in (text, *(line.format(*numbers) for line in LINES)):
+        check_plausible(line)
+
+
+def check_plausible(text: str) -> None:
+    """Whatever a tool says, no record holds a clock, a temperature or a power that cannot be."""
+    flags = telemetry.parse_throttled(text)
+    assert flags is None or set(flags) <= set(telemetry.THROTTLE_BITS.values())
+    degrees = telemetry.parse_measure_temp(text)
+    assert degrees is None or -60 < degrees < 200
+    hz = telemetry.parse_measure_clock(text)
+    assert hz is None or 0 < hz < 1e11
+    assert all(rail and 0 <= watts < 1e5 for rail, watts in telemetry.parse_pmic(text).items())
+    mode = telemetry.parse_nvpmodel(text)
+    assert mode is None or (mode in text and not set(mode) & set(" \n"))
+    for target in ("cpu", "gpu"):
+        reading = telemetry.parse_tegrastats(text, target)  # type: ignore[arg-type]
+        assert reading.clock_hz is None or (target == "cpu" and 0 < reading.clock_hz < 1e11)
+        assert reading.temperature_c is None or -60 < reading.temperature_c < 200
+        assert reading.power_w is None or 0 <= reading.power_w < 1e5
+        assert reading.throttle_flags is None and reading.power_mode is None
+
+
+@given(TEXTS, st.lists(st.integers(0, 10**12), min_size=13, max_size=13))
+def test_the_kernels_counters_are_read_as_they_are_written(text: str, n: list[int]) -> None:
+    for told in (telemetry.parse_cpu_ticks(text), telemetry.parse_own_stat(text), telemetry.parse_switches(text)):
+        assert told is None or all(count is None or count >= 0 for count in told)
+    for one in (telemetry.parse_pressure(text), telemetry.parse_kilobytes(text, "AnonHugePages")):
+        assert one is None or one >= 0
+    words = " ".join(map(str, n))
+    assert telemetry.parse_cpu_ticks(f"cpu  {words}\ncpu0 1 1 1 1") == (sum(n[:8]), n[3] + n[4], n[7])
+    assert telemetry.parse_own_stat(f"1 (a) b) R {words}") == (n[8], n[10] + n[11])
+    assert telemetry.parse_pressure(f"some avg10=0.09 avg60=0.34 total={n[0]}\nfull total={n[1]}") == n[0]
+    assert telemetry.parse_kilobytes(f"Rss: {n[0]} kB\nAnonHugePages:  {n[1]} kB\n", "AnonHugePages") == n[1] * 1024
+    status = f"Name:\tx\nvoluntary_ctxt_switches:\t{n[0]}\nnonvoluntary_ctxt_switches:\t{n[1]}\n"
+    assert telemetry.parse_switches(status) == (n[0], n[1])
 
 
 def test_total_power_counts_no_rail_twice() -> None:
@@ -312,7 +362,7 @@ def test_this_machine_can_be_read_twice() -> None:
 
 
 def test_telemetry_of_the_cpu_never_loads_nvml() -> None:
-    code = "import sys; from kit import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
+    code = "import sys; from kit.devices import telemetry; telemetry.read_environment(); print('pynvml' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 

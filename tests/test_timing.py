@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit import timing
+from kit.measure import stopwatch
 
 
 class Bench:
@@ -56,8 +56,8 @@ class Bench:
         return self.now // 10_000_000
 
 
-def measure(bench: Bench, collect_s: float = 0.1, warmup_max_s: float = 1.0, **more: Any) -> timing.Timing:
-    return timing.measure(
+def measure(bench: Bench, collect_s: float = 0.1, warmup_max_s: float = 1.0, **more: Any) -> stopwatch.Timing:
+    return stopwatch.measure(
         bench.call, collect_s=collect_s, warmup_max_s=warmup_max_s, clock=bench.clock, sleep=bench.sleep, **more
     )
 
@@ -92,12 +92,12 @@ def test_a_workload_that_never_settles_is_said_to_be_cold() -> None:
 
 
 def test_slow_calls_still_give_enough_values_and_fast_ones_not_too_many() -> None:
-    assert len(measure(Bench([400_000_000])).values_ns) == timing.VALUES_MIN
+    assert len(measure(Bench([400_000_000])).values_ns) == stopwatch.VALUES_MIN
     assert len(measure(Bench([100_000]), collect_s=10.0, values_max=50).values_ns) == 50
 
 
 def test_the_bounded_values_spread_over_the_whole_time() -> None:
-    bench, bound = Bench([100_000]), 10**9 // timing.BLOCK_NS
+    bench, bound = Bench([100_000]), 10**9 // stopwatch.BLOCK_NS
     watch = measure(bench, collect_s=1.0, values_max=bound)
     assert len(watch.values_ns) == bound and bench.now > 0.9e9
     assert set(watch.values_ns) == {100_001.0}
@@ -108,7 +108,7 @@ def test_the_collector_is_switched_on_again_after_a_failure() -> None:
         raise RuntimeError("model")
 
     with pytest.raises(RuntimeError, match="model"):
-        timing.measure(broken, collect_s=0.1, warmup_max_s=0.1)
+        stopwatch.measure(broken, collect_s=0.1, warmup_max_s=0.1)
     assert gc.isenabled()
 
 
@@ -117,10 +117,10 @@ def test_the_collector_is_switched_on_again_after_a_failure() -> None:
 
 def rewarm(call_ns: int, gap_s: float = 0.0) -> int:
     """How many untimed calls come after a look at the machine."""
-    return timing._plan(call_ns, 1.0, 0.5, gap_s, timing.VALUES_MAX).rewarm
+    return stopwatch._plan(call_ns, 1.0, 0.5, gap_s, stopwatch.VALUES_MAX).rewarm
 
 
-def blocks(watch: timing.Timing) -> int:
+def blocks(watch: stopwatch.Timing) -> int:
     """How many whole blocks the values make."""
     assert len(watch.elapsed_ns) % watch.block == 0
     return len(watch.elapsed_ns) // watch.block
@@ -141,7 +141,9 @@ def test_reference_workloads_are_timed_before_the_first_block_and_after_each() -
     assert found > 3 and {len(times) for times in watch.beside.values()} == {found + 1}
     block = "c" * (rewarm(1_000_000) + watch.block) + "rr"
     assert bench.seen == "c" * (warmed[0] + 1) + "rr" + block * found  # the first look, too, comes after a call
-    assert set(watch.values_ns) == {1_000_001.0} and watch.block * 1_000_000 == pytest.approx(timing.BLOCK_NS, rel=0.05)
+    assert set(watch.values_ns) == {1_000_001.0} and watch.block * 1_000_000 == pytest.approx(
+        stopwatch.BLOCK_NS, rel=0.05
+    )
     odd, even = watch.beside["product"], watch.beside["memory"]
     assert [t - bench.reference_ns for pair in zip(odd, even, strict=True) for t in pair] == list(
         range(1, 2 * found + 3)
@@ -149,8 +151,11 @@ def test_reference_workloads_are_timed_before_the_first_block_and_after_each() -
 
 
 def test_a_network_to_which_cold_caches_are_nothing_is_not_warmed_again() -> None:
-    assert rewarm(timing.LONG_NS) == 0 and 1 <= rewarm(timing.LONG_NS // 2) <= rewarm(100_000) == timing.REWARM_CALLS
-    bench = Bench([timing.LONG_NS])
+    assert (
+        rewarm(stopwatch.LONG_NS) == 0
+        and 1 <= rewarm(stopwatch.LONG_NS // 2) <= rewarm(100_000) == stopwatch.REWARM_CALLS
+    )
+    bench = Bench([stopwatch.LONG_NS])
     watch = measure(bench, collect_s=0.5, beside=lambda: {"product": bench.reference})
     assert watch.block == 1 and bench.seen.endswith("rcrcrcr")
 
@@ -163,7 +168,7 @@ def test_untimed_calls_after_a_look_find_the_caches_again() -> None:
         bench.now += 900_000 * (bench._seen[-1:] == ["r"])
         bench.call()
 
-    watch = timing.measure(
+    watch = stopwatch.measure(
         call, collect_s=0.1, warmup_max_s=1.0, clock=bench.clock, beside=lambda: {"product": bench.reference}
     )
     assert set(watch.values_ns) == {100_001.0}
@@ -173,7 +178,7 @@ def test_the_counter_is_read_around_each_block_and_not_around_the_references() -
     bench = Bench([2_000_000], reference_ns=500_000_000)
     watch = measure(bench, collect_s=3.0, counter=bench.counter, beside=lambda: {"product": bench.reference})
     assert watch.counts is not None and len(watch.counts) == blocks(watch)
-    assert max(watch.counts) <= 1 + timing.BLOCK_NS // 10_000_000  # half a second of reference work would show as 50
+    assert max(watch.counts) <= 1 + stopwatch.BLOCK_NS // 10_000_000  # half a second of reference work would show as 50
     assert measure(Bench([2_000_000])).counts is None
 
 
@@ -233,7 +238,7 @@ def test_every_value_lies_in_a_whole_block_and_their_number_is_bounded(
     )  # fmt: skip
     assert watch.counts is not None
     assert blocks(watch) == len(watch.counts) == len(watch.beside["product"]) - 1
-    assert min(values_max // watch.block * watch.block, timing.VALUES_MIN) <= len(watch.elapsed_ns) <= values_max
+    assert min(values_max // watch.block * watch.block, stopwatch.VALUES_MIN) <= len(watch.elapsed_ns) <= values_max
     assert set(watch.values_ns) == {(call_ns * watch.loops + tick_ns) / watch.loops}
 
 
@@ -248,6 +253,6 @@ def test_collecting_takes_about_the_time_that_was_asked_for(call_ns: int, collec
         return {}
 
     watch = measure(bench, collect_s, 0.1, values_max=values_max, beside=beside)
-    spent_ns, block_ns = bench.now - began[0], max(timing.BLOCK_NS, call_ns)
+    spent_ns, block_ns = bench.now - began[0], max(stopwatch.BLOCK_NS, call_ns)
     assert collect_s * 1e9 * 0.5 - 2 * block_ns <= spent_ns  # the number of untimed calls between two values is whole
-    assert spent_ns <= max(collect_s * 1e9 + 2 * block_ns, timing.VALUES_MIN * call_ns * 1.5), watch.block
+    assert spent_ns <= max(collect_s * 1e9 + 2 * block_ns, stopwatch.VALUES_MIN * call_ns * 1.5), watch.block

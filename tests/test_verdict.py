@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit import verdict
+from kit.measure import quality
 from kit.records import Disturbance, Environment, Measurement, MeasureSettings, ProfileRecord, Reference, Visit
 
 SETTINGS = MeasureSettings()
@@ -87,13 +87,13 @@ THROTTLED = Environment(at_utc=made.NOW, throttle_flags=("throttled",))
     ],
 )
 def test_labels_follow_the_evidence(measurement: Measurement, label: str, says: str) -> None:
-    got, evidence = verdict.judge(measurement, SETTINGS)
+    got, evidence = quality.judge(measurement, SETTINGS)
     assert got == label, evidence
     assert any(says in text for text in evidence), evidence
 
 
 def test_a_calm_measurement_has_no_doubts() -> None:
-    assert verdict.doubts(measured(CALM), SETTINGS) == []
+    assert quality.doubts(measured(CALM), SETTINGS) == []
 
 
 @pytest.mark.parametrize(
@@ -108,63 +108,107 @@ def test_a_calm_measurement_has_no_doubts() -> None:
     ],
 )
 def test_every_doubt_says_what_it_rests_on(measurement: Measurement, says: str) -> None:
-    assert verdict.doubts(measurement, SETTINGS) == [says]
+    assert quality.doubts(measurement, SETTINGS) == [says]
+
+
+def halves(share: float, processes: int = 6) -> Measurement:
+    """Processes whose second half is slower by ``share``; those beyond ``processes`` are calm."""
+    visits = [made.visit([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
+    return Measurement(visits=tuple(visits))
+
+
+def scattered(share: float) -> Measurement:
+    """Processes of a hundred values of which ``share`` lie far above the others."""
+    far = round(100 * share)
+    values = [1.3 if i * far // 100 != (i + 1) * far // 100 else 1.0 for i in range(100)]
+    return Measurement(visits=tuple(made.visit(values, r) for r in range(6)))
+
+
+@pytest.mark.parametrize(
+    ("within", "beyond", "doubt"),
+    [
+        (halves(0.048), halves(0.052), "the halves of a process differ"),
+        # most of the processes decide, not the worst of them
+        (halves(0.2, processes=2), halves(0.2, processes=4), "the halves of a process differ"),
+        (scattered(0.19), scattered(0.21), "of the values lie within 5 % of their median"),
+        (moved(0.125), moved(0.14), "the machine itself moved"),  # the 10 % and 90 % quantiles span four fifths of it
+        (corrected(0.36), corrected(0.38), "the machine itself moved"),
+        (interrupted(0.24), interrupted(0.28), "another process took the core"),
+        (interrupted(0.4, elsewhere=0.019), interrupted(0.4, elsewhere=0.021), "another process took the core"),
+        (disturbed(steal_share=0.019), disturbed(steal_share=0.021), "the hypervisor gave"),
+    ],
+)
+def test_every_limit_at_a_hair_within_and_beyond(within: Measurement, beyond: Measurement, doubt: str) -> None:
+    assert not [text for text in quality.doubts(within, SETTINGS) if doubt in text]
+    assert [text for text in quality.doubts(beyond, SETTINGS) if doubt in text]
+
+
+def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
+    labels = {}
+    for step in range(1, 80):
+        x = step / 1000
+        measurement = measured([1 - x, 1 - x, 1 - x / 2, 1 + x / 2, 1 + x, 1 + x], spread=0.0)
+        width = measurement.half_width
+        labels[width] = quality.judge(measurement, SETTINGS)[0]
+        assert labels[width] == ("stable" if width <= 0.02 else "settled" if width <= 0.05 else "inconclusive"), width
+    for limit in (0.02, 0.05):  # a value was tried close to each limit, on either side
+        assert min(abs(w - limit) for w in labels if w <= limit) < 0.0015 > min(w - limit for w in labels if w > limit)
 
 
 def test_more_processes_can_take_a_doubt_away() -> None:
     """What was in doubt at first and is no more is settled; what never was in doubt is stable, however many there are."""
     wild = measured([1.0, 1.08, 1.001, 1.0, 1.002, 1.08, 1.001, 1.0, 1.001, 1.002])
-    assert verdict.doubts(Measurement(visits=wild.visits[:6]), SETTINGS)
-    assert verdict.judge(wild, SETTINGS)[0] == "settled" and not verdict.doubts(wild, SETTINGS)
-    assert verdict.judge(measured([*CALM, 1.001]), SETTINGS)[0] == "stable"
+    assert quality.doubts(Measurement(visits=wild.visits[:6]), SETTINGS)
+    assert quality.judge(wild, SETTINGS)[0] == "settled" and not quality.doubts(wild, SETTINGS)
+    assert quality.judge(measured([*CALM, 1.001]), SETTINGS)[0] == "stable"
 
 
 def test_a_load_that_was_asked_for_is_no_disturbance() -> None:
     others = Disturbance(window_s=0.5, steal_share=0.5, busy_elsewhere_share=0.3)
     busy = measured(CALM, block=2, switches=[1] * 25, disturbance=others)
-    assert len(verdict.doubts(busy, SETTINGS)) == 2
-    assert verdict.doubts(busy, SETTINGS.model_copy(update={"load": 1})) == []
+    assert len(quality.doubts(busy, SETTINGS)) == 2
+    assert quality.doubts(busy, SETTINGS.model_copy(update={"load": 1})) == []
     wide = measured([1.0, 1.2, 1.4, 1.0, 1.2, 1.4])
-    assert verdict.doubts(wide, SETTINGS.model_copy(update={"load": 1}))  # it must be known as well as any other
+    assert quality.doubts(wide, SETTINGS.model_copy(update={"load": 1}))  # it must be known as well as any other
 
 
 def test_the_target_is_the_callers() -> None:
     wide = measured([1.0, 1.01, 1.02, 1.03, 1.05, 1.06])
-    assert verdict.doubts(wide, SETTINGS.model_copy(update={"precision_target": 0.05})) == []
-    assert verdict.doubts(measured(CALM), SETTINGS.model_copy(update={"precision_target": 1e-4}))
+    assert quality.doubts(wide, SETTINGS.model_copy(update={"precision_target": 0.05})) == []
+    assert quality.doubts(measured(CALM), SETTINGS.model_copy(update={"precision_target": 1e-4}))
 
 
 @pytest.mark.parametrize(("rounds_min", "needed"), [(1, 5), (5, 5), (8, 8)])
 def test_fewer_processes_than_asked_for_or_than_five_decide_nothing(rounds_min: int, needed: int) -> None:
     settings = SETTINGS.model_copy(update={"rounds_min": rounds_min})
     for count in range(1, needed):
-        label, evidence = verdict.judge(measured([1.0] * count), settings)
+        label, evidence = quality.judge(measured([1.0] * count), settings)
         assert label == "inconclusive" and evidence[-1] == f"only {count} processes where {needed} are needed"
-    assert verdict.judge(measured([1.0] * needed), settings)[0] == "stable"
+    assert quality.judge(measured([1.0] * needed), settings)[0] == "stable"
 
 
 def test_throttling_beats_every_other_word() -> None:
     for measurement in (measured([1.0], after=THROTTLED), measured([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], after=THROTTLED)):
-        assert verdict.judge(measurement, SETTINGS)[0] == "throttled"
+        assert quality.judge(measurement, SETTINGS)[0] == "throttled"
     one_of_six = measured(CALM)
     hot = one_of_six.visits[3].model_copy(update={"after": THROTTLED})
     visits = (*one_of_six.visits[:3], hot, *one_of_six.visits[4:])
-    assert verdict.judge(Measurement(visits=visits), SETTINGS)[0] == "throttled"
+    assert quality.judge(Measurement(visits=visits), SETTINGS)[0] == "throttled"
 
 
 def test_drift_that_is_divided_out_is_no_doubt() -> None:
     """The raw medians differ by 20 %, the corrected ones do not: without the scale the same values decide nothing."""
     measurement = corrected(0.2)
-    assert verdict.doubts(measurement, SETTINGS) == []
+    assert quality.doubts(measurement, SETTINGS) == []
     raw = Measurement(visits=measurement.visits)
-    assert verdict.judge(raw, SETTINGS)[0] == "inconclusive" and len(verdict.doubts(raw, SETTINGS)) == 2
-    (told,) = [text for text in verdict.judge(measurement, SETTINGS)[1] if "its reference" in text]
+    assert quality.judge(raw, SETTINGS)[0] == "inconclusive" and len(quality.doubts(raw, SETTINGS)) == 2
+    (told,) = [text for text in quality.judge(measurement, SETTINGS)[1] if "its reference" in text]
     assert told == "the machine was 10.0% slower than its reference"
 
 
 def test_the_evidence_names_loop_clock_cold_start_and_notes() -> None:
     found = measured(CALM, loops=40, clock_hz=2.5e9, clock_source="measured", warm=False, notes=("bf16 inside",))
-    _, evidence = verdict.judge(found, SETTINGS)
+    _, evidence = quality.judge(found, SETTINGS)
     assert evidence[0] == "6 processes, 300 values, each value the mean of 40"
     assert "core clock 2.50 GHz (measured)" in evidence and evidence.count("bf16 inside") == 1
     assert "6 of 6 processes were still changing when warm-up ended" in evidence
@@ -173,10 +217,10 @@ def test_the_evidence_names_loop_clock_cold_start_and_notes() -> None:
 @given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=9), st.floats(0.0, 0.1))
 def test_a_trusted_label_means_a_narrow_interval_and_enough_processes(medians: list[float], spread: float) -> None:
     measurement = measured(medians, spread)
-    label, evidence = verdict.judge(measurement, SETTINGS)
+    label, evidence = quality.judge(measurement, SETTINGS)
     assert evidence and all(evidence)
     if label in ("stable", "settled"):
-        assert len(medians) >= 6 and measurement.half_width <= verdict.SETTLED_LIMIT
+        assert len(medians) >= 6 and measurement.half_width <= quality.SETTLED_LIMIT
     if label == "stable":
         assert measurement.half_width <= SETTINGS.precision_target
 
@@ -202,8 +246,8 @@ WIDE = measured([1.0, 1.2, 1.4, 1.0, 1.2, 1.4])
 
 
 def test_a_sound_run_is_not_criticised() -> None:
-    assert verdict.criticise([record(long()), record(None, None)]) == ()
-    assert verdict.criticise([]) == () and verdict.criticise([record(None, None)]) == ()
+    assert quality.criticise([record(long()), record(None, None)]) == ()
+    assert quality.criticise([]) == () and quality.criticise([record(None, None)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -223,26 +267,26 @@ def test_a_sound_run_is_not_criticised() -> None:
     ],
 )  # fmt: skip
 def test_what_a_run_should_have_done_better_is_one_sentence(records: list[ProfileRecord], says: str) -> None:
-    assert verdict.criticise(records) == (says,)
+    assert quality.criticise(records) == (says,)
 
 
 def test_a_load_that_was_asked_for_is_not_criticised() -> None:
     busy = long(busy_elsewhere_share=0.5, steal_share=0.2)
-    assert verdict.criticise([record(busy, load=1)]) == ()
-    assert len(verdict.criticise([record(busy, load=1), record(busy)])) == 1
+    assert quality.criticise([record(busy, load=1)]) == ()
+    assert len(quality.criticise([record(busy, load=1), record(busy)])) == 1
 
 
 def test_untimed_calls_between_the_values_count_as_time() -> None:
     """A thousandth of a second was timed, but half a second of calls was sampled in each process."""
     sampled = measured([1e-5 * m for m in CALM], collected_s=0.5)
-    assert verdict.criticise([record(sampled)]) == ()
+    assert quality.criticise([record(sampled)]) == ()
 
 
 def test_several_faults_are_several_sentences() -> None:
-    found = verdict.criticise([record(measured([1e-5, 2e-5]), "throttled")])
+    found = quality.criticise([record(measured([1e-5, 2e-5]), "throttled")])
     assert len(found) == 4 and all(sentence.endswith(".") for sentence in found)
 
 
 def test_a_failure_counts_for_nothing() -> None:
     crashed = record(WIDE, None).model_copy(update={"outcome": "crashed"})
-    assert verdict.criticise([crashed, record(long())]) == ()
+    assert quality.criticise([crashed, record(long())]) == ()

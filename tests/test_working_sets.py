@@ -9,10 +9,10 @@ import struct
 import numpy as np
 import pytest
 
-from kit import clock, reference, working_sets
+from kit.devices import clock, working_sets
+from kit.devices.working_sets import BLOCK_BYTES, LINE_BYTES, MIB
+from kit.packed import Series
 from kit.records import WorkingSet
-from kit.series import Series
-from kit.working_sets import BLOCK_BYTES, LINE_BYTES, MIB
 
 HERE = platform.machine()
 needs_loops = pytest.mark.skipif(HERE not in working_sets.CODES, reason=f"no loops are written for {HERE}")
@@ -48,7 +48,7 @@ def test_arm_loops_are_what_the_assembler_makes() -> None:
 
 @needs_loops
 def test_a_cycle_visits_every_line_once_and_comes_back() -> None:
-    memory = reference.aligned((MIB // 4,))
+    memory = working_sets.aligned((MIB // 4,))
     size = 64 << 10
     start = working_sets._cycle(memory, size, np.random.default_rng(1))
     chase = working_sets.loops(avx=True).chase
@@ -105,3 +105,19 @@ def test_bandwidth_and_latency_come_from_the_lower_quartile() -> None:
     )  # fmt: skip
     assert sets.bandwidth_bytes_s == pytest.approx(4e6 / 1e-4)
     assert sets.latency_s == pytest.approx(5e-9)
+
+
+@pytest.mark.parametrize("shape", [(49, 2304), (1,), (1 << 20,), (7, 3, 5)])
+def test_arrays_start_on_a_huge_page_and_hold_ones(shape: tuple[int, ...]) -> None:
+    array = working_sets.aligned(shape)
+    assert array.ctypes.data % working_sets.HUGE_PAGE == 0 and array.shape == shape and array.dtype == np.float32
+    assert (array == 1).all() and array.flags.writeable
+
+
+def test_arrays_do_not_share_their_pages() -> None:
+    one, two = working_sets.aligned((1000,)), working_sets.aligned((1000,))
+    one[...] = 5
+    assert (two == 1).all()
+    address = one.ctypes.data
+    del two
+    assert ctypes.c_float.from_address(address).value == 5  # the mapping lives as long as its array

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from kit import trust
 from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -80,15 +81,15 @@ LEAVES = {
     "pytorch-cuda": Leaf(_PYTORCH, "torch", _CUDA, "cuda", "gpu", tried=False),
     "pytorch-cudagraphs": Leaf(_PYTORCH, "torch", _CUDA, "cudagraphs", "gpu", tried=False),
     "tensorrt": Leaf(
-        "kit.backends.trt",
+        "kit.backends.tensorrt_rt",
         "tensorrt",
         "pip install 'insitu-kit[tensorrt]' (a Jetson brings its own).",
         "",
         "gpu",
         tried=False,
     ),
-    "allocator": Leaf("kit.backends.allocator", None, "it ships with kit (pip install numba compiles it).", forks=True),
-    "allocator-numpy": Leaf("kit.backends.allocator", None, "it ships with kit.", "numpy", forks=True),
+    "allocator": Leaf("kit.allocators.runtime", None, "it ships with kit (pip install numba compiles it).", forks=True),
+    "allocator-numpy": Leaf("kit.allocators.runtime", None, "it ships with kit.", "numpy", forks=True),
     "fake": Leaf("kit.backends.fake", None, "it ships with kit.", forks=True),
 }
 
@@ -166,8 +167,12 @@ class Backend:
         """The network in ``path``, ready to run on ``threads`` threads. ``batch`` fixes a free batch dimension (default 1).
 
         Raises BadModel when ``path`` is no usable model, UsageError when this runtime cannot run this artifact or the batch is
-        another one, BackendUnavailable when the device does not take part.
+        another one, BackendUnavailable when the device does not take part, UntrustedPackage when this runtime could run code of
+        a file that came over a link.
         """
+        program = artifact.torch_program if artifact else None
+        for file in (path, path.parent / program.file) if program else (path,):
+            trust.refuse_install(self.name, file)
         return self.leaf.open(path, artifact, threads, LEAVES[self.name].mode, batch)
 
 
@@ -224,6 +229,18 @@ def make_feeds(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, NDArray[A
     return feeds
 
 
+def _read_sample(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Inputs and promised outputs; objects, which would have to be unpickled, are refused with everything that is no .npz."""
+    try:
+        with np.load(path, allow_pickle=False) as sample:
+            return sample["input"], sample["output"]
+    except Exception as error:  # what a file from a link can raise has no list
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise IntegrityError(
+            f"{path.name} is no sample of plain numbers ({reason}): refused; add the package again."
+        ) from None
+
+
 def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> str:
     """Run the model on the sample that travels with it and compare the logits with the promised ones.
 
@@ -232,8 +249,7 @@ def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> 
     """
     if artifact.sample is None:
         return "no sample in the package: nothing was compared"
-    with np.load(path.parent / artifact.sample.file, allow_pickle=False) as sample:
-        given, promised = sample["input"], sample["output"]
+    given, promised = _read_sample(path.parent / artifact.sample.file)
     session = load(backend).open(path, artifact, threads=1)
     name, batch = session.inputs[0].name, session.inputs[0].shape[0]
     parts = [session.run({name: given[i : i + batch]})[0] for i in range(0, len(given), batch)]

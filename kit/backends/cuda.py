@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import telemetry
+from kit.devices import telemetry
 from kit.errors import BackendUnavailable, MeasurementError
 
 TO_DEVICE, FROM_DEVICE = 1, 2  # cudaMemcpyKind

@@ -11,9 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kit import store
 from kit.backends import stages
+from kit.errors import UntrustedPackage
 
 UINT8 = 2  # TensorProto.DataType
+COMPILED = (
+    b"EPContext"  # onnxruntime's operator that holds what TensorRT, OpenVINO or QNN compiled, or names a file of it
+)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,26 @@ def read(path: Path) -> Graph | None:
         return None
 
 
+def refuse_programs(path: Path) -> None:
+    """Raises UntrustedPackage unless the file, which came over a link, is an ONNX model of operators and weights alone.
+
+    A compiled part is looked for in the bytes, in which a protobuf holds each name as it is: also of a graph inside an operator.
+    """
+    if read(path) is None:
+        raise UntrustedPackage(f"{path.name} came over a link and is no ONNX model: refused; add the package again.")
+    with (
+        store.explained(path, "read"),
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
+    ):
+        compiled = view.find(COMPILED) >= 0
+    if compiled:
+        raise UntrustedPackage(
+            f"{path.name} came over a link and holds a part that was compiled elsewhere ({COMPILED.decode()}): refused; export the "
+            "network itself."
+        )
+
+
 def _graph(view: memoryview) -> Graph:
     parts: dict[int, list[memoryview]] = {1: [], 5: [], 11: [], 12: []}
     for number, value in _fields(view):
@@ -124,7 +149,7 @@ def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
         if number == 1 and isinstance(dim, memoryview):
             told = dict(_fields(dim))
             size, symbol = told.get(1), told.get(2)
-            if isinstance(size, int):
+            if isinstance(size, int) and size < 1 << 63:  # some exporters write -1 for a dimension that is not known
                 yield size
             else:
                 yield _text(symbol) or "?" if isinstance(symbol, memoryview) else "?"

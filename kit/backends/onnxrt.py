@@ -30,6 +30,9 @@ from kit.backends import Feeds, Probe, check_batch, cuda, onnxgraph, stages
 from kit.errors import BackendUnavailable, BadModel, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
+os.environ.pop(
+    "ORT_LOAD_CONFIG_FROM_MODEL", None
+)  # a file's own words never change threads, nor write a trace beside it
 Options = dict[str, str]
 CPU = "CPUExecutionProvider"
 DEVICE = "cuda"  # where a GPU provider's inputs and outputs are allocated

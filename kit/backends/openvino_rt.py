@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import openvino as ov
 from numpy.typing import NDArray
 
 from kit.backends import Feeds, Probe, check_batch, onnxgraph, stages
-from kit.errors import BackendUnavailable, BadModel
+from kit.errors import BackendUnavailable, BadModel, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
 PRECISION = {"fp16": "f16", "bf16": "bf16"}  # everything else computes its floats in f32
@@ -100,15 +101,24 @@ class OpenvinoSession:
         call = self._bind(request, feeds)
         for _ in range(WARMUP_CALLS):
             call()
-        early = _sums_s(request, WARMUP_CALLS)
+        early = _means_us(request)
         start = time.perf_counter()
         for _ in range(calls):
             call()
         whole_s = time.perf_counter() - start
-        shapes, kinds = _shapes(compiled), {node.node_name: node.node_type for node in request.profiling_info}
+        late, kinds = _means_us(request), {node.node_name: node.node_type for node in request.profiling_info}
+        if not early.keys() | late.keys():
+            raise UsageError(
+                f"OpenVINO tells a node's time in whole microseconds, and every node of {self._path} takes less: "
+                "take its layers with onnxruntime."
+            )
+        shapes = _shapes(compiled)
         rows = [
-            stages.Timed(name, kinds[name], max(0.0, total_s - early.get(name, 0.0)), shapes.get(name))
-            for name, total_s in _sums_s(request, WARMUP_CALLS + calls).items()
+            stages.Timed(
+                name, kinds[name], calls * mean_s(early.get(name, 0), late.get(name, 0), calls), shapes.get(name)
+            )
+            for name in kinds
+            if name in early or name in late
         ]
         known = self._graph.stages() if self._graph else {}
         return Layers(
@@ -140,10 +150,27 @@ def precision_note(asked: str, used: str) -> str:
     return f"OpenVINO computes floats in {used} (asked for: its own default may be bf16)."
 
 
-def _sums_s(request: Any, calls: int) -> dict[str, float]:
-    """Seconds of each node that ran, over all calls: OpenVINO tells the mean since the request was made."""
+def _means_us(request: Any) -> dict[str, int]:
+    """Microseconds of each node whose time was told: the mean over all calls of the compiled network so far.
+
+    OpenVINO (perf_count.h of its CPU plugin) cuts the time of each call to whole microseconds, sums, and cuts the mean again.
+    A node whose mean is below one microsecond reads as not run.
+    """
     done = [node for node in request.profiling_info if node.status == ov.ProfilingInfo.Status.EXECUTED]
-    return {node.node_name: node.real_time.total_seconds() * calls for node in done}
+    return {node.node_name: round(node.real_time / timedelta(microseconds=1)) for node in done}
+
+
+def mean_s(early_us: int, late_us: int, calls: int) -> float:
+    """Seconds per call of a node over the ``calls`` after the warm-up, from its mean after the warm-up and after all calls.
+
+    After n calls a mean of m stands for a sum between n m and n m + n - 1: the middle is taken, and no sum is below an earlier
+    one. Without that, a first call that is slow (fresh code and memory) makes a short node's time zero or negative. What is
+    left is about one microsecond per node, of which no number of calls frees: OpenVINO cuts the time of every call.
+    """
+    warm, total = WARMUP_CALLS, WARMUP_CALLS + calls
+    before = early_us * warm
+    low, high = max(late_us * total, before), max(late_us * total + total - 1, before + warm - 1)
+    return max(0.0, (low + high) / 2 - (before + (warm - 1) / 2)) / calls * 1e-6
 
 
 def _shapes(compiled: Any) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,7 @@ from kit.cli import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kit.compare import Comparison
+    from kit.measure.compare import Comparison
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,8 +39,8 @@ def compare(
     artifact the newest trusted one counts.
     """
     from kit import store
-    from kit.compare import CONFIDENCE, VERDICTS
-    from kit.compare import compare as compared
+    from kit.measure.compare import CONFIDENCE, VERDICTS
+    from kit.measure.compare import compare as compared
 
     found = compared(store.read_profiles([a]), store.read_profiles([b]), within / 100)
     counts: dict[str, int] = {verdict: sum(c.verdict == verdict for c in found) for verdict in VERDICTS}

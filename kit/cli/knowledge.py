@@ -61,7 +61,7 @@ def device_of(rows: Sequence[KnowledgeRow], device: str | None) -> str | None:
     """The named device, else this machine where several were measured and it is one of them."""
     devices = {r.device_id for r in rows}
     if device is None and len(devices) > 1:
-        from kit.device import recognise
+        from kit.devices import recognise
 
         here = recognise().device_id
         return here if here in devices else None

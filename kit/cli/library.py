@@ -27,12 +27,12 @@ def add_to(app: typer.Typer) -> None:
 def promises(profiles: list[ProfileRecord]) -> dict[str, list[Promise]]:
     """What was measured of each model file, by its sha256: the deciding record per device, backend and thread count.
 
-    A package carries the ONNX file and not the .pt2, so nothing is promised for the pytorch backend.
+    A package carries the ONNX file alone, so nothing is promised for backends that run something else.
     """
-    from kit import knowledge, store
+    from kit import knowledge, store, trust
 
     found: dict[str, list[Promise]] = {}
-    of_the_file = (p for p in profiles if p.plain and not p.settings.backend.startswith(("fake", "pytorch")))
+    of_the_file = (p for p in profiles if p.plain and p.settings.backend in trust.ONNX_BACKENDS)
     for p in store.decisive(p for p in of_the_file if p.measurement and p.label):
         found.setdefault(p.artifact.model.sha256, []).append(knowledge.promise_of(p))
     return found
@@ -50,10 +50,13 @@ def choose(manifests: list[Manifest], need: Need) -> Answer:
 
 
 def check(folder: Path, manifest: Manifest) -> str:
-    """Run the staged model on its sample before it is installed."""
+    """Look into the staged model and run it on its sample before it is installed."""
     from kit import backends
+    from kit.backends import onnxgraph
 
-    return backends.run_sample(folder / manifest.artifact.model.file, manifest.artifact)
+    model = folder / manifest.artifact.model.file
+    onnxgraph.refuse_programs(model)
+    return backends.run_sample(model, manifest.artifact)
 
 
 @library_app.command("add")
@@ -68,8 +71,8 @@ def add(
     """Package variants with their manifests, hashes and promised latencies."""
     from kit import store
     from kit.library import package
+    from kit.measure.targets import resolve
     from kit.records import DECIDING
-    from kit.targets import resolve
 
     measured = promises(store.read_profiles([profiles])) if profiles.exists() else {}
     added = []
@@ -145,7 +148,7 @@ def pull(
     json: show.Json = False,
 ) -> None:
     """As a device: state the need, receive the choice, download, verify, install, run the sample, compare promise and measurement."""
-    from kit.device import recognise
+    from kit.devices import recognise
 
     spec = recognise()
     need = needs.make_need(
@@ -204,10 +207,10 @@ def pull_and_measure(url: str, need: Need, to: Path, *, measure: bool = True) ->
 
 
 def _measure_installed(model: Path, backend: str, threads: int, to: Path) -> ProfileRecord:
-    from kit import profiler
-    from kit.device import recognise
+    from kit.devices import recognise
+    from kit.measure import profiler
+    from kit.measure.targets import resolve
     from kit.records import MeasureSettings
-    from kit.targets import resolve
 
     settings = MeasureSettings(backend=backend, threads=threads)
     spec = recognise()

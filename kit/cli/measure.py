@@ -14,10 +14,10 @@ from kit.cli import show
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kit.backends.allocfile import Network
-    from kit.profiler import Job
+    from kit.allocators.fileformat import Network
+    from kit.latency.explore import Plan, Step, Survey
+    from kit.measure.profiler import Job
     from kit.records import DeviceSpec, FileRef, MeasureSettings, ProfileRecord
-    from kit.survey import Plan, Step, Survey
 
 device_app = typer.Typer(
     invoke_without_command=True, help="Recognise this machine; [bold]save[/] it as a device configuration."
@@ -48,7 +48,7 @@ def device(context: typer.Context, json: show.Json = False) -> None:
     """Recognise this machine: processor, features, caches, memory, clocks, GPUs, runtimes, telemetry."""
     if context.invoked_subcommand is not None:
         return
-    from kit.device import recognise
+    from kit.devices import recognise
 
     spec = recognise()
     if json:
@@ -65,8 +65,8 @@ def save(
     json: show.Json = False,
 ) -> None:
     """Write device_configs/NAME.toml for this machine."""
-    from kit.configs import save_config
-    from kit.device import recognise
+    from kit.devices import recognise
+    from kit.devices.configs import save_config
 
     path = save_config(name, recognise(), to, force=force)
     if json:
@@ -154,9 +154,10 @@ def profile(
     With [bold]--space[/] the next sub-networks are chosen by what reduces the latency model's error, until it predicts 99 % of the
     space within 10 % (--until), or until the time or the number is spent.
     """
-    from kit import profiler, store, verdict
-    from kit.device import recognise
+    from kit import store
+    from kit.devices import recognise
     from kit.errors import MeasurementError, UsageError
+    from kit.measure import profiler, quality
     from kit.records import MeasureSettings
 
     targets = targets or []
@@ -200,7 +201,7 @@ def profile(
                 jobs, spec, out, fresh=fresh, control=control, layers=layers, spent_s=show.process_age_s(),
                 progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
             )  # fmt: skip
-    criticism = verdict.criticise(records)
+    criticism = quality.criticise(records)
     if json:
         variants = [show.variant(r) for r in records]
         show.emit({
@@ -235,9 +236,9 @@ def _jobs(
 ) -> list[Job]:
     """Every target with every backend at every operating point."""
     from kit.errors import UsageError
-    from kit.profiler import Job
+    from kit.measure.profiler import Job
+    from kit.measure.targets import resolve
     from kit.spaces.allocator import FAMILIES
-    from kit.targets import resolve
 
     if every and not set(targets) & set(FAMILIES):
         raise UsageError(f"--all is about a family of allocators: name {', '.join(FAMILIES)}, or leave it away.")
@@ -281,7 +282,7 @@ def _budget_s(seconds: float | None, text: str | None) -> float | None:
     if text is None:
         return seconds
     from kit.errors import UsageError
-    from kit.survey import read_span
+    from kit.latency.explore import read_span
 
     if seconds is not None:
         raise UsageError("--budget and --budget-s are the same: give one of them.")
@@ -309,8 +310,9 @@ def _plan(
     """What --space and its companions ask for. Raises UsageError for what does not go together."""
     from math import isfinite
 
-    from kit import backends, survey
+    from kit import backends
     from kit.errors import UsageError
+    from kit.latency import explore
 
     if wrong := next((flag for flag, value in refused.items() if value), None):
         raise UsageError(f"--space chooses what is measured: leave {wrong} away, or leave --space away.")
@@ -322,42 +324,48 @@ def _plan(
         )
     if deadline_ms is not None and not (isfinite(deadline_ms) and deadline_ms > 0):
         raise UsageError(f"--deadline-ms {deadline_ms:g} is no deadline: give a number above zero.")
-    found = survey.space_of(space)
+    found = explore.space_of(space)
     backends.require(backend)
     free = sample is None and settings.budget_s is None
     aim = (
-        survey.read_aim(until) if until else survey.Aim() if free and at_most is None and deadline_ms is None else None
+        explore.read_aim(until)
+        if until
+        else explore.Aim()
+        if free and at_most is None and deadline_ms is None
+        else None
     )
-    plan = survey.Plan(
+    plan = explore.Plan(
         found,
         settings.model_copy(update={"backend": backend, "budget_s": None}),
         aim=aim,
         deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
-        at_most=at_most if at_most is not None or not free else min(survey.AT_MOST, found.size),
+        at_most=at_most if at_most is not None or not free else min(explore.AT_MOST, found.size),
         sample=sample,
         budget_s=settings.budget_s,
         seed=settings.seed,
     )
-    survey.check(plan)
+    explore.check(plan)
     return plan
 
 
 def _survey(
     plan: Plan, spec: DeviceSpec, profiles: Path, name: str | None, keep: Path | None, *, fresh: bool, json: bool
 ) -> None:
-    from kit import store, survey, verdict
+    from kit import store
+    from kit.latency import explore
+    from kit.measure import quality
 
     how = plan.settings
     stem = name or f"{plan.space.name}-space-{how.backend}-{how.name}"
     out = profiles / spec.device_id / f"{store.slug(stem)}.jsonl"
     with _folder(keep) as folder, show.progress("profile") as update:
-        found = survey.run(
+        found = explore.run(
             plan, spec, out, folder, fresh=fresh, spent_s=show.process_age_s(),
             progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
             told=lambda step: show.say(_step_line(step)),
         )  # fmt: skip
     records = list(found.records)
-    criticism = verdict.criticise(records)
+    criticism = quality.criticise(records)
     if json:
         show.emit({
             "device": spec.device_id, "file": str(out), "seed": plan.seed, "space": plan.space.name, "measured": len(records),

@@ -22,7 +22,7 @@ def measuring(
     None says that it could not be measured. Raises UsageError where the rows are of another device.
     """
     from kit import knowledge, store
-    from kit.device import recognise
+    from kit.devices import recognise
 
     spec = recognise()
     _refuse_others(base.rows, device, spec.device_id)
@@ -64,8 +64,9 @@ def _profiled(row: KnowledgeRow, spec: DeviceSpec, out: Path) -> ProfileRecord:
     """The record of one row's sub-network, from a file with random weights: latency does not depend on them."""
     import tempfile
 
-    from kit import profiler, spaces
-    from kit.targets import Target
+    from kit import spaces
+    from kit.measure import profiler
+    from kit.measure.targets import Target
 
     sub = spaces.subnetwork(row.artifact_id)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder, show.progress("measure") as update:

@@ -43,7 +43,7 @@ def run(
     root_of(root)  # a misspelt name is told before the workshop is looked for
     workshop.need_workshop()
     from kit import knowledge, store
-    from kit.device import recognise
+    from kit.devices import recognise
     from kit.report.page import write_page
 
     start = time.monotonic()
@@ -100,9 +100,9 @@ def _profile(
     artifacts: Sequence[Artifact], device: DeviceSpec, out: Path, seed: int, quick: bool
 ) -> list[ProfileRecord]:
     """Every variant with onnxruntime on one thread; a killed profile goes on where it was."""
-    from kit import profiler
+    from kit.measure import profiler
+    from kit.measure.targets import resolve
     from kit.records import MeasureSettings
-    from kit.targets import resolve
 
     settings = (
         MeasureSettings(rounds_min=5, rounds_max=5, visit_s=0.1, warmup_max_s=0.3, seed=seed)

@@ -54,10 +54,10 @@ def scenario(
     and no submission. Exit code 3: no rate keeps the bound.
     """
     from kit import store
-    from kit.device import recognise
+    from kit.devices import recognise
     from kit.errors import UsageError
-    from kit.scenario import SUFFIX, measure
-    from kit.targets import resolve
+    from kit.measure.scenario import SUFFIX, measure
+    from kit.measure.targets import resolve
 
     settings = _settings(kind, backend, threads, seconds, batches, bound_ms, timeout_s, seed)
     usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
@@ -157,7 +157,7 @@ def result_text(record: ScenarioRecord) -> str:
 
 
 def _sure_text(record: ScenarioRecord) -> str:
-    from kit.scenario import proof_s
+    from kit.measure.scenario import proof_s
 
     if record.surest is not None:
         return f"sure, counting queries that wait together as one: {record.surest.rate_hz:.4g}"

@@ -13,7 +13,7 @@ from kit.cli.measure import Profiles
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from kit.session import Recording
+    from kit.measure.session import Recording
 
 UNITS = (("_hz", 1e-9, "GHz"), ("_bytes_s", 1e-9, "GB/s"), ("_s", 1e6, "us"))  # the first ending that fits counts
 
@@ -34,8 +34,8 @@ def session(
     Takes about four minutes, during which the machine should do nothing else. Writes PROFILES/<device_id>/sessions/<utc>.jsonl; kit fit and
     the knowledge base leave that folder alone. bench/sessions.py compares all sessions. Example: kit session --profiles profiles
     """
-    from kit import session as sessions
-    from kit.device import recognise
+    from kit.devices import recognise
+    from kit.measure import session as sessions
 
     device = recognise()
     earlier = [r for r in sessions.read_all(profiles) if r.session.device.device_id == device.device_id]
@@ -54,7 +54,7 @@ def session(
 
 
 def _summary(recording: Recording, before: Recording | None) -> dict[str, Any]:
-    from kit import session as sessions
+    from kit.measure import session as sessions
 
     session = recording.session
     states, networks = sessions.ratios(recording, before) if before else ({}, {})
@@ -78,7 +78,7 @@ def _summary(recording: Recording, before: Recording | None) -> dict[str, Any]:
 
 
 def _state_table(recording: Recording) -> Table:
-    from kit import session as sessions
+    from kit.measure import session as sessions
 
     session = recording.session
     table = show.make_table(f"{session.device.device_id}, machine {session.machine_tag}", "state", "value", "repeat")

@@ -376,7 +376,7 @@ def versions(*packages: str) -> dict[str, str]:
 def finish(simulation: Simulation, out: Path, json: bool) -> None:
     """Write simulation.json and page.html, and print: tables, or the whole record. Raises StorageError, UsageError."""
     from kit import store
-    from kit.device import recognise
+    from kit.devices import recognise
     from kit.report.simulation import write_page
 
     place = {"device_id": recognise().device_id, "ended_utc": store.utc_now()}

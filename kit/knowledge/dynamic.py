@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kit.backends.allocfile import WIDEST
+from kit.allocators.fileformat import WIDEST
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.records import (
     DECIDING,

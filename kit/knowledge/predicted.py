@@ -15,8 +15,8 @@ import numpy as np
 from kit import spaces
 from kit.errors import BadRecord, KitError
 from kit.knowledge.rows import Tail, predicted_row, tail_of
+from kit.latency.features import PRECISIONS
 from kit.latency.model import Predictor
-from kit.latency.table import PRECISIONS
 from kit.records import DECIDING, Kernel, KnowledgeRow, Point, SubNetwork
 from kit.stats import Floats
 

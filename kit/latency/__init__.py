@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kit.errors import BackendUnavailable
-from kit.latency.factor import fit, line, quality
+from kit.latency.efficiency_factor import fit, line, quality
 from kit.latency.model import FORMS, Predictions, Predictor, load, save
 from kit.records import CurvePoint, ProfileRecord
 
@@ -31,12 +31,12 @@ __all__ = [
 
 
 def predictor(profiles: Sequence[ProfileRecord], **options: Any) -> Predictor:
-    """:func:`kit.latency.assemble.predictor`. Raises BackendUnavailable without scipy."""
+    """:func:`kit.latency.training.predictor`. Raises BackendUnavailable without scipy."""
     return _assemble().predictor(profiles, **options)  # type: ignore[no-any-return]
 
 
 def learning_curve(profiles: Sequence[ProfileRecord], **options: Any) -> tuple[CurvePoint, ...]:
-    """:func:`kit.latency.assemble.learning_curve`. Raises BackendUnavailable without scipy."""
+    """:func:`kit.latency.training.learning_curve`. Raises BackendUnavailable without scipy."""
     return _assemble().learning_curve(profiles, **options)  # type: ignore[no-any-return]
 
 
@@ -50,6 +50,6 @@ def _assemble() -> Any:
         raise BackendUnavailable(
             "Fitting a latency model needs scipy: pip install 'insitu-kit[workshop]', or fit on a PC and predict here."
         )
-    from kit.latency import assemble
+    from kit.latency import training
 
-    return assemble
+    return training

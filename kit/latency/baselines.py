@@ -11,9 +11,9 @@ import importlib.util
 
 import numpy as np
 
+from kit.latency.features import Table
 from kit.latency.fitting import Data
-from kit.latency.forms import Cases, kind_amounts
-from kit.latency.table import Table
+from kit.latency.parametric import Cases, kind_amounts
 from kit.stats import Floats
 
 TREES = 50

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize
 
-from kit.latency.factor import line
-from kit.latency.forms import Cases, Kinds, Line, Roof, Roofline, State, kind_amounts
-from kit.latency.learned import JITTER, NAMES, Covariance, Learned, Posterior, Shares, mixed, sigmoid
-from kit.latency.table import FEATURES, KINDS, PRECISIONS, WORKING, Ints
+from kit.latency.efficiency_factor import line
+from kit.latency.features import FEATURES, KINDS, PRECISIONS, WORKING, Ints
+from kit.latency.gaussian_process import JITTER, NAMES, Covariance, Learned, Posterior, Shares, mixed, sigmoid
+from kit.latency.parametric import Cases, Kinds, Line, Roof, Roofline, State, kind_amounts
 from kit.records import BITS
 from kit.stats import Floats
 

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from kit import records, store
 from kit.errors import BadRecord, UsageError
-from kit.latency.forms import Cases, Kinds, Line, Roof, Roofline, State, place
-from kit.latency.learned import Learned, Posterior, Shares
-from kit.latency.table import KINDS, PRECISIONS, Ints, Networks, Table, arrange
+from kit.latency.features import KINDS, PRECISIONS, Ints, Networks, Table, arrange
+from kit.latency.gaussian_process import Learned, Posterior, Shares
+from kit.latency.parametric import Cases, Kinds, Line, Roof, Roofline, State, place
 from kit.records import FormScore, Kernel, LatencyModel, Point, Record
 from kit.stats import Floats
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import httpx
 
-from kit import records, store
-from kit.errors import IntegrityError, KitError, LinkError, NoAnswer, StorageError, UsageError
+from kit import records, store, trust
+from kit.errors import IntegrityError, KitError, LinkError, NoAnswer, StorageError, UntrustedPackage, UsageError
 from kit.library import oci, package, swap
 from kit.records import Answer, FileRef, InstallReceipt, Manifest, Need
 
@@ -67,8 +67,8 @@ def pull(
     """Ask the library at ``url`` for a package that meets ``need`` and make it the current install in ``to``.
 
     Raises NoAnswer (nothing fits), UsageError (address, need), LinkError (unreachable, broken off: call again),
-    IntegrityError and BadRecord (not what was promised), StorageError (read-only, full, too large), and whatever
-    ``check`` raises. After any of them the install that was current still is.
+    IntegrityError and BadRecord (not what was promised), UntrustedPackage (could run code here), StorageError (read-only,
+    full, too large), and whatever ``check`` raises. After any of them the install that was current still is.
     """
     base = _address(url)
     with _client(base, transport) as client:
@@ -83,7 +83,9 @@ def _again(to: Path, choice: _Choice, check: Check) -> Pulled:
     """The package is here already: try it on today's runtime and make it current."""
     folder = swap.folder_of(to, choice.package, choice.digest)
     receipt, manifest = swap.read_install(folder)
+    oci.check_files(manifest, f"Package {choice.package}")  # an older kit may have installed it
     _check_answer(choice, manifest)
+    package.check_sidecar(folder, manifest)
     checked = check(folder, manifest)
     swap.point(to, folder)
     receipt = receipt.model_copy(update={"bytes_downloaded": 0, "download_s": 0.0, "checked": checked})
@@ -103,8 +105,9 @@ def _install(
     download_s = time.perf_counter() - start_s
     swap.keep_only(staged, manifest)
     try:
+        package.check_sidecar(staged, manifest)
         checked = check(staged, manifest)
-    except IntegrityError:  # it runs, and to another result than promised: there is nothing to go on from
+    except IntegrityError:  # it is another network than promised, or could run code: there is nothing to go on from
         swap.discard(staged)
         raise
     swap.keep_only(staged, manifest)
@@ -167,7 +170,23 @@ def _choose(client: httpx.Client, need: Need) -> _Choice:
         answer = records.load(Answer, data["answer"], f"The answer of {client.base_url}")
     except (KeyError, TypeError):
         raise LinkError(_stranger(client)) from None
+    _check_backend(client, need, answer)
     return _Choice(name, digest, answer)
+
+
+def _check_backend(client: httpx.Client, need: Need, answer: Answer) -> None:
+    """The device measures what it installs in the runtime of the row: that one takes ONNX alone and is the one that was asked for.
+
+    Raises UntrustedPackage.
+    """
+    if answer.chosen is None:
+        return
+    trust.refuse_backend(answer.chosen.backend, f"The choice of {client.base_url}")
+    if need.backend not in (None, answer.chosen.backend):
+        raise UntrustedPackage(
+            f"The choice of {client.base_url} is for backend {answer.chosen.backend} and {need.backend} was asked for: refused, "
+            "nothing installed; ask another library."
+        )
 
 
 def _fetch_manifest(client: httpx.Client, choice: _Choice) -> Manifest:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kit import records, store
-from kit.errors import BadRecord, IntegrityError
-from kit.records import FileRef, Manifest
+from kit import records, store, trust
+from kit.errors import BadRecord, IntegrityError, UntrustedPackage
+from kit.records import Artifact, FileRef, Manifest
 
 PACKAGE_TYPE = "application/vnd.insitu-kit.package.v1+json"
 CONFIG_TYPE = "application/vnd.insitu-kit.manifest.v1+json"
@@ -23,7 +24,6 @@ FILE_TYPE = "application/octet-stream"
 IMAGE_TYPE = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 
-RECEIPT_FILE = "install.json"  # written by the client beside the package's files
 MANIFEST_FILE = "manifest.json"
 
 _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*")  # one component of an OCI repository name
@@ -162,11 +162,35 @@ def _refuse_escape(name: object, source: str) -> None:
 
 def check_files(manifest: Manifest, source: str) -> None:
     names = [f.file for f in manifest.files]
-    if len(set(names)) != len(names) or {RECEIPT_FILE, MANIFEST_FILE} & set(names):
+    if len(set(names)) != len(names) or {trust.RECEIPT_FILE, MANIFEST_FILE} & set(names):
         raise IntegrityError(
-            f"{source} names a file twice or takes a name that installing needs ({RECEIPT_FILE}, {MANIFEST_FILE}): "
+            f"{source} names a file twice or takes a name that installing needs ({trust.RECEIPT_FILE}, {MANIFEST_FILE}): "
             "name the model differently."
         )
     needed = {manifest.artifact.model} | ({manifest.artifact.sample} if manifest.artifact.sample else set())
     if not needed <= set(manifest.files):
         raise IntegrityError(f"{source} does not hold the model and sample that it describes: add the package again.")
+    _refuse_programs(manifest, source)
+
+
+def sidecar_name(artifact: Artifact) -> str:
+    """The sidecar's file name: ``x.json`` of ``x.onnx``."""
+    return Path(artifact.model.file).with_suffix(".json").name
+
+
+def _refuse_programs(manifest: Manifest, source: str) -> None:
+    """A package is one ONNX model, its sidecar and perhaps a sample, promised for runtimes that take ONNX: nothing else is let in."""
+    artifact = manifest.artifact
+    samples = {artifact.sample.file} if artifact.sample else set()
+    formats = artifact.model.file.endswith(".onnx") and all(name.endswith(".npz") for name in samples)
+    strangers = {f.file for f in manifest.files} - {artifact.model.file, sidecar_name(artifact)} - samples
+    if artifact.torch_program is not None:
+        strangers.add(artifact.torch_program.file)
+    if strangers or not formats or len(manifest.files) != 2 + len(samples):
+        listed = ", ".join(repr(name[:80]) for name in sorted(strangers or {f.file for f in manifest.files}))
+        raise UntrustedPackage(
+            f"{source} is more or other than an ONNX model, its sidecar and a sample ({listed}), and a package holds no "
+            "programs: refused, nothing installed; add the package again with this kit."
+        )
+    for promise in manifest.promises:
+        trust.refuse_backend(promise.backend, f"{source} promises what")

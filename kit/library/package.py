@@ -146,17 +146,20 @@ def is_whole(path: Path, ref: FileRef) -> bool:
 def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise]) -> Manifest:
     """The manifest of ``artifact``, whose files lie in ``folder``: model, sidecar and, where there is one, the sample.
 
-    The torch program stays behind: it serves the workshop, not a device. Raises UsageError (a missing file, a name that
-    cannot be a package's), IntegrityError (a file that is not what the sidecar promises).
+    The torch program stays behind, and the package's sidecar names none: a device never loads a program that came over a link.
+    Raises UsageError (a missing file, a name that cannot be a package's), IntegrityError (a file that is not what the sidecar
+    promises, UntrustedPackage where it is no ONNX model).
     """
     name = _package_name(artifact)
-    sidecar = Path(artifact.model.file).with_suffix(".json").name
+    sidecar = oci.sidecar_name(artifact)
     files = [artifact.model] + ([artifact.sample] if artifact.sample else [])
     for ref in files:
         _check_source(folder, ref)
     if store.read_record(folder / sidecar, Artifact) != artifact:
         raise IntegrityError(f"{folder / sidecar} does not describe {artifact.artifact_id}: build the variant again.")
-    files.insert(1, _file_ref(folder / sidecar))
+    artifact = artifact.model_copy(update={"torch_program": None})
+    data = _sidecar(artifact)
+    files.insert(1, FileRef(file=sidecar, sha256=store.sha256_bytes(data), size_bytes=len(data)))
     manifest = Manifest(
         name=name,
         created_utc=store.utc_now(),
@@ -183,10 +186,22 @@ def _check_source(folder: Path, ref: FileRef) -> None:
         raise IntegrityError(f"{path} is not the file that its sidecar describes (sha256 differs): build it again.")
 
 
-def _file_ref(path: Path) -> FileRef:
-    with store.explained(path, "read"):
-        data = path.read_bytes()
-    return FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
+def _sidecar(artifact: Artifact) -> bytes:
+    return store.pretty_json(artifact).encode()
+
+
+def check_sidecar(folder: Path, manifest: Manifest) -> None:
+    """Whoever measures an install reads its sidecar: it says what the manifest says, which was judged. Raises IntegrityError."""
+    path = folder / oci.sidecar_name(manifest.artifact)
+    try:
+        same = store.read_record(path, Artifact) == manifest.artifact
+    except UsageError:
+        same = False
+    if not same:
+        raise IntegrityError(
+            f"{path.name} describes another network than the manifest of package {manifest.name}: refused, nothing "
+            "installed; add the package again."
+        )
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
@@ -223,7 +238,10 @@ def add(
         done = 0
         for manifest in fresh:
             for ref in manifest.files:
-                _copy_blob(layout_dir, folder / ref.file, ref, progress, done, total)
+                if ref.file == oci.sidecar_name(manifest.artifact):
+                    store.write_atomic(blob_path(layout_dir, f"sha256:{ref.sha256}"), _sidecar(manifest.artifact))
+                else:
+                    _copy_blob(layout_dir, folder / ref.file, ref, progress, done, total)
                 done += ref.size_bytes
             entries[manifest.name] = _write_image(layout_dir, manifest)
         if fresh:

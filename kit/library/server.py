@@ -32,7 +32,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from kit import records
+from kit import records, trust
 from kit.errors import BadRecord, KitError, LinkError, NoAnswer, UsageError
 from kit.library import oci, package
 from kit.library.package import Package
@@ -116,6 +116,10 @@ def _answer(catalog: _Catalog, choose: Choose, need: Need) -> Response:
         return _refusal(500, "failed", str(error))
     if answer.chosen is None:
         return _refusal(404, "no_answer", answer.text)
+    if answer.chosen.backend not in trust.ONNX_BACKENDS:
+        return _refusal(
+            404, "not_packaged", f"The choice is for backend {answer.chosen.backend}, and packages hold ONNX models."
+        )
     wanted = (answer.chosen.artifact_id, answer.chosen.sha256)
     for found in packages:
         if (found.manifest.artifact.artifact_id, found.manifest.artifact.model.sha256) == wanted:

@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from kit import store
+from kit import store, trust
 from kit.errors import KitError, UsageError
 from kit.library import oci, package
 from kit.library.lock import only_writer
 from kit.records import InstallReceipt, Manifest
 
-_STAGING = ".staging"
 _INSTALLED = re.compile(r".+-[0-9a-f]{12}")
 
 
@@ -50,7 +49,7 @@ def current(to: Path) -> Path | None:
 
 def read_install(folder: Path) -> tuple[InstallReceipt, Manifest]:
     """Receipt and manifest of an installed package. Raises UsageError (none there), BadRecord (broken)."""
-    receipt = store.read_record(folder / oci.RECEIPT_FILE, InstallReceipt)
+    receipt = store.read_record(folder / trust.RECEIPT_FILE, InstallReceipt)
     return receipt, store.read_record(folder / oci.MANIFEST_FILE, Manifest)
 
 
@@ -71,7 +70,7 @@ def find(to: Path, name: str, digest: str) -> Path | None:
 
 def stage(to: Path, digest: str) -> Path:
     """The folder in which the package of ``digest`` gathers; what other packages left in staging is removed."""
-    staged = to / _STAGING / oci.digest_hex(digest)
+    staged = to / trust.STAGING / oci.digest_hex(digest)
     store.make_folder(staged)
     for other in staged.parent.iterdir():
         if other != staged:
@@ -102,10 +101,10 @@ def install(to: Path, staged: Path, receipt: InstallReceipt, manifest: Manifest)
     """
     target = folder_of(to, manifest.name, receipt.manifest_digest)
     store.write_record(staged / oci.MANIFEST_FILE, manifest)
-    store.write_record(staged / oci.RECEIPT_FILE, receipt)
+    store.write_record(staged / trust.RECEIPT_FILE, receipt)
     with store.explained(target, "install"):
         if target.is_dir():  # a damaged install of the same package is mended file by file: readers never miss one
-            for path in sorted(staged.iterdir(), key=lambda p: p.name == oci.RECEIPT_FILE):
+            for path in sorted(staged.iterdir(), key=lambda p: p.name == trust.RECEIPT_FILE):
                 path.replace(target / path.name)
         else:
             staged.replace(target)
@@ -123,13 +122,13 @@ def point(to: Path, target: Path) -> None:
             link.symlink_to(target.name, target_is_directory=True)
             link.replace(to / "current")
         _remove_older(to, {target, previous})
-    discard(to / _STAGING)
+    discard(to / trust.STAGING)
 
 
 def _remove_older(to: Path, kept: set[Path | None]) -> None:
     """Installs are moved into staging first: a kill in the middle leaves no half-removed install behind."""
     for path in to.iterdir():
-        ours = _INSTALLED.fullmatch(path.name) and (path / oci.RECEIPT_FILE).is_file() and not path.is_symlink()
+        ours = _INSTALLED.fullmatch(path.name) and (path / trust.RECEIPT_FILE).is_file() and not path.is_symlink()
         if ours and path not in kept:
             with store.explained(path, "remove"):
-                path.replace(store.make_folder(to / _STAGING) / path.name)
+                path.replace(store.make_folder(to / trust.STAGING) / path.name)

@@ -1,6 +1,6 @@
 """The allocators that are trained: the mixtures of experts of papers A and B, their static networks, and kit's own per-user network.
 
-:mod:`kit.backends.allocfile` says which networks there are and how they are stored, this file makes them learn::
+:mod:`kit.allocators.fileformat` says which networks there are and how they are stored, this file makes them learn::
 
     net = make(paper_a(), seed=0)
     shares = net(features, width=8)            (samples, resources, users), each row of users adds up to one
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kit.backends import allocfile
-from kit.backends.allocfile import LEAK, AllocatorSpec, Feature, Network, Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import LEAK, AllocatorSpec, Feature, Network, Size
 from kit.errors import BadModel
 from kit.records import Artifact
 
@@ -38,7 +38,7 @@ class Allocator(nn.Module):
     def __init__(self, spec: AllocatorSpec, arrays: Mapping[str, NDArray[np.float32]]) -> None:
         super().__init__()
         self.spec = spec
-        for name, shape in allocfile.shapes(spec).items():
+        for name, shape in fileformat.shapes(spec).items():
             if arrays[name].shape != shape:
                 raise BadModel(
                     f"{spec.root}: array {name} has the shape {arrays[name].shape}, not {shape}: export it anew."
@@ -59,7 +59,7 @@ class Allocator(nn.Module):
         """
         most = self.spec.largest
         size = Size(most.width if width is None else width, most.depth if depth is None else depth)
-        allocfile.check_size(self.spec, size, features.shape[1])
+        fileformat.check_size(self.spec, size, features.shape[1])
         if mask is not None:
             features = features * mask[..., None]
         logits = {"flat": self._flat, "shared": self._shared, "per_user": self._per_user}[self.spec.form](
@@ -163,7 +163,7 @@ class Allocator(nn.Module):
 
 def make(spec: AllocatorSpec, seed: int) -> Allocator:
     """An untrained network; equal seeds give equal weights, whatever torch's random state is."""
-    return Allocator(spec, allocfile.random_arrays(spec, seed))
+    return Allocator(spec, fileformat.random_arrays(spec, seed))
 
 
 def export_arrays(net: Allocator) -> dict[str, NDArray[np.float32]]:
@@ -187,7 +187,7 @@ def write(
     steps: Sequence[str] = (),
 ) -> Artifact:
     """A sub-network as ``x.alloc.npz`` with its sidecar. Raises UsageError, StorageError."""
-    return allocfile.write(network_of(net, width, depth, users), path, seed=seed, steps=tuple(steps))
+    return fileformat.write(network_of(net, width, depth, users), path, seed=seed, steps=tuple(steps))
 
 
 def normalise(features: Sequence[Feature], tasks: Tensor, mask: Tensor | None = None) -> Tensor:

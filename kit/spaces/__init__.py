@@ -26,6 +26,7 @@ from kit.records import Artifact, FileRef, Kernel, Origin, Preprocessing, SubNet
 from kit.spaces import allocator, fusion, onnxfile, quantization, resnet, vgg, vit
 from kit.spaces.graph import ITEM_BYTES, Net
 from kit.spaces.space import Ids, Space
+from kit.versions import installed
 
 __all__ = [
     "SPACES",
@@ -164,7 +165,9 @@ def _artifact(sub: SubNetwork, net: Net, model: FileRef, seed: int) -> Artifact:
         outputs=(TensorSpec(name="output", shape=net.shapes["output"], dtype=net.dtypes["output"]),),
         preprocessing=image if space.image else None,
         licence="Apache-2.0",
-        origin=Origin(root=sub.root, seed=seed, made_by=f"kit {kit.__version__}", steps=steps),
+        origin=Origin(
+            root=sub.root, seed=seed, made_by=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
+        ),
     )
 
 

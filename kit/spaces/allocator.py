@@ -1,4 +1,4 @@
-"""The allocators of papers A and B and kit's own as spaces, and each as an ONNX file that computes what kit.backends.allocfile describes.
+"""The allocators of papers A and B and kit's own as spaces, and each as an ONNX file that computes what kit.allocators describes.
 
 ``allocator_a`` (paper A): importance, size and distance of 30 users (90 numbers) pass an input layer of 36, the gate (eq. 5) picks k
 of 30 experts of 36 -> 32 (Relu) -> 30 (LogSoftmax), eq. (4) weighs their outputs, a softmax over the users makes shares of them. Width is
@@ -28,8 +28,8 @@ from math import sqrt
 import numpy as np
 from numpy.typing import NDArray
 
-from kit.backends import allocfile
-from kit.backends.allocfile import LEAK, WIDEST, Network
+from kit.allocators import fileformat
+from kit.allocators.fileformat import LEAK, WIDEST, Network
 from kit.errors import UsageError
 from kit.records import SubNetwork
 from kit.spaces.graph import (
@@ -253,9 +253,9 @@ def weights_of(network: Network) -> dict[str, NDArray[np.float32]]:
 
     Raises UsageError for a network of other shapes than its id names.
     """
-    spec, sub = network.spec, allocfile.subnetwork(network)
-    if sub.root not in WIDEST or _trimmed(allocfile.shapes(spec)) != _trimmed(
-        allocfile.shapes(allocfile.ROOTS[sub.root](spec.users))
+    spec, sub = network.spec, fileformat.subnetwork(network)
+    if sub.root not in WIDEST or _trimmed(fileformat.shapes(spec)) != _trimmed(
+        fileformat.shapes(fileformat.ROOTS[sub.root](spec.users))
     ):
         raise UsageError(
             f"This allocator has other shapes than {sub.id}, so there is no ONNX file of it: profile it with --backend allocator."
@@ -268,7 +268,7 @@ def weights_of(network: Network) -> dict[str, NDArray[np.float32]]:
     turned = {"input_layer.weight": "input_weight", "output_layers.weight": "output_weight"}
     found |= {name: given[key].T for name, key in turned.items() if key in given}
     alone = spec.form == "shared" and not spec.gated
-    for layer in range(allocfile.FLAT_DEPTH if spec.form == "flat" else network.size.depth):
+    for layer in range(fileformat.FLAT_DEPTH if spec.form == "flat" else network.size.depth):
         weight, bias = given[f"expert{layer}_weight"], given[f"expert{layer}_bias"]
         prefix = f"{'expert' if alone else 'experts'}.{layer}"
         found |= {

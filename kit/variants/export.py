@@ -11,7 +11,6 @@ import io
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +25,11 @@ from kit import store
 from kit.errors import BadRecord, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
 from kit.variants import evaluate, graph, train
+from kit.versions import installed
 
 OPSET = 18  # the newest that every onnxruntime in use on boards runs
 LICENCE = "Apache-2.0"
-_TOOLS = ("torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "scikit-learn")
+_TOOLS = ("python", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "scikit-learn")
 _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
 
 
@@ -44,11 +44,7 @@ class Exported:
 
 def versions() -> dict[str, str]:
     """Versions of the libraries that make the files, as installed."""
-    found = {}
-    for tool in _TOOLS:
-        with contextlib.suppress(PackageNotFoundError):
-            found[tool] = version(tool)
-    return found
+    return installed(_TOOLS)
 
 
 def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Exported:
@@ -236,6 +232,12 @@ def describe_onnx(path: Path) -> Artifact:
         inputs=facts.inputs,
         outputs=facts.outputs,
         kernels=graph.kernels(model, str(path)),
+        origin=Origin(
+            root=store.slug(path.stem),
+            made_by=f"kit {kit.__version__}",
+            versions=installed(("onnx", "onnxruntime", "numpy")),
+            steps=("a file that kit did not make, described",),
+        ),
     )
     store.write_record(sidecar, artifact)
     return artifact

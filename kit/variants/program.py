@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kit import spaces, store
-from kit.backends import allocfile
-from kit.backends.allocfile import Network
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Network
 from kit.records import FileRef
 from kit.spaces.allocator import weights_of
 from kit.spaces.graph import Net, Node
@@ -70,7 +70,7 @@ def write(network: Network, path: Path) -> FileRef:
     """``network`` as the program ``path`` (``x.pt2``); equal networks give equal files. Raises UsageError (a network of other shapes than
     its id names), StorageError.
     """
-    sub = allocfile.subnetwork(network)
+    sub = fileformat.subnetwork(network)
     net = spaces.space_of(sub.root).plan(sub).net()
     module = Program(net, weights_of(network)).eval()
     with torch.no_grad():

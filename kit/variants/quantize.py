@@ -30,7 +30,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 
-from kit import timing
+from kit.measure import stopwatch
 from kit.variants import evaluate
 from kit.variants.data import Split
 
@@ -141,5 +141,5 @@ def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 5) -> li
     values: list[list[tuple[float, ...]]] = [[] for _ in paths]
     for _ in range(rounds):
         for own, call in zip(values, calls, strict=True):
-            own.append(timing.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
+            own.append(stopwatch.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
     return [median(median(visit) for visit in own) * 1e-9 for own in values]

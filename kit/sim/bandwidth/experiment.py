@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kit.backends import allocfile
-from kit.backends.allocfile import Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
 from kit.errors import BadRecord
 from kit.records import AllocationQuality
 from kit.sim.bandwidth.split import best_band, equal_band, root_band
@@ -64,7 +64,7 @@ class Delays:
         return computing_s(self.mixture, width, clock_hz, macs=macs_of(width))
 
     def per_user_s(self, world: BandwidthWorld, size: Size, clock_hz: Floats | float) -> Floats:
-        macs = allocfile.macs(spec_of(world, "per_user"), size, world.users)
+        macs = fileformat.macs(spec_of(world, "per_user"), size, world.users)
         return computing_s(self.per_user, f"{size.width},{size.depth}", clock_hz, macs=macs)
 
     @property
@@ -208,7 +208,7 @@ def _judge(
     world: BandwidthWorld, seed: int, nets: dict[str, Trained], test: Tasks, known: Tasks, frames: int
 ) -> Judged:
     def widths(name: str, tasks: Tasks) -> dict[str, float]:
-        return {str(k): delay_s(world, nets[name].net, tasks, Size(k, allocfile.FLAT_DEPTH)) for k in WIDTHS}
+        return {str(k): delay_s(world, nets[name].net, tasks, Size(k, fileformat.FLAT_DEPTH)) for k in WIDTHS}
 
     own = nets["per_user"].net
     users = []

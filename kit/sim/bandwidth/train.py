@@ -24,8 +24,8 @@ from pydantic import Field, field_validator
 from torch import Tensor
 
 from kit import store
-from kit.backends import allocfile
-from kit.backends.allocfile import AllocatorSpec, Feature, Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import AllocatorSpec, Feature, Size
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
 from kit.records import Record
@@ -104,8 +104,8 @@ class Trained:
 def spec_of(world: BandwidthWorld, network: Kind) -> AllocatorSpec:
     """The network for this world; kit's own takes up to 50 users, or the world's where they are more."""
     if network == "per_user":
-        return allocfile.per_user(FEATURES_U, users=max(world.users, USERS[1]))
-    spec = allocfile.paper_a(world.users, gated=network == "paper")
+        return fileformat.per_user(FEATURES_U, users=max(world.users, USERS[1]))
+    spec = fileformat.paper_a(world.users, gated=network == "paper")
     return spec.model_copy(update={"experts": world.experts})
 
 
@@ -202,7 +202,7 @@ def sizes_of(spec: AllocatorSpec, order: str) -> list[Size]:
         ]
     if order.startswith("fixed:"):
         size = Size(int(order[6:]), most.depth)
-        allocfile.check_size(spec, size, spec.users)
+        fileformat.check_size(spec, size, spec.users)
         return [size]
     return [Size(k, most.depth) for k in range(1 if spec.gated else most.width, most.width + 1)]
 
@@ -214,10 +214,10 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None
     """
     learning.check_device(recipe.device)
     name = _name(world, recipe)
-    path = folder / f"{name}{allocfile.SUFFIX}"
+    path = folder / f"{name}{fileformat.SUFFIX}"
     about = folder / f"{name}.training.json"
     if path.is_file() and about.is_file():
-        network = allocfile.read(path)
+        network = fileformat.read(path)
         return Trained(Allocator(network.spec, network.arrays).eval(), store.read_record(about, Training), path)
     learner = _Learner(world, recipe)
     begun = time.perf_counter()

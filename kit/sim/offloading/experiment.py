@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from kit import store
-from kit.backends.allocfile import Size
+from kit.allocators.fileformat import Size
 from kit.errors import BadRecord
 from kit.nets.allocator import Allocator
 from kit.records import Record

@@ -26,8 +26,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from pydantic import JsonValue
 
-from kit.backends import allocfile
-from kit.backends.allocfile import Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
 from kit.records import AllocationQuality
 from kit.sim.channel import Floats
 from kit.sim.learning import Said, Told
@@ -213,14 +213,14 @@ def _places_of(key: str, settings: Settings) -> tuple[float, ...]:
 
 def table1(world: OffloadingWorld) -> Figure:
     """Counts: they are exact."""
-    spec = allocfile.paper_b(world.users)
-    dynamic, users = allocfile.dynamic_parameters(spec), world.users
+    spec = fileformat.paper_b(world.users)
+    dynamic, users = fileformat.dynamic_parameters(spec), world.users
     ours = {
         "dynamic parameters": (float(dynamic), 87.04e3),
         "operations of the experts": (float(operations_of(EXPERTS, LAYERS, users)), 5.126e6),
         "MACs of the experts": (float(macs_of(EXPERTS, LAYERS, users)), None),
         "other operations": (FIXED_OPERATIONS * users / 30, 0.302e6),
-        "other parameters": (float(allocfile.parameters(spec) - dynamic), 7.291e3),
+        "other parameters": (float(fileformat.parameters(spec) - dynamic), 7.291e3),
     }
     return Figure(
         figure="table1",

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from kit.backends.allocfile import Size
+from kit.allocators.fileformat import Size
 from kit.nets.allocator import Allocator
 from kit.records import Record
 from kit.sim import learning

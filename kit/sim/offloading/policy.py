@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kit.backends.allocfile import LEAK, Size
+from kit.allocators.fileformat import LEAK, Size
 from kit.nets.allocator import Allocator
 from kit.sim.channel import Bools, Floats
 from kit.sim.delays import Delay

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kit import store
-from kit.backends.allocfile import LEAK
+from kit.allocators.fileformat import LEAK
 from kit.errors import BadModel
 from kit.sim import learning
 from kit.sim.channel import Bools, Floats

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-from kit.backends import allocfile
-from kit.backends.allocfile import Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
 from kit.sim.channel import Floats
 from kit.sim.delays import Delay, Measured, computing_s
 from kit.sim.offloading.world import Inference, OffloadingWorld
@@ -53,9 +53,11 @@ def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
     if network == "paper":
         return (operations_of(*size, users) + fixed) / 2
     spec = (
-        allocfile.static_b(users) if network == "static" else allocfile.per_user(allocfile.FEATURES_B, allocfile.BOTH)
+        fileformat.static_b(users)
+        if network == "static"
+        else fileformat.per_user(fileformat.FEATURES_B, fileformat.BOTH)
     )
-    macs = allocfile.macs(spec, size, users)
+    macs = fileformat.macs(spec, size, users)
     return macs + fixed / 2 if network == "static" else macs + scheduler_macs(users, "kit")
 
 

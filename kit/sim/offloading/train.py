@@ -30,8 +30,8 @@ from pydantic import Field
 from torch import Tensor
 
 from kit import store
-from kit.backends import allocfile
-from kit.backends.allocfile import AllocatorSpec, Feature, Size
+from kit.allocators import fileformat
+from kit.allocators.fileformat import AllocatorSpec, Feature, Size
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
 from kit.records import Record
@@ -53,7 +53,7 @@ JUDGING = "offloading: slots that judge an allocator"  # name of their random st
 #: The features without logarithms, each less its mean over its deviation.
 PLAIN = tuple(
     Feature(name=f.name, scale=f.scale, log=False, centre=centre, spread=centre / 3**0.5)
-    for f, centre in zip(allocfile.FEATURES_B, (1.0, 1.0, 0.5, 0.5, 0.5), strict=True)
+    for f, centre in zip(fileformat.FEATURES_B, (1.0, 1.0, 0.5, 0.5, 0.5), strict=True)
 )
 
 
@@ -106,10 +106,10 @@ class Trained:
 
 
 def spec_of(network: Network, inputs: Inputs = "log") -> AllocatorSpec:
-    features = allocfile.FEATURES_B if inputs == "log" else PLAIN
+    features = fileformat.FEATURES_B if inputs == "log" else PLAIN
     if network == "per_user":
-        return allocfile.per_user(features, allocfile.BOTH, users=USERS_MAX)
-    spec = allocfile.paper_b(USERS_MAX) if network == "paper" else allocfile.static_b(USERS_MAX)
+        return fileformat.per_user(features, fileformat.BOTH, users=USERS_MAX)
+    spec = fileformat.paper_b(USERS_MAX) if network == "paper" else fileformat.static_b(USERS_MAX)
     return spec.model_copy(update={"features": features})
 
 
@@ -331,10 +331,10 @@ def train(
     """
     net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
     name = _name(world, recipe, device)
-    path = None if folder is None else folder / f"{name}{allocfile.SUFFIX}"
+    path = None if folder is None else folder / f"{name}{fileformat.SUFFIX}"
     report_file = None if folder is None else folder / f"{name}.training.json"
     if path is not None and report_file is not None and path.is_file() and report_file.is_file():
-        kept = allocfile.read(path)
+        kept = fileformat.read(path)
         return Trained(Allocator(kept.spec, kept.arrays).eval(), store.read_record(report_file, Report))
     lesson = Lesson(world, recipe, net, device)
     checkpoint = None if folder is None else folder / f"{name}.checkpoint.npz"

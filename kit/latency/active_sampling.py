@@ -1,0 +1,199 @@
+"""What to measure next: the networks whose measurement leaves the least uncertainty about all others.
+
+A belief is the covariance of the relative errors of a pool of networks: that of the process on the kernels' efficiency
+(kit.latency.gaussian_process) plus, linearised, that of the roofline below it, whose parameters ten measurements do not settle. Without the
+latter the process is too sure of itself, and the choice hardly better than a random one. Measuring a network takes a rank-one piece
+off the covariance whatever comes out, so a batch is chosen before any of it is measured: greedily by the mean variance that is left
+(A-optimal design; ALC, Cohn 1996). Before the first measurement the belief is what the priors say. Choosing needs numpy alone, the
+priors stand beside the fitting (scipy).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kit.latency.features import Table
+from kit.latency.gaussian_process import Covariance, Shares
+from kit.latency.model import FORMS, REJECTED, Form, Predictions, Predictor
+from kit.latency.parametric import Cases, Roof, Roofline, State
+from kit.stats import Floats
+
+GUESS_S_PER_MAC, GUESS_CALL_S = 2e-11, 1e-4  # before anything is measured; only ratios of what follows from them count
+TYPICAL_SPREAD = 0.008  # relative standard error of a measurement, before one tells
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Belief:
+    """``covariance`` of the relative errors of a pool [nets, nets], and the relative variance ``noise`` that a measurement adds."""
+
+    covariance: Floats
+    noise: float
+
+    @property
+    def variance(self) -> Floats:
+        """[nets]"""
+        return np.maximum(np.diag(self.covariance), 0.0)
+
+    def after(self, index: int) -> Belief:
+        """The belief once network ``index`` is measured, whatever it turns out to take."""
+        column = self.covariance[:, index]
+        return replace(self, covariance=self.covariance - np.outer(column, column) / (column[index] + self.noise))
+
+    def given(self, known: int, spread: Floats) -> Belief:
+        """The belief about the other networks once the last ``known`` are measured, each with its relative standard error."""
+        split = len(self.covariance) - known
+        seen = self.covariance[split:, split:] + np.diag(self.noise + spread**2)
+        cross = self.covariance[:split, split:]
+        return replace(self, covariance=self.covariance[:split, :split] - cross @ np.linalg.solve(seen, cross.T))
+
+
+def belief(pool: Table, predictor: Predictor | None = None, threads: int = 1) -> Belief:
+    """What ``predictor`` (None: the priors) knows about the networks of ``pool``, at its first state.
+
+    Raises BackendUnavailable without scipy.
+    """
+    from kit.latency import _assemble
+
+    _assemble()  # says what is missing
+    from kit.latency import fitting
+
+    states = (State(threads=threads),) if predictor is None else predictor.states
+    cases = Cases.of(pool, states)
+    efficiency = None if predictor is None else predictor.borrowed(cases)
+    guess = GUESS_CALL_S + GUESS_S_PER_MAC * cases.macs
+    known = predictor is not None and predictor.measured.kernels_known
+    if predictor is not None and known:
+        measured = predictor.measured
+        told = predictor.borrowed(measured.cases(states))
+        cases = _joined(cases, measured.cases(states))
+        guess = np.concatenate([guess, np.array(measured.seconds)])
+        efficiency = None if efficiency is None or told is None else np.concatenate([efficiency, told])
+    data = fitting.Data(cases, guess, np.zeros(len(guess)), np.arange(len(guess)), efficiency)
+    lent = predictor.base.roofline_below if predictor is not None and predictor.base is not None else None
+    priors = fitting.roofline_priors(data, None if lent is None else lent.parameters)
+    learned = predictor.learned if predictor is not None else None
+    roofline = predictor.roofline_below if predictor is not None and known else None
+    if roofline is None:
+        roofline = Roofline(parameters={name: values[0] for name, values in priors.items()})
+    hyper = {name: mean for name, (mean, _) in fitting.HYPER_PRIORS.items()} if learned is None else learned.hyper
+    freedom = {name: sd for name, (_, sd, _, _) in priors.items() if name in roofline.parameters}
+    covariance = Covariance(hyper)
+    spread = np.array(predictor.measured.spread) if predictor is not None else np.zeros(0)
+    noise = covariance.value["noise"]
+    found = Belief(_prior(Roof(cases, efficiency), roofline, freedom, covariance), noise)
+    if known:
+        found = found.given(len(spread), spread)
+    typical = float(np.median(spread)) if len(spread) else TYPICAL_SPREAD
+    return replace(found, noise=noise + typical**2)
+
+
+def _joined(a: Cases, b: Cases) -> Cases:
+    """The networks of ``a``, then those of ``b``. A kernel of both stands twice, which changes no covariance."""
+    one, two = a.table, b.table
+    table = Table(
+        np.concatenate([one.attributes, two.attributes]),
+        np.concatenate([one.net, two.net + one.nets]),
+        np.concatenate([one.kernel, two.kernel + len(one.attributes)]),
+        np.concatenate([one.count, two.count]),
+        one.nets + two.nets,
+    )
+    return Cases(
+        table,
+        np.concatenate([a.macs, b.macs]),
+        np.concatenate([a.precision, b.precision]),
+        a.states,
+        np.concatenate([a.state, b.state]),
+        np.concatenate([a.slowness, b.slowness]),
+    )
+
+
+def _prior(roof: Roof, roofline: Roofline, freedom: dict[str, float], covariance: Covariance) -> Floats:
+    """Covariance of the logarithms of latencies before any measurement, [nets, nets]. The ratio to the roofline counts as 1."""
+    shares = Shares(roof.cases, *roofline.times(roof))
+    slopes = roofline.slopes(roof, freedom)
+    return np.asarray(covariance.whole(shares, shares) + slopes @ slopes.T)
+
+
+# -------------------------------------------------------------------------------------------------------------------- choosing
+
+
+def choose(belief: Belief, free: Bools, count: int, weights: Floats | None = None) -> list[int]:
+    """The ``count`` networks to measure next of those that are ``free`` [nets]: greedily, each what leaves the smallest mean variance.
+
+    ``weights`` [nets] tell how much each network of the pool matters (None: all the same), as :func:`undecided` does for a deadline.
+    Fewer come back where fewer are free.
+    """
+    matters = np.ones(len(free)) if weights is None else weights
+    free, chosen = free.copy(), []
+    for _ in range(min(count, int(free.sum()))):
+        removed = matters @ belief.covariance**2 / (belief.variance + belief.noise)
+        index = int(np.argmax(np.where(free, removed, -np.inf)))
+        chosen.append(index)
+        free[index] = False
+        belief = belief.after(index)
+    return chosen
+
+
+def farthest(features: Floats, free: Bools, count: int, seed: int = 0) -> list[int]:
+    """The k-centre choice, for where nothing can be fitted: each the farthest from all that is measured (not ``free``) or chosen.
+
+    ``features`` [nets, features] are scaled to unit spread here; the first, where none is measured, is drawn.
+    """
+    x = (features - features.mean(axis=0)) / np.maximum(features.std(axis=0), 1e-12)
+    taken = np.flatnonzero(~free)
+    chosen = [] if len(taken) or not count else [int(np.random.default_rng(seed).integers(len(x)))]
+    near = _nearest(x, x[[*taken, *chosen]])
+    while len(chosen) < min(count, int(free.sum())):
+        near[[*taken, *chosen]] = -1.0
+        chosen.append(int(near.argmax()))
+        near = np.minimum(near, _nearest(x, x[chosen[-1:]]))
+    return chosen
+
+
+def _nearest(x: Floats, to: Floats) -> Floats:
+    """Squared distance of each row of ``x`` to the nearest row of ``to``, [rows of x]."""
+    return np.min([((x - row) ** 2).sum(axis=1) for row in to], axis=0) if len(to) else np.full(len(x), np.inf)
+
+
+# ------------------------------------------------------------------------------------------------------------- how far it is
+
+
+def best_form(model: Predictor) -> Form:
+    """The richest form that cross-validation does not reject against the best one. ``model.chosen`` is the simplest: right for what is
+    measured once, but ten measurements reject little, and what is measured next is for the richest form to learn from."""
+    kept = {s.form for s in model.scores if s.candidate and (s.p_value is None or s.p_value > REJECTED)}
+    return next(f for f in reversed(FORMS) if f in kept)
+
+
+def share_within(found: Predictions, level: float, within: float) -> float:
+    """The share of networks whose measurement is expected within the relative error ``within`` of the prediction.
+
+    Errors count as normal in logarithms, as wide as the calibrated intervals (of ``level``) say.
+    """
+    reach = np.log(found.high / found.seconds)
+    return float(np.mean([normal_share(r, level, within) for r in reach.tolist()]))
+
+
+def normal_share(reach: float, level: float, within: float) -> float:
+    """The probability of a relative error of at most ``within`` where an interval of ``level`` reaches ``reach`` (natural logarithms)."""
+    unit = NormalDist()
+    sd = max(reach, 1e-9) / unit.inv_cdf((1 + level) / 2)
+    return unit.cdf(float(np.log1p(within)) / sd) - unit.cdf(float(np.log1p(-within)) / sd)
+
+
+def undecided(found: Predictions, deadline_s: float) -> Floats:
+    """1 for each network whose interval holds the deadline (seconds), 0 for those that keep or miss it for sure, [nets]."""
+    return np.asarray((found.low <= deadline_s) & (deadline_s < found.high), dtype=np.float64)
+
+
+def first(belief: Belief, count: int, seed: int) -> list[int]:
+    """The first design: one network drawn with ``seed``, the others as :func:`choose` does."""
+    drawn = int(np.random.default_rng(seed).integers(len(belief.covariance)))
+    free = np.ones(len(belief.covariance), dtype=bool)
+    free[drawn] = False
+    return [drawn, *choose(belief.after(drawn), free, count - 1)][:count]

@@ -1,0 +1,420 @@
+"""Measure next: a space of sub-networks is measured until the rest can be predicted, a batch at a time, each chosen by the model so far.
+
+The first ten are what the priors of the latency model ask for, then batches of five: those whose measurement leaves the least
+uncertainty about a pool of the space (kit.latency.active_sampling). Each batch is predicted before it is measured, so that its error is an
+honest one. Two estimates tell how far it is, and the smaller counts: what the calibrated intervals say about the pool, and the
+cross-validated share of what was measured (pessimistic, for what was chosen is what was hard).
+
+Records are appended batch by batch; what the file holds of the space, measured in the same way, counts as measured.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from kit import latency, spaces, store
+from kit.errors import BackendUnavailable, BadRecord, MeasurementError, UnknownName, UsageError
+from kit.latency import Predictions, Predictor, active_sampling
+from kit.latency.features import Table, arrange
+from kit.latency.model import Form
+from kit.measure import profiler
+from kit.measure.profiler import Job, Progress
+from kit.measure.targets import Target
+from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, SubNetwork
+from kit.spaces import Space
+from kit.stats import Floats
+
+POOL = 500
+FIRST, BATCH = 10, 5
+AT_MOST = 40
+_AIM = re.compile(r"within(\d+(?:\.\d+)?)=(\d*\.?\d+)(%?)")
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)?")
+_SECONDS = {"s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+
+Measure = Callable[[list[Job], float | None], list[ProfileRecord]]
+
+
+@dataclass(frozen=True)
+class Aim:
+    """``share`` of a space predicted within the relative error ``within``."""
+
+    within: float = 0.10
+    share: float = 0.99
+
+    @property
+    def text(self) -> str:
+        return f"{self.share:.4g} within {self.within:.3g}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is wanted of a space: ``aim`` (None: measure until the count or the budget ends), ``deadline_s`` to decide about."""
+
+    space: Space
+    settings: MeasureSettings
+    aim: Aim | None = None
+    deadline_s: float | None = None
+    at_most: int | None = None
+    sample: int | None = None
+    budget_s: float | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Step:
+    """After a batch: how it had been predicted (None: there was no model yet), and what is expected of the rest of the space."""
+
+    measured: int
+    batch: int
+    predicted: int = 0
+    within: float | None = None
+    error: float | None = None  # mean, relative
+    form: str | None = None
+    estimated: float | None = None  # by the calibrated intervals, over the pool
+    validated: float | None = None  # by cross-validation, over what was measured
+    undecided: float | None = None  # share of the pool whose interval holds the deadline
+
+    @property
+    def share(self) -> float | None:
+        """What counts: the smaller estimate."""
+        return None if self.estimated is None or self.validated is None else min(self.estimated, self.validated)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a run measured or found measured, how the error went, why it ended, and the model of all of it."""
+
+    records: tuple[ProfileRecord, ...]
+    new: int
+    steps: tuple[Step, ...]
+    ended: str
+    reached: bool
+    model: Predictor | None
+
+
+# ------------------------------------------------------------------------------------------------------------ what is asked
+
+
+def read_aim(text: str) -> Aim:
+    """``within10=0.99`` (or ``=99%``): 99 % of the space predicted within 10 %. Raises UsageError."""
+    match = _AIM.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"--until '{text}' cannot be read: write it like within10=0.99 (99 % of the space within +-10 %)."
+        )
+    within, share = float(match[1]) / 100, float(match[2]) / (100 if match[3] else 1)
+    if not 0 < within < 1 or not 0 < share <= 1:
+        raise UsageError(
+            f"--until '{text}' cannot be reached: give 0 < P < 100 and a share above 0 and up to 1 in withinP=SHARE."
+        )
+    return Aim(within, share)
+
+
+def read_span(text: str) -> float:
+    """Seconds of ``90s``, ``10m``, ``1h`` or a plain number of seconds. Raises UsageError."""
+    match = _SPAN.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 0.1 <= seconds <= 1e7:
+        raise UsageError(f"--budget '{text}' is no time: write it like 90s, 10m or 1h.")
+    return seconds
+
+
+def check(plan: Plan) -> None:
+    """Raises UsageError for a plan that cannot be, BackendUnavailable where the aim needs a fit and scipy is missing."""
+    size = plan.space.size
+    for flag, count in (("--sample", plan.sample), ("--at-most", plan.at_most)):
+        if count is not None and not 1 <= count <= size:
+            raise UsageError(f"{flag} {count}: {plan.space.name} has {size} sub-networks, ask for 1 to {size} of them.")
+    if plan.settings.backend == "fake":
+        raise UsageError("The fake backend runs no networks of a space: take another --backend.")
+    if (plan.aim is not None or plan.deadline_s is not None) and not latency.can_fit():
+        raise BackendUnavailable(
+            "Knowing when enough is measured needs scipy: pip install 'insitu-kit[workshop]', or give --sample N or --budget alone."
+        )
+
+
+def space_of(name: str) -> Space:
+    """The space of a root; a member's id is no space. Raises UnknownName, UsageError."""
+    try:
+        return spaces.space_of(name)
+    except UnknownName:
+        root = name.split("-")[0]
+        if root in spaces.SPACES and root != name:
+            raise UsageError(
+                f"--space {name} is one sub-network: give it as a target, or its space as --space {root}."
+            ) from None
+        raise
+
+
+# ------------------------------------------------------------------------------------------------------------------ the run
+
+
+def run(
+    plan: Plan,
+    device: DeviceSpec,
+    out: Path,
+    folder: Path,
+    *,
+    fresh: bool = False,
+    spent_s: float = 0.0,
+    progress: Callable[[Progress], None] = lambda _: None,
+    told: Callable[[Step], None] = lambda _: None,
+    measure: Measure | None = None,
+) -> Survey:
+    """Measure what ``plan`` asks for; records go to ``out`` (.jsonl), the files of the networks to ``folder``.
+
+    ``told`` hears of each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces the profiler. Raises UsageError,
+    BackendUnavailable, StorageError, MeasurementError (nothing of a batch could be measured).
+    """
+    check(plan)
+    began_s = time.monotonic() - spent_s
+
+    def profile(jobs: list[Job], budget_s: float | None) -> list[ProfileRecord]:
+        limited = [Job(j.target, j.settings.model_copy(update={"budget_s": budget_s})) for j in jobs]
+        return profiler.profile(limited, device, out, fresh=fresh, progress=progress)
+
+    known = {} if fresh else _measured(plan, device, out)
+    session = _Session(plan, folder, known, measure or profile, began_s, told)
+    return session.sample() if plan.sample is not None else session.choose()
+
+
+def _measured(plan: Plan, device: DeviceSpec, out: Path) -> dict[str, ProfileRecord]:
+    """What ``out`` holds of the space at the same backend and operating point, by id; failures count, so as not to be tried forever."""
+    if not out.is_file() or not out.stat().st_size:
+        return {}
+    found = {}
+    for record in store.decisive(store.read_profiles([out])):
+        sub = record.artifact.subnetwork
+        same = (record.device.device_id, record.settings.backend, record.settings.name) == (
+            device.device_id, plan.settings.backend, plan.settings.name,
+        )  # fmt: skip
+        if same and sub is not None and plan.space.contains(sub):
+            found[record.artifact.artifact_id] = record
+    return found
+
+
+@dataclass
+class _Session:
+    """One run: what it wants, what it knows so far."""
+
+    plan: Plan
+    folder: Path
+    known: dict[str, ProfileRecord]
+    measure: Measure
+    began_s: float
+    told: Callable[[Step], None]
+    new: int = 0
+    each_s: float | None = None  # wall time of a network, learned as the run goes on
+
+    def __post_init__(self) -> None:
+        self.steps: list[Step] = []
+        self.model: Predictor | None = None
+
+    # -------------------------------------------------------------------------------------------------------- random sample
+
+    def sample(self) -> Survey:
+        """The sample in fixed pieces, so that a killed run finds the journal of the piece in which it was."""
+        assert self.plan.sample is not None
+        wanted = self.plan.space.sample(self.plan.sample, self.plan.seed)
+        names = {sub.id for sub in wanted}
+        ended = f"all {len(wanted)} are measured"
+        for start in range(0, len(wanted), profiler.WAVE):
+            missing = [s for s in wanted[start : start + profiler.WAVE] if s.id not in self.known]
+            while missing:
+                count = self._affordable(len(missing))
+                if not count:
+                    return self._end("the budget is spent", reached=False, only=names)
+                self._batch(missing[:count])
+                missing = missing[count:]
+        return self._end(ended, reached=True, only=names)
+
+    # -------------------------------------------------------------------------------------------------------- chosen by the model
+
+    def choose(self) -> Survey:
+        """Batches until the aim is reached or something is spent."""
+        self._fit()
+        if self.known:
+            self._tell(0, None)
+        while True:
+            if ended := self._reached():
+                return self._end(ended, reached=True)
+            room = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.known)
+            free = [s.id not in self.known for s in self.pool]
+            wanted = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), room, sum(free))
+            if wanted <= 0:
+                ended = (
+                    f"{len(self.known)} networks are measured" if room <= 0 else "every network of the pool is measured"
+                )
+                return self._end(ended, reached=self.plan.aim is None)
+            count = self._affordable(wanted)
+            if not count:
+                return self._end("the budget is spent", reached=self.plan.aim is None)
+            chosen = [self.pool[i] for i in self._next(np.array(free), count)]
+            before = self._predict(chosen)
+            records = self._batch(chosen)
+            self._fit()
+            self._tell(len(records), before, records)
+
+    @cached_property
+    def pool(self) -> list[SubNetwork]:
+        """A random part of the space, or all of a small one."""
+        return self.plan.space.sample(min(POOL, self.plan.space.size), self.plan.seed)
+
+    @cached_property
+    def table(self) -> Table:
+        return arrange([spaces.kernels(s) for s in self.pool])
+
+    @property
+    def form(self) -> Form | None:
+        return None if self.model is None else active_sampling.best_form(self.model)
+
+    def _next(self, free: active_sampling.Bools, count: int) -> list[int]:
+        if not latency.can_fit():
+            return active_sampling.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
+        if self.model is None and not self.known:
+            return active_sampling.first(
+                active_sampling.belief(self.table, threads=self.plan.settings.threads), count, self.plan.seed
+            )
+        belief = active_sampling.belief(self.table, self.model, self.plan.settings.threads)
+        for index in np.flatnonzero(~free).tolist() if self.model is None else []:
+            belief = belief.after(index)
+        return active_sampling.choose(belief, free, count, self._weights())
+
+    def _weights(self) -> Floats | None:
+        if self.plan.deadline_s is None or self.model is None:
+            return None
+        open_ = active_sampling.undecided(self.model.of_table(self.table, form=self.form), self.plan.deadline_s)
+        return open_ if open_.any() else None
+
+    def _batch(self, subs: Sequence[SubNetwork]) -> list[ProfileRecord]:
+        """Write and measure; the folder is the caller's to delete."""
+        start_s = time.monotonic()
+        made = [Target(self.folder / f"{s.id}.onnx", spaces.write(s, self.folder / f"{s.id}.onnx")) for s in subs]
+        records = self.measure([Job(target, self.plan.settings) for target in made], self._limit(len(subs)))
+        self.each_s = (time.monotonic() - start_s) / len(subs)
+        self.known |= {r.artifact.artifact_id: r for r in records}
+        self.new += len(records)
+        if all(r.outcome != "ok" for r in records):
+            raise MeasurementError(f"Nothing of this batch was measured: {(records[0].reason or '').rstrip('.')}.")
+        return records
+
+    # --------------------------------------------------------------------------------------------------------------- budget
+
+    def _left_s(self) -> float | None:
+        return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.began_s)
+
+    def _cost_s(self, rounds: int) -> float:
+        return rounds * (self.plan.settings.visit_s + profiler.OVERHEAD_S)
+
+    def _affordable(self, count: int) -> int:
+        """How many of ``count`` networks the budget has room for; one at least where nothing was measured yet."""
+        left_s = self._left_s()
+        if left_s is None:
+            return count
+        fits = int(max(left_s, 0.0) / (self.each_s or self._cost_s(self.plan.settings.rounds_min)))
+        return min(count, max(fits, 0 if self.new else 1))
+
+    def _limit(self, count: int) -> float | None:
+        """The budget for a batch: None where it would fit in any case, so that a killed batch is found again."""
+        left_s = self._left_s()
+        if left_s is None or left_s > count * self._cost_s(self.plan.settings.rounds_max):
+            return None
+        return max(left_s, 0.1)
+
+    # ------------------------------------------------------------------------------------------------------------ how far it is
+
+    def _fit(self) -> None:
+        if not latency.can_fit() or not self.known:
+            return
+        try:
+            self.model = latency.predictor(list(self.known.values()), baselines=False, seed=self.plan.seed)
+        except BadRecord:  # too few that can be trusted
+            self.model = None
+
+    def _predict(self, subs: Sequence[SubNetwork]) -> Predictions | None:
+        if self.model is None:
+            return None
+        return self.model.predict([spaces.kernels(s) for s in subs], form=self.form)
+
+    def _tell(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
+        within = (self.plan.aim or Aim()).within
+        step = Step(len(self.known), batch)
+        errors = _errors(before, records)
+        if len(errors):
+            share, error = float(np.mean(errors <= within)), float(np.mean(errors))
+            step = Step(step.measured, batch, len(errors), share, error)
+        if self.model is not None and self.form is not None:
+            step = self._judged(step, self.model, self.form, within)
+        self.steps.append(step)
+        self.told(step)
+
+    def _judged(self, step: Step, model: Predictor, form: Form, within: float) -> Step:
+        rest = np.array([i for i, s in enumerate(self.pool) if s.id not in self.known], dtype=np.int64)
+        found = model.of_table(self.table.pick(rest), form=form) if len(rest) else None
+        deadline_s = self.plan.deadline_s
+        return replace(
+            step,
+            form=form,
+            estimated=1.0 if found is None else active_sampling.share_within(found, model.level, within),
+            validated=_validated(model, form, within),
+            undecided=None
+            if deadline_s is None or found is None
+            else float(active_sampling.undecided(found, deadline_s).mean()),
+        )
+
+    def _reached(self) -> str | None:
+        """Why this is enough, as a sentence's end; None while it is not."""
+        if not self.steps or self.model is None:
+            return None
+        last, aim, decided = self.steps[-1], self.plan.aim, True
+        if self.plan.deadline_s is not None:
+            decided = last.undecided is None or last.undecided == 0.0
+            if aim is None:
+                return f"no interval holds {self.plan.deadline_s * 1e3:g} ms any more" if decided else None
+        if aim is None or last.share is None or last.share < aim.share or not decided:
+            return None
+        return f"{last.share:.1%} of {self.plan.space.name} are expected within +-{aim.within:.0%}"
+
+    def _end(self, ended: str, *, reached: bool, only: set[str] | None = None) -> Survey:
+        records = [r for name, r in self.known.items() if only is None or name in only]
+        return Survey(tuple(records), self.new, tuple(self.steps), ended, reached, self.model)
+
+
+def _validated(model: Predictor, form: Form, within: float) -> float | None:
+    """The share of the measured networks that cross-validation predicts within ``within``: as counted at 5 and 10 %, else by the
+    spread of the form's errors."""
+    score = next((s for s in model.scores if s.form == form and s.candidate), None)
+    if score is None:
+        return None
+    counted = {0.05: score.quality.within_5, 0.10: score.quality.within_10}
+    if round(within, 6) in counted:
+        return counted[round(within, 6)]
+    return active_sampling.normal_share(score.reach * score.sd, model.level, within)
+
+
+def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Floats:
+    """Relative errors of a batch's predictions, of the records that can be trusted."""
+    if before is None:
+        return np.zeros(0)
+    pairs = [(float(p), _seconds(r)) for p, r in zip(before.seconds, records, strict=True) if r.trusted]
+    return np.array([abs(p / s - 1.0) for p, s in pairs if s])
+
+
+def _seconds(record: ProfileRecord) -> float | None:
+    found = record.measurement
+    return None if found is None else found.usual_s
+
+
+def _features(subs: Sequence[SubNetwork], table: Table) -> Floats:
+    """Where a network stands in its space: log MACs, log weight bytes, depth, log width, log resolution, precision."""
+    rows = [(s.depth, np.log(s.width), np.log(s.resolution_px), 3.0 * s.bits) for s in subs]
+    return np.column_stack(
+        [np.log(np.maximum(table.total(table.macs), 1.0)), np.log(table.weight_bytes), np.array(rows)]
+    )

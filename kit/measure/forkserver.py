@@ -1,0 +1,196 @@
+"""Where child processes come from: fresh ones at a low price.
+
+Starting Python and importing a runtime takes longer than a short visit. So one *mother* per runtime and thread count is started,
+imports the runtime and forks for every request (:func:`kit.measure.worker.main`): each child has a heap, threads and pages of its own.
+A mother is replaced after :data:`BROOD` children, so that loading the runtime is measured more than once and nothing hangs on
+the addresses of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import IO, Any
+
+from kit import backends
+from kit.measure import worker
+from kit.measure.worker import Answer, Reply, Request
+from kit.records import Outcome, Record
+
+BROOD = 8
+
+
+@dataclass
+class _Mother:
+    """A started process, what it complains of, and how many children it had."""
+
+    process: subprocess.Popen[bytes]
+    complaints: IO[bytes]
+    children: int = 0
+
+    def stop(self) -> None:
+        """End it; its child ends with it."""
+        self.process.kill()
+        self.process.wait()
+        for channel in (self.process.stdin, self.process.stdout, self.complaints):
+            if channel is not None:
+                channel.close()
+
+
+class Nursery:
+    """Asks children; a child that dies is an answer too. Close it, or use it as a context."""
+
+    def __init__(self) -> None:
+        self._mothers: dict[tuple[str, int], _Mother] = {}
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        while self._mothers:
+            self._mothers.popitem()[1].stop()
+
+    def ask(self, request: Request, timeout_s: float) -> Reply:
+        """One fresh child process, one answer."""
+        key = request.backend, request.threads
+        mother = self._mothers.get(key)
+        brood = BROOD if backends.LEAVES[request.backend].forks else 1
+        if mother is not None and (mother.children >= brood or mother.process.poll() is not None):
+            self._mothers.pop(key).stop()
+            mother = None
+        if mother is None:
+            mother = self._mothers[key] = _mother(*key)
+        mother.children += 1
+        line = _exchange(mother.process, request_line(request), timeout_s)
+        if line and line.endswith(b"\n"):
+            return _reply(line)
+        if line is not None:
+            mother.process.wait()
+        code, said = mother.process.poll(), worker.last_said(mother.complaints)
+        self._mothers.pop(key).stop()
+        if line is None:
+            return Reply(outcome="timeout", reason=_late(timeout_s))
+        if line or code == 0:
+            return Reply(outcome="failed", reason=NONSENSE)
+        return Reply(**_end(code or 0, said))
+
+
+NONSENSE = "The child process gave an unreadable answer."
+
+
+def ask(request: Request, timeout_s: float) -> Reply:
+    """One question to one fresh process."""
+    with Nursery() as nursery:
+        return nursery.ask(request, timeout_s)
+
+
+def _mother(backend: str, threads: int) -> _Mother:
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
+    process = subprocess.Popen(
+        [sys.executable, "-c", worker.CODE, backend],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=complaints,
+        env=child_environment(threads),
+        bufsize=0,
+    )
+    return _Mother(process, complaints)
+
+
+def _exchange(process: subprocess.Popen[bytes], line: str, timeout_s: float) -> bytes | None:
+    """Give ``line``, take a line: without its end where the process closed its output, None when the time is over."""
+    assert process.stdin is not None and process.stdout is not None
+    until, found = time.monotonic() + timeout_s, bytearray()
+    try:
+        process.stdin.write(line.encode() + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # what it left on its output, or how it ended, tells more
+    with selectors.DefaultSelector() as waiting:
+        waiting.register(process.stdout, selectors.EVENT_READ)
+        while not found.endswith(b"\n"):
+            if not waiting.select(max(0.0, until - time.monotonic())):
+                return None
+            piece = os.read(process.stdout.fileno(), 1 << 20)
+            if not piece:
+                break
+            found += piece
+    return bytes(found)
+
+
+def _reply(line: bytes) -> Reply:
+    try:
+        answer = Answer.model_validate_json(line)
+        if answer.code:
+            return Reply(**_end(answer.code, answer.complaint))
+        return parse_reply(answer.line)
+    except ValueError:
+        return Reply(outcome="failed", reason=NONSENSE)
+
+
+def _late(timeout_s: float) -> str:
+    return f"No answer within {timeout_s:g} s; the process was ended."
+
+
+def _end(code: int, complaint: str) -> dict[str, Any]:
+    """Outcome and reason of a process that ended without an answer."""
+    if code == -9:
+        return {
+            "outcome": "out_of_memory",
+            "reason": "The process was killed (signal 9), most often for lack of memory.",
+        }
+    if code < 0:
+        return {"outcome": "crashed", "reason": f"The process died by signal {-code}."}
+    last = complaint or "no message"
+    outcome: Outcome = "out_of_memory" if worker.tells_of_memory(last) else "crashed"
+    return {"outcome": outcome, "reason": f"The process ended with code {code}: {last}"}
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """The environment of a child: library thread pools held to ``threads``; the reference product always runs on one."""
+    blas = dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS"), "1")  # NumPy's own
+    return {
+        **os.environ,
+        **blas,
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONHASHSEED": "0",
+        worker.PARENT: str(os.getpid()),
+    }
+
+
+def request_line(request: Record) -> str:
+    return json.dumps(request.model_dump(mode="json"))
+
+
+def parse_reply(line: str) -> Reply:
+    data: Any = json.loads(line)
+    return Reply.model_validate(data)
+
+
+def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, Outcome, str]:
+    """Give ``line`` to a fresh Python that runs ``code``: (its answer or None, outcome, reason in a sentence)."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            input=line,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=child_environment(threads),
+        )
+    except subprocess.TimeoutExpired:
+        return None, "timeout", _late(timeout_s)
+    if done.returncode == 0 and done.stdout.strip():
+        return done.stdout, "ok", ""
+    said = done.stderr.strip().splitlines()
+    end = _end(done.returncode, said[-1] if said else "")
+    return None, end["outcome"], end["reason"]

@@ -1,0 +1,191 @@
+"""The verdict on a measurement: its label, the evidence in words, and what the whole run should have done better."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from kit import stats
+from kit.devices import telemetry
+from kit.records import Label, Measurement, MeasureSettings, ProfileRecord, Visit
+
+DRIFT_LIMIT = 0.05  # medians of a process's two halves
+MOVED_LIMIT = 0.10  # the reference workloads between processes, where their drift is not divided out
+MOVED_LIMIT_CORRECTED = 0.25  # and where it is
+NEAR_SHARE = 0.8  # share of the values within 5 % of their median
+SETTLED_LIMIT = 0.05  # widest half-width of the median's interval that still decides
+INTERRUPTED_LIMIT = 0.25  # share of the blocks in which another process took the core
+ELSEWHERE_LIMIT = (
+    0.02  # of the CPU time: the kernel's own work interrupts a network on all cores, and takes next to nothing
+)
+STEAL_LIMIT = 0.02
+VISITS_MIN = 5  # the range of fewer processes encloses the median with less than 90 %
+SHORT_S = 1.0  # a run that timed a network for less is called short
+
+
+def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, tuple[str, ...]]:
+    """The trust label and the evidence for it.
+
+    ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than asked for), a drift inside
+    the processes, or the median known no better than +-5 %. ``stable``: no doubt, after the first rounds either. ``settled``: no
+    doubt after more rounds, or a doubt that leaves the median within +-5 %.
+    """
+    visits = measurement.visits
+    evidence = _facts(measurement)
+    flags = sorted({flag for v in visits for flag in telemetry.throttled_between(v.before, v.after)})
+    if flags:
+        return "throttled", (*evidence, f"the device reports {', '.join(flags)}")
+    needed = max(VISITS_MIN, settings.rounds_min)
+    if len(visits) < needed:
+        return "inconclusive", (*evidence, f"only {len(visits)} processes where {needed} are needed")
+    found = doubts(measurement, settings)
+    evidence += found
+    if not found:
+        at_first = Measurement(visits=visits[:needed], reference=measurement.reference)
+        return ("settled" if doubts(at_first, settings) else "stable"), tuple(evidence)
+    if _half_width(measurement) <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
+        return "settled", tuple(evidence)
+    return "inconclusive", tuple(evidence)
+
+
+def doubts(measurement: Measurement, settings: MeasureSettings) -> list[str]:
+    """What speaks against the measurement as it is, in words; nothing means that no further process is needed."""
+    found = []
+    width, target = _half_width(measurement), settings.precision_target
+    if width > target:
+        found.append(f"the interval of the median is wider than +-{target:.1%}")
+    if (drift := _drift(measurement)) > DRIFT_LIMIT:
+        found.append(f"the halves of a process differ by {drift:.1%}")
+    if (near := _near_share(measurement)) < NEAR_SHARE:
+        found.append(f"only {near:.0%} of the values lie within 5 % of their median")
+    limit = MOVED_LIMIT if measurement.corrected_s is None else MOVED_LIMIT_CORRECTED
+    if (moved := _machine_moved(measurement)) > limit:
+        found.append(f"the machine itself moved: a fixed workload varied by {moved:.0%} between processes")
+    if settings.load:
+        return found  # other processes are what is measured
+    interrupted, elsewhere = _interrupted(measurement.visits), _worst(measurement.visits, "busy_elsewhere_share")
+    if interrupted > INTERRUPTED_LIMIT and elsewhere > ELSEWHERE_LIMIT:
+        found.append(f"another process took the core in {interrupted:.0%} of the blocks")
+    if (steal := _worst(measurement.visits, "steal_share")) > STEAL_LIMIT:
+        found.append(f"the hypervisor gave {steal:.0%} of the CPU time to others")
+    return found
+
+
+def _facts(measurement: Measurement) -> list[str]:
+    visits, loops = measurement.visits, max(v.loops for v in measurement.visits)
+    looped = f", each value the mean of {loops}" if loops > 1 else ""
+    facts = [
+        f"{len(visits)} processes, {sum(len(v.elapsed_ns) for v in visits)} values{looped}",
+        f"median within +-{measurement.half_width:.2%} (confidence {measurement.confidence:.0%})",
+    ]
+    if measurement.corrected_half_width is not None and measurement.corrected_s is not None:
+        slower = measurement.median_s / measurement.corrected_s - 1
+        facts.append(f"drift-corrected within +-{measurement.corrected_half_width:.2%}")
+        facts.append(f"the machine was {abs(slower):.1%} {'slower' if slower > 0 else 'faster'} than its reference")
+    facts.append(f"{_near_share(measurement):.0%} of the values within 5 % of their median")
+    if measurement.clock_hz is not None:
+        facts.append(f"core clock {measurement.clock_hz / 1e9:.2f} GHz ({measurement.clock_source})")
+    if cold := sum(not v.warm for v in visits):
+        facts.append(f"{cold} of {len(visits)} processes were still changing when warm-up ended")
+    if (interrupted := _interrupted(visits)) > 0.05:
+        facts.append(f"another process took the core in {interrupted:.0%} of the blocks, which the mode leaves out")
+    notes = dict.fromkeys(note for v in visits for note in v.notes)
+    return [*facts, *notes]
+
+
+def _half_width(measurement: Measurement) -> float:
+    """The narrower of the raw and the drift-corrected interval: dividing the drift out helps what drifts, and adds its noise to
+    what does not."""
+    corrected = measurement.corrected_half_width
+    return measurement.half_width if corrected is None else min(corrected, measurement.half_width)
+
+
+def _drift(measurement: Measurement) -> float:
+    return float(np.median([abs(stats.halves_drift(v.values_ns)) for v in measurement.visits]))
+
+
+def _near_share(measurement: Measurement) -> float:
+    return float(np.median([stats.share_near_median(v.values_ns) for v in measurement.visits]))
+
+
+def _machine_moved(measurement: Measurement) -> float:
+    """Largest spread of a reference workload over the processes, as a share of its median."""
+    names = set.intersection(*(set(v.references) for v in measurement.visits))
+    medians = [[float(np.median(v.references[name].array())) for v in measurement.visits] for name in names]
+    return max(map(stats.spread, medians), default=0.0)
+
+
+def _interrupted(visits: Sequence[Visit]) -> float:
+    known = [v.interrupted for v in visits if v.interrupted is not None]
+    return float(np.median(known)) if known else 0.0
+
+
+def _worst(visits: Sequence[Visit], name: str) -> float:
+    """Median over the processes of one number of their disturbance; 0 where the system does not tell it."""
+    known = [v for visit in visits if visit.disturbance and (v := getattr(visit.disturbance, name)) is not None]
+    return float(np.median(known)) if known else 0.0
+
+
+# -------------------------------------------------------------------------------------------------------- self-criticism
+
+
+def criticise(records: Sequence[ProfileRecord]) -> tuple[str, ...]:
+    """What is to be said against a run as a whole, each a sentence with what to do; empty when there is nothing."""
+    measured = [r for r in records if r.measurement is not None and r.outcome == "ok"]
+    visits = [v for r in measured if r.measurement for v in r.measurement.visits]
+    calm = [v for r in measured if r.measurement and not r.settings.load for v in r.measurement.visits]
+    found = [_wide(measured), _few(measured), _short(measured), _taken(calm), _not_idle(calm), _throttled(measured)]
+    if _worst(visits, "major_faults") > 0:
+        found.append("Models were read from the disk while they ran: free some memory.")
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _wide(records: Sequence[ProfileRecord]) -> str | None:
+    wide = [r for r in records if r.measurement and _half_width(r.measurement) > r.settings.precision_target]
+    if not wide:
+        return None
+    worst = max(_half_width(r.measurement) for r in wide if r.measurement)
+    return f"{len(wide)} of {len(records)} are known no better than +-{worst:.1%}: raise --rounds-max or --visit-s."
+
+
+def _few(records: Sequence[ProfileRecord]) -> str | None:
+    few = [r for r in records if r.measurement and len(r.measurement.visits) < max(VISITS_MIN, r.settings.rounds_min)]
+    return (
+        f"{len(few)} of {len(records)} had too few processes for a verdict: raise --budget-s or --rounds-max."
+        if few
+        else None
+    )
+
+
+def _short(records: Sequence[ProfileRecord]) -> str | None:
+    short = [r for r in records if r.measurement and _timed_s(r.measurement) < SHORT_S]
+    return f"{len(short)} of {len(records)} were timed for less than a second: raise --visit-s." if short else None
+
+
+def _timed_s(measurement: Measurement) -> float:
+    """The time from the first value to the last, over all processes: the untimed calls between them count too."""
+    return sum(v.collected_s or float(v.elapsed_ns.array().sum()) * 1e-9 for v in measurement.visits)
+
+
+def _taken(visits: Sequence[Visit]) -> str | None:
+    share = _interrupted(visits)
+    if share <= 0.10 or _worst(visits, "busy_elsewhere_share") <= ELSEWHERE_LIMIT:
+        return None
+    return f"Another process took the core in {share:.0%} of the blocks: stop it, or keep clear of it with --affinity."
+
+
+def _not_idle(visits: Sequence[Visit]) -> str | None:
+    elsewhere, steal = _worst(visits, "busy_elsewhere_share"), _worst(visits, "steal_share")
+    if steal > 0.01:
+        return f"The hypervisor gave {steal:.1%} of the CPU time to other machines: measure again later."
+    if elsewhere <= 0.05:
+        return None
+    return (
+        f"The machine was not idle: other processes used {elsewhere:.0%} of its CPU time; stop them and measure again."
+    )
+
+
+def _throttled(records: Sequence[ProfileRecord]) -> str | None:
+    count = sum(r.label == "throttled" for r in records)
+    return f"{count} of {len(records)} ran throttled: cool the device or mend its supply." if count else None

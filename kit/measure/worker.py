@@ -1,0 +1,422 @@
+"""Child process: open a session, call the stopwatch, answer with one JSON line.
+
+It reads JSON requests on standard input and writes one JSON line each to what was standard output; whatever a runtime prints
+goes to standard error. Each request is answered by a fresh process, so that no visit inherits another's heap, threads or caches:
+the process that was started imports the runtime and forks for each request (:mod:`kit.measure.forkserver` is its other end).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import os
+import resource
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TextIO
+
+import numpy as np
+from pydantic import Field
+
+from kit import backends
+from kit.devices import telemetry
+from kit.errors import KitError, UsageError
+from kit.measure import drift, stopwatch
+from kit.packed import Series
+from kit.records import Artifact, Energy, Layers, Memory, Outcome, Record, TensorSpec, Visit
+
+PR_SET_PDEATHSIG = 1
+LAYER_CALLS = 30
+ENERGY_MIN_S = {"cpu": 0.5, "gpu": 2.0}  # a GPU's counter steps every 20 to 100 ms
+# Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
+CLOCKS_APART = 0.10
+PARENT = "KIT_PARENT_PID"
+CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.worker import main; main()"
+
+
+class Network(Record):
+    """A reference network: its file and its sidecar."""
+
+    path: str
+    artifact: Artifact
+
+
+class Request(Record):
+    """What the parent asks for: a visit, or only the tensors (``describe``), or the times of the layers (``layers``)."""
+
+    path: str
+    artifact: Artifact | None
+    backend: str
+    threads: int
+    batch: int | None = None
+    affinity: tuple[int, ...] | None = None
+    gap_s: float = 0.0
+    round: int = 0
+    visit_s: float = 0.5
+    warmup_max_s: float = 1.0
+    energy: bool = True
+    idle_power_w: float | None = None
+    references: dict[str, Network] = Field(default_factory=dict)
+    seed: int = 0
+    describe: bool = False
+    layers: bool = False
+
+
+class Reply(Record):
+    """``outcome`` says whether there is an answer (``visit``, ``tensors`` or ``layers``) or a ``reason``."""
+
+    outcome: Outcome
+    reason: str | None = None
+    visit: Visit | None = None
+    layers: Layers | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What loading the runtime took in this process: resident bytes before and after, seconds.
+
+    ``file_bytes`` of them are pages of files. A fork leaves those out until it touches them, so they are counted as if they were there.
+    """
+
+    at_start_bytes: int
+    runtime_bytes: int
+    runtime_s: float
+    file_bytes: int = 0
+
+    def resident_bytes(self) -> int:
+        return resident_bytes() + self._untouched_bytes()
+
+    def peak_bytes(self) -> int:
+        return peak_bytes() + self._untouched_bytes()
+
+    def _untouched_bytes(self) -> int:
+        return max(0, self.file_bytes - _status_bytes("RssFile"))
+
+
+class Answer(Record):
+    """What became of one request's process: its reply line, its exit code (negative: the signal), the last thing it complained of."""
+
+    line: str
+    code: int
+    complaint: str = ""
+
+
+def main() -> None:
+    """The life of the process that was started: load the runtime that its argument names, then one child per line of its input.
+
+    Where a runtime does not stand being forked, this process answers one request itself and ends, and the parent starts another.
+    """
+    channel = _begun()
+    birth = _birth(sys.argv[1])
+    gc.freeze()  # a child's collections leave the pages that it shares with this process alone
+    while line := sys.stdin.readline():
+        if not backends.LEAVES[sys.argv[1]].forks:
+            _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), birth)), code=0))
+            os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
+        _write(channel, _in_a_child(line, birth))
+
+
+def _begun() -> TextIO:
+    """Bind this process to its parent's life; the channel for answers. What a runtime prints goes to standard error from now on."""
+    die_with_parent()
+    channel = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return channel
+
+
+def _birth(backend: str) -> Birth:
+    at_start, start = resident_bytes(), time.perf_counter()
+    with contextlib.suppress(KitError):  # who asks will be told
+        backends.load(backend)
+    return Birth(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
+
+
+def _in_a_child(line: str, birth: Birth) -> Answer:
+    """Fork; the child answers ``line`` through a pipe, and what it complains of lies in a file without a name."""
+    receive, send = os.pipe()
+    with tempfile.TemporaryFile() as complaints:
+        os.environ[PARENT] = str(os.getpid())
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.close(receive)
+                for descriptor in (1, 2):
+                    os.dup2(complaints.fileno(), descriptor)
+                os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+                die_with_parent()
+                with os.fdopen(send, "w") as channel:
+                    _write(channel, answer(Request.model_validate_json(line), birth))
+                os._exit(0)
+            except SystemExit as end:
+                os._exit(end.code if isinstance(end.code, int) else 1)
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+        os.close(send)
+        with os.fdopen(receive) as channel:
+            reply = channel.read()
+        _, status = os.waitpid(pid, 0)
+        return Answer(line=reply, code=os.waitstatus_to_exitcode(status), complaint=last_said(complaints))
+
+
+def last_said(complaints: IO[bytes]) -> str:
+    """The last line of what a process complained of."""
+    complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
+    said = complaints.read().decode(errors="replace").strip().splitlines()
+    return said[-1] if said else ""
+
+
+def _write(channel: TextIO, answered: Record) -> None:
+    channel.write(_line(answered))
+    channel.flush()
+
+
+def _line(answered: Record) -> str:
+    return json.dumps(answered.model_dump(mode="json")) + "\n"
+
+
+def serve(respond: Callable[[str], Record]) -> None:
+    """A child's whole life: one JSON request on standard input, one JSON line on what was standard output."""
+    channel = _begun()
+    _write(channel, respond(sys.stdin.read()))
+    os._exit(0)
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when the parent is killed: an orphan would disturb the next run for ever.
+
+    A parent that died before the kernel was asked is told by its number.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.environ.get(PARENT, str(os.getppid())) != str(os.getppid()):
+        os._exit(1)
+
+
+def answer(request: Request, birth: Birth) -> Reply:
+    try:
+        if request.affinity is not None:
+            os.sched_setaffinity(0, request.affinity)
+        if request.describe:
+            return _describe(request)
+        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request, birth))
+    except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
+        outcome, reason = failure(error)
+        return Reply(outcome=outcome, reason=reason)
+
+
+def failure(error: Exception) -> tuple[Outcome, str]:
+    """What an exception in a child means: (outcome, reason in a sentence)."""
+    if isinstance(error, UsageError):
+        return "unsupported", str(error)
+    if isinstance(error, MemoryError):
+        return "out_of_memory", "The process ran out of memory."
+    if isinstance(error, KitError):
+        return "failed", str(error)
+    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+    return "out_of_memory" if tells_of_memory(text) else "failed", text
+
+
+def tells_of_memory(text: str) -> bool:
+    """Runtimes have no exception of their own for it."""
+    return any(
+        word in text.lower()
+        for word in (
+            "memoryerror",
+            "bad_alloc",
+            "bad allocation",
+            "out of memory",
+            "failed to allocate",
+            "allocate memory",
+        )
+    )
+
+
+def _describe(request: Request) -> Reply:
+    session = _opened(request)
+    return Reply(outcome="ok", inputs=session.inputs, outputs=session.outputs)
+
+
+def _layers(request: Request) -> Reply:
+    session = _opened(request)
+    return Reply(
+        outcome="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
+    )
+
+
+def _opened(request: Request) -> backends.Session:
+    return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
+
+
+def _visit(request: Request, birth: Birth) -> Visit:
+    backend = backends.load(request.backend)
+    version, target = backend.probe().version, backend.target
+    start = time.perf_counter()
+    session = _opened(request)
+    open_s, opened = time.perf_counter() - start, birth.resident_bytes()
+    feeds = backends.make_feeds(session.inputs, request.seed)
+    call = session.prepare(feeds)
+    peaks = _Peaks(birth)
+    readers = telemetry.readers_here(target)
+    before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
+    watch = stopwatch.measure(
+        call,
+        collect_s=request.visit_s,
+        warmup_max_s=request.warmup_max_s,
+        gap_s=request.gap_s,
+        run=session.device_ns,
+        beside=_beside(request, target, peaks),
+        counter=involuntary_switches,
+    )
+    disturbance = telemetry.disturbance(counters, telemetry.Counters.read())
+    after = telemetry.read_environment(readers)
+    clock_hz, clock_source, doubt = _clock(watch, before.clock_hz, after.clock_hz)
+    gpu = session.gpu_memory()
+    return Visit(
+        round=request.round,
+        elapsed_ns=Series(watch.elapsed_ns),
+        loops=watch.loops,
+        block=watch.block,
+        timer="device" if session.device_ns is not None else "host",
+        references={name: Series(times) for name, times in watch.beside.items()},
+        switches=None if watch.counts is None else Series(watch.counts),
+        clock_hz=clock_hz,
+        clock_source=clock_source,
+        disturbance=disturbance,
+        energy=_energy(call, target, request) if request.energy else None,
+        warmup_calls=watch.warmup_calls,
+        warmup_s=watch.warmup_ns * 1e-9,
+        warm=watch.warm,
+        timer_resolution_ns=watch.resolution_ns,
+        collected_s=watch.collected_ns * 1e-9,
+        runtime_s=birth.runtime_s,
+        open_s=open_s,
+        first_ns=watch.first_ns,
+        memory=Memory(
+            at_start_bytes=birth.at_start_bytes,
+            runtime_bytes=birth.runtime_bytes,
+            opened_bytes=opened,
+            peak_bytes=max(peaks.opening_bytes, peaks.until_collecting_bytes),
+            running_peak_bytes=peaks.running_bytes,
+            gpu_bytes=None if gpu is None else gpu.get("allocated_bytes"),
+        ),
+        before=before,
+        after=after,
+        versions={request.backend: version or "unknown", **_versions()},
+        notes=(*session.notes, *doubt),
+    )
+
+
+class _Peaks:
+    """Peak resident bytes while the model was opened, and (once :meth:`stop` is called) while it ran."""
+
+    def __init__(self, birth: Birth) -> None:
+        self._birth = birth
+        self.opening_bytes = self.until_collecting_bytes = birth.peak_bytes()
+        self.running_bytes: int | None = None
+        self._can_reset = False
+        with contextlib.suppress(OSError):  # forbidden in some containers
+            Path("/proc/self/clear_refs").write_text("5")
+            self._can_reset = True
+
+    def stop(self) -> None:
+        self.until_collecting_bytes = self._birth.peak_bytes()
+        self.running_bytes = self.until_collecting_bytes if self._can_reset else None
+
+
+def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
+    """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
+
+    def beside() -> Mapping[str, drift.Workload]:
+        peaks.stop()
+        if target != "cpu":
+            return {}
+        networks = {
+            name: call
+            for name, known in request.references.items()
+            if (call := calibration_call(request.backend, known))
+        }
+        return drift.workloads(networks)
+
+    return beside
+
+
+def calibration_call(backend_name: str, known: Network) -> Callable[[], Any] | None:
+    """A call of a reference network through a runtime; None where this runtime does not run it."""
+    backend = backends.load(backend_name)
+    try:
+        session = backend.open(Path(known.path), known.artifact, 1)
+        call = session.prepare(backends.make_feeds(session.inputs, 0))
+        call()
+    except KitError:
+        return None
+    return call
+
+
+def involuntary_switches() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _clock(
+    watch: stopwatch.Timing, before_hz: float | None, after_hz: float | None
+) -> tuple[float | None, str, tuple[str, ...]]:
+    """(core clock, who says so, doubts): what the machine told around the measurement, else what the chain beside it ran at."""
+    measured_hz = drift.clock_of(np.asarray(watch.beside["clock"])) if "clock" in watch.beside else None
+    told = [hz for hz in (before_hz, after_hz) if hz is not None]
+    if not told:
+        return measured_hz, "measured" if measured_hz else "unknown", ()
+    observed_hz = sum(told) / len(told)
+    if measured_hz and abs(measured_hz - observed_hz) > CLOCKS_APART * observed_hz:
+        text = (
+            f"the machine tells {observed_hz / 1e9:.2f} GHz, a chain of instructions ran at {measured_hz / 1e9:.2f} GHz"
+        )
+        return observed_hz, "observed", (text,)
+    return observed_hz, "observed", ()
+
+
+def _energy(call: Callable[[], Any], target: telemetry.Target, request: Request) -> Energy | None:
+    """Energy over a window of its own, in which nothing but the network runs; None without a meter."""
+    meter = next(iter(telemetry.meters(target=target)), None)
+    if meter is None:
+        return None
+    window = telemetry.EnergyWindow(meter, idle_power_w=request.idle_power_w)
+    window.start()
+    calls, until = 0, time.perf_counter() + max(request.visit_s, ENERGY_MIN_S[target])
+    while not calls or time.perf_counter() < until:
+        call()
+        calls += 1
+        window.tick()
+    return window.stop(calls)
+
+
+def _versions() -> dict[str, str]:
+    import platform
+
+    return {"python": platform.python_version(), "numpy": np.__version__}
+
+
+def resident_bytes() -> int:
+    return _status_bytes("VmRSS")
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process alone (ru_maxrss would carry over the parent's across fork)."""
+    return _status_bytes("VmHWM")
+
+
+def _status_bytes(key: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    raise KitError(f"/proc/self/status has no {key}: kit measures memory on Linux only.")

@@ -1,0 +1,193 @@
+"""What is measured: sub-networks, kernels, tensors, and the sidecar that describes an exported file."""
+
+from __future__ import annotations
+
+import re
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from kit.errors import UsageError
+from kit.records.record import Record
+
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+
+
+class SubNetwork(Record):
+    """One sub-network of a root: how deep (in blocks), how wide (share of the channels), how precise, at which resolution.
+
+    ``blocks`` tells the depth of each stage where a space chooses it stage by stage. The id is parseable:
+    ``resnet18-d6-w0.50-int8-32``, ``resnet18-d1.2.2.1-w0.75-fp32-224``.
+    """
+
+    family: str
+    root: str
+    depth: int = Field(ge=1)
+    width: float = Field(gt=0, le=1)
+    precision: Precision
+    resolution_px: int = Field(ge=1)
+    blocks: tuple[int, ...] | None = None  # per stage, their sum is the depth
+
+    _PATTERN: ClassVar[re.Pattern[str]] = re.compile(
+        r"(?P<root>[a-z0-9_]+)-d(?P<depth>\d+(\.\d+)*)-w(?P<width>[01]\.\d\d)-(?P<precision>[a-z]+\d+)-(?P<resolution>\d+)"
+    )
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> SubNetwork:
+        if self.blocks is not None and (sum(self.blocks) != self.depth or len(self.blocks) < 2):
+            raise ValueError(f"the blocks {self.blocks} are not {self.depth} in two stages or more")
+        return self
+
+    @property
+    def id(self) -> str:
+        depth = ".".join(map(str, self.blocks or (self.depth,)))
+        return f"{self.root}-d{depth}-w{self.width:.2f}-{self.precision}-{self.resolution_px}"
+
+    @property
+    def bits(self) -> int:
+        return BITS[self.precision]
+
+    @classmethod
+    def parse(cls, text: str) -> SubNetwork:
+        """The sub-network that ``text`` names. Raises UsageError when it is no id."""
+        match = cls._PATTERN.fullmatch(text)
+        if match is None or match["precision"] not in BITS:
+            raise UsageError(f"'{text}' is no sub-network id: it reads like resnet18-d6-w0.50-int8-32.")
+        stages = tuple(map(int, match["depth"].split(".")))
+        return cls(
+            family=re.match(r"[a-z]+", match["root"])[0],  # type: ignore[index]
+            root=match["root"],
+            depth=sum(stages),
+            width=float(match["width"]),
+            precision=match["precision"],
+            resolution_px=int(match["resolution"]),
+            blocks=stages if len(stages) > 1 else None,
+        )
+
+
+class Kernel(Record):
+    """One piece of work that a runtime runs as a whole, for one input: a convolution or product with what is fused to it, or one of
+    the lighter operators between them. ``macs = rows * inner * columns * groups``; the lighter ones have none.
+
+    ``rows`` counts output positions (pixels, tokens), ``inner`` multiply-accumulates per output and group, ``columns`` output channels
+    per group. Bytes are at the precision that the kernel works at. ``count`` equal kernels in a row may stand as one.
+    """
+
+    kind: Literal[
+        "conv", "pointwise", "depthwise", "linear", "matmul", "pool", "add", "norm", "softmax", "elementwise", "move"
+    ]
+    stage: int = 0
+    precision: Precision = "fp32"
+    rows: int
+    inner: int
+    columns: int
+    groups: int = 1
+    size: int = 1  # of a convolution's or pool's window, in pixels along one side
+    stride: int = 1
+    weight_bytes: int = 0
+    read_bytes: int  # activations
+    written_bytes: int
+    count: int = 1
+
+    @property
+    def macs(self) -> int:
+        """Of one of the ``count``."""
+        return (
+            self.rows * self.inner * self.columns * self.groups
+            if self.kind in ("conv", "pointwise", "depthwise", "linear", "matmul")
+            else 0
+        )
+
+
+class TensorSpec(Record):
+    """Name, shape (fixed; batch first) and NumPy dtype of one input or output."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Preprocessing(Record):
+    """From an image with values in [0, 1] to the input tensor: resize, then (x - mean) / std per channel, NCHW."""
+
+    resize_px: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    layout: Literal["NCHW"] = "NCHW"
+    classes: int
+
+
+class Accuracy(Record):
+    """Top-1 share of correct answers in [0, 1] on ``count`` held-out images of ``dataset``."""
+
+    top1: float = Field(ge=0, le=1)
+    count: int = Field(ge=1)
+    dataset: str
+
+
+class FileRef(Record):
+    """A file beside the record that names it. ``file`` is a bare name: a path is refused."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+    @field_validator("file")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        if not value or value in {".", ".."} or "/" in value or "\\" in value or "\0" in value or value.startswith("."):
+            raise ValueError(f"'{value}' is not a bare file name")
+        return value
+
+
+class Origin(Record):
+    """Where the weights come from: data, seed, the versions that trained them and what they were made from."""
+
+    root: str
+    dataset: str | None = None
+    seed: int | None = None
+    made_by: str  # "kit 0.1.0"
+    versions: dict[str, str] = Field(default_factory=dict)
+    steps: tuple[str, ...] = ()  # what was done, in order, in words
+
+
+class NumericCheck(Record):
+    """The exported file against the torch network on held-out inputs: largest absolute difference of the logits and the
+    share of equal top-1 answers."""
+
+    max_abs_error: float | None
+    top1_agreement: float
+    count: int
+
+
+class Artifact(Record):
+    """The JSON sidecar of an exported network: ``x.onnx`` travels with ``x.json``.
+
+    1 MAC = 2 FLOP. ``weight_bytes`` counts the stored parameters, ``activation_bytes`` the tensors that the network writes
+    for one input, both at the artifact's own precision. Sizes that nobody computed are None.
+    """
+
+    kind: Literal["artifact"] = "artifact"
+    schema_version: Literal[1] = 1
+    artifact_id: str
+    model: FileRef  # the ONNX file (or the fake workload)
+    torch_program: FileRef | None = None  # torch.export archive of the same network, for the pytorch backend
+    subnetwork: SubNetwork | None = None
+    precision: Precision = "fp32"
+    quantization: str | None = None  # "static-qdq-u8s8", "dynamic-u8s8"
+    macs: int | None = None
+    parameters: int | None = None
+    weight_bytes: int | None = None
+    activation_bytes: int | None = None
+    inputs: tuple[TensorSpec, ...] = ()
+    outputs: tuple[TensorSpec, ...] = ()
+    preprocessing: Preprocessing | None = None
+    accuracy: Accuracy | None = None
+    check: NumericCheck | None = None
+    sample: FileRef | None = (
+        None  # .npz: arrays "input" and "output" (one held-out batch and the logits promised for it)
+    )
+    licence: str | None = None
+    origin: Origin | None = None
+    kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them

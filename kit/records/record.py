@@ -1,0 +1,98 @@
+"""The frozen value object that all records are, reading one from JSON, and the upgrades of older schemas.
+
+Units are part of each name and SI inside (seconds, bytes, hertz; raw times are integer nanoseconds); nothing is rounded
+and every statistic is derived from raw values on demand. Unknown keys are errors. A value that the machine does not report
+is ``None`` and printed as "unknown".
+
+History of the formats (``schema_version`` of each kind)
+    1  2026-11  first form of device, artifact, profile, latency_model, knowledge, manifest, install
+    2  2026-11  profile: raw times as packed series in nanoseconds, calibration workloads between them, operating point;
+                version 1 is read and upgraded
+    2  2026-11  knowledge: origin (measured or predicted), operating point, p90, p95, intervals, energy, clock; version 1 is read and
+                upgraded; first form of allocation_quality, dynamic_table
+    1  2026-11  first form of session
+    2  2026-11  placement-answer (kit.sim.placement.controller): slack of each task, idle share of each pool
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kit.errors import BadRecord
+
+
+class Record(BaseModel):
+    """A frozen value object; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+
+R = TypeVar("R", bound=Record)
+
+
+def load(kind: type[R], data: object, source: str) -> R:
+    """``data`` (parsed JSON) as a record. Raises BadRecord, one sentence that names ``source`` and what to do."""
+    wanted = kind.model_fields["kind"].default if "kind" in kind.model_fields else None
+    if not isinstance(data, Mapping):
+        raise BadRecord(f"{source} holds no {wanted or kind.__name__} record: a JSON object was expected.")
+    if wanted is not None and data.get("kind") != wanted:
+        raise BadRecord(f"{source} holds a record of kind {data.get('kind')!r} where '{wanted}' was expected.")
+    if wanted is not None:
+        version, newest = data.get("schema_version", 1), kind.model_fields["schema_version"].default
+        if isinstance(version, int) and (wanted, version) in _UPGRADES:
+            try:
+                data, version = _UPGRADES[wanted, version](data), version + 1
+            except (TypeError, ValueError, AttributeError):
+                raise BadRecord(f"{source} is not a valid {wanted} record: its values are of other types.") from None
+        if version != newest:
+            raise BadRecord(
+                f"{source} has schema version {version!r} of '{wanted}' and this kit reads version {newest}: "
+                "use the kit that wrote it, or upgrade this one."
+            )
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise BadRecord(f"{source} is not a valid {wanted or kind.__name__} record: {first_problem(error)}.") from None
+
+
+def _profile_2(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 kept nanoseconds per call as plain numbers and one matrix product before and after each process."""
+    upgraded = {**data, "schema_version": 2}
+    measurement = data.get("measurement")
+    if isinstance(measurement, dict) and isinstance(visits := measurement.get("visits"), list):
+        upgraded["measurement"] = {**measurement, "visits": [_visit_2(v) for v in visits]}
+    return upgraded
+
+
+def _visit_2(visit: Any) -> Any:
+    if not isinstance(visit, dict) or not isinstance(visit.get("values_ns"), list):
+        return visit
+    kept = {key: value for key, value in visit.items() if key not in ("values_ns", "reference_ns")}
+    product = visit.get("reference_ns")
+    loops = visit.get("loops", 1)
+    kept["elapsed_ns"] = [v * loops if isinstance(v, (int, float)) else v for v in visit["values_ns"]]
+    told = [hz for e in (visit.get("before"), visit.get("after")) if isinstance(e, dict) and (hz := e.get("clock_hz"))]
+    if told:
+        kept |= {"clock_hz": sum(told) / len(told), "clock_source": "observed"}
+    return {**kept, "references": {"product-192": product} if product is not None else {}}
+
+
+def _knowledge_2(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Version 1 held measured rows of a machine that is left as it is; what it did not keep is None."""
+    return {**data, "schema_version": 2}
+
+
+_UPGRADES: dict[tuple[str, Any], Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+    ("profile", 1): _profile_2,
+    ("knowledge", 1): _knowledge_2,
+}
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first complaint of a validation error as half a sentence."""
+    problem: Any = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"]) or "the whole"
+    return f"{where}: {problem['msg'][:1].lower()}{problem['msg'][1:]}"
