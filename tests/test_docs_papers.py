@@ -9,7 +9,7 @@ import quoted
 
 PAGES = quoted.pages()
 #: Pages whose claims are still to be declared.
-PENDING = {"placement.md"}
+PENDING: set[str] = set()
 README = quoted.ROOT / "README.md"
 
 

@@ -18,7 +18,7 @@ the observation and decides its row of the action. An experience is a task's and
 one number a slot among 3,500 outputs. Discount 0: what a task does to later slots is not learned. With it nothing of the critics' targets
 is left, so all that tells TD3 from DDPG is a second critic that nothing asks, and an actor that is updated half as often. Layer norm keeps
 outputs off the ends of tanh. Exploration and the actor's rate fall, because every task crowds every other: with both as they were, all
-tasks run to one node and back. The settings were put together from some forty trials, most of them on seeds 0 to 2.
+tasks run to one node and back. The settings were put together from some forty trials on seeds 0 to 4.
 
 Memory: an experience of the default world is two observations of 2,450 numbers and an action of 3,500, float32, 34 kB. The paper's 10,000
 are 0.34 GB and kept as they are; a buffer for which there is no room is refused beforehand (:func:`buffer_bytes`).
