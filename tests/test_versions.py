@@ -101,6 +101,41 @@ def test_setup_refuses_words_that_it_does_not_know(words: tuple[str, ...], why: 
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_setup_installs_again_when_the_set_changes(tmp_path: Path) -> None:
+    """One set at a time: from --latest back to the constraints, and to other constraints, versions move."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "scripts" / "setup").write_bytes((ROOT / "scripts" / "setup").read_bytes())
+    for program in ("pip", "python"):
+        (tmp_path / ".venv" / "bin" / program).write_text('#!/bin/sh\n[ ! -e broken ] && echo "$@" >> log\n')
+        (tmp_path / ".venv" / "bin" / program).chmod(0o755)
+    for file in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    log = tmp_path / "log"
+
+    def installed(*words: str) -> list[str]:
+        """What is installed by ``scripts/setup words``, pip's own upgrade left out."""
+        log.write_text("")
+        subprocess.run(["bash", tmp_path / "scripts" / "setup", *words], capture_output=True, check=True)
+        return [line for line in log.read_text().splitlines() if not line.endswith("--upgrade pip")]
+
+    (first,) = installed("dev")
+    assert "--constraint constraints.txt" in first and first.endswith("-e .[dev]")
+    assert installed("dev") == []
+    assert len(installed()) == 1  # other extras of the same set stand beside the first
+    assert installed("dev") == []
+    (newest,) = installed("--latest", "dev")
+    assert "--constraint" not in newest and "--upgrade-strategy eager" in newest
+    assert installed("--latest", "dev") == []
+    assert installed("dev") == [first]
+    (tmp_path / "constraints.txt").write_text("numpy==2.1.0\n")
+    assert installed("dev") == [first]
+    (tmp_path / "broken").touch()
+    assert subprocess.run(["bash", tmp_path / "scripts" / "setup", "--latest", "dev"], capture_output=True).returncode
+    (tmp_path / "broken").unlink()
+    assert installed("dev") == [first]  # an installation that broke off is of no set
+
+
 @pytest.mark.parametrize("script", ["quickstart", "test"])
 def test_scripts_hand_latest_to_the_setup_and_the_rest_on(script: str, tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
