@@ -302,6 +302,82 @@ def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
         targets.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
 
 
+def borrowing(where: str, location: str) -> Any:
+    """A model whose 64 x 64 weights, a tensor in the place ``where``, lie in the file ``location``."""
+    onnx = pytest.importorskip("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    weight = onnx.TensorProto(name="w", data_type=kind, dims=[64, 64], data_location=onnx.TensorProto.EXTERNAL)
+    weight.external_data.add(key="location", value=location)
+    product = helper.make_node("MatMul", ["x", "w"], ["y"])
+    constant = helper.make_node("Constant", [], ["w"], value=weight)
+    values = [helper.make_tensor_value_info(name, kind, [1, 64]) for name in "xy"]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    nodes, functions = [product], []
+    if where == "constant":
+        nodes = [constant, product]
+    elif where == "branch":
+        branch = helper.make_graph([constant, product], "branch", [], values[1:])
+        yes = helper.make_node("Constant", [], ["yes"], value=onnx.numpy_helper.from_array(np.asarray(True)))
+        nodes = [yes, helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch)]
+    elif where == "function":
+        nodes = [helper.make_node("F", ["x"], ["y"], domain="own")]
+        functions = [helper.make_function("own", "F", ["x"], ["y"], [constant, product], opsets[:1])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], [weight] if where == "initializer" else [])
+    return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch", "function"])
+@pytest.mark.parametrize("location", ["inside.bin", "../secret.bin", "absolute", "link.bin"])
+def test_a_model_borrows_no_weights_wherever_it_asks_for_them(where: str, location: str, tmp_path: Path) -> None:
+    """onnxruntime before 1.25 opens each of these files, and Python 3.10 has none later: kit refuses before any runtime looks."""
+    needs("onnxruntime")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for file in (tmp_path / "secret.bin", folder / "inside.bin"):
+        file.write_bytes(np.ones((64, 64), np.float32).tobytes())
+    (folder / "link.bin").symlink_to("../secret.bin")
+    data = borrowing(where, str(tmp_path / "secret.bin") if location == "absolute" else location).SerializeToString()
+    (folder / "x.onnx").write_bytes(data)
+    with pytest.raises(BadModel, match="keeps its weights in another file"):
+        backends.load("onnxruntime").open(folder / "x.onnx", None, 1)
+    with pytest.raises(BadModel, match="^This network keeps its weights in another file"):
+        onnxgraph.refuse_external(data, "This network")
+
+
+@pytest.mark.parametrize(
+    ("written", "disguise"),
+    [
+        (b"\x70\x01", b"\xf0\x00\x01"),  # the tag of data_location in two bytes, of which one would do
+        (b"\x70\x01", b"\x70\x81\x80\x80\x80\x10"),  # the enum, too
+        (b"\x70\x01", b"\x70\x00\x70\x01"),  # said twice: the last one counts
+    ],
+)
+def test_a_disguised_reference_is_seen_as_protobuf_sees_it(written: bytes, disguise: bytes) -> None:
+    onnx = pytest.importorskip("onnx")
+    weight = borrowing("initializer", "../secret.bin").graph.initializer[0].SerializeToString()
+    assert weight.count(written) == 1
+    disguised = weight.replace(written, disguise)
+    assert onnx.TensorProto.FromString(disguised).data_location == onnx.TensorProto.EXTERNAL
+    model = message(7, message(5, disguised))
+    assert onnx.ModelProto.FromString(model).graph.initializer[0].data_location == onnx.TensorProto.EXTERNAL
+    # Both as it is and behind a group of unknown fields, which protobuf steps over.
+    for data in (model, b"\xa3\x06\x08\x01\xa4\x06" + model):
+        assert onnx.ModelProto.FromString(data).graph.initializer[0].name == "w"
+        with pytest.raises(BadModel, match="keeps its weights in another file"):
+            onnxgraph.refuse_external(data, "x.onnx")
+
+
+def message(number: int, content: bytes) -> bytes:
+    """``content`` (at most 16,383 bytes) as field ``number`` of a protobuf message."""
+    return bytes([number << 3 | 2, len(content) & 0x7F | 0x80, len(content) >> 7]) + content
+
+
+def test_a_model_that_only_speaks_of_locations_is_whole(tmp_path: Path) -> None:
+    needs("onnxruntime")
+    save(tmp_path / "x.onnx", [("MatMul", ["x", "location"], ["y"])], [1, 64], location=np.ones((64, 64), np.float32))
+    assert backends.load("onnxruntime").open(tmp_path / "x.onnx", None, 1).inputs[0].shape == (1, 64)
+
+
 def test_another_programs_json_beside_a_model_does_not_matter(tiny_build: Path, tmp_path: Path) -> None:
     needs("onnxruntime")
     shutil.copy(next(tiny_build.glob("*.onnx")), tmp_path / "mine.onnx")

@@ -17,8 +17,12 @@ REPOSITORY = Path(__file__).parent.parent
 def test_the_board_install_profiles_fits_and_asks(tmp_path: Path, tiny_build: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     python = tmp_path / "env" / "bin" / "python"
+    newest = [*Path(sys.prefix).glob(".installed-*-latest-*")]  # scripts/test --latest asks for the newest here, too
+    versions = [] if newest else ["--constraint", REPOSITORY / "constraints.txt"]
     installed = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", f"{REPOSITORY}[onnxruntime]"], capture_output=True, text=True
+        [python, "-m", "pip", "install", "--quiet", *versions, f"{REPOSITORY}[onnxruntime]"],
+        capture_output=True,
+        text=True,
     )
     if "No matching distribution" in installed.stderr or "Temporary failure in name resolution" in installed.stderr:
         pytest.skip("no package registry within reach")

@@ -206,6 +206,9 @@ def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path:
     trained.save(path, record, b"no network")
     with pytest.raises(BadModel, match="cannot run this td3 network"):
         trained.load(path)
+    trained.save(path, record, b"\x3a\x04\x2a\x02\x70\x01")  # a graph of one tensor, which lies in another file
+    with pytest.raises(BadModel, match="keeps its weights in another file"):
+        trained.load(path)
     trained.save(path, record.model_copy(update={"world": scaled(PlacementWorld(), 2, 2)}), onnx)
     with pytest.raises(BadModel):
         trained.load(path)

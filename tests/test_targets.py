@@ -10,7 +10,7 @@ import pytest
 from kit import store
 from kit.errors import BackendUnavailable, BadModel, BadRecord, IntegrityError, UnknownName, UsageError
 from kit.measure import forkserver, targets, worker
-from kit.records import TensorSpec
+from kit.records import Artifact, FileRef, TensorSpec
 
 SPEC = TensorSpec(name="x", shape=(1, 4), dtype="float32")
 
@@ -114,7 +114,12 @@ def test_a_file_that_no_runtime_opens(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     described(monkeypatch, worker.Reply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
-    (tmp_path / "net.onnx").write_bytes(b"..\x0a\x08location..")
+    data = b"\x3a\x04\x2a\x02\x70\x01"  # a graph of one tensor, of which only data_location is told: external
+    (tmp_path / "net.onnx").write_bytes(data)
+    with pytest.raises(BadModel, match="external_data=False"):
+        targets.resolve([str(tmp_path / "net.onnx")], backend="onnxruntime")
+    model = FileRef(file="net.onnx", sha256=store.sha256_bytes(data), size_bytes=len(data))
+    store.write_record(tmp_path / "net.json", Artifact(artifact_id="net", model=model, inputs=(SPEC,), outputs=(SPEC,)))
     with pytest.raises(BadModel, match="external_data=False"):
         targets.resolve([str(tmp_path / "net.onnx")], backend="onnxruntime")
 

@@ -74,15 +74,16 @@ def test_onnxruntime_is_one_that_stays_in_the_models_folder_where_there_is_one()
     assert tested["python_full_version < '3.11'"] == "1.23.2"
 
 
-def test_a_constrained_environment_holds_the_constrained_versions() -> None:
-    """Where scripts/setup installed the tested set, that set is what the tests run with."""
-    if Path(sys.prefix) != ROOT / ".venv" or not [*(ROOT / ".venv").glob(".installed-*-constrained-*")]:
-        pytest.skip("this is no environment of scripts/setup")
-    listed = constraints()
+def test_the_environment_holds_what_its_stamp_says() -> None:
+    """Where scripts/setup installed the tested set, that set is what the tests run with; elsewhere the versions meet the bounds."""
+    tested, lowest = constraints(), bounds()
+    constrained = [*Path(sys.prefix).glob(".installed-*-constrained-*")]
     for distribution in metadata.distributions():
         name = slug(distribution.metadata["Name"])
-        if name in listed:
-            assert distribution.version.split("+")[0] in [version for version, _ in listed[name]], name
+        if name in lowest:
+            assert numbers(distribution.version) >= min(lowest[name]), name
+        if constrained and name in tested:
+            assert distribution.version.split("+")[0] in [version for version, _ in tested[name]], name
 
 
 @pytest.mark.parametrize(
@@ -98,6 +99,41 @@ def test_setup_refuses_words_that_it_does_not_know(words: tuple[str, ...], why: 
     assert done.returncode == 2
     assert why in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_setup_installs_again_when_the_set_changes(tmp_path: Path) -> None:
+    """One set at a time: from --latest back to the constraints, and to other constraints, versions move."""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / "scripts" / "setup").write_bytes((ROOT / "scripts" / "setup").read_bytes())
+    for program in ("pip", "python"):
+        (tmp_path / ".venv" / "bin" / program).write_text('#!/bin/sh\n[ ! -e broken ] && echo "$@" >> log\n')
+        (tmp_path / ".venv" / "bin" / program).chmod(0o755)
+    for file in ("pyproject.toml", "constraints.txt"):
+        (tmp_path / file).write_bytes((ROOT / file).read_bytes())
+    log = tmp_path / "log"
+
+    def installed(*words: str) -> list[str]:
+        """What is installed by ``scripts/setup words``, pip's own upgrade left out."""
+        log.write_text("")
+        subprocess.run(["bash", tmp_path / "scripts" / "setup", *words], capture_output=True, check=True)
+        return [line for line in log.read_text().splitlines() if not line.endswith("--upgrade pip")]
+
+    (first,) = installed("dev")
+    assert "--constraint constraints.txt" in first and first.endswith("-e .[dev]")
+    assert installed("dev") == []
+    assert len(installed()) == 1  # other extras of the same set stand beside the first
+    assert installed("dev") == []
+    (newest,) = installed("--latest", "dev")
+    assert "--constraint" not in newest and "--upgrade-strategy eager" in newest
+    assert installed("--latest", "dev") == []
+    assert installed("dev") == [first]
+    (tmp_path / "constraints.txt").write_text("numpy==2.1.0\n")
+    assert installed("dev") == [first]
+    (tmp_path / "broken").touch()
+    assert subprocess.run(["bash", tmp_path / "scripts" / "setup", "--latest", "dev"], capture_output=True).returncode
+    (tmp_path / "broken").unlink()
+    assert installed("dev") == [first]  # an installation that broke off is of no set
 
 
 @pytest.mark.parametrize("script", ["quickstart", "test"])

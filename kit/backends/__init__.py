@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit import trust
+from kit.backends import onnxgraph
 from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -173,6 +174,8 @@ class Backend:
         program = artifact.torch_program if artifact else None
         for file in (path, path.parent / program.file) if program else (path,):
             trust.refuse_install(self.name, file)
+        if self.name in trust.ONNX_BACKENDS:
+            onnxgraph.refuse_external(path, str(path))
         return self.leaf.open(path, artifact, threads, LEAVES[self.name].mode, batch)
 
 

@@ -13,12 +13,26 @@ from pathlib import Path
 
 from kit import store
 from kit.backends import stages
-from kit.errors import UntrustedPackage
+from kit.errors import BadModel, UntrustedPackage
 
 UINT8 = 2  # TensorProto.DataType
 COMPILED = (
     b"EPContext"  # onnxruntime's operator that holds what TensorRT, OpenVINO or QNN compiled, or names a file of it
 )
+
+EXTERNAL = 1  # TensorProto.DataLocation
+_UINT32 = 2**32 - 1  # what protobuf keeps of a tag or an enum that is written longer
+#: Where tensors lie in a model: the fields of each kind of message that lead to them (onnx/onnx.proto).
+_WAYS_TO_TENSORS = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "training": {1: "graph", 2: "graph"},
+}
+_DATA_LOCATION = 14  # of a tensor
 
 
 @dataclass(frozen=True)
@@ -109,6 +123,41 @@ def refuse_programs(path: Path) -> None:
         )
 
 
+def refuse_external(model: Path | bytes, subject: str) -> None:
+    """Raises BadModel, a sentence that begins with ``subject``, when a tensor of the ONNX ``model`` lies in another file.
+
+    No hash covers that file, and runtimes read it from any path that the model names (onnxruntime before 1.25 also outside of the
+    model's folder, and none later exists for Python 3.10). What is no readable ONNX model passes: a runtime then says why.
+    """
+    try:
+        if isinstance(model, Path):
+            with model.open("rb") as file:
+                external = _holds_external(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        else:
+            external = _holds_external(memoryview(model))
+    except (OSError, ValueError, IndexError):
+        return
+    if external:
+        raise BadModel(
+            f"{subject} keeps its weights in another file, which no hash covers: export with external_data=False, or "
+            "onnx.save(onnx.load(FILE), ONE_FILE)."
+        )
+
+
+def _holds_external(model: memoryview) -> bool:
+    """Whether any tensor of ``model``, also in a subgraph or a function, says that its data lie elsewhere. Raises as :func:`_fields`."""
+    left = [("model", model)]
+    while left:
+        kind, view = left.pop()
+        for number, value in _fields(view):
+            if isinstance(value, memoryview):
+                if inner := _WAYS_TO_TENSORS.get(kind, {}).get(number):
+                    left.append((inner, value))
+            elif kind == "tensor" and number == _DATA_LOCATION and value & _UINT32 == EXTERNAL:
+                return True
+    return False
+
+
 def _graph(view: memoryview) -> Graph:
     parts: dict[int, list[memoryview]] = {1: [], 5: [], 11: [], 12: []}
     for number, value in _fields(view):
@@ -171,10 +220,13 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     at = 0
     while at < len(view):
         key, at = _varint(view, at)
+        key &= _UINT32
         kind = key & 7
         if kind == 0:
             value, at = _varint(view, at)
             yield key >> 3, value
+            continue
+        if kind in (3, 4):  # the ends of a group, which ONNX has none of: what is inside counts like what is around
             continue
         if kind == 2:
             size, at = _varint(view, at)

@@ -18,7 +18,6 @@ from kit.measure import forkserver, worker
 from kit.records import Artifact, FileRef, Precision, SubNetwork
 from kit.spaces import allocator
 
-EXTERNAL_DATA = b"\x0a\x08location"  # the protobuf key that points ONNX weights to another file
 Program = Callable[[Network, Path], FileRef]  # writes the torch program of an allocator: kit.variants.program
 
 
@@ -199,9 +198,6 @@ def _onnx_target(path: Path, backend: str) -> Target:
     if reply.outcome != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
     data = path.read_bytes()
-    if EXTERNAL_DATA in data:
-        remedy = "export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)"
-        raise BadModel(f"{path} keeps its weights in another file, which no hash covers: {remedy}.")
     try:
         model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
     except ValueError:
@@ -214,10 +210,12 @@ def _onnx_target(path: Path, backend: str) -> Target:
 
 
 def _refuse_untrusted(path: Path, backend: str) -> None:
-    """What lies in an install came over a link: it runs as an ONNX model or not at all. Raises UntrustedPackage."""
+    """What lies in an install came over a link: it runs as an ONNX model or not at all. Raises UntrustedPackage, and BadModel when the
+    model's weights lie in another file."""
     trust.refuse_install(backend, path)
     if trust.install_of(path) is not None:
         onnxgraph.refuse_programs(path)
+    onnxgraph.refuse_external(path, str(path))
 
 
 def _is_sidecar(path: Path) -> bool:

@@ -18,6 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, inliner, shape_inference
 
+from kit.backends import onnxgraph
 from kit.errors import BadModel
 from kit.records import Kernel, Precision, TensorSpec
 from kit.store import explained
@@ -66,10 +67,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise BadModel(
             f"{path} is not an ONNX model, or an empty one: export one, for example with kit export resnet18."
         )
-    if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
-        raise BadModel(
-            f"{path} keeps its weights in another file: export with external_data=False, or onnx.save(onnx.load(FILE), ONE_FILE)."
-        )
+    onnxgraph.refuse_external(data, str(path))
     return model
 
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from kit import store
+from kit.backends import onnxgraph
 from kit.errors import BackendUnavailable, BadModel, BadRecord, UsageError
 from kit.records import Record
 from kit.sim.placement.observation import acted, decision_of, observe, observed
@@ -130,6 +131,7 @@ def _network(onnx: bytes, method: str) -> Callable[[NDArray[Any]], NDArray[Any]]
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    onnxgraph.refuse_external(onnx, f"This {method} network")
     try:
         session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common root
