@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import sysconfig
 from importlib import metadata
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def test_the_environment_holds_what_its_stamp_says() -> None:
     """Where scripts/setup installed the tested set, that set is what the tests run with; elsewhere the versions meet the bounds."""
     tested, lowest = constraints(), bounds()
     constrained = [*Path(sys.prefix).glob(".installed-*-constrained-*")]
-    for distribution in metadata.distributions():
+    # Only what is installed: once imported, setuptools puts its private copies of other distributions at the end of sys.path.
+    for distribution in metadata.distributions(path=[*{sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}]):
         name = slug(distribution.metadata["Name"])
         if name in lowest:
             assert numbers(distribution.version) >= min(lowest[name]), name
