@@ -52,8 +52,8 @@ class Reached:
     forms: tuple[str, ...]
     choosing_s: float
 
-    def needs(self, aim: float) -> int | None:
-        return next((n for n, share in zip(self.counts, self.shares, strict=True) if share >= aim), None)
+    def needs(self, criterion: float) -> int | None:
+        return next((n for n, share in zip(self.counts, self.shares, strict=True) if share >= criterion), None)
 
 
 class Pool:
@@ -143,13 +143,13 @@ def summary(found: Sequence[Reached]) -> list[dict[str, object]]:
     """Per file and aim: what each order needed, by seed, and the ratio of the sums. None: the whole pool was not enough."""
     out: list[dict[str, object]] = []
     for file in dict.fromkeys(r.file for r in found):
-        for aim in sorted(AIMS, reverse=True):
-            needs = {o: [r.needs(aim) for r in found if r.file == file and r.order == o] for o in ORDERS}
+        for criterion in sorted(AIMS, reverse=True):
+            needs = {o: [r.needs(criterion) for r in found if r.file == file and r.order == o] for o in ORDERS}
             told = {o: [n for n in values if n is not None] for o, values in needs.items()}
             whole = all(len(told[o]) == len(needs[o]) for o in ORDERS)
             ratio = mean(told["active"]) / mean(told["random"]) if whole else None
             kept = None if ratio is None else ratio <= BAR
-            out.append({"file": file, "share": aim, "within": WITHIN, **needs, "ratio": ratio, "kept": kept})
+            out.append({"file": file, "share": criterion, "within": WITHIN, **needs, "ratio": ratio, "kept": kept})
     return out
 
 

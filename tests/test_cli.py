@@ -91,7 +91,7 @@ def test_a_sweep_measures_every_combination_in_one_run(tmp_path: Path) -> None:
     sweep = ("--sweep", "threads=1,2", "--sweep", "gap-ms=0,1", "--rounds-max", "1", "--visit-s", "0.02")
     done = kit("profile", "fake:100us", "--backend", "fake", *sweep, "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
-    assert set(data) >= {"device", "file", "seed", "variants", "criticism"}
+    assert set(data) >= {"device", "file", "seed", "variants", "warnings"}
     assert [v["point"] for v in data["variants"]] == ["t1", "t1-gap1ms", "t2", "t2-gap1ms"]
     assert [v["threads"] for v in data["variants"]] == [1, 1, 2, 2]
     for found in data["variants"]:
@@ -99,7 +99,7 @@ def test_a_sweep_measures_every_combination_in_one_run(tmp_path: Path) -> None:
         assert found["mode_s"] >= 100e-6 and set(found["intervals_s"]) == {"p90", "p99", "mode"}
         assert set(found["cold_start_s"]) == {"runtime", "open", "first", "until_steady"}
         assert found["memory"]["peak_bytes"] == found["memory_bytes"] > 0
-    assert any("too few processes" in sentence for sentence in data["criticism"])
+    assert any("too few processes" in sentence for sentence in data["warnings"])
     assert [r.settings.gap_s for r in store.read_profiles([tmp_path / data["file"]])] == [0.0, 0.001, 0.0, 0.001]
 
 

@@ -113,13 +113,13 @@ REFERENCE = Reference(
 )
 
 
-def drifted(record: ProfileRecord, slowness: float, reference: Reference | None = REFERENCE) -> ProfileRecord:
+def drifted(record: ProfileRecord, slowdown: float, reference: Reference | None = REFERENCE) -> ProfileRecord:
     """The record as a machine that is slower by a factor would have given it: five blocks of ten values, references between."""
     assert record.measurement is not None
     visits = []
     for number, visit in enumerate(record.measurement.visits):
-        values = [float(v) * 1e-9 * slowness for v in visit.values_ns]
-        times = [1_000_000 * slowness + number] * 6
+        values = [float(v) * 1e-9 * slowdown for v in visit.values_ns]
+        times = [1_000_000 * slowdown + number] * 6
         visits.append(made.visit(values, number, block=10, references={"product": times}))
     return changed(record, measurement=Measurement(visits=tuple(visits), reference=reference))
 

@@ -93,7 +93,7 @@ class Machine:
         return Reply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
 
     def install(self, patch: Callable[[Any, str, Any], None]) -> Machine:
-        patch(forkserver.Nursery, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
+        patch(forkserver.ForkServer, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
         patch(profiler, "time", SimpleNamespace(perf_counter=lambda: self.now_s, monotonic=lambda: self.now_s))
         patch(telemetry, "meters", lambda **_: [])
         patch(backends, "require", lambda name: None)
@@ -210,9 +210,9 @@ def test_runtimes_tell_of_memory_in_many_words(text: str, tells: bool) -> None:
 def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap, a load and an affinity are real; a clock cap without --control is a record and not an error."""
     burning: list[tuple[int, list[psutil.Process]]] = []
-    real = forkserver.Nursery.ask
+    real = forkserver.ForkServer.ask
 
-    def ask(own: forkserver.Nursery, request: Request, timeout_s: float) -> Reply:
+    def ask(own: forkserver.ForkServer, request: Request, timeout_s: float) -> Reply:
         burners = [
             c
             for c in psutil.Process().children(recursive=True)
@@ -221,7 +221,7 @@ def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pyte
         burning.append((len(burners), burners))
         return real(own, request, timeout_s)
 
-    monkeypatch.setattr(forkserver.Nursery, "ask", ask)
+    monkeypatch.setattr(forkserver.ForkServer, "ask", ask)
     points: list[dict[str, Any]] = [
         {}, {"gap_s": 0.003, "visit_s": 0.05}, {"load": 1}, {"affinity": (HERE,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"},
     ]  # fmt: skip
@@ -275,11 +275,11 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", ORPHAN, str(tmp_path / "pipe")]) as parent:
         pipe, ended = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK), os.pidfd_open(parent.pid)
         assert select.select([pipe, ended], [], [], 60)[0] == [pipe], "no child hangs"
-        child, mother = map(int, os.read(pipe, 100).split())
+        child, template = map(int, os.read(pipe, 100).split())
         os.close(pipe)
         os.close(ended)
-        assert mother in [p.pid for p in psutil.Process(parent.pid).children()]
-        ends = [os.pidfd_open(pid) for pid in (child, mother)]
+        assert template in [p.pid for p in psutil.Process(parent.pid).children()]
+        ends = [os.pidfd_open(pid) for pid in (child, template)]
         parent.kill()
     assert parent.returncode == -signal.SIGKILL
     for end in ends:

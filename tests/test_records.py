@@ -385,8 +385,8 @@ def test_without_what_it_takes_nothing_is_corrected() -> None:
 
 def test_slowness_is_one_in_the_usual_state_and_follows_the_weights() -> None:
     usual = {name: np.full(3, ns) for name, ns in REFERENCE.nominal_ns.items()}
-    assert REFERENCE.slowness(usual) == pytest.approx(np.ones(3))
-    slower = REFERENCE.slowness({**usual, "clock": usual["clock"] * np.array([1, 2, 4])})
+    assert REFERENCE.slowdown(usual) == pytest.approx(np.ones(3))
+    slower = REFERENCE.slowdown({**usual, "clock": usual["clock"] * np.array([1, 2, 4])})
     assert slower == pytest.approx(np.array([1, 2**0.6, 4**0.6]))
 
 

@@ -18,7 +18,7 @@ from kit import backends, latency, spaces, store
 from kit.cli import app
 from kit.errors import BackendUnavailable, MeasurementError, UnknownName, UsageError
 from kit.latency import explore
-from kit.latency.explore import Aim, Plan, Step
+from kit.latency.explore import Criterion, Plan, Step
 from kit.measure import profiler, targets
 from kit.measure.profiler import Job
 from kit.records import Measurement, MeasureSettings, ProfileRecord
@@ -63,14 +63,14 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "POOL", 60)
 
 
-def run(tmp_path: Path, plan: Plan, bench: Bench | None = None, **more: Any) -> tuple[explore.Survey, Bench]:
+def run(tmp_path: Path, plan: Plan, bench: Bench | None = None, **more: Any) -> tuple[explore.Exploration, Bench]:
     bench = bench or Bench(tmp_path / "x.jsonl")
     return explore.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
 
 
 def test_it_measures_until_the_aim_is_reached(tmp_path: Path, small: None) -> None:
     steps: list[Step] = []
-    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), Aim(0.10, 0.9), at_most=40), told=steps.append)
+    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), Criterion(0.10, 0.9), at_most=40), told=steps.append)
     assert found.reached and "are expected within +-10%" in found.ended
     assert len(bench.batches[0]) == 10 and all(len(b) == 5 for b in bench.batches[1:])
     assert len(found.records) == found.new == len({r.artifact.artifact_id for r in found.records})
@@ -161,20 +161,20 @@ def test_without_scipy_it_spreads_and_says_so(tmp_path: Path, small: None, monke
     found, bench = run(tmp_path, plan)
     assert [len(b) for b in bench.batches] == [10, 2] and found.model is None
     with pytest.raises(BackendUnavailable, match="needs scipy"):
-        explore.check(replace(plan, aim=Aim()))
+        explore.check(replace(plan, criterion=Criterion()))
 
 
 @given(st.integers(1, 99), st.integers(1, 100))
 def test_aims_are_read(within: int, share: int) -> None:
     for text in (f"within{within}={share / 100}", f"within{within}={share}%"):
-        found = explore.read_aim(text)
+        found = explore.read_criterion(text)
         assert found.within == pytest.approx(within / 100) and found.share == pytest.approx(share / 100)
 
 
 @pytest.mark.parametrize("text", ["within10", "within10=", "within10=2", "within0=0.9", "within100=0.9", "10=0.9", ""])
 def test_aims_that_cannot_be(text: str) -> None:
     with pytest.raises(UsageError, match="--until"):
-        explore.read_aim(text)
+        explore.read_criterion(text)
 
 
 def test_spans_are_read() -> None:

@@ -93,7 +93,7 @@ def test_labels_follow_the_evidence(measurement: Measurement, label: str, says: 
 
 
 def test_a_calm_measurement_has_no_doubts() -> None:
-    assert quality.doubts(measured(CALM), SETTINGS) == []
+    assert quality.failed_checks(measured(CALM), SETTINGS) == []
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_calm_measurement_has_no_doubts() -> None:
     ],
 )
 def test_every_doubt_says_what_it_rests_on(measurement: Measurement, says: str) -> None:
-    assert quality.doubts(measurement, SETTINGS) == [says]
+    assert quality.failed_checks(measurement, SETTINGS) == [says]
 
 
 def halves(share: float, processes: int = 6) -> Measurement:
@@ -139,8 +139,8 @@ def scattered(share: float) -> Measurement:
     ],
 )
 def test_every_limit_at_a_hair_within_and_beyond(within: Measurement, beyond: Measurement, doubt: str) -> None:
-    assert not [text for text in quality.doubts(within, SETTINGS) if doubt in text]
-    assert [text for text in quality.doubts(beyond, SETTINGS) if doubt in text]
+    assert not [text for text in quality.failed_checks(within, SETTINGS) if doubt in text]
+    assert [text for text in quality.failed_checks(beyond, SETTINGS) if doubt in text]
 
 
 def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
@@ -158,24 +158,24 @@ def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
 def test_more_processes_can_take_a_doubt_away() -> None:
     """What was in doubt at first and is no more is settled; what never was in doubt is stable, however many there are."""
     wild = measured([1.0, 1.08, 1.001, 1.0, 1.002, 1.08, 1.001, 1.0, 1.001, 1.002])
-    assert quality.doubts(Measurement(visits=wild.visits[:6]), SETTINGS)
-    assert quality.judge(wild, SETTINGS)[0] == "settled" and not quality.doubts(wild, SETTINGS)
+    assert quality.failed_checks(Measurement(visits=wild.visits[:6]), SETTINGS)
+    assert quality.judge(wild, SETTINGS)[0] == "settled" and not quality.failed_checks(wild, SETTINGS)
     assert quality.judge(measured([*CALM, 1.001]), SETTINGS)[0] == "stable"
 
 
 def test_a_load_that_was_asked_for_is_no_disturbance() -> None:
     others = Disturbance(window_s=0.5, steal_share=0.5, busy_elsewhere_share=0.3)
     busy = measured(CALM, block=2, switches=[1] * 25, disturbance=others)
-    assert len(quality.doubts(busy, SETTINGS)) == 2
-    assert quality.doubts(busy, SETTINGS.model_copy(update={"load": 1})) == []
+    assert len(quality.failed_checks(busy, SETTINGS)) == 2
+    assert quality.failed_checks(busy, SETTINGS.model_copy(update={"load": 1})) == []
     wide = measured([1.0, 1.2, 1.4, 1.0, 1.2, 1.4])
-    assert quality.doubts(wide, SETTINGS.model_copy(update={"load": 1}))  # it must be known as well as any other
+    assert quality.failed_checks(wide, SETTINGS.model_copy(update={"load": 1}))  # it must be known as well as any other
 
 
 def test_the_target_is_the_callers() -> None:
     wide = measured([1.0, 1.01, 1.02, 1.03, 1.05, 1.06])
-    assert quality.doubts(wide, SETTINGS.model_copy(update={"precision_target": 0.05})) == []
-    assert quality.doubts(measured(CALM), SETTINGS.model_copy(update={"precision_target": 1e-4}))
+    assert quality.failed_checks(wide, SETTINGS.model_copy(update={"precision_target": 0.05})) == []
+    assert quality.failed_checks(measured(CALM), SETTINGS.model_copy(update={"precision_target": 1e-4}))
 
 
 @pytest.mark.parametrize(("rounds_min", "needed"), [(1, 5), (5, 5), (8, 8)])
@@ -199,9 +199,9 @@ def test_throttling_beats_every_other_word() -> None:
 def test_drift_that_is_divided_out_is_no_doubt() -> None:
     """The raw medians differ by 20 %, the corrected ones do not: without the scale the same values decide nothing."""
     measurement = corrected(0.2)
-    assert quality.doubts(measurement, SETTINGS) == []
+    assert quality.failed_checks(measurement, SETTINGS) == []
     raw = Measurement(visits=measurement.visits)
-    assert quality.judge(raw, SETTINGS)[0] == "inconclusive" and len(quality.doubts(raw, SETTINGS)) == 2
+    assert quality.judge(raw, SETTINGS)[0] == "inconclusive" and len(quality.failed_checks(raw, SETTINGS)) == 2
     (told,) = [text for text in quality.judge(measurement, SETTINGS)[1] if "its reference" in text]
     assert told == "the machine was 10.0% slower than its reference"
 
@@ -225,7 +225,7 @@ def test_a_trusted_label_means_a_narrow_interval_and_enough_processes(medians: l
         assert measurement.half_width <= SETTINGS.precision_target
 
 
-# -------------------------------------------------------------------------------------------------------- self-criticism
+# -------------------------------------------------------------------------------------------------------- warnings
 
 
 def record(measurement: Measurement | None, label: str | None = "stable", **changes: Any) -> ProfileRecord:
@@ -246,8 +246,8 @@ WIDE = measured([1.0, 1.2, 1.4, 1.0, 1.2, 1.4])
 
 
 def test_a_sound_run_is_not_criticised() -> None:
-    assert quality.criticise([record(long()), record(None, None)]) == ()
-    assert quality.criticise([]) == () and quality.criticise([record(None, None)]) == ()
+    assert quality.warnings_of([record(long()), record(None, None)]) == ()
+    assert quality.warnings_of([]) == () and quality.warnings_of([record(None, None)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -267,26 +267,26 @@ def test_a_sound_run_is_not_criticised() -> None:
     ],
 )  # fmt: skip
 def test_what_a_run_should_have_done_better_is_one_sentence(records: list[ProfileRecord], says: str) -> None:
-    assert quality.criticise(records) == (says,)
+    assert quality.warnings_of(records) == (says,)
 
 
 def test_a_load_that_was_asked_for_is_not_criticised() -> None:
     busy = long(busy_elsewhere_share=0.5, steal_share=0.2)
-    assert quality.criticise([record(busy, load=1)]) == ()
-    assert len(quality.criticise([record(busy, load=1), record(busy)])) == 1
+    assert quality.warnings_of([record(busy, load=1)]) == ()
+    assert len(quality.warnings_of([record(busy, load=1), record(busy)])) == 1
 
 
 def test_untimed_calls_between_the_values_count_as_time() -> None:
     """A thousandth of a second was timed, but half a second of calls was sampled in each process."""
     sampled = measured([1e-5 * m for m in CALM], collected_s=0.5)
-    assert quality.criticise([record(sampled)]) == ()
+    assert quality.warnings_of([record(sampled)]) == ()
 
 
 def test_several_faults_are_several_sentences() -> None:
-    found = quality.criticise([record(measured([1e-5, 2e-5]), "throttled")])
+    found = quality.warnings_of([record(measured([1e-5, 2e-5]), "throttled")])
     assert len(found) == 4 and all(sentence.endswith(".") for sentence in found)
 
 
 def test_a_failure_counts_for_nothing() -> None:
     crashed = record(WIDE, None).model_copy(update={"outcome": "crashed"})
-    assert quality.criticise([crashed, record(long())]) == ()
+    assert quality.warnings_of([crashed, record(long())]) == ()

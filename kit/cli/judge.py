@@ -42,7 +42,7 @@ def fit(
     profiles: Profiles,
     device: Annotated[str | None, typer.Option(help="Only the profiles of this device.")] = None,
     backend: Annotated[str | None, typer.Option(help="Only this runtime; a model file is of one.")] = None,
-    lender: Annotated[
+    source: Annotated[
         Path | None, typer.Option("--from", help="Borrow structure: profiles or a model of another device.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the latency model for kit predict to this file.")] = None,
@@ -67,7 +67,7 @@ def fit(
         show.say(
             f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one."
         )
-    predictor = _predictor(found, backend, lender, level, seed, needed=any((out, lender, plots)))
+    predictor = _predictor(found, backend, source, level, seed, needed=any((out, source, plots)))
     if out is not None and predictor is not None:
         latency.save(out, predictor)
     if plots is not None and predictor is not None:
@@ -88,14 +88,14 @@ def fit(
 
 
 def _predictor(
-    profiles: list[ProfileRecord], backend: str | None, lender: Path | None, level: float, seed: int, *, needed: bool
+    profiles: list[ProfileRecord], backend: str | None, source: Path | None, level: float, seed: int, *, needed: bool
 ) -> Predictor | None:
     """The predictor, or None with a word on standard error where there is too little for one and none was asked for."""
     from kit.cli import predict
     from kit.errors import BackendUnavailable, BadRecord
 
     try:
-        return predict.fit_predictor(profiles, backend, lender, level, seed)
+        return predict.fit_predictor(profiles, backend, source, level, seed)
     except (BadRecord, BackendUnavailable) as error:
         if needed:
             raise

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from kit.allocators.fileformat import Network
-    from kit.latency.explore import Plan, Step, Survey
+    from kit.latency.explore import Exploration, Plan, Step
     from kit.measure.profiler import Job
     from kit.records import DeviceSpec, FileRef, MeasureSettings, ProfileRecord
 
@@ -183,7 +183,7 @@ def profile(
             "--all": every,
         }
         plan = _plan(space, settings, backend, sample, until, at_most, deadline_ms, refused)
-        _survey(plan, recognise(), profiles, name, keep, fresh=fresh, json=json)
+        _explore(plan, recognise(), profiles, name, keep, fresh=fresh, json=json)
         return
     _refuse_without_space({"--sample": sample, "--until": until, "--at-most": at_most, "--deadline-ms": deadline_ms})
     if not targets:
@@ -201,21 +201,21 @@ def profile(
                 jobs, spec, out, fresh=fresh, control=control, layers=layers, spent_s=show.process_age_s(),
                 progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
             )  # fmt: skip
-    criticism = quality.criticise(records)
+    warnings = quality.warnings_of(records)
     if json:
         variants = [show.variant(r) for r in records]
         show.emit({
-            "device": spec.device_id, "file": str(out), "seed": seed, "variants": variants, "criticism": list(criticism)
+            "device": spec.device_id, "file": str(out), "seed": seed, "variants": variants, "warnings": list(warnings)
         })  # fmt: skip
     else:
-        _print(records, criticism, out)
+        _print(records, warnings, out)
     if all(r.outcome != "ok" for r in records):
         raise MeasurementError(
             f"Nothing was measured: {(records[0].reason or '').rstrip('.')}. The failures are recorded in {out}."
         )
 
 
-def _print(records: list[ProfileRecord], criticism: tuple[str, ...], out: Path) -> None:
+def _print(records: list[ProfileRecord], warnings: tuple[str, ...], out: Path) -> None:
     show.print_table(show.profile_table(records))
     for record in records:
         if record.layers:
@@ -224,9 +224,9 @@ def _print(records: list[ProfileRecord], criticism: tuple[str, ...], out: Path) 
     for record in records:
         if record.reason:
             show.say(f"{record.artifact.artifact_id} ({record.settings.name}): {record.reason}")
-    praise = "Nothing to criticise: narrow, long enough, undisturbed."
+    praise = "No warnings: narrow, long enough, undisturbed."
     show.say(
-        " ".join(criticism) or (praise if all(r.outcome == "ok" for r in records) else "Not everything was measured.")
+        " ".join(warnings) or (praise if all(r.outcome == "ok" for r in records) else "Not everything was measured.")
     )
     show.say(f"Appended to {out}")
 
@@ -327,17 +327,17 @@ def _plan(
     found = explore.space_of(space)
     backends.require(backend)
     free = sample is None and settings.budget_s is None
-    aim = (
-        explore.read_aim(until)
+    criterion = (
+        explore.read_criterion(until)
         if until
-        else explore.Aim()
+        else explore.Criterion()
         if free and at_most is None and deadline_ms is None
         else None
     )
     plan = explore.Plan(
         found,
         settings.model_copy(update={"backend": backend, "budget_s": None}),
-        aim=aim,
+        criterion=criterion,
         deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
         at_most=at_most if at_most is not None or not free else min(explore.AT_MOST, found.size),
         sample=sample,
@@ -348,7 +348,7 @@ def _plan(
     return plan
 
 
-def _survey(
+def _explore(
     plan: Plan, spec: DeviceSpec, profiles: Path, name: str | None, keep: Path | None, *, fresh: bool, json: bool
 ) -> None:
     from kit import store
@@ -365,18 +365,18 @@ def _survey(
             told=lambda step: show.say(_step_line(step)),
         )  # fmt: skip
     records = list(found.records)
-    criticism = quality.criticise(records)
+    warnings = quality.warnings_of(records)
     if json:
         show.emit({
             "device": spec.device_id, "file": str(out), "seed": plan.seed, "space": plan.space.name, "measured": len(records),
             "new": found.new, "ended": found.ended, "reached": found.reached, "steps": [_step_json(s) for s in found.steps],
-            "variants": [show.variant(r) for r in records], "criticism": list(criticism),
+            "variants": [show.variant(r) for r in records], "warnings": list(warnings),
         })  # fmt: skip
         return
     show.print_table(show.profile_table(records))
     if found.steps:
         show.print_table(_steps_table(found))
-    show.say(" ".join(criticism))
+    show.say(" ".join(warnings))
     fit = "kit fit" if plan.settings.backend == "onnxruntime" else f"kit fit --backend {plan.settings.backend}"
     show.say(f"Ended because {found.ended}. {found.new} new records, {len(records)} in all: {out}")
     show.say(
@@ -414,7 +414,7 @@ def _step_json(step: Step) -> dict[str, object]:
     }
 
 
-def _steps_table(found: Survey) -> Table:
+def _steps_table(found: Exploration) -> Table:
     title = "Error of each batch before it was measured, and what is expected of the rest of the space"
     table = show.make_table(
         title, "measured", "batch", "mean error", "within", "form", "by intervals", "by cross-validation"

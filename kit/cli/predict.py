@@ -185,16 +185,16 @@ def _table(predictor: Predictor, point: str, wanted: list[Target], found: Predic
 
 
 def fit_predictor(
-    profiles: list[ProfileRecord], backend: str | None, lender: Path | None, level: float, seed: int
+    profiles: list[ProfileRecord], backend: str | None, source: Path | None, level: float, seed: int
 ) -> Predictor:
-    """The predictor of one backend, structure borrowed from the profiles or model at ``lender``.
+    """The predictor of one backend, structure borrowed from the profiles or model at ``source``.
 
     Raises BadRecord (several backends, too few records), UnknownName, BackendUnavailable (no scipy).
     """
     from kit import latency
 
     mine = of_backend(profiles, backend)
-    base = None if lender is None else _lent(lender, mine[0].settings.backend, level, seed)
+    base = None if source is None else _lent(source, mine[0].settings.backend, level, seed)
     return latency.predictor(mine, base=base, level=level, seed=seed)
 
 

@@ -42,7 +42,7 @@ Measure = Callable[[list[Job], float | None], list[ProfileRecord]]
 
 
 @dataclass(frozen=True)
-class Aim:
+class Criterion:
     """``share`` of a space predicted within the relative error ``within``."""
 
     within: float = 0.10
@@ -59,7 +59,7 @@ class Plan:
 
     space: Space
     settings: MeasureSettings
-    aim: Aim | None = None
+    criterion: Criterion | None = None
     deadline_s: float | None = None
     at_most: int | None = None
     sample: int | None = None
@@ -88,7 +88,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Survey:
+class Exploration:
     """What a run measured or found measured, how the error went, why it ended, and the model of all of it."""
 
     records: tuple[ProfileRecord, ...]
@@ -102,7 +102,7 @@ class Survey:
 # ------------------------------------------------------------------------------------------------------------ what is asked
 
 
-def read_aim(text: str) -> Aim:
+def read_criterion(text: str) -> Criterion:
     """``within10=0.99`` (or ``=99%``): 99 % of the space predicted within 10 %. Raises UsageError."""
     match = _AIM.fullmatch(text.strip())
     if match is None:
@@ -114,7 +114,7 @@ def read_aim(text: str) -> Aim:
         raise UsageError(
             f"--until '{text}' cannot be reached: give 0 < P < 100 and a share above 0 and up to 1 in withinP=SHARE."
         )
-    return Aim(within, share)
+    return Criterion(within, share)
 
 
 def read_span(text: str) -> float:
@@ -134,7 +134,7 @@ def check(plan: Plan) -> None:
             raise UsageError(f"{flag} {count}: {plan.space.name} has {size} sub-networks, ask for 1 to {size} of them.")
     if plan.settings.backend == "fake":
         raise UsageError("The fake backend runs no networks of a space: take another --backend.")
-    if (plan.aim is not None or plan.deadline_s is not None) and not latency.can_fit():
+    if (plan.criterion is not None or plan.deadline_s is not None) and not latency.can_fit():
         raise BackendUnavailable(
             "Knowing when enough is measured needs scipy: pip install 'insitu-kit[workshop]', or give --sample N or --budget alone."
         )
@@ -167,7 +167,7 @@ def run(
     progress: Callable[[Progress], None] = lambda _: None,
     told: Callable[[Step], None] = lambda _: None,
     measure: Measure | None = None,
-) -> Survey:
+) -> Exploration:
     """Measure what ``plan`` asks for; records go to ``out`` (.jsonl), the files of the networks to ``folder``.
 
     ``told`` hears of each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces the profiler. Raises UsageError,
@@ -219,7 +219,7 @@ class _Session:
 
     # -------------------------------------------------------------------------------------------------------- random sample
 
-    def sample(self) -> Survey:
+    def sample(self) -> Exploration:
         """The sample in fixed pieces, so that a killed run finds the journal of the piece in which it was."""
         assert self.plan.sample is not None
         wanted = self.plan.space.sample(self.plan.sample, self.plan.seed)
@@ -237,7 +237,7 @@ class _Session:
 
     # -------------------------------------------------------------------------------------------------------- chosen by the model
 
-    def choose(self) -> Survey:
+    def choose(self) -> Exploration:
         """Batches until the aim is reached or something is spent."""
         self._fit()
         if self.known:
@@ -252,10 +252,10 @@ class _Session:
                 ended = (
                     f"{len(self.known)} networks are measured" if room <= 0 else "every network of the pool is measured"
                 )
-                return self._end(ended, reached=self.plan.aim is None)
+                return self._end(ended, reached=self.plan.criterion is None)
             count = self._affordable(wanted)
             if not count:
-                return self._end("the budget is spent", reached=self.plan.aim is None)
+                return self._end("the budget is spent", reached=self.plan.criterion is None)
             chosen = [self.pool[i] for i in self._next(np.array(free), count)]
             before = self._predict(chosen)
             records = self._batch(chosen)
@@ -344,7 +344,7 @@ class _Session:
         return self.model.predict([spaces.kernels(s) for s in subs], form=self.form)
 
     def _tell(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
-        within = (self.plan.aim or Aim()).within
+        within = (self.plan.criterion or Criterion()).within
         step = Step(len(self.known), batch)
         errors = _errors(before, records)
         if len(errors):
@@ -373,18 +373,18 @@ class _Session:
         """Why this is enough, as a sentence's end; None while it is not."""
         if not self.steps or self.model is None:
             return None
-        last, aim, decided = self.steps[-1], self.plan.aim, True
+        last, criterion, decided = self.steps[-1], self.plan.criterion, True
         if self.plan.deadline_s is not None:
             decided = last.undecided is None or last.undecided == 0.0
-            if aim is None:
+            if criterion is None:
                 return f"no interval holds {self.plan.deadline_s * 1e3:g} ms any more" if decided else None
-        if aim is None or last.share is None or last.share < aim.share or not decided:
+        if criterion is None or last.share is None or last.share < criterion.share or not decided:
             return None
-        return f"{last.share:.1%} of {self.plan.space.name} are expected within +-{aim.within:.0%}"
+        return f"{last.share:.1%} of {self.plan.space.name} are expected within +-{criterion.within:.0%}"
 
-    def _end(self, ended: str, *, reached: bool, only: set[str] | None = None) -> Survey:
+    def _end(self, ended: str, *, reached: bool, only: set[str] | None = None) -> Exploration:
         records = [r for name, r in self.known.items() if only is None or name in only]
-        return Survey(tuple(records), self.new, tuple(self.steps), ended, reached, self.model)
+        return Exploration(tuple(records), self.new, tuple(self.steps), ended, reached, self.model)
 
 
 def _validated(model: Predictor, form: Form, within: float) -> float | None:

@@ -141,9 +141,9 @@ def judge(a: ProfileRecord, b: ProfileRecord, within: float) -> Comparison:
         "lost": a.trusted and b.outcome != "ok",
         "remarks": remarks,
     }
-    doubts = differences(a, b) + _untrusted(a, "A") + _untrusted(b, "B")
-    if doubts or a.measurement is None or b.measurement is None:
-        return _comparison(b, "not comparable", why="; ".join(doubts), **about)
+    failed_checks = differences(a, b) + _untrusted(a, "A") + _untrusted(b, "B")
+    if failed_checks or a.measurement is None or b.measurement is None:
+        return _comparison(b, "not comparable", why="; ".join(failed_checks), **about)
     values, one, two = _values(a.measurement, b.measurement)
     ratio, low, high, confidence = stats.ratio_interval(one, two, CONFIDENCE)
     if values == "raw":

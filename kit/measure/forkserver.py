@@ -1,9 +1,9 @@
-"""Where child processes come from: fresh ones at a low price.
+"""The fork server: fresh child processes at a low price.
 
-Starting Python and importing a runtime takes longer than a short visit. So one *mother* per runtime and thread count is started,
+Starting Python and importing a runtime takes longer than a short run. So one *template process* per runtime and thread count is started,
 imports the runtime and forks for every request (:func:`kit.measure.worker.main`): each child has a heap, threads and pages of its own.
-A mother is replaced after :data:`BROOD` children, so that loading the runtime is measured more than once and nothing hangs on
-the addresses of one.
+A template process is replaced after :data:`RECYCLE_LIMIT` children, so that loading the runtime is measured more than once and nothing
+hangs on the addresses of one.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kit.measure import worker
 from kit.measure.worker import Answer, Reply, Request
 from kit.records import Outcome, Record
 
-BROOD = 8
+RECYCLE_LIMIT = 8
 
 
 @dataclass
-class _Mother:
+class _Template:
     """A started process, what it complains of, and how many children it had."""
 
     process: subprocess.Popen[bytes]
@@ -43,40 +43,40 @@ class _Mother:
                 channel.close()
 
 
-class Nursery:
+class ForkServer:
     """Asks children; a child that dies is an answer too. Close it, or use it as a context."""
 
     def __init__(self) -> None:
-        self._mothers: dict[tuple[str, int], _Mother] = {}
+        self._templates: dict[tuple[str, int], _Template] = {}
 
-    def __enter__(self) -> Nursery:
+    def __enter__(self) -> ForkServer:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        while self._mothers:
-            self._mothers.popitem()[1].stop()
+        while self._templates:
+            self._templates.popitem()[1].stop()
 
     def ask(self, request: Request, timeout_s: float) -> Reply:
         """One fresh child process, one answer."""
         key = request.backend, request.threads
-        mother = self._mothers.get(key)
-        brood = BROOD if backends.LEAVES[request.backend].forks else 1
-        if mother is not None and (mother.children >= brood or mother.process.poll() is not None):
-            self._mothers.pop(key).stop()
-            mother = None
-        if mother is None:
-            mother = self._mothers[key] = _mother(*key)
-        mother.children += 1
-        line = _exchange(mother.process, request_line(request), timeout_s)
+        template = self._templates.get(key)
+        recycle_limit = RECYCLE_LIMIT if backends.LEAVES[request.backend].forks else 1
+        if template is not None and (template.children >= recycle_limit or template.process.poll() is not None):
+            self._templates.pop(key).stop()
+            template = None
+        if template is None:
+            template = self._templates[key] = _start_template(*key)
+        template.children += 1
+        line = _exchange(template.process, request_line(request), timeout_s)
         if line and line.endswith(b"\n"):
             return _reply(line)
         if line is not None:
-            mother.process.wait()
-        code, said = mother.process.poll(), worker.last_said(mother.complaints)
-        self._mothers.pop(key).stop()
+            template.process.wait()
+        code, said = template.process.poll(), worker.last_said(template.complaints)
+        self._templates.pop(key).stop()
         if line is None:
             return Reply(outcome="timeout", reason=_late(timeout_s))
         if line or code == 0:
@@ -89,11 +89,11 @@ NONSENSE = "The child process gave an unreadable answer."
 
 def ask(request: Request, timeout_s: float) -> Reply:
     """One question to one fresh process."""
-    with Nursery() as nursery:
-        return nursery.ask(request, timeout_s)
+    with ForkServer() as fork_server:
+        return fork_server.ask(request, timeout_s)
 
 
-def _mother(backend: str, threads: int) -> _Mother:
+def _start_template(backend: str, threads: int) -> _Template:
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 (it lives as long as the process)
     process = subprocess.Popen(
         [sys.executable, "-c", worker.CODE, backend],
@@ -103,7 +103,7 @@ def _mother(backend: str, threads: int) -> _Mother:
         env=child_environment(threads),
         bufsize=0,
     )
-    return _Mother(process, complaints)
+    return _Template(process, complaints)
 
 
 def _exchange(process: subprocess.Popen[bytes], line: str, timeout_s: float) -> bytes | None:

@@ -119,7 +119,7 @@ def profile(
         began_s = time.monotonic() - spent_s - run.wall_s
         run.reference = _stored_reference(out.parent, device)
         records: list[ProfileRecord] = []
-        with forkserver.Nursery() as children, tempfile.TemporaryDirectory(prefix="kit-") as scratch:
+        with forkserver.ForkServer() as children, tempfile.TemporaryDirectory(prefix="kit-") as scratch:
             beside = _reference_networks(jobs, Path(scratch))
             session = _Session(run, jobs, journal, control, _idle_power_w(jobs), began_s, progress, children, beside)
             for wave in _waves(jobs):
@@ -237,7 +237,7 @@ class _Session:
     idle_power_w: dict[str, float]
     began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
     progress: Callable[[Progress], None]
-    children: forkserver.Nursery
+    children: forkserver.ForkServer
     beside: dict[str, worker.Network]
 
     def measure(self, wave: Sequence[int]) -> None:
@@ -298,7 +298,7 @@ class _Session:
             return True
         if len(self.run.visits[index]) >= settings.rounds_max:
             return False
-        return bool(quality.doubts(_measurement(self.run, index, self.jobs[index], scale), settings))
+        return bool(quality.failed_checks(_measurement(self.run, index, self.jobs[index], scale), settings))
 
     def _missing(self, index: int) -> int:
         """Visits that this job needs in any case and has not had; 0 for one that failed or is on the disk."""

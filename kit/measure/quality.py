@@ -28,8 +28,8 @@ def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, t
     """The trust label and the evidence for it.
 
     ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than asked for), a drift inside
-    the processes, or the median known no better than +-5 %. ``stable``: no doubt, after the first rounds either. ``settled``: no
-    doubt after more rounds, or a doubt that leaves the median within +-5 %.
+    the processes, or the median known no better than +-5 %. ``stable``: no failed check, after the first rounds either. ``settled``: no
+    failed check after more rounds, or one that leaves the median within +-5 %.
     """
     visits = measurement.visits
     evidence = _facts(measurement)
@@ -39,17 +39,17 @@ def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, t
     needed = max(VISITS_MIN, settings.rounds_min)
     if len(visits) < needed:
         return "inconclusive", (*evidence, f"only {len(visits)} processes where {needed} are needed")
-    found = doubts(measurement, settings)
+    found = failed_checks(measurement, settings)
     evidence += found
     if not found:
         at_first = Measurement(visits=visits[:needed], reference=measurement.reference)
-        return ("settled" if doubts(at_first, settings) else "stable"), tuple(evidence)
+        return ("settled" if failed_checks(at_first, settings) else "stable"), tuple(evidence)
     if _half_width(measurement) <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
         return "settled", tuple(evidence)
     return "inconclusive", tuple(evidence)
 
 
-def doubts(measurement: Measurement, settings: MeasureSettings) -> list[str]:
+def failed_checks(measurement: Measurement, settings: MeasureSettings) -> list[str]:
     """What speaks against the measurement as it is, in words; nothing means that no further process is needed."""
     found = []
     width, target = _half_width(measurement), settings.precision_target
@@ -127,10 +127,10 @@ def _worst(visits: Sequence[Visit], name: str) -> float:
     return float(np.median(known)) if known else 0.0
 
 
-# -------------------------------------------------------------------------------------------------------- self-criticism
+# -------------------------------------------------------------------------------------------------------- warnings
 
 
-def criticise(records: Sequence[ProfileRecord]) -> tuple[str, ...]:
+def warnings_of(records: Sequence[ProfileRecord]) -> tuple[str, ...]:
     """What is to be said against a run as a whole, each a sentence with what to do; empty when there is nothing."""
     measured = [r for r in records if r.measurement is not None and r.outcome == "ok"]
     visits = [v for r in measured if r.measurement for v in r.measurement.visits]

@@ -82,7 +82,7 @@ class Reply(Record):
 
 
 @dataclass(frozen=True)
-class Birth:
+class Baseline:
     """What loading the runtime took in this process: resident bytes before and after, seconds.
 
     ``file_bytes`` of them are pages of files. A fork leaves those out until it touches them, so they are counted as if they were there.
@@ -117,13 +117,13 @@ def main() -> None:
     Where a runtime does not stand being forked, this process answers one request itself and ends, and the parent starts another.
     """
     channel = _begun()
-    birth = _birth(sys.argv[1])
+    baseline = _baseline(sys.argv[1])
     gc.freeze()  # a child's collections leave the pages that it shares with this process alone
     while line := sys.stdin.readline():
         if not backends.LEAVES[sys.argv[1]].forks:
-            _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), birth)), code=0))
+            _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), baseline)), code=0))
             os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
-        _write(channel, _in_a_child(line, birth))
+        _write(channel, _in_a_child(line, baseline))
 
 
 def _begun() -> TextIO:
@@ -134,14 +134,14 @@ def _begun() -> TextIO:
     return channel
 
 
-def _birth(backend: str) -> Birth:
+def _baseline(backend: str) -> Baseline:
     at_start, start = resident_bytes(), time.perf_counter()
     with contextlib.suppress(KitError):  # who asks will be told
         backends.load(backend)
-    return Birth(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
+    return Baseline(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
 
 
-def _in_a_child(line: str, birth: Birth) -> Answer:
+def _in_a_child(line: str, baseline: Baseline) -> Answer:
     """Fork; the child answers ``line`` through a pipe, and what it complains of lies in a file without a name."""
     receive, send = os.pipe()
     with tempfile.TemporaryFile() as complaints:
@@ -155,7 +155,7 @@ def _in_a_child(line: str, birth: Birth) -> Answer:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 die_with_parent()
                 with os.fdopen(send, "w") as channel:
-                    _write(channel, answer(Request.model_validate_json(line), birth))
+                    _write(channel, answer(Request.model_validate_json(line), baseline))
                 os._exit(0)
             except SystemExit as end:
                 os._exit(end.code if isinstance(end.code, int) else 1)
@@ -204,13 +204,13 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def answer(request: Request, birth: Birth) -> Reply:
+def answer(request: Request, baseline: Baseline) -> Reply:
     try:
         if request.affinity is not None:
             os.sched_setaffinity(0, request.affinity)
         if request.describe:
             return _describe(request)
-        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request, birth))
+        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request, baseline))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         outcome, reason = failure(error)
         return Reply(outcome=outcome, reason=reason)
@@ -259,15 +259,15 @@ def _opened(request: Request) -> backends.Session:
     return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
 
 
-def _visit(request: Request, birth: Birth) -> Visit:
+def _visit(request: Request, baseline: Baseline) -> Visit:
     backend = backends.load(request.backend)
     version, target = backend.probe().version, backend.target
     start = time.perf_counter()
     session = _opened(request)
-    open_s, opened = time.perf_counter() - start, birth.resident_bytes()
+    open_s, opened = time.perf_counter() - start, baseline.resident_bytes()
     feeds = backends.make_feeds(session.inputs, request.seed)
     call = session.prepare(feeds)
-    peaks = _Peaks(birth)
+    peaks = _Peaks(baseline)
     readers = telemetry.readers_here(target)
     before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
     watch = stopwatch.measure(
@@ -300,12 +300,12 @@ def _visit(request: Request, birth: Birth) -> Visit:
         warm=watch.warm,
         timer_resolution_ns=watch.resolution_ns,
         collected_s=watch.collected_ns * 1e-9,
-        runtime_s=birth.runtime_s,
+        runtime_s=baseline.runtime_s,
         open_s=open_s,
         first_ns=watch.first_ns,
         memory=Memory(
-            at_start_bytes=birth.at_start_bytes,
-            runtime_bytes=birth.runtime_bytes,
+            at_start_bytes=baseline.at_start_bytes,
+            runtime_bytes=baseline.runtime_bytes,
             opened_bytes=opened,
             peak_bytes=max(peaks.opening_bytes, peaks.until_collecting_bytes),
             running_peak_bytes=peaks.running_bytes,
@@ -321,9 +321,9 @@ def _visit(request: Request, birth: Birth) -> Visit:
 class _Peaks:
     """Peak resident bytes while the model was opened, and (once :meth:`stop` is called) while it ran."""
 
-    def __init__(self, birth: Birth) -> None:
-        self._birth = birth
-        self.opening_bytes = self.until_collecting_bytes = birth.peak_bytes()
+    def __init__(self, baseline: Baseline) -> None:
+        self._baseline = baseline
+        self.opening_bytes = self.until_collecting_bytes = baseline.peak_bytes()
         self.running_bytes: int | None = None
         self._can_reset = False
         with contextlib.suppress(OSError):  # forbidden in some containers
@@ -331,7 +331,7 @@ class _Peaks:
             self._can_reset = True
 
     def stop(self) -> None:
-        self.until_collecting_bytes = self._birth.peak_bytes()
+        self.until_collecting_bytes = self._baseline.peak_bytes()
         self.running_bytes = self.until_collecting_bytes if self._can_reset else None
 
 

@@ -200,7 +200,7 @@ class Reference(Record):
     nominal_ns: dict[str, float]
     weights: dict[str, float]
 
-    def slowness(self, references: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    def slowdown(self, references: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64] | None:
         """How much slower than usual the machine was, [n], from times [n] of each workload; None when one is missing."""
         if not self.weights or any(name not in references for name in self.weights):
             return None
@@ -275,18 +275,18 @@ class Visit(Record):
         return calm if calm.mean() >= CALM_SHARE_MIN else everything
 
     def corrected_ns(self, reference: Reference | None) -> float | None:
-        """Median over undisturbed blocks of the block's median over the machine's slowness beside it, in nanoseconds.
+        """Median over undisturbed blocks of the block's median over the machine's slowdown factor beside it, in nanoseconds.
 
         None without reference workloads.
         """
         if reference is None or not self.block:
             return None
-        slowness = reference.slowness({name: _beside(series) for name, series in self.references.items()})
-        if slowness is None:
+        slowdown = reference.slowdown({name: _beside(series) for name, series in self.references.items()})
+        if slowdown is None:
             return None
         calm = self.undisturbed.reshape(-1, self.block)[:, 0]
         blocks = np.median(self.values_ns.reshape(-1, self.block), axis=1)
-        return float(np.median((blocks / slowness)[calm]))
+        return float(np.median((blocks / slowdown)[calm]))
 
     @property
     def interrupted(self) -> float | None:
