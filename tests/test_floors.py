@@ -26,6 +26,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.store": (0, {"numpy", "pydantic"}),
     "kit.stats": (0, {"numpy"}),
     "kit.trust": (0, set()),
+    "kit.units": (0, set()),
     "kit.versions": (0, set()),
     "kit.devices": (1, {"numpy", "numba", "psutil", "pydantic", "pynvml", "tomli"}),
     "kit.measure": (1, {"numpy", "psutil", "pydantic"}),
@@ -65,6 +66,7 @@ BOARD = (
     "kit.store",
     "kit.stats",
     "kit.trust",
+    "kit.units",
     "kit.versions",
     "kit.devices",
     "kit.measure",
@@ -75,7 +77,6 @@ BOARD = (
     "kit.knowledge",
     "kit.library",
     "kit.nets",
-    "kit.report.format",
     "kit.sim.placement",
 )
 #: Modules of those packages that a board does without: another runtime each, the server, fitting and training.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from kit import knowledge, latency
+from kit import units as show
 from kit.errors import NoAnswer, StorageError, UsageError
 from kit.records import (
     Answer,
@@ -30,7 +31,6 @@ from kit.records import (
     ProfileRecord,
     Promise,
 )
-from kit.report import format as show
 from kit.report import plots, points
 from kit.report.markup import tag
 from kit.report.page import PullResult, write_page

@@ -10,9 +10,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from kit import store
+from kit import units as show
 from kit.errors import BadRecord, UnknownName
 from kit.knowledge import DecisionTable, Regret
-from kit.report import format as show
 from kit.report import markup
 from kit.report.frame import Figures, document, place, section
 from kit.report.markup import Markup, join, tag

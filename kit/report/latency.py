@@ -15,12 +15,12 @@ import plotly.graph_objects as go
 
 import kit
 from kit import store
+from kit import units as show
 from kit.latency.features import COLUMNS, KINDS, PRECISIONS
 from kit.latency.kernels import kernels_of
 from kit.latency.model import Predictor
 from kit.latency.parametric import State
 from kit.records import CurvePoint, Kernel, Point, ProfileRecord
-from kit.report import format as show
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 import kit
 from kit import store
+from kit import units as show
 from kit.records import (
     DECIDING,
     Answer,
@@ -25,7 +26,6 @@ from kit.records import (
     Record,
     Rejection,
 )
-from kit.report import format as show
 from kit.report import plots
 from kit.report.frame import code, document, place, section, tile
 from kit.report.markup import Child, Markup, facts, folded, join, table, tag

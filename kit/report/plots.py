@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from kit import units as show
 from kit.records import DECIDING, KnowledgeBase, KnowledgeRow, LatencyModel
-from kit.report import format as show
 from kit.report.points import KINDS, Point, SeriesKey, front, series
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black and yellow are left out for the dark page.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from kit import units as show
 from kit.records import DECIDING, DeviceSpec, LatencyModel, Measurement, ProfileRecord
-from kit.report import format as show
 
 Key = tuple[str, str, int]  # artifact id, backend, threads
 SeriesKey = tuple[str, int, str]  # backend, threads, precision: what one latency model covers

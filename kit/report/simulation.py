@@ -14,7 +14,7 @@ import plotly.graph_objects as go
 
 import kit
 from kit import store
-from kit.report import format as show
+from kit import units as show
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, facts, folded, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks

@@ -1,6 +1,6 @@
 """Numbers as people read them: a sensible unit, three significant digits, "unknown" for what nobody knows.
 
-The one place where milliseconds and megabytes are made out of the records' SI values; the command line may use it too.
+The one place where milliseconds and megabytes are made out of the records' SI values.
 """
 
 from __future__ import annotations
