@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import records, store
+from kit import records, store, units
 from kit.errors import BadRecord, UsageError
 from kit.latency.features import KINDS, PRECISIONS, Ints, Networks, Table, arrange
 from kit.latency.gaussian_process import Learned, Posterior, Shares
@@ -103,6 +103,22 @@ class Predictor(Record):
     notes: tuple[str, ...] = ()  # what was left out, and why
     models: tuple[LatencyModel, ...] = ()  # the efficiency factors beside it
     base: Predictor | None = None  # another device, whose kernel efficiencies are borrowed
+
+    def summary(self) -> dict[str, str]:
+        points = [
+            f"{s.threads} thread(s)" + (f", gap {units.seconds(s.gap_s)}" if s.gap_s else "") for s in self.states
+        ]
+        rows = {
+            "model": f"{self.chosen} ({self.backend})",
+            "error": units.percent(self._score(self.chosen).quality.mape) + " on networks that it was not fitted to",
+            "intervals": f"{self.level:.0%}",
+            "points": "; ".join(dict.fromkeys(points)),
+            "records": str(len(self.measured.seconds)),
+            "device": self.device_id,
+            "because": self.reason,
+        }
+        rows |= {f"efficiency factor, {m.precision}": m.summary()["efficiency factor"] for m in self.models}
+        return rows
 
     def predict(
         self,

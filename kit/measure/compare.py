@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from kit import stats, store
+from kit import stats, store, units
 from kit.records import Measurement, ProfileRecord, Record, Reference
 
 Verdict = Literal["faster", "slower", "same", "undecided", "not comparable"]
@@ -57,6 +57,20 @@ class Comparison(Record):
     def slower_by_more_than(self, share: float) -> bool:
         """Whether the whole interval lies above 1 + ``share``: B is slower by more than that, with confidence."""
         return self.interval is not None and self.verdict != "not comparable" and self.interval[0] > 1 + share
+
+    def summary(self) -> dict[str, str]:
+        rows = {"network": self.artifact_id, "verdict": self.verdict, "B over A": ""}
+        if self.ratio is not None and self.interval is not None:
+            low, high = self.interval
+            rows["B over A"] = f"{self.ratio:.4f} ({self.confidence:.0%}: {low:.4f} to {high:.4f})"
+            rows["A"] = f"{units.seconds(self.a_median_s)}, {self.a_processes} processes"
+            rows["B"] = f"{units.seconds(self.b_median_s)}, {self.b_processes} processes"
+        rows |= {
+            "because": self.why or "",
+            "runtime": f"{self.backend}, {self.point}",
+            "remarks": "; ".join(self.remarks),
+        }
+        return rows
 
 
 def compare(a: Sequence[ProfileRecord], b: Sequence[ProfileRecord], within: float = 0.02) -> list[Comparison]:

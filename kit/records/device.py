@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from kit import units
 from kit.records.record import Record
 
 
@@ -60,3 +61,22 @@ class DeviceSpec(Record):
     runtimes: dict[str, str | None] = Field(default_factory=dict)  # runtime -> version, None when it is not installed
     telemetry: dict[str, str] = Field(default_factory=dict)  # source -> "available" or why not
     operating_points: tuple[OperatingPoint, ...] = ()
+
+    def summary(self) -> dict[str, str]:
+        cores = f"{units.known(self.physical_cores)} physical, {self.logical_cores} logical"
+        clock_hz = self.clock.current_hz or self.clock.nominal_hz or self.clock.max_hz
+        caches = [f"L{c.level} {c.type} {units.binary_size(c.size_bytes)}" for c in self.caches]
+        runtimes = [f"{name} {version}" for name, version in self.runtimes.items() if version]
+        return {
+            "device": self.device_id,
+            "processor": self.cpu_model,
+            "cores": cores,
+            "clock": f"{units.hertz(clock_hz)} ({self.clock.source})",
+            "caches": ", ".join(caches),
+            "memory": units.binary_size(self.memory_bytes),
+            "GPUs": ", ".join(gpu.name for gpu in self.gpus),
+            "system": f"{self.system}, kernel {self.kernel}",
+            "virtual machine": self.virtual or "",
+            "runtimes": ", ".join(runtimes),
+            "configuration": self.config or "",
+        }

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kit import units
 from kit.records.measurement import Label, Point
 from kit.records.network import Precision
 from kit.records.record import Record
@@ -104,6 +105,14 @@ class KnowledgeBase(Record):
     kit_version: str
     rows: tuple[KnowledgeRow, ...]
 
+    def summary(self) -> dict[str, str]:
+        measured = sum(r.origin == "measured" for r in self.rows)
+        return {
+            "rows": f"{measured} measured, {len(self.rows) - measured} predicted",
+            "devices": ", ".join(sorted({r.device_id for r in self.rows})),
+            "runtimes": ", ".join(sorted({r.backend for r in self.rows})),
+        }
+
 
 class Need(Record):
     """What a device asks for. Every limit is optional; at least the most accurate measured variant is the answer.
@@ -164,6 +173,22 @@ class Answer(Record):
     text: str  # the answer as a sentence
     promised: bool = True  # False: the chosen row is predicted, so measure it first
     measure_next: tuple[MeasureNext, ...] = ()  # what could change the answer, the most promising first
+
+    def summary(self) -> dict[str, str]:
+        row = self.chosen
+        if row is None:
+            return {"answer": self.text}
+        return {
+            "chosen": row.artifact_id,
+            f"p{self.need.percentile}": units.seconds(row.latency_s(self.need.percentile)),
+            "accuracy": units.percent(row.accuracy),
+            "runtime": f"{row.backend}, {row.point_name}",
+            "device": row.device_id,
+            "margin": "" if self.margin is None else f"{units.percent(self.margin)} of the {self.binding} limit",
+            "runner-up": self.runner_up.artifact_id if self.runner_up else "",
+            "rejected": str(len(self.rejected)),
+            "because": self.text,
+        }
 
 
 class Limit(Record):

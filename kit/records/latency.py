@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from kit import units
 from kit.records.network import Precision
 from kit.records.record import Record
 
@@ -74,3 +75,23 @@ class LatencyModel(Record):
     macs_range: tuple[int, int]  # validity region
     record_ids: tuple[str, ...]
     left_out: tuple[str, ...] = ()  # records that did not count, and why
+
+    def summary(self) -> dict[str, str]:
+        if self.lambda_cycles_per_mac is None or self.interval is None:
+            low, high = (1e12 * end for end in self.s_per_mac_interval)
+            factor = f"{units.number(1e12 * self.s_per_mac)} ps per MAC (95 %: {units.interval(low, high)})"
+        else:
+            factor = (
+                f"{units.number(self.lambda_cycles_per_mac)} cycles per MAC (95 %: {units.interval(*self.interval)})"
+            )
+        return {
+            "model": f"{self.backend}, {self.precision}, {self.threads} thread(s)",
+            "efficiency factor": factor,
+            "error": f"{units.percent(self.quality.mape)} on average, {units.percent(self.quality.worst)} at worst",
+            "error of lambda = 1": units.percent(self.paper.mape) if self.paper else "",
+            "overhead": units.seconds(self.overhead_s),
+            "clock": f"{units.hertz(self.clock_hz)} ({self.clock_source})",
+            "valid for": " to ".join(units.macs(end) for end in self.macs_range),
+            "records": str(len(self.record_ids)),
+            "device": self.device_id,
+        }

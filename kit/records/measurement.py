@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from kit import stats
+from kit import stats, units
 from kit.packed import Series
 from kit.records.device import DeviceSpec
 from kit.records.network import Artifact
@@ -18,6 +18,13 @@ from kit.records.record import Record
 
 Label = Literal["stable", "settled", "throttled", "inconclusive"]
 DECIDING: tuple[Label, ...] = ("stable", "settled")  # the labels on which something may be decided
+#: Each quality label in words for people.
+LABELS = {
+    "stable": "stable",
+    "settled": "settled (converged late)",
+    "throttled": "throttled",
+    "inconclusive": "inconclusive",
+}
 Outcome = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
 
 
@@ -477,3 +484,21 @@ class ProfileRecord(Record):
     def trusted(self) -> bool:
         """Whether the measurement may decide: it is there, and neither throttled nor inconclusive."""
         return self.outcome == "ok" and self.label in DECIDING
+
+    def summary(self) -> dict[str, str]:
+        rows = {"network": self.artifact.artifact_id}
+        measured = self.measurement
+        if measured is not None and self.outcome == "ok":
+            interval = units.interval(*measured.interval_s, units.TIME)
+            rows["median"] = f"{units.seconds(measured.median_s)} ({measured.confidence:.0%}: {interval})"
+            rows["quality label"] = LABELS.get(self.label or "", "none")
+            rows["p99"] = units.seconds(measured.p99_s)
+            rows["memory"] = units.size(measured.memory_bytes)
+            rows["processes"] = f"{len(measured.visits)}, {measured.calls} calls"
+        else:
+            rows["outcome"] = f"{self.outcome.replace('_', ' ')}: {self.reason or 'no reason given'}"
+        rows["runtime"] = f"{self.settings.backend}, {self.settings.name}"
+        rows["device"] = self.device.device_id
+        rows["evidence"] = "; ".join(self.evidence)
+        rows["record"] = self.record_id
+        return rows

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from kit import units
 from kit.errors import UsageError
 from kit.records.record import Record
 
@@ -191,3 +192,15 @@ class Artifact(Record):
     licence: str | None = None
     origin: Origin | None = None
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
+
+    def summary(self) -> dict[str, str]:
+        about = self.accuracy
+        return {
+            "network": self.artifact_id,
+            "precision": self.precision,
+            "multiply-accumulates": units.macs(self.macs),
+            "accuracy": f"{units.percent(about.top1)} ({about.dataset}, {about.count} images)" if about else "",
+            "file": f"{self.model.file}, {units.size(self.model.size_bytes)}",
+            "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
+            "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),
+        }

@@ -17,6 +17,7 @@ History of the formats (``schema_version`` of each kind)
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from html import escape
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -25,9 +26,46 @@ from kit.errors import BadRecord
 
 
 class Record(BaseModel):
-    """A frozen value object; unknown keys are errors."""
+    """A frozen value object; unknown keys are errors.
+
+    Records that people look at have a :meth:`summary`: it is what they print as, in a terminal and in a notebook. The others print
+    their values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
+
+    def summary(self) -> dict[str, str]:
+        """What a person wants to know of it, name -> text with its unit, the most telling first; nothing where its values tell that.
+
+        An empty text is not shown.
+        """
+        return {}
+
+    def _shown(self) -> dict[str, str]:
+        return {name: _printable(text) for name, text in self.summary().items() if text}
+
+    def __repr__(self) -> str:
+        telling = [*self._shown().values()][:3]
+        return f"<{type(self).__name__} {', '.join(telling)}>" if telling else super().__repr__()
+
+    def __str__(self) -> str:
+        rows = self._shown()
+        width = max(map(len, rows), default=0)
+        lines = [f"{name:<{width}}  {text}" for name, text in rows.items()]
+        return "\n".join(lines) if lines else super().__str__()
+
+    def _repr_html_(self) -> str | None:
+        """The summary as a table, for notebooks; None leaves it to the text. Every name and value is escaped."""
+        rows = "".join(
+            f'<tr><th style="text-align:left">{escape(name)}</th><td style="text-align:left">{escape(text)}</td></tr>'
+            for name, text in self._shown().items()
+        )
+        return f"<table><caption>{escape(type(self).__name__)}</caption>{rows}</table>" if rows else None
+
+
+def _printable(text: str) -> str:
+    """``text`` on one line without control characters: a record's strings may come from a stranger's file."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 R = TypeVar("R", bound=Record)
