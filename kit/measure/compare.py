@@ -27,6 +27,8 @@ VERDICTS: tuple[Verdict, ...] = ("faster", "slower", "same", "undecided", "not c
 HOW_LONG = frozenset(
     {"rounds_min", "rounds_max", "visit_s", "warmup_max_s", "precision_target", "budget_s", "timeout_s", "seed"}
 )
+#: Conditions that are about the calls: the machine is in one state whatever they are.
+OF_THE_CALLS = frozenset({"backend", "threads", "batch"})
 CONFIDENCE = 0.95
 
 
@@ -112,12 +114,24 @@ def conditions(profile: ProfileRecord) -> dict[str, Any]:
 
 def differences(a: ProfileRecord, b: ProfileRecord) -> list[str]:
     """Why the two cannot be compared, in words; none when they can."""
+    return _other_conditions(a, b) + _other_timer(a, b)
+
+
+def _other_conditions(a: ProfileRecord, b: ProfileRecord) -> list[str]:
     one = {"device": a.device.device_id, **conditions(a)}
     two = {"device": b.device.device_id, **conditions(b)}
-    if a.measurement is not None and b.measurement is not None:
-        one["timer"], two["timer"] = a.measurement.visits[0].timer, b.measurement.visits[0].timer
-    names = sorted(name for name in one | two if one.get(name) != two.get(name))
-    return [f"{name} differs (A {_said(one.get(name))}, B {_said(two.get(name))})" for name in names]
+    return [_differs(name, one.get(name), two.get(name)) for name in sorted(one | two) if one.get(name) != two.get(name)]
+
+
+def _other_timer(a: ProfileRecord, b: ProfileRecord) -> list[str]:
+    if a.measurement is None or b.measurement is None:
+        return []
+    one, two = a.measurement.visits[0].timer, b.measurement.visits[0].timer
+    return [] if one == two else [_differs("timer", one, two)]
+
+
+def _differs(name: str, one: object, two: object) -> str:
+    return f"{name} differs (A {_said(one)}, B {_said(two)})"
 
 
 def _said(value: object) -> str:
@@ -144,9 +158,11 @@ def _alone(record: ProfileRecord, side: str) -> Comparison:
     return _comparison(record, "not comparable", why=f"only {side} has it", lost=side == "A" and record.trusted)
 
 
-def judge(a: ProfileRecord, b: ProfileRecord, within: float) -> Comparison:
-    """The verdict on one pair of records."""
-    remarks = _remarks(a, b)
+def judge(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = False) -> Comparison:
+    """The verdict on one pair of records. ``across``: they were measured on different devices or under different conditions on purpose
+    (another thread count, another runtime), so what differs is a remark and no refusal."""
+    conditions_differ = _other_conditions(a, b)
+    remarks = _remarks(a, b) + (tuple(conditions_differ) if across else ())
     about: dict[str, Any] = {
         "a_sha256": a.artifact.model.sha256,
         "b_sha256": b.artifact.model.sha256,
@@ -155,7 +171,8 @@ def judge(a: ProfileRecord, b: ProfileRecord, within: float) -> Comparison:
         "lost": a.trusted and b.outcome != "ok",
         "remarks": remarks,
     }
-    failed_checks = differences(a, b) + _untrusted(a, "A") + _untrusted(b, "B")
+    refused = _other_timer(a, b) if across else conditions_differ + _other_timer(a, b)
+    failed_checks = refused + _untrusted(a, "A") + _untrusted(b, "B")
     if failed_checks or a.measurement is None or b.measurement is None:
         return _comparison(b, "not comparable", why="; ".join(failed_checks), **about)
     values, one, two = _values(a.measurement, b.measurement)
@@ -240,7 +257,7 @@ def _widened(
     """
     assert a.measurement is not None and b.measurement is not None
     remarks = []
-    moved = _machine_moved(a.measurement, b.measurement, within)
+    moved = _machine_moved(a.measurement, b.measurement, within) if _one_state(a, b) else {}
     low, high = min([low, *(low / m for m in moved.values())]), max([high, *(high / m for m in moved.values())])
     remarks += [f"{n} moved by {m - 1:+.1%} between the runs: the interval is wider by it" for n, m in moved.items()]
     for side, record, measurement in (("A", a, a.measurement), ("B", b, b.measurement)):
@@ -248,6 +265,12 @@ def _widened(
             low, high = low / (1 + measurement.half_width), high * (1 + measurement.half_width)
             remarks.append(f"{side} is settled, it moved while it was measured: the interval is wider by its own")
     return low, high, tuple(remarks)
+
+
+def _one_state(a: ProfileRecord, b: ProfileRecord) -> bool:
+    """Whether both were measured on one device in one chosen state: elsewhere its calibration workloads differ for a reason."""
+    one, two = conditions(a), conditions(b)
+    return a.device.device_id == b.device.device_id and all(one[n] == two[n] for n in one if n not in OF_THE_CALLS)
 
 
 def _machine_moved(a: Measurement, b: Measurement, within: float) -> dict[str, float]:
