@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 import kit
 from kit import store
-from kit.errors import BadRecord, IntegrityError, UnknownName, UsageError
+from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
 from kit.variants import evaluate, graph, train
 from kit.versions import installed
@@ -53,21 +53,27 @@ def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Ex
     ``free_batch`` leaves N open; ``example`` then needs two images or more, because torch takes one for a constant. Call it inside
     :func:`kit.variants.train.workshop`. Raises UsageError when it is too large for one ONNX file.
     """
+    _refuse_large(net)
+    shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
+    return _exported(net, (example,), shapes, input_names=["input"], output_names=["output"])
+
+
+def _refuse_large(net: nn.Module) -> None:
     stored = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if stored > _PROTOBUF_LIMIT_BYTES:
         raise UsageError(
             f"The network holds {stored / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB: take a smaller one."
         )
+
+
+def _exported(net: nn.Module, examples: tuple[Tensor, ...], shapes: Any, **names: list[str]) -> Exported:
     with _quiet(), torch.no_grad():
-        shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
-        program = torch.export.export(net, (example,), dynamic_shapes=shapes)
+        program = torch.export.export(net, examples, dynamic_shapes=shapes)
         for node in program.graph.nodes:
             node.meta.pop(
                 "stack_trace", None
             )  # paths of this machine: they tell nothing and make equal networks differ
-        onnx = torch.onnx.export(
-            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
-        )
+        onnx = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
         if onnx is None:
             raise IntegrityError("torch exported nothing: try another torch version.")
         archive = io.BytesIO()
@@ -204,8 +210,63 @@ def _try_forward(net: nn.Module, example: Tensor, name: str) -> NDArray[np.float
 
 
 def _wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
-    said = (str(error).splitlines() or [type(error).__name__])[0]
-    return UsageError(f"{name} does not take {resolution_px}x{resolution_px} pixels ({said}): try 224.")
+    return UsageError(f"{name} does not take {resolution_px}x{resolution_px} pixels ({first_line(error)}): try 224.")
+
+
+def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path, name: str) -> Artifact:
+    """The user's own network, in evaluation mode, as ``<name>.onnx``, ``.pt2`` and ``.json`` in the folder ``out``.
+
+    ``example`` is its input (several in a sequence), batch first: the files have exactly these shapes. The network is left in the mode
+    that it was in. Raises UsageError (it does not take the example, or is too large), BadModel (torch cannot export it), IntegrityError
+    (the file answers otherwise than the network).
+    """
+    examples = (example,) if isinstance(example, Tensor) else tuple(example)
+    _refuse_large(net)
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        wanted = _answer(net, examples)
+        try:
+            files = _exported(net, examples, None)
+        except Exception as error:  # torch's exporters raise whatever their passes do
+            raise BadModel(
+                f"torch cannot export {type(net).__name__} ({first_line(error)}): give an .onnx file in its place."
+            ) from None
+    finally:
+        for module, training in modes:
+            module.training = training
+    model = save_file(out, f"{name}.onnx", files.onnx)
+    session = evaluate.open_session(out / model.file)
+    feeds = {node.name: x.detach().cpu().numpy() for node, x in zip(session.get_inputs(), examples, strict=True)}
+    answers = np.asarray(session.run(None, feeds)[0], dtype=np.float32)
+    check = NumericCheck(
+        max_abs_error=float(np.abs(answers - wanted).max(initial=0.0)), top1_agreement=1.0, count=len(examples[0])
+    )
+    assert_same(check, wanted, name)
+    described = describe_onnx(out / model.file)
+    program = save_file(out, f"{name}.pt2", files.program)
+    origin = Origin(root=name, made_by=f"kit {kit.__version__}", versions=versions(), steps=("a PyTorch module",))
+    artifact = described.model_copy(update={"torch_program": program, "origin": origin})
+    store.write_record(out / f"{name}.json", artifact)
+    return artifact
+
+
+def _answer(net: nn.Module, examples: tuple[Tensor, ...]) -> NDArray[np.float32]:
+    """The network's first output. Raises UsageError with torch's own words where it does not take the examples."""
+    try:
+        with torch.no_grad():
+            output = net(*examples)
+    except Exception as error:  # the user's own code
+        raise UsageError(
+            f"{type(net).__name__} does not take the example input ({first_line(error)}): give one of the right shapes and types."
+        ) from None
+    while not isinstance(output, Tensor):
+        output = next(iter(output.values() if isinstance(output, dict) else output))
+    return output.detach().cpu().float().numpy()
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def describe_onnx(path: Path) -> Artifact:
