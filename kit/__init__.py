@@ -1,3 +1,95 @@
-"""kit: hardware-aware benchmarking and deployment of neural networks at the edge."""
+"""kit: hardware-aware benchmarking and deployment of neural networks at the edge.
+
+>>> import kit
+>>> record = kit.profile("resnet18-d1.1.1.1-w0.25-fp32-96", budget=2)
+>>> record.label in ("stable", "settled", "throttled", "inconclusive")
+True
+
+Importing kit does no work: a name is loaded when it is first used. Everything raises :class:`kit.KitError`, whose text is a sentence,
+prints nothing and never exits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kit import errors, records
+    from kit.api import (
+        KnowledgeBase,
+        Server,
+        build,
+        compare,
+        device,
+        fit,
+        predict,
+        profile,
+        pull,
+        serve,
+    )
+    from kit.delivery import Delivery
+    from kit.errors import KitError
+    from kit.latency.fits import LatencyFit
+    from kit.latency.model import Predictor
+    from kit.latency.networks import Prediction
+    from kit.measure.compare import Comparison
+    from kit.records import Answer, Artifact, DeviceSpec, LatencyModel, ProfileRecord
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Answer",
+    "Artifact",
+    "Comparison",
+    "Delivery",
+    "DeviceSpec",
+    "KitError",
+    "KnowledgeBase",
+    "LatencyFit",
+    "LatencyModel",
+    "Prediction",
+    "Predictor",
+    "ProfileRecord",
+    "Server",
+    "__version__",
+    "build",
+    "compare",
+    "device",
+    "errors",
+    "fit",
+    "predict",
+    "profile",
+    "pull",
+    "records",
+    "serve",
+]
+
+_HOMES = {
+    **dict.fromkeys(
+        ("KnowledgeBase", "Server", "build", "compare", "device", "fit", "predict", "profile", "pull", "serve"),
+        "kit.api",
+    ),
+    **dict.fromkeys(("Answer", "Artifact", "DeviceSpec", "LatencyModel", "ProfileRecord"), "kit.records"),
+    "Comparison": "kit.measure.compare",
+    "Delivery": "kit.delivery",
+    "KitError": "kit.errors",
+    "LatencyFit": "kit.latency.fits",
+    "Prediction": "kit.latency.networks",
+    "Predictor": "kit.latency.model",
+}
+
+if not TYPE_CHECKING:  # a type checker is to know each name, and to refuse any other
+
+    def __getattr__(name: str) -> object:
+        from importlib import import_module
+
+        if name in ("errors", "records"):
+            return import_module(f"kit.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'kit' has no attribute '{name}'")
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
