@@ -81,6 +81,7 @@ def profile(
     precision: float = 0.02,
     rounds_min: int | None = None,
     rounds_max: int | None = None,
+    run_s: float = 0.5,
     timeout_s: float = 120.0,
     layers: bool = False,
     seed: int = 0,
@@ -93,7 +94,7 @@ def profile(
     ``example_input`` (a tensor, or several in a sequence), which is exported for it. ``budget`` is wall time: seconds, or ``"90s"``,
     ``"10m"``. ``batch`` fixes a free batch dimension, ``affinity`` names logical CPUs, ``gap_ms`` is idle time before each call, ``load``
     a number of busy background processes. ``precision`` is the half-width of the interval over the median at which it stops, after
-    ``rounds_min`` to ``rounds_max`` processes. ``layers`` adds the times per layer.
+    ``rounds_min`` to ``rounds_max`` processes that collect for ``run_s`` seconds each. ``layers`` adds the times per layer.
 
     Nothing is kept unless ``profiles`` names a folder; the record is then appended to ``profiles/<device_id>/<name>.jsonl``.
 
@@ -106,8 +107,8 @@ def profile(
     """
     settings = _settings(
         backend=backend, threads=threads, batch=batch, budget_s=_seconds(budget), affinity=None if affinity is None else tuple(affinity),
-        gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, timeout_s=timeout_s,
-        seed=seed,
+        gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=run_s,
+        timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         text = str(_exported(network, example_input, name, Path(folder)))
@@ -523,7 +524,7 @@ def serve(library: PathLike, *, host: str = "127.0.0.1", port: int = 8000) -> Se
     Example:
         >>> with kit.serve(LIBRARY, port=0) as server:
         ...     delivery = kit.pull(server.url, to=FOLDER, deadline_ms=1000, measure=False)
-        >>> delivery.folder.is_dir()
+        >>> delivery.pulled.folder.is_dir()
         True
     """
     _need("server", "starlette", "uvicorn")
@@ -558,7 +559,7 @@ def pull(
         >>> with kit.serve(LIBRARY, port=0) as server:
         ...     delivery = kit.pull(server.url, to=FOLDER, deadline_ms=1000, measure=False)
         >>> delivery.pulled.manifest.name
-        'resnet18-d2-w1.00-fp32-32'
+        'resnet18-d1.1.1.1-w0.25-fp32-96'
     """
     need = limits.need_of(
         deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, min_accuracy=min_accuracy, link_mbps=link_mbps,

@@ -120,7 +120,9 @@ def differences(a: ProfileRecord, b: ProfileRecord) -> list[str]:
 def _other_conditions(a: ProfileRecord, b: ProfileRecord) -> list[str]:
     one = {"device": a.device.device_id, **conditions(a)}
     two = {"device": b.device.device_id, **conditions(b)}
-    return [_differs(name, one.get(name), two.get(name)) for name in sorted(one | two) if one.get(name) != two.get(name)]
+    return [
+        _differs(name, one.get(name), two.get(name)) for name in sorted(one | two) if one.get(name) != two.get(name)
+    ]
 
 
 def _other_timer(a: ProfileRecord, b: ProfileRecord) -> list[str]:
@@ -288,10 +290,12 @@ def _machine_moved(a: Measurement, b: Measurement, within: float) -> dict[str, f
 def _remarks(a: ProfileRecord, b: ProfileRecord) -> tuple[str, ...]:
     """What else differs: it may be the very thing that is compared."""
     out = []
-    if a.artifact.model.sha256 != b.artifact.model.sha256:
+    one_file = a.artifact.model.sha256 == b.artifact.model.sha256
+    names = f"A {a.artifact.artifact_id}, B {b.artifact.artifact_id}"
+    if a.artifact.artifact_id != b.artifact.artifact_id:
+        out.append(f"one file under two names ({names})" if one_file else f"two networks ({names})")
+    elif not one_file:
         out.append("matched by name: the files differ")
-    elif a.artifact.artifact_id != b.artifact.artifact_id:
-        out.append(f"one file under two names (A {a.artifact.artifact_id}, B {b.artifact.artifact_id})")
     if a.record_id == b.record_id:
         out.append("both sides are the same record")
     one, two = _versions(a), _versions(b)

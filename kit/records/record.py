@@ -42,7 +42,7 @@ class Record(BaseModel):
         return {}
 
     def _shown(self) -> dict[str, str]:
-        return {name: _printable(text) for name, text in self.summary().items() if text}
+        return {_printable(name): _printable(text) for name, text in self.summary().items() if text}
 
     def __repr__(self) -> str:
         telling = [*self._shown().values()][:3]
