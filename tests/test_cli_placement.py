@@ -7,8 +7,8 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from door import kit
 from factory import scaled
+from invoke import kit
 
 from kit import store
 from kit.errors import BackendUnavailable, UsageError

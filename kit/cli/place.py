@@ -152,13 +152,16 @@ def _rule(name: str) -> Policy:
     """Raises UnknownName, BackendUnavailable where the linear program's solver is not installed."""
     from importlib.util import find_spec
 
+    from kit import versions
     from kit.errors import BackendUnavailable, UnknownName
     from kit.sim.placement import RULES
 
     if name not in RULES:
         raise UnknownName("rule", name, RULES)
     if name == "lp_rounding" and find_spec("scipy") is None:
-        raise BackendUnavailable("lp_rounding solves a linear program: pip install 'insitu-kit[playground]'.")
+        raise BackendUnavailable(
+            f"lp_rounding solves a linear program with scipy, which is not installed: {versions.install('scipy')}"
+        )
     return RULES[name]
 
 

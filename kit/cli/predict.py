@@ -11,8 +11,7 @@ import typer
 from kit.cli import show
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from kit.cli.table import Table
     from kit.latency import Predictions, Predictor
     from kit.records import Artifact, Kernel, ProfileRecord
 

@@ -332,15 +332,7 @@ def _noisy(text: str) -> tuple[str, float]:
 
 def need_playground() -> None:
     """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
-    import importlib.util
-
-    from kit.errors import BackendUnavailable
-
-    missing = [m for m in ("gymnasium", "scipy", "stable_baselines3") if importlib.util.find_spec(m) is None]
-    if missing:
-        raise BackendUnavailable(
-            f"Paper C's agents are missing here ({', '.join(missing)}): pip install 'insitu-kit[workshop,playground]'."
-        )
+    workshop.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
 
 
 def seeds_of(seed: Sequence[int] | None, seeds: int | None, quick: bool) -> tuple[int, ...]:
