@@ -146,6 +146,9 @@ def _sentence(error: Exception) -> str:
 
 
 def _fail(sentence: str, code: int, details: dict[str, object] | None = None) -> None:
+    import logging
+
+    logging.getLogger("kit").debug("what led to the error:", exc_info=True)
     if sentence:
         print(f"kit: {sentence}", file=sys.stderr)
     if JSON in sys.argv:

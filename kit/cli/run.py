@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit.cli import judge, library, show, workshop
+from kit.cli.table import Column
 
 if TYPE_CHECKING:
     from kit.records import (
@@ -36,6 +37,7 @@ def run(
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Everything on this machine: train a root, produce variants, profile, fit, choose, package, pull, report."""
     from kit.nets import root_of
@@ -180,7 +182,13 @@ def _print(
     wall_s: float,
 ) -> None:
     choice = show.make_table(
-        "Chosen by measured p99", "deadline ms", "variant", "accuracy", "p99 ms", "left", "runner-up"
+        "Chosen by measured p99",
+        "deadline ms",
+        Column("variant", 0, "left"),
+        Column("accuracy", 2),
+        Column("p99 ms"),
+        Column("left", 1),
+        Column("runner-up", 3, "left"),
     )
     for a in answers:
         assert a.chosen is not None and a.need.deadline_s is not None
@@ -198,5 +206,5 @@ def _print(
     show.print_table(choice)
     if pulled:
         times = f"median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms"
-        print(f"Pulled {pulled['package']}: {times}.")
-    print(f"Report: {page}   ({wall_s:.0f} s this time)")
+        show.note(f"Pulled {pulled['package']}: {times}.")
+    show.note(f"Report: {page}   ({wall_s:.0f} s this time)")

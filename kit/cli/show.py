@@ -27,7 +27,7 @@ def _one_format(context: typer.Context, wanted: bool) -> bool:
 
 
 def _csv(context: typer.Context, wanted: bool) -> bool:
-    _Output.csv = _one_format(context, wanted)
+    _Output.csv, _Output.tables = _one_format(context, wanted), 0
     return wanted
 
 
@@ -35,6 +35,7 @@ class _Output:
     """How the verb that runs prints its tables: as CSV, or for people; None where the verb has no --csv."""
 
     csv: bool | None = None
+    tables = 0  # that were printed as CSV
 
 
 Json = Annotated[
@@ -91,9 +92,11 @@ def make_table(title: str, *columns: str | Column, empty: str = "") -> Table:
 
 
 def print_table(*tables: Table) -> None:
-    """Tables for the width at hand, an empty line after each; with --csv one block of lines a table."""
+    """Tables for the width at hand, an empty line after each; with --csv one block of lines a table, an empty line between two."""
     if _Output.csv:
-        print("\n".join(t.csv() for t in tables), end="", flush=True)
+        for t in tables:
+            print("\n" * bool(_Output.tables) + t.csv(), end="", flush=True)
+            _Output.tables += 1
         return
     columns, bold = width(), sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     hint = "" if _Output.csv is None else " (--csv has all)"

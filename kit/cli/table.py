@@ -125,7 +125,7 @@ class Table:
     def _row(self, cells: Sequence[str], shown: Sequence[int], widths: Sequence[int]) -> list[str]:
         """One row: a cell that does not fit its column goes on in the next line, between words."""
         parts = [
-            [_shortened(cell, width)] if place == 0 and " " not in cell else wrapped(cell, width)
+            wrapped(_shortened(cell, width) if place == 0 else cell, width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ]
         out = []
@@ -175,6 +175,10 @@ def _rule(widths: Sequence[int]) -> str:
     return "\N{BOX DRAWINGS LIGHT HORIZONTAL}" * _total(widths)
 
 
-def _shortened(cell: str, width: int) -> str:
-    """With its end kept: names of variants differ there."""
-    return cell if len(cell) <= width else "\N{HORIZONTAL ELLIPSIS}" + cell[len(cell) - width + 1 :]
+def _shortened(name: str, width: int) -> str:
+    """Its words no longer than ``width``, their ends kept: names of variants differ there."""
+    cut = (
+        word if len(word) <= width else "\N{HORIZONTAL ELLIPSIS}" + word[len(word) - width + 1 :]
+        for word in name.split(" ")
+    )
+    return " ".join(cut)
