@@ -60,5 +60,6 @@ def _pip() -> str:
     pip = prefix / "bin" / "pip"
     program, words = (pip, "") if pip.is_file() else (Path(sys.executable), " -m pip")
     with suppress(ValueError):
-        program = program.relative_to(Path.cwd())
+        below = program.relative_to(Path.cwd())
+        program = below if len(below.parts) > 1 else program  # a bare name would be another program's
     return shlex.quote(str(program)) + words

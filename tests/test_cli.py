@@ -283,6 +283,44 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     )
 
 
+def test_a_failure_with_json_is_one_json_object(tmp_path: Path, profiles: Path) -> None:
+    kit("knowledge", "build", profiles, "--out", "k.json", cwd=tmp_path)
+    ask = ("knowledge", "ask", "--knowledge", "k.json")
+    cases: list[tuple[tuple[object, ...], int, str]] = [
+        (("profle",), 2, "profile"),
+        (("profile", "x.onnx", "--threads", "none"), 2, "--threads"),
+        (("profile", "x.onnx", "--nonsense"), 2, "--nonsense"),
+        (("predict", "resnet18"), 2, "--model"),
+        (("profile", "none.onnx"), 2, "does not exist"),
+        (("profile", "fake:crash", "--backend", "fake", "--rounds-max", "1"), 1, "signal 6"),
+        (("compare", profiles, profiles, "--fail-slower", "1", "--within", "nan"), 2, "--within"),
+        ((*ask, "--deadline-ms", "0.5"), 3, "nearest is net1"),
+        ((*ask, "--device", "synthetic-2c"), 2, "did you mean"),
+        (("pull", "http://127.0.0.1:9", "--deadline-ms", "5"), 1, "127.0.0.1"),
+    ]
+    for words, code, says in cases:
+        done = kit(*words, "--json", cwd=tmp_path, check=code)
+        data = json.loads(done.stdout)
+        assert data["code"] == code and says in data["error"], words
+        assert done.stderr.splitlines()[-1] == f"kit: {data['error']}"
+
+
+def test_no_answer_names_the_nearest_and_the_reasons(tmp_path: Path, profiles: Path) -> None:
+    kit("knowledge", "build", profiles, "--out", "k.json", cwd=tmp_path)
+    words = ("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "0.5", "--json")
+    data = json.loads(kit(*words, cwd=tmp_path, check=3).stdout)
+    assert data["nearest"]["id"] == "net1" and data["nearest"]["median_s"] > 0
+    assert [(r["artifact_id"], r["limit"]) for r in data["reasons"]] == [(f"net{i}", "deadline") for i in range(1, 6)]
+    assert all("over the deadline limit" in r["text"] for r in data["reasons"])
+
+
+def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m kit device --json | true", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path, profiles: Path) -> None:
     for words in (
         ("knowledge", "build", profiles, "--out", "/proc/kit/k.json"),
