@@ -55,6 +55,7 @@ from kit.cli import show  # noqa: E402
 from kit.devices import recognise  # noqa: E402
 from kit.errors import KitError, MeasurementError, UnknownName, UsageError  # noqa: E402
 from kit.records import Record, load  # noqa: E402
+from kit.versions import extra, install  # noqa: E402
 
 CACHE = Path("~/.cache/insitu-kit/bench").expanduser()
 BENCHMARK_APP = "from openvino.tools.benchmark.main import main; main()"
@@ -150,7 +151,7 @@ class Job:
 
 def kit_command(files: Sequence[Path], budget_s: float, profiles: Path, *more: str) -> list[str]:
     """The one place that knows how `kit profile` is called; ``budget_s`` bounds its whole wall time."""
-    command = [sys.executable, "-m", "kit", "profile", *map(str, files), "--json", "--budget-s", f"{budget_s:g}"]
+    command = [sys.executable, "-m", "kit", "profile", *map(str, files), "--json", "--budget", f"{budget_s:g}s"]
     return [*command, "--profiles", str(profiles), *more]
 
 
@@ -512,7 +513,7 @@ def main() -> None:
         args = arguments()
         run(args)
     except PackageNotFoundError as error:
-        sys.exit(f"meters: {error.name} is not installed: pip install 'insitu-kit[workshop]'.")
+        sys.exit(f"meters: {error.name} is not installed: {install(*extra('workshop'))}")
     except KitError as error:
         print(f"meters: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -13,6 +13,7 @@
     ├── IntegrityError          exit 1   bytes that are not what their hash, size or place promised
     │   └── UntrustedPackage             something from a library that could run code here
     ├── MeasurementError        exit 1   nothing could be measured
+    ├── BrokenPromise           exit 1   what was installed is slower here than was promised
     └── NoAnswer                exit 3   the question is sound and no variant meets it
 
 Every message is one sentence (or two): what is wrong, then what to do.
@@ -25,9 +26,13 @@ from collections.abc import Iterable
 
 
 class KitError(Exception):
-    """Root of the tree; ``exit_code`` is what the command line leaves with."""
+    """Root of the tree; ``exit_code`` is what the command line leaves with, ``details`` what --json prints beside the sentence."""
 
     exit_code = 1
+
+    def __init__(self, message: str, **details: object) -> None:
+        super().__init__(message)
+        self.details = details
 
 
 class UsageError(KitError):
@@ -46,7 +51,9 @@ class UnknownName(UsageError):
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         hint = f": did you mean '{near[0]}'?" if near else "."
         listed = ", ".join(names[:12]) + (", …" if len(names) > 12 else "") if names else "none"
-        super().__init__(f"Unknown {what} '{name}'{hint} Known: {listed}.")
+        super().__init__(
+            f"Unknown {what} '{name}'{hint} Known: {listed}.", nearest=near[0] if near else None, known=names
+        )
 
 
 class BadModel(UsageError):
@@ -78,6 +85,10 @@ class UntrustedPackage(IntegrityError):
 
 
 class MeasurementError(KitError):
+    pass
+
+
+class BrokenPromise(KitError):
     pass
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -21,6 +22,8 @@ from typing import Any, BinaryIO
 from kit import records
 from kit.errors import BadRecord, StorageError, UsageError
 from kit.records import Record
+
+log = logging.getLogger(__name__)
 
 SESSIONS = "sessions"  # the folder of a device's sessions, beside its profiles
 
@@ -111,6 +114,7 @@ def write_atomic(path: Path, data: bytes) -> None:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+    log.info("wrote %s, %d bytes", path, len(data))
 
 
 def write_record(path: Path, record: Record) -> None:
@@ -145,6 +149,7 @@ def append_line(path: Path, record: Record | dict[str, Any]) -> None:
         except OSError:
             os.truncate(path, start)
             raise
+    log.log(logging.DEBUG if path.name.startswith(".") else logging.INFO, "appended to %s, %d bytes", path, len(line))
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:
@@ -227,4 +232,5 @@ def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
         if not lines:
             raise BadRecord(f"{path} is an empty profile: run kit profile first.")
         out += [records.load(records.ProfileRecord, data, place) for place, data in lines]
+        log.info("read %s, %d records", path, len(lines))
     return sorted(out, key=lambda record: record.created_utc)

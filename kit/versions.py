@@ -1,10 +1,19 @@
-"""Versions of the packages that made a file or moved a number, as they are installed."""
+"""Versions of the packages that made a file or moved a number, as they are installed, and the command that installs what is missing."""
 
 from __future__ import annotations
 
+import os
 import platform
+import re
+import shlex
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib import metadata
+from pathlib import Path
+
+DISTRIBUTION = "insitu-kit"
+_REQUIREMENT = re.compile(r"""([\w.-]+).*\bextra\s*==\s*['"]([\w-]+)['"]""")
 
 
 def installed(names: Iterable[str]) -> dict[str, str]:
@@ -20,3 +29,37 @@ def installed(names: Iterable[str]) -> dict[str, str]:
         except metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def extra(*names: str) -> list[str]:
+    """The distributions of these extras of kit that are not installed: ``extra("playground")`` may be ``["gymnasium"]``."""
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:  # a source folder on the path: nobody knows the extras
+        return [f"{DISTRIBUTION}[{','.join(names)}]"]
+    named = (match[1] for text in requirements if (match := _REQUIREMENT.match(text)) and match[2] in names)
+    distributions = list(dict.fromkeys(named))
+    here = installed(distributions)
+    return [name for name in distributions if name not in here]
+
+
+def install(*distributions: str) -> str:
+    """The command that installs ``distributions`` into the Python that runs this, from where its user stands.
+
+    >>> install("openvino").endswith("pip install openvino")
+    True
+    """
+    return f"{_pip()} install {' '.join(distributions)}"
+
+
+def _pip() -> str:
+    """pip of the environment: by ``python`` where that is this one, else by its path, a short one where it lies below."""
+    prefix = Path(sys.prefix)
+    if sys.prefix == sys.base_prefix or os.environ.get("VIRTUAL_ENV") == sys.prefix:
+        return "python -m pip"
+    pip = prefix / "bin" / "pip"
+    program, words = (pip, "") if pip.is_file() else (Path(sys.executable), " -m pip")
+    with suppress(ValueError):
+        below = program.relative_to(Path.cwd())
+        program = below if len(below.parts) > 1 else program  # a bare name would be another program's
+    return shlex.quote(str(program)) + words

@@ -50,7 +50,7 @@ def test_the_board_install_profiles_fits_and_asks(tmp_path: Path, tiny_build: Pa
 
     bare = tmp_path / "x.onnx"
     bare.write_bytes(next(tiny_build.glob("*.onnx")).read_bytes())
-    fast = ("--rounds-max", "3", "--visit-s", "0.05", "--json")
+    fast = ("--rounds-max", "3", "--run-s", "0.05", "--json")
     assert json.loads(kit("profile", bare, *fast))["variants"][0]["median_s"] > 0
     profiled = json.loads(kit("profile", tiny_build, *fast))
     assert len(profiled["variants"]) == 3

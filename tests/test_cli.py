@@ -1,4 +1,4 @@
-"""The door as a person meets it: real ``kit`` processes, their output, sentences and exit codes."""
+"""The command line as a person meets it: real ``kit`` processes, their output, sentences and exit codes."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ import made
 import pytest
 
 from kit import knowledge, store
-from kit.cli import measure
 from kit.devices import recognise
-from kit.errors import UsageError
-from kit.records import Artifact, MeasureSettings
+from kit.records import Artifact
 
-FAST = ("--rounds-min", "2", "--rounds-max", "2", "--visit-s", "0.02")
+FAST = ("--rounds-min", "2", "--rounds-max", "2", "--run-s", "0.02")
 
 
 def kit(*words: object, cwd: Path, check: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -88,7 +86,7 @@ KEYS = {
 
 
 def test_a_sweep_measures_every_combination_in_one_run(tmp_path: Path) -> None:
-    sweep = ("--sweep", "threads=1,2", "--sweep", "gap-ms=0,1", "--rounds-max", "1", "--visit-s", "0.02")
+    sweep = ("--sweep", "threads=1,2", "--sweep", "gap-ms=0,1", "--rounds-max", "1", "--run-s", "0.02")
     done = kit("profile", "fake:100us", "--backend", "fake", *sweep, "--json", cwd=tmp_path)
     data = json.loads(done.stdout)
     assert set(data) >= {"device", "file", "seed", "variants", "warnings"}
@@ -113,7 +111,7 @@ def test_a_point_that_this_machine_does_not_have_is_a_row_of_the_sweep(tmp_path:
         f"affinity={min(os.sched_getaffinity(0))},99999",
         "--rounds-max",
         "1",
-        "--visit-s",
+        "--run-s",
         "0.01",
     )
     done = kit(*words, cwd=tmp_path)
@@ -126,7 +124,7 @@ def test_a_point_that_this_machine_does_not_have_is_a_row_of_the_sweep(tmp_path:
 
 def test_several_backends_are_compared_in_one_run(tmp_path: Path, tiny_build: Path) -> None:
     model = sorted(tiny_build.glob("*.onnx"))[0]
-    words = ("--backend", "onnxruntime, pytorch,onnxruntime", "--layers", "--rounds-max", "1", "--visit-s", "0.05")
+    words = ("--backend", "onnxruntime, pytorch,onnxruntime", "--layers", "--rounds-max", "1", "--run-s", "0.05")
     data = json.loads(kit("profile", model, *words, "--json", cwd=tmp_path).stdout)
     assert [v["backend"] for v in data["variants"]] == ["onnxruntime", "pytorch"]
     assert {v["outcome"] for v in data["variants"]} == {"ok"}
@@ -134,48 +132,8 @@ def test_several_backends_are_compared_in_one_run(tmp_path: Path, tiny_build: Pa
     assert set(layers) == {"source", "sum_s", "whole_with_profiler_s", "whole_s", "by_kind_s", "by_stage_s", "nodes"}
     assert layers["sum_s"] == pytest.approx(sum(node["time_s"] for node in layers["nodes"]))
     assert "Conv" in layers["by_kind_s"] and 0 < layers["whole_s"] == data["variants"][0]["median_s"]
-    shown = kit("profile", model, "--layers", "--rounds-max", "1", "--visit-s", "0.05", cwd=tmp_path).stdout
+    shown = kit("profile", model, "--layers", "--rounds-max", "1", "--run-s", "0.05", cwd=tmp_path).stdout
     assert "By stage:" in shown and "Conv" in shown
-
-
-@pytest.mark.parametrize(
-    ("sweeps", "says"),
-    [
-        (["threads"], "write it like --sweep threads=1,2"),
-        (["threads="], "write it like"),
-        (["threads=,"], "write it like"),
-        (["thread=1"], "did you mean 'threads'"),
-        (["threads=one"], "--sweep threads does not take 'one': whole numbers from 1"),
-        (["threads=1.5"], "whole numbers from 1"),
-        (["threads=0"], "a point that cannot be: threads"),
-        (["gap-ms=-1"], "a point that cannot be: gap_s"),
-        (["gap-ms=nan"], "a point that cannot be: gap_s"),
-        (["gap-ms=inf"], "a point that cannot be: gap_s"),
-        (["load=-1"], "a point that cannot be: load"),
-        (["batch=0"], "a point that cannot be: batch"),
-        (["clock-ghz=0"], "a point that cannot be: clock_cap_hz"),
-        (["clock-ghz=fast"], "--sweep clock-ghz does not take 'fast': gigahertz"),
-        (["affinity=x"], "CPUs"),
-        (["threads=1", "gap-ms=slow"], "milliseconds from 0"),
-    ],
-)
-def test_a_bad_sweep_is_one_sentence(sweeps: list[str], says: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        measure.points(MeasureSettings(), sweeps)
-    assert says in str(caught.value) and "\n" not in str(caught.value) and caught.value.exit_code == 2
-
-
-def test_a_sweep_is_the_product_of_its_axes_without_repetitions() -> None:
-    base = MeasureSettings(backend="fake", load=2)
-    assert measure.points(base, []) == [base]
-    found = measure.points(base, ["threads=2, 1,2", "affinity=0,1+0", "clock-ghz=1.5", "power-mode=15W,MAXN"])
-    assert [p.name for p in found] == [
-        f"t{t}-load2-cpu{cpus}-cap1.5GHz-{mode}" for t in (2, 1) for cpus in ("0", "0.1") for mode in ("15W", "MAXN")
-    ]  # fmt: skip
-
-
-def test_a_key_that_is_swept_twice_keeps_both() -> None:
-    assert [p.threads for p in measure.points(MeasureSettings(), ["threads=1", "threads=2"])] == [1, 2]
 
 
 def test_profile_of_a_build_folder_a_file_and_an_id(tmp_path: Path, tiny_build: Path) -> None:
@@ -323,6 +281,44 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     assert sorted({p.name for p in tmp_path.iterdir()} - {"profiles", "models"}) == before, (
         "a refused command leaves nothing behind"
     )
+
+
+def test_a_failure_with_json_is_one_json_object(tmp_path: Path, profiles: Path) -> None:
+    kit("knowledge", "build", profiles, "--out", "k.json", cwd=tmp_path)
+    ask = ("knowledge", "ask", "--knowledge", "k.json")
+    cases: list[tuple[tuple[object, ...], int, str]] = [
+        (("profle",), 2, "profile"),
+        (("profile", "x.onnx", "--threads", "none"), 2, "--threads"),
+        (("profile", "x.onnx", "--nonsense"), 2, "--nonsense"),
+        (("predict", "resnet18"), 2, "--model"),
+        (("profile", "none.onnx"), 2, "does not exist"),
+        (("profile", "fake:crash", "--backend", "fake", "--rounds-max", "1"), 1, "signal 6"),
+        (("compare", profiles, profiles, "--fail-slower", "1", "--within", "nan"), 2, "--within"),
+        ((*ask, "--deadline-ms", "0.5"), 3, "nearest is net1"),
+        ((*ask, "--device", "synthetic-2c"), 2, "did you mean"),
+        (("pull", "http://127.0.0.1:9", "--deadline-ms", "5"), 1, "127.0.0.1"),
+    ]
+    for words, code, says in cases:
+        done = kit(*words, "--json", cwd=tmp_path, check=code)
+        data = json.loads(done.stdout)
+        assert data["code"] == code and says in data["error"], words
+        assert done.stderr.splitlines()[-1] == f"kit: {data['error']}"
+
+
+def test_no_answer_names_the_nearest_and_the_reasons(tmp_path: Path, profiles: Path) -> None:
+    kit("knowledge", "build", profiles, "--out", "k.json", cwd=tmp_path)
+    words = ("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "0.5", "--json")
+    data = json.loads(kit(*words, cwd=tmp_path, check=3).stdout)
+    assert data["nearest"]["id"] == "net1" and data["nearest"]["median_s"] > 0
+    assert [(r["artifact_id"], r["limit"]) for r in data["reasons"]] == [(f"net{i}", "deadline") for i in range(1, 6)]
+    assert all("over the deadline limit" in r["text"] for r in data["reasons"])
+
+
+def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m kit device --json | true", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and not done.stderr
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, profiles: Path) -> None:

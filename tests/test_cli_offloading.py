@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from door import kit
+from invoke import kit
 
 from kit import store
 from kit.errors import KitError

@@ -13,9 +13,9 @@ from typing import Any
 import made
 import numpy as np
 import pytest
-from door import kit
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from invoke import kit
 from typer.testing import CliRunner
 
 from kit import store

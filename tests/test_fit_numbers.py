@@ -11,7 +11,7 @@ import made
 import numpy as np
 import pytest
 import simulated
-from door import kit
+from invoke import kit
 
 from kit import latency, store
 from kit.records import Measurement, ProfileRecord

@@ -50,6 +50,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
         3,
         {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch", "pydantic", "pygad", "onnxruntime"},
     ),
+    "kit.delivery": (2, set()),
     "kit.api": (4, {"pydantic", "torch"}),
     "kit.cli": (5, {"typer", "rich", "numpy", "psutil", "pydantic"}),
 }
@@ -70,6 +71,7 @@ BOARD = (
     "kit.trust",
     "kit.units",
     "kit.versions",
+    "kit.delivery",
     "kit.devices",
     "kit.measure",
     "kit.spaces",
@@ -153,6 +155,39 @@ def test_imports_go_only_down(module: str) -> None:
                 assert not (mine and theirs and crossing), f"{module} and {name} must not know each other"
         elif top not in sys.stdlib_module_names:
             assert top in allowed, f"{module} imports {top}, which its floor does not allow"
+
+
+#: What still grows too long or too wide, as file or file:function. To be emptied, not added to.
+PENDING: set[str] = {
+    "kit/allocators/compiled.py",
+    "kit/cli/knowledge.py",
+    "kit/cli/knowledge.py:ask",
+    "kit/cli/knowledge.py:build",
+    "kit/cli/knowledge.py:decision_map",
+    "kit/cli/knowledge.py:size_table",
+    "kit/cli/needs.py:make_need",
+    "kit/cli/place.py:place",
+    "kit/cli/run.py:run",
+    "kit/cli/simulate.py:bandwidth",
+    "kit/cli/simulate.py:offloading",
+    "kit/cli/simulate.py:placement",
+    "kit/knowledge/choose.py",
+    "kit/sim/placement/figures.py",
+}
+LINES_OF_A_MODULE, LINES_OF_A_VERB = 600, 40
+
+
+def test_no_module_and_no_verb_outgrows_its_size() -> None:
+    """Modules of 600 lines, functions of the command line of 40, signature included."""
+    long = set()
+    for path in modules().values():
+        name, text = path.relative_to(KIT.parent).as_posix(), path.read_text()
+        if text.count("\n") > LINES_OF_A_MODULE:
+            long.add(name)
+        if path.parent.name == "cli":
+            functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
+            long |= {f"{name}:{f.name}" for f in functions if (f.end_lineno or 0) - f.lineno + 1 > LINES_OF_A_VERB}
+    assert long <= PENDING, sorted(long - PENDING)
 
 
 def test_no_towers() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import made
 import numpy as np
 import pytest
-from door import kit
+from invoke import kit
 from typer.testing import CliRunner
 
 from kit import knowledge, store

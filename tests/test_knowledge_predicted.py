@@ -10,9 +10,9 @@ import made
 import numpy as np
 import pytest
 import simulated
-from door import kit
 from hypothesis import given
 from hypothesis import strategies as st
+from invoke import kit
 
 from kit import knowledge, latency, spaces, store
 from kit.cli import promise

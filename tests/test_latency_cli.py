@@ -70,7 +70,7 @@ def test_wrong_words_are_one_sentence(tmp_path: Path, profiles: Path) -> None:
         (("predict", "text.onnx", "--model", "none.json"), "does not exist"),
         (("predict", "text.onnx", "--model", "m.json", "--clock-ghz", "nan"), "no clock"),
         (("fit", profiles, "--backend", "openvin"), "Unknown backend 'openvin'"),
-        (("fit", profiles, "--out", "x.json", "--level", "2"), "An interval of 2 cannot be"),
+        (("fit", profiles, "--out", "x.json", "--level", "2"), "--level 2 is no level"),
     ):
         assert says in complaint(*words, cwd=tmp_path, code=2)
 

@@ -21,16 +21,16 @@ import pytest
 from library_case import choose, make_promise
 from typer.testing import CliRunner
 
-from kit import backends, store, trust
+from kit import backends, delivery, store, trust
 from kit.backends import onnxgraph
-from kit.cli import app, library
+from kit.cli import app
 from kit.errors import IntegrityError, KitError, UntrustedPackage
 from kit.library import oci, package, server, swap
 from kit.measure.targets import resolve
 from kit.records import Answer, Artifact, FileRef, InstallReceipt, Manifest, Need
 
 NAME = "resnet18-d2-w1.00-fp32-32"
-FAST = ("--rounds-min", "1", "--rounds-max", "1", "--visit-s", "0.02")
+FAST = ("--rounds-min", "1", "--rounds-max", "1", "--run-s", "0.02")
 
 
 class Payload:
@@ -368,7 +368,7 @@ def test_a_server_serves_no_forged_package(attacker: Attacker, tmp_path: Path) -
     for ref in manifest.files:
         shutil.copy(attacker.folder / ref.file, package.blob_path(lib, f"sha256:{ref.sha256}"))
     package._write_index(lib, {NAME: package._write_image(lib, manifest)})
-    for read in (package.read_packages, lambda at: server.make_app(at, library.choose)):
+    for read in (package.read_packages, lambda at: server.make_app(at, delivery.choose)):
         with pytest.raises(UntrustedPackage, match="holds no programs"):
             read(lib)
 

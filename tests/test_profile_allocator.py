@@ -8,7 +8,7 @@ from pathlib import Path
 import made
 import numpy as np
 import pytest
-from door import kit
+from invoke import kit
 
 from kit import backends, knowledge, spaces, store
 from kit.allocators import fileformat
@@ -173,7 +173,7 @@ def test_profiles_become_tables_and_delays(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     names = [f"allocator_a-d2-w{w}-fp32-30" for w in ("0.03", "1.00")]
     said = kit(
-        "profile", *names, "--backend", "allocator,onnxruntime,pytorch", "--rounds-max", "1", "--visit-s", "0.01", "--name", "allocators",
+        "profile", *names, "--backend", "allocator,onnxruntime,pytorch", "--rounds-max", "1", "--run-s", "0.01", "--name", "allocators",
         "--json",
     )  # fmt: skip
     file = Path(json.loads(said)["file"])

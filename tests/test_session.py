@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
-import door
+import invoke
 import pytest
 from typer.testing import CliRunner
 
@@ -241,7 +241,7 @@ def test_docs_say_which_state_variables_repeat() -> None:
 
 def test_the_verb_says_what_it_measured(monkeypatch: pytest.MonkeyPatch, recording: Recording, profiles: Path) -> None:
     monkeypatch.setattr(sessions, "run", lambda *_, **__: recording)
-    summary = json.loads(door.kit("session", "--profiles", profiles, "--json"))
+    summary = json.loads(invoke.kit("session", "--profiles", profiles, "--json"))
     assert summary["session"] == recording.session.session_id
     assert set(summary["medians_s"]) == set(SMALL)
     assert summary["against_previous"]["networks"] == dict.fromkeys(SMALL, 1.0)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from door import kit
+from invoke import kit
 
 from kit import store
 from kit.errors import KitError, UsageError

@@ -9,15 +9,15 @@ from typing import Any
 import made
 import pytest
 import simulated
-from door import kit
+from invoke import kit
 from typer.testing import CliRunner
 
-from kit import latency, store
-from kit.cli import app, library
-from kit.cli import measure as measure_cli
+from kit import delivery, latency, store
+from kit.cli import app
 from kit.latency import explore
 from kit.library import client
 from kit.measure import profiler, scenario
+from kit.measure.jobs import duration_s
 from kit.records import KnowledgeBase, KnowledgeRow, Need, Point, SubNetwork
 
 ROW = KnowledgeRow(
@@ -73,11 +73,11 @@ def test_what_is_printed_is_in_the_units_of_its_column(base: Path) -> None:
 def test_a_pull_needs_what_its_flags_say(monkeypatch: pytest.MonkeyPatch) -> None:
     needs: list[Need] = []
 
-    def pulled(url: str, need: Need, to: Path, *, measure: bool) -> Any:
+    def pulled(url: str, need: Need, to: Path, **_: object) -> Any:
         needs.append(need)
         raise SystemExit(0)
 
-    monkeypatch.setattr(library, "pull_and_measure", pulled)
+    monkeypatch.setattr(delivery, "pull", pulled)
     words = (
         "--deadline-ms",
         "1.5",
@@ -117,18 +117,16 @@ def called(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, *words: str) 
 def test_the_words_of_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     fake = ("profile", "fake:5us", "--backend", "fake")
-    (job,) = called(monkeypatch, profiler, "profile", *fake, "--gap-ms", "2.5", "--visit-s", "0.25", "--budget", "2m")[
-        0
-    ]
+    (job,) = called(monkeypatch, profiler, "profile", *fake, "--gap-ms", "2.5", "--run-s", "0.25", "--budget", "2m")[0]
     assert (job.settings.gap_s, job.settings.visit_s, job.settings.budget_s) == (pytest.approx(2.5e-3), 0.25, 120)
     sweep = ("--sweep", "gap-ms=0,2.5", "--sweep", "clock-ghz=1.5")
     jobs = called(monkeypatch, profiler, "profile", *fake, *sweep)[0]
     assert [job.settings.gap_s for job in jobs] == [0, pytest.approx(2.5e-3)]
     assert {job.settings.clock_cap_hz for job in jobs} == {1.5e9}
-    space = ("profile", "--space", "resnet18", "--deadline-ms", "2.5", "--budget", "1h")
+    space = ("explore", "resnet18", "--deadline-ms", "2.5", "--budget", "1h")
     plan = called(monkeypatch, explore, "run", *space)[0]
     assert (plan.deadline_s, plan.budget_s) == (pytest.approx(2.5e-3), 3600)
-    assert [measure_cli._budget_s(None, text) for text in ("90s", "1.5m")] == [90, 90]
+    assert [duration_s(text) for text in ("90s", "1.5m", "1h")] == [90, 90, 3600]
 
 
 def test_the_words_of_scenario(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -253,9 +253,9 @@ def test_a_sound_run_is_not_criticised() -> None:
 @pytest.mark.parametrize(
     ("records", "says"),
     [
-        ([record(long()), record(WIDE)], "1 of 2 are known no better than +-16.7%: raise --rounds-max or --visit-s."),
-        ([record(measured(CALM[:4]))], "1 of 1 had too few processes for a verdict: raise --budget-s or --rounds-max."),
-        ([record(SHORT), record(long())], "1 of 2 were timed for less than a second: raise --visit-s."),
+        ([record(long()), record(WIDE)], "1 of 2 are known no better than +-16.7%: raise --rounds-max or --run-s."),
+        ([record(measured(CALM[:4]))], "1 of 1 had too few processes for a verdict: raise --budget or --rounds-max."),
+        ([record(SHORT), record(long())], "1 of 2 were timed for less than a second: raise --run-s."),
         ([record(long(steal_share=0.05))],
          "The hypervisor gave 5.0% of the CPU time to other machines: measure again later."),
         ([record(long(busy_elsewhere_share=0.3))],

@@ -168,3 +168,50 @@ def test_sidecars_say_which_versions_made_them(tmp_path: Path) -> None:
     assert described.origin is not None
     assert described.origin.versions == versions.installed(["onnx", "onnxruntime", "numpy"])
     assert described.macs == written.macs
+
+
+# --------------------------------------------------------------------------------------------------------- what installs it
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A virtual environment below the current folder that nobody activated."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / ".venv"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    monkeypatch.setattr(sys, "base_prefix", "/usr")
+    return tmp_path / ".venv"
+
+
+def test_the_command_that_installs_is_one_that_works_here(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (
+        versions.install("openvino") == ".venv/bin/python -m pip install openvino"
+    )  # an environment without pip's script
+    (environment / "bin" / "pip").touch()
+    assert versions.install("openvino", "scipy") == ".venv/bin/pip install openvino scipy"
+    monkeypatch.chdir(environment / "bin")
+    assert versions.install("openvino") == f"{environment}/bin/pip install openvino"
+    monkeypatch.setenv("VIRTUAL_ENV", str(environment))
+    assert versions.install("openvino") == "python -m pip install openvino"
+    monkeypatch.delenv("VIRTUAL_ENV")
+    monkeypatch.setattr(sys, "base_prefix", str(environment))
+    assert versions.install("openvino") == "python -m pip install openvino"
+
+
+def test_an_extra_is_the_distributions_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        extras = tomllib.load(file)["project"]["optional-dependencies"]
+    monkeypatch.setattr(versions, "installed", lambda names: {name: "1" for name in names if name == "scipy"})
+    for name in ("openvino", "playground", "server"):
+        listed = [re.split("[>=;]", text)[0].strip() for text in extras[name]]
+        assert sorted(versions.extra(name)) == sorted(set(listed) - {"scipy"})
+    assert {"torch", "plotly", "onnxruntime"} <= set(versions.extra("workshop"))
+    assert versions.extra("no-such-extra") == []
+
+
+def test_no_hint_names_a_distribution_that_is_on_no_index() -> None:
+    """kit itself is installed from its source, so no sentence may tell to install an extra of it by name."""
+    for path in (ROOT / "kit").rglob("*.py"):
+        assert "pip install 'insitu-kit" not in path.read_text() and "pip install kit" not in path.read_text(), path

@@ -99,7 +99,7 @@ def test_every_meter_has_a_command_and_a_file() -> None:
             assert all(Path(w).is_file() for w in runners if not w.startswith("--"))
             assert words[0] == sys.executable
     pair = meters.command(bench, Job("idle", "pair", 0, "kit-pair"), Path("scratch"))
-    assert pair[3:7] == ["profile", "a.onnx", "b.onnx", "--json"] and pair[pair.index("--budget-s") + 1] == "12"
+    assert pair[3:7] == ["profile", "a.onnx", "b.onnx", "--json"] and pair[pair.index("--budget") + 1] == "12s"
 
 
 def test_the_runners_learn_when_to_end(tmp_path: Path) -> None:

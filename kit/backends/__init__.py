@@ -23,22 +23,22 @@ from typing import Any, Literal, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import trust
+from kit import trust, versions
 from kit.backends import onnxgraph
 from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
 Target = Literal["cpu", "gpu"]
-_ORT_GPU = "pip install onnxruntime-gpu in place of onnxruntime (on a Jetson: NVIDIA's wheel)."
-_TORCH = "pip install 'insitu-kit[workshop]'."
+_ORT_GPU = "in place of onnxruntime (on a Jetson: NVIDIA's wheel)."
 _CUDA = "install a torch build with CUDA on a machine with an NVIDIA GPU and its driver."
 
 
 @dataclass(frozen=True)
 class Leaf:
-    """Where a backend lives, which module its runtime is, the command that brings it, and the flavour of the runtime.
+    """Where a backend lives, which module its runtime is, what installs it, and the flavour of the runtime.
 
+    ``fix`` says what to do in words; where ``distribution`` names a package, after the command that installs it.
     ``target`` is the processor that it times. ``tried`` says whether it has run on such a device, or was written after the
     documentation of its interface and tested on an emulation of it. ``forks``: a process that has imported the runtime, and
     done nothing with it, may fork, and its children run networks.
@@ -51,6 +51,14 @@ class Leaf:
     target: Target = "cpu"
     tried: bool = True
     forks: bool = False
+    distribution: str | None = None
+
+    @property
+    def remedy(self) -> str:
+        """What makes the backend usable here: the command, and what it needs besides."""
+        if self.distribution is None:
+            return self.fix
+        return f"{versions.install(self.distribution)}{' ' * bool(self.fix)}{self.fix or '.'}"
 
 
 _ORT, _PYTORCH = "kit.backends.onnxrt", "kit.backends.pytorch"
@@ -58,16 +66,23 @@ LEAVES = {
     "onnxruntime": Leaf(
         _ORT,
         "onnxruntime",
-        "pip install 'insitu-kit[onnxruntime]' (on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
+        "(on a Jetson: NVIDIA's onnxruntime-gpu wheel).",
         "cpu",
         forks=True,
+        distribution="onnxruntime",
     ),
-    "onnxruntime-cuda": Leaf(_ORT, "onnxruntime", _ORT_GPU, "cuda", "gpu", tried=False),
+    "onnxruntime-cuda": Leaf(_ORT, "onnxruntime", _ORT_GPU, "cuda", "gpu", tried=False, distribution="onnxruntime-gpu"),
     "onnxruntime-tensorrt": Leaf(
-        _ORT, "onnxruntime", f"{_ORT_GPU} It also needs TensorRT's libraries.", "tensorrt", "gpu", tried=False
+        _ORT,
+        "onnxruntime",
+        f"{_ORT_GPU} It also needs TensorRT's libraries.",
+        "tensorrt",
+        "gpu",
+        tried=False,
+        distribution="onnxruntime-gpu",
     ),
     "onnxruntime-openvino": Leaf(
-        _ORT, "onnxruntime", "pip install onnxruntime-openvino in place of onnxruntime.", "openvino"
+        _ORT, "onnxruntime", "in place of onnxruntime.", "openvino", distribution="onnxruntime-openvino"
     ),
     "onnxruntime-xnnpack": Leaf(
         _ORT,
@@ -76,20 +91,23 @@ LEAVES = {
         "xnnpack",
         tried=False,
     ),
-    "openvino": Leaf("kit.backends.openvino_rt", "openvino", "pip install 'insitu-kit[openvino]'."),
-    "pytorch": Leaf(_PYTORCH, "torch", _TORCH, "eager", forks=True),
-    "pytorch-compile": Leaf(_PYTORCH, "torch", f"{_TORCH} It also needs a C++ compiler (apt install g++).", "compile"),
+    "openvino": Leaf("kit.backends.openvino_rt", "openvino", "", distribution="openvino"),
+    "pytorch": Leaf(_PYTORCH, "torch", "", "eager", forks=True, distribution="torch"),
+    "pytorch-compile": Leaf(
+        _PYTORCH, "torch", "and a C++ compiler (apt install g++).", "compile", distribution="torch"
+    ),
     "pytorch-cuda": Leaf(_PYTORCH, "torch", _CUDA, "cuda", "gpu", tried=False),
     "pytorch-cudagraphs": Leaf(_PYTORCH, "torch", _CUDA, "cudagraphs", "gpu", tried=False),
     "tensorrt": Leaf(
         "kit.backends.tensorrt_rt",
         "tensorrt",
-        "pip install 'insitu-kit[tensorrt]' (a Jetson brings its own).",
+        "(a Jetson brings its own).",
         "",
         "gpu",
         tried=False,
+        distribution="tensorrt",
     ),
-    "allocator": Leaf("kit.allocators.runtime", None, "it ships with kit (pip install numba compiles it).", forks=True),
+    "allocator": Leaf("kit.allocators.runtime", None, "it ships with kit; numba compiles it.", forks=True),
     "allocator-numpy": Leaf("kit.allocators.runtime", None, "it ships with kit.", "numpy", forks=True),
     "fake": Leaf("kit.backends.fake", None, "it ships with kit.", forks=True),
 }
@@ -162,7 +180,7 @@ class Backend:
 
     def probe(self) -> Probe:
         found = self.leaf.probe(LEAVES[self.name].mode)
-        return found if found.available else replace(found, fix=found.fix or LEAVES[self.name].fix)
+        return found if found.available else replace(found, fix=found.fix or LEAVES[self.name].remedy)
 
     def open(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None = None) -> Session:
         """The network in ``path``, ready to run on ``threads`` threads. ``batch`` fixes a free batch dimension (default 1).
@@ -186,7 +204,7 @@ def load(name: str) -> Backend:
     try:
         leaf = cast(LeafModule, importlib.import_module(LEAVES[name].module))
     except ImportError as error:
-        raise BackendUnavailable(f"Backend {name} is not available ({error}): {LEAVES[name].fix}") from None
+        raise BackendUnavailable(f"Backend {name} is not available ({error}): {LEAVES[name].remedy}") from None
     return Backend(name, leaf)
 
 
@@ -195,7 +213,7 @@ def probe(name: str) -> Probe:
     try:
         return load(name).probe()
     except BackendUnavailable as error:
-        fix = LEAVES[name].fix
+        fix = LEAVES[name].remedy
         return Probe(None, str(error).removesuffix(f": {fix}") + ".", fix)
 
 
@@ -208,7 +226,7 @@ def require(name: str) -> None:
         raise UnknownName("backend", name, LEAVES)
     runtime = LEAVES[name].runtime
     if runtime and importlib.util.find_spec(runtime) is None:
-        raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].fix}")
+        raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].remedy}")
 
 
 def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> None:

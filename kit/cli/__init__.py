@@ -1,18 +1,24 @@
-"""The door: one short function per verb. Each verb imports what it needs inside, so that ``--help`` works on a bare board.
+"""The command line: one short function per verb. Each verb imports what it needs inside, so that ``--help`` works on a bare board.
 
 Results go to standard output, progress and complaints to standard error. Exit codes: 0 done, 1 the machine or a file
-failed, 2 the words or files given are not what the verb takes, 3 no variant meets the need.
+failed, 2 the words or files given are not what the verb takes, 3 no variant meets the need. With ``--json`` a failure, too, is one
+JSON object on standard output: {"error": sentence, "code": exit code, ...}.
 """
 
 from __future__ import annotations
 
+import os
+import re
 import sys
+from typing import Annotated
 
 import typer
 
 from kit import __version__
 from kit.cli import (
     compare,
+    examples,
+    explore,
     judge,
     knowledge,
     library,
@@ -23,15 +29,17 @@ from kit.cli import (
     runtimes,
     scenario,
     session,
+    show,
     simulate,
     workshop,
 )
 from kit.errors import KitError
 
+JSON = "--json"
+
 app = typer.Typer(
     name="kit",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,34 +52,105 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(epilog=examples.epilog("kit"))
 def root(
-    version: bool = typer.Option(
-        False, "--version", callback=_version, is_eager=True, help="Print the version and leave."
-    ),
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "-v",
+            "--verbose",
+            count=True,
+            help="Say on standard error what is read, written and run; -vv: in full detail.",
+        ),
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
 ) -> None:
     """Measure neural networks on the device at hand, and choose by what was measured."""
+    if verbose:
+        _log(verbose)
 
 
-run.add_to(app)
-measure.add_to(app)
-runtimes.add_to(app)
-scenario.add_to(app)
-session.add_to(app)
-compare.add_to(app)
-workshop.add_to(app)
-judge.add_to(app)
-predict.add_to(app)
-knowledge.add_to(app)
-library.add_to(app)
-simulate.add_to(app)
-place.add_to(app)
+def _log(verbose: int) -> None:
+    import logging
+    import platform
+
+    level = logging.INFO if verbose == 1 else logging.DEBUG
+    logging.basicConfig(
+        level=logging.WARNING, format="%(relativeCreated)7.0f ms %(name)s: %(message)s", stream=sys.stderr
+    )
+    logging.getLogger("kit").setLevel(level)
+    logging.getLogger("kit").info(
+        "kit %s, Python %s, %s: %s", __version__, platform.python_version(), platform.platform(), " ".join(sys.argv[1:])
+    )
+
+
+for verbs in (
+    run,
+    measure,
+    explore,
+    runtimes,
+    scenario,
+    session,
+    compare,
+    workshop,
+    judge,
+    predict,
+    knowledge,
+    library,
+    simulate,
+    place,
+):
+    verbs.add_to(app)
+examples.add_to(app)
+
+#: What typer raises for words that are no command line; typer gives the class no public name.
+_Refused: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def main() -> None:
-    """Entry point of the ``kit`` command: a KitError is one sentence on standard error and its exit code."""
+    """Entry point of the ``kit`` command: an error is one sentence on standard error, JSON where that was asked for, and a code."""
     try:
-        app()
+        _main()
+    except BrokenPipeError:  # whoever read the output has gone: nothing is left to say, not even at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _main() -> None:
+    try:
+        sys.exit(app(standalone_mode=False, prog_name="kit") or 0)
     except KitError as error:
-        print(f"kit: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code, error.details)
+    except _Refused as error:
+        _fail(_sentence(error), 2)
+    except typer.Abort:
+        _fail("stopped.", 130)
+    except Exception as error:
+        if JSON in sys.argv and not isinstance(error, BrokenPipeError):
+            show.emit_error(f"{type(error).__name__}: {error}", 1, {})
+        raise
+
+
+def _sentence(error: Exception) -> str:
+    """What is wrong with the words, and where the right ones stand; nothing where the help was printed in place of a complaint."""
+    context = getattr(error, "ctx", None)
+    text = str(error.format_message()).strip()  # type: ignore[attr-defined]
+    if not text or text.startswith("Usage:"):
+        return text
+    text = re.sub(
+        r"( Did you mean '[^']*'\?)\1", r"\1", " ".join(text.split())
+    )  # which older versions of typer say twice
+    return f"{text if text[-1] in '.?!' else text + '.'} See {context.command_path if context else 'kit'} --help."
+
+
+def _fail(sentence: str, code: int, details: dict[str, object] | None = None) -> None:
+    import logging
+
+    logging.getLogger("kit").debug("what led to the error:", exc_info=True)
+    if sentence:
+        print(f"kit: {sentence}", file=sys.stderr)
+    if JSON in sys.argv:
+        show.emit_error(sentence, code, details or {})
+    sys.exit(code)

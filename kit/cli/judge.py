@@ -1,4 +1,4 @@
-"""Verbs of the judgement rooms: ``fit``, and ``report`` to look at what was measured. ``knowledge`` has a file of its own."""
+"""Verbs that judge what was measured: ``fit``, and ``report`` to look at it. ``knowledge`` has a file of its own."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli import show
+from kit.cli import options, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from kit.latency import Predictor
-    from kit.records import Answer, CurvePoint, KnowledgeBase, KnowledgeRow, LatencyModel, ProfileRecord
+    from kit.records import CurvePoint, LatencyModel, ProfileRecord
 
 Profiles = Annotated[
     list[Path], typer.Argument(metavar="PROFILE...", help="Profile files (.jsonl) or folders of them.")
@@ -22,6 +24,7 @@ CURVE = (5, 10, 20, 40)  # measurements at which fit --plots says how good a mod
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the verbs."""
     app.command(rich_help_panel="Judge")(fit)
     app.command(rich_help_panel="Judge")(report)
 
@@ -32,57 +35,85 @@ def only(profiles: list[ProfileRecord], device: str | None) -> list[ProfileRecor
 
     if device is None:
         return profiles
-    found = [p for p in profiles if p.device.device_id == device]
-    if not found:
+    of_device = [p for p in profiles if p.device.device_id == device]
+    if not of_device:
         raise UnknownName("device", device, sorted({p.device.device_id for p in profiles}))
-    return found
+    return of_device
+
+
+ModelBackend = Annotated[
+    str | None,
+    typer.Option(help="Only this runtime; a model file is of one.", autocompletion=options.complete_backend),
+]
+Source = Annotated[
+    Path | None, typer.Option("--from", help="Transfer structure from another device: its profiles or its model.")
+]
+ModelOut = Annotated[Path | None, typer.Option(help="Write the latency model for kit predict to this file.")]
+Level = Annotated[float, typer.Option(help="Level of the model's intervals, above 0 and below 1.")]
+Plots = Annotated[
+    Path | None, typer.Option(metavar="FILE.html", help="Write a page of figures: errors, lambda, learning curve.")
+]
 
 
 def fit(
     profiles: Profiles,
-    device: Annotated[str | None, typer.Option(help="Only the profiles of this device.")] = None,
-    backend: Annotated[str | None, typer.Option(help="Only this runtime; a model file is of one.")] = None,
-    source: Annotated[
-        Path | None, typer.Option("--from", help="Borrow structure: profiles or a model of another device.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Write the latency model for kit predict to this file.")] = None,
-    level: Annotated[float, typer.Option(help="Level of the model's intervals.")] = 0.9,
-    plots: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page of figures: errors, lambda, learning curve.")
-    ] = None,
+    device: options.Device = None,
+    backend: ModelBackend = None,
+    source: Source = None,
+    out: ModelOut = None,
+    level: Level = 0.9,
+    plots: Plots = None,
     seed: show.Seed = 0,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
-    """Fit latency to measured networks: lambda with its interval beside the papers' lambda = 1, and the form that predicts best."""
+    """Fit latency to measured networks: lambda with its interval beside the papers' lambda = 1, and the model family that predicts best."""
     from kit import latency, store
     from kit.cli import predict
     from kit.cli.workshop import need_workshop
 
+    _check_level(level)
     if plots is not None:
         need_workshop("plotly")
-    found = predict.of_backend(only(store.read_profiles(profiles), device), backend)
-    models = latency.fit(found, seed=seed)
-    roots = sorted({p.artifact.subnetwork.root for p in found if p.artifact.subnetwork})
-    if len(roots) > 1:
-        show.say(
-            f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one."
-        )
-    predictor = _predictor(found, backend, source, level, seed, needed=any((out, source, plots)))
+    records = predict.of_backend(only(store.read_profiles(profiles), device), backend)
+    models = latency.fit(records, seed=seed)
+    predictor = _predictor(records, backend, source, level, seed, needed=any((out, source, plots)))
     if out is not None and predictor is not None:
         latency.save(out, predictor)
     if plots is not None and predictor is not None:
-        _write_plots(plots, predictor, found, level, seed)
+        _write_plots(plots, predictor, records, level, seed)
     if json:
         about = None if predictor is None else predict.predictor_json(predictor, out, plots)
         lines = [show.latency_model(m) for m in models]
         show.emit({"device": models[0].device_id, "seed": seed, "latency_models": lines, "predictor": about})
         return
+    _print(models, predictor, records, out, plots)
+
+
+def _check_level(level: float) -> None:
+    from kit.errors import UsageError
+
+    if not 0 < level < 1:
+        raise UsageError(f"--level {level:g} is no level: give a number above 0 and below 1, such as 0.9.")
+
+
+def _print(
+    models: Sequence[LatencyModel], predictor: Predictor | None, records: Sequence[ProfileRecord], out: Path | None,
+    plots: Path | None,
+) -> None:  # fmt: skip
+    from kit.cli import predict
+
+    roots = sorted({p.artifact.subnetwork.root for p in records if p.artifact.subnetwork})
+    if len(roots) > 1:
+        show.say(
+            f"One line is drawn through {len(roots)} families ({', '.join(roots)}): fit each alone for a closer one."
+        )
     show.print_table(show.model_table(models))
     if predictor is not None:
         show.print_table(predict.score_table(predictor))
-        print(f"Chosen: {predictor.reason}" + (f" Written to {out}." if out else ""))
+        show.note(f"Chosen: {predictor.reason}" + (f" Written to {out}." if out else ""))
     if plots is not None:
-        print(plots)
+        show.note(str(plots))
     for text in dict.fromkeys([t for m in models for t in m.left_out] + list(predictor.notes if predictor else ())):
         show.say(f"left out: {text}" if ": " in text else text)
 
@@ -123,7 +154,7 @@ def _write_plots(out: Path, predictor: Predictor, profiles: list[ProfileRecord],
 def report(
     profiles: Profiles,
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    device: Annotated[str | None, typer.Option(help="Only the profiles of this device.")] = None,
+    device: options.Device = None,
     library: Annotated[Path | None, typer.Option(help="List the packages of this library as well.")] = None,
     seed: show.Seed = 0,
     json: show.Json = False,
@@ -136,21 +167,15 @@ def report(
     from kit.library import package
     from kit.report.page import write_page
 
-    found = only(store.read_profiles(profiles), device)
-    models = models_of(found, seed)
-    spec = found[-1].device
-    base = knowledge.build([p for p in found if p.plain])
+    records = only(store.read_profiles(profiles), device)
+    models = models_of(records, seed)
+    spec = records[-1].device
+    base = knowledge.build([p for p in records if p.plain])
     page = write_page(
-        out,
-        device=spec,
-        profiles=found,
-        models=models,
-        knowledge=base,
-        answers=three_answers(base, spec.device_id),
-        deadline_choices=choices(base, spec.device_id),
-        packages=package.read_packages(library) if library else [],
-        pull=None,
-    )
+        out, device=spec, profiles=records, models=models, knowledge=base,
+        answers=knowledge.three_answers(base, spec.device_id), deadline_choices=knowledge.choices(base, spec.device_id),
+        packages=package.read_packages(library) if library else [], pull=None,
+    )  # fmt: skip
     if json:
         show.emit({"report": str(page)})
     else:
@@ -167,48 +192,3 @@ def models_of(profiles: list[ProfileRecord], seed: int) -> list[LatencyModel]:
     except BadRecord as error:
         show.say(f"No latency model: {error}")
         return []
-
-
-def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
-    """The knowledge base's answers to three deadlines: one that few variants meet, one in the middle, one that all meet."""
-    from contextlib import suppress
-
-    from kit import knowledge
-    from kit.errors import NoAnswer
-    from kit.records import DECIDING, Need
-
-    p99s = sorted(r.p99_s for r in base.rows if r.label in DECIDING) or sorted(r.p99_s for r in base.rows)
-    picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
-    deadlines = [_round_up(p99_s * 1.1) for p99_s in picks]
-    answers = []
-    for deadline_s in dict.fromkeys(deadlines):
-        with suppress(NoAnswer):  # every row may be too doubtful to decide
-            answers.append(knowledge.ask(base.rows, Need(deadline_s=deadline_s, device_id=device_id)))
-    return answers
-
-
-def _round_up(seconds: float) -> float:
-    """To two significant digits, upwards: a deadline that a person would write."""
-    from math import ceil, floor, log10
-
-    scale = 10.0 ** (floor(log10(seconds)) - 1)
-    return ceil(seconds / scale - 1e-9) * scale
-
-
-def choices(base: KnowledgeBase, device_id: str, points: int = 60) -> list[tuple[float, KnowledgeRow | None]]:
-    """The choice at each of many deadlines, from below the fastest variant to above the slowest, every p99 among them."""
-    import numpy as np
-
-    from kit import knowledge
-    from kit.errors import NoAnswer
-    from kit.records import Need
-
-    p99s = [r.p99_s for r in base.rows]
-    out: list[tuple[float, KnowledgeRow | None]] = []
-    for deadline_s in sorted({*p99s, *np.geomspace(min(p99s) * 0.7, max(p99s) * 1.3, points)}):
-        try:
-            chosen = knowledge.ask(base.rows, Need(deadline_s=float(deadline_s), device_id=device_id)).chosen
-        except NoAnswer:
-            chosen = None
-        out.append((float(deadline_s), chosen))
-    return out

@@ -10,6 +10,7 @@ import typer
 
 from kit.cli import needs, show
 from kit.cli.judge import Profiles
+from kit.cli.table import Column, text
 
 if TYPE_CHECKING:
     from kit.knowledge import Predicted, Regret
@@ -213,6 +214,7 @@ def ask(
     profiles: Annotated[Path, typer.Option(help="Folder of profiles, for --measure.")] = Path("profiles"),
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """The most accurate variant that meets every limit, by measured latency. Exit code 3: none does."""
     from kit import knowledge
@@ -228,7 +230,7 @@ def ask(
     if json:
         show.emit(show.answer(found))
         return
-    print(found.text)
+    show.note(found.text)
     if found.chosen is not None and found.chosen.accuracy is None and found.runner_up is not None:
         show.say(
             "The accuracies are unknown, so the fastest is chosen: kit knowledge build --accuracy FILE.json tells them."
@@ -248,7 +250,7 @@ def _measure(
 def _print_rejected(found: Answer) -> None:
     if not found.rejected:
         return
-    table = show.make_table("Rejected, the nearest first", "variant", "limit", "why")
+    table = show.make_table("Rejected, the nearest first", "variant", Column("limit", 0, "left"), text("why", 1))
     for r in found.rejected[:REJECTED_SHOWN]:
         table.add_row(f"{r.artifact_id} ({r.backend}, t{r.threads})", r.limit, r.text)
     show.print_table(table)
@@ -259,7 +261,7 @@ def _print_rejected(found: Answer) -> None:
 def _print_next(found: Answer) -> None:
     if not found.measure_next:
         return
-    table = show.make_table("What to measure, for it could change the answer", "command", "because")
+    table = show.make_table("What to measure, for it could change the answer", "command", text("because", 1))
     for m in found.measure_next[:REJECTED_SHOWN]:
         table.add_row(m.command, m.why)
     show.print_table(table)
@@ -285,6 +287,7 @@ def explain(
     unknown_accuracy: needs.Unknown = False,
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Why a variant is, or is not, the choice: each limit, what is left of it, and what would have to change."""
     from kit import knowledge
@@ -300,7 +303,7 @@ def explain(
         show.emit({"id": variant, "explanations": [e.model_dump(mode="json") for e in found]})
         return
     for explanation in found:
-        print(explanation.text)
+        show.note(explanation.text)
         _print_limits(explanation)
 
 
@@ -308,8 +311,9 @@ def _print_limits(found: Explanation) -> None:
     if not found.limits:
         return
     name = f"{found.row.artifact_id} ({found.row.backend}, t{found.row.threads})"
-    table = show.make_table(name, "limit", "left", "", "what would have to change")
-    table.columns[2].justify = table.columns[3].justify = "left"
+    table = show.make_table(
+        name, "limit", Column("left"), text("limit in words", 1), text("what would have to change", 2)
+    )
     for limit in found.limits:
         left = "" if limit.slack is None else f"{limit.slack:.0%}"
         table.add_row(limit.limit, left, limit.text, limit.change or "nothing")
@@ -333,6 +337,7 @@ def pareto(
     dataset: needs.Dataset = None,
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """The variants that no other beats in latency and accuracy (and memory, energy, size) at once."""
     from kit import knowledge
@@ -353,7 +358,7 @@ def pareto(
     if len(shown) < len(front):
         show.say(f"Every {len(front) / len(shown):.3g}th is shown, first and last among them (--json lists all).")
     for line in front_plot(front, percentile):
-        print(line)
+        show.note(line)
 
 
 def thinned(front: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
@@ -365,8 +370,11 @@ def thinned(front: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
 
 def _front_table(front: Sequence[KnowledgeRow], percentile: int, count: int) -> Any:
     name = "median ms" if percentile == 50 else f"p{percentile} ms"
-    columns = ("variant", "how", name, "accuracy", "memory MB", "energy mJ", "file MB", "")
-    table = show.make_table(f"Nothing beats these {count}", *columns)
+    columns = (
+        Column("conditions", 2, "left"), Column(name), Column("accuracy", 1), Column("memory MB", 4), Column("energy mJ", 5),
+        Column("file MB", 6), Column("label", 3, "left"),
+    )  # fmt: skip
+    table = show.make_table(f"Nothing beats these {count}", "variant", *columns)
     for r in front:
         memory = "unknown" if r.memory_bytes is None else f"{r.memory_bytes / 1e6:.4g}"
         energy = "unknown" if r.energy_j is None else f"{r.energy_j * 1e3:.4g}"
@@ -451,6 +459,7 @@ def size_table(
     out: Annotated[Path | None, typer.Option(help="Write the table as JSON as well.")] = None,
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """The K- (or k,l-) table of papers A and B from measured times, the analytic table beside it."""
     from kit import knowledge, store
@@ -523,7 +532,9 @@ def _print_sizes(found: DynamicTable, sizes: Sequence[float], clocks: Sequence[f
     show.print_table(*tables)
     for f in found.factors:
         share, worst = found.differing(f), found.worst_excess(f)
-        print(f"lambda = {f:g}: another {what} in {share:.0%} of the cells (*), which takes up to {worst:.1%} longer.")
+        show.note(
+            f"lambda = {f:g}: another {what} in {share:.0%} of the cells (*), which takes up to {worst:.1%} longer."
+        )
     if found.left_out:
         show.say(f"left out, for want of a measured time or of a quality: {', '.join(found.left_out)}")
 

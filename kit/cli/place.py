@@ -54,6 +54,7 @@ def place(
     example: Annotated[bool, typer.Option("--example", help="Print a valid request, one line, and leave.")] = False,
     out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Answer one slot's request: for each task its node, its variant and its parts of band and clock. ``--serve`` answers a stream."""
     from kit.errors import UsageError
@@ -152,13 +153,16 @@ def _rule(name: str) -> Policy:
     """Raises UnknownName, BackendUnavailable where the linear program's solver is not installed."""
     from importlib.util import find_spec
 
+    from kit import versions
     from kit.errors import BackendUnavailable, UnknownName
     from kit.sim.placement import RULES
 
     if name not in RULES:
         raise UnknownName("rule", name, RULES)
     if name == "lp_rounding" and find_spec("scipy") is None:
-        raise BackendUnavailable("lp_rounding solves a linear program: pip install 'insitu-kit[playground]'.")
+        raise BackendUnavailable(
+            f"lp_rounding solves a linear program with scipy, which is not installed: {versions.install('scipy')}"
+        )
     return RULES[name]
 
 
@@ -262,9 +266,9 @@ def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: boo
         label = {"gateway": "at its gateway", "edge": "at the edge", "none": "turned away"}[node]
         table.add_row(label, *counts, str(len(there)), f"{mean:.4f}" if there and node != "none" else "")
     show.print_table(table)
-    print(f"{answer.promised} of {len(answer.tasks)} tasks in time, average accuracy {answer.average_accuracy:.4f}")
+    show.note(f"{answer.promised} of {len(answer.tasks)} tasks in time, average accuracy {answer.average_accuracy:.4f}")
     _print_room(answer)
     if out is not None:
-        print(out)
+        show.note(str(out))
     else:
-        print("The decision of each task: --json or --out FILE.")
+        show.note("The decision of each task: --json or --out FILE.")

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit.cli import show
+from kit.cli.table import Column, text
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from kit.cli.table import Table
     from kit.latency import Predictions, Predictor
     from kit.records import Artifact, Kernel, ProfileRecord
 
@@ -49,6 +49,7 @@ def predict(
     gap_ms: Annotated[float, typer.Option(min=0, help="Idle time before each call.")] = 0.0,
     clock_ghz: Annotated[float | None, typer.Option(help="Core clock, where the model was fitted to several.")] = None,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Predict latencies of networks that were never measured, each with an interval and a word when it extrapolates."""
     from math import isfinite
@@ -174,7 +175,9 @@ def _as_json(predictor: Predictor, point: str, wanted: list[Target], found: Pred
 
 def _table(predictor: Predictor, point: str, wanted: list[Target], found: Predictions) -> Table:
     title = f"{predictor.device_id}, {predictor.backend}, {point}: predicted by form '{predictor.chosen}', not measured"
-    table = show.make_table(title, "network", "ms", f"{predictor.level:.0%} interval", "extrapolates")
+    table = show.make_table(
+        title, "network", Column("ms"), Column(f"{predictor.level:.0%} interval", 1), text("extrapolates", 2)
+    )
     for i, target in enumerate(wanted):
         interval = f"{found.low[i] * 1e3:.4g} .. {found.high[i] * 1e3:.4g}"
         table.add_row(target.name, f"{found.seconds[i] * 1e3:.4g}", interval, found.why[i] or "no")

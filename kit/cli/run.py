@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit.cli import judge, library, show, workshop
+from kit.cli.table import Column
 
 if TYPE_CHECKING:
     from kit.records import (
@@ -36,6 +37,7 @@ def run(
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Everything on this machine: train a root, produce variants, profile, fit, choose, package, pull, report."""
     from kit.nets import root_of
@@ -57,7 +59,7 @@ def run(
         out / "latency-models.json", store.pretty_json([m.model_dump(mode="json") for m in models]).encode()
     )
     store.write_record(out / "knowledge.json", base)
-    answers = judge.three_answers(base, device.device_id)
+    answers = knowledge.three_answers(base, device.device_id)
     manifests, pulled, receipt = _deliver(out, artifacts, profiles, answers)
     page = write_page(
         out / "report.html",
@@ -66,7 +68,7 @@ def run(
         models=models,
         knowledge=base,
         answers=answers,
-        deadline_choices=judge.choices(base, device.device_id),
+        deadline_choices=knowledge.choices(base, device.device_id),
         packages=manifests,
         pull=_pull_result(pulled, receipt),
     )
@@ -123,18 +125,19 @@ def _deliver(
     out: Path, artifacts: Sequence[Artifact], profiles: Sequence[ProfileRecord], answers: Sequence[Answer]
 ) -> tuple[list[Manifest], dict[str, Any] | None, InstallReceipt | None]:
     """Package the variants, serve them on a free local port, and pull one as a device would."""
+    from kit import delivery
     from kit.library import package, server
 
-    promised = library.promises(list(profiles))
+    promised = delivery.promises(profiles)
     by_id = {a.artifact_id: promised.get(a.model.sha256, []) for a in artifacts}
     manifests = package.add(out / "library", out / "build", list(artifacts), by_id)
     if not answers:
         show.say("No row is trusted enough to decide, so nothing is pulled: run it again when the machine is quieter.")
         return manifests, None, None
     need = answers[len(answers) // 2].need
-    with server.running(out / "library", library.choose) as url:
-        pulled, receipt = library.pull_and_measure(url, need, out / "device")
-    return manifests, pulled, receipt
+    with server.running(out / "library", delivery.choose) as url:
+        delivered = library.fetch(url, need, out / "device")
+    return manifests, library.as_json(delivered), delivered.pulled.receipt
 
 
 def _pull_result(pulled: dict[str, Any] | None, receipt: InstallReceipt | None) -> PullResult | None:
@@ -179,7 +182,13 @@ def _print(
     wall_s: float,
 ) -> None:
     choice = show.make_table(
-        "Chosen by measured p99", "deadline ms", "variant", "accuracy", "p99 ms", "left", "runner-up"
+        "Chosen by measured p99",
+        "deadline ms",
+        Column("variant", 0, "left"),
+        Column("accuracy", 2),
+        Column("p99 ms"),
+        Column("left", 1),
+        Column("runner-up", 3, "left"),
     )
     for a in answers:
         assert a.chosen is not None and a.need.deadline_s is not None
@@ -197,5 +206,5 @@ def _print(
     show.print_table(choice)
     if pulled:
         times = f"median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms"
-        print(f"Pulled {pulled['package']}: {times}.")
-    print(f"Report: {page}   ({wall_s:.0f} s this time)")
+        show.note(f"Pulled {pulled['package']}: {times}.")
+    show.note(f"Report: {page}   ({wall_s:.0f} s this time)")

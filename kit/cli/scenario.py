@@ -2,141 +2,157 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import show
-from kit.cli.measure import Targets
+from kit.cli import options, show
+from kit.cli.table import Column
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from collections.abc import Sequence
 
-    from kit.records import ScenarioRecord, ScenarioRun
+    from kit.cli.table import Table
+    from kit.errors import KitError
+    from kit.records import ScenarioRecord, ScenarioRun, ScenarioSettings
 
 KINDS = ("single-stream", "multi-stream", "offline", "server")
+LOAD = "Load"
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Measure")(scenario)
+    """Register the verb."""
+    app.command(rich_help_panel="Measure")(options.grouped(scenario))
+
+
+def _complete_kind(incomplete: str) -> list[str]:
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+@dataclass(frozen=True)
+class Load:
+    """The load, and how long it lasts."""
+
+    kind: Annotated[
+        str, typer.Option(help=f"{', '.join(KINDS)}.", autocompletion=_complete_kind, rich_help_panel=LOAD)
+    ] = "single-stream"
+    bound_ms: Annotated[
+        float | None,
+        typer.Option(
+            help="server: the latency that 99 % of the queries must meet, waiting included.", rich_help_panel=LOAD
+        ),
+    ] = None
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=0.01, max=1e5, help="Least duration of each run; a submission needs 600.", rich_help_panel=LOAD
+        ),
+    ] = 10.0
+    batches: Annotated[str, typer.Option(help="offline: the batch sizes to try.", rich_help_panel=LOAD)] = (
+        "1,2,4,8,16,32"
+    )
+    timeout_s: Annotated[
+        float,
+        typer.Option(
+            min=1, max=1e6, help="Seconds that one process may take beyond three times its plan.", rich_help_panel=LOAD
+        ),
+    ] = 120.0
+
+    def settings(self, backend: str, threads: int, seed: int) -> ScenarioSettings:
+        """Options as settings in SI units. Raises UsageError, UnknownName."""
+        from kit.errors import UsageError
+        from kit.records import ScenarioSettings
+
+        self._check_bound()
+        sizes = [part.strip() for part in self.batches.split(",")]
+        if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 65536 for part in sizes):
+            raise UsageError(f"--batches {self.batches} is no list of batch sizes: write it like 1,2,4,8.")
+        return ScenarioSettings(
+            scenario=self.kind,
+            backend=backend,
+            threads=threads,
+            run_s=self.seconds,
+            batches=tuple(int(part) for part in sizes),
+            bound_s=None if self.bound_ms is None else self.bound_ms * 1e-3,
+            timeout_s=self.timeout_s,
+            seed=seed,
+        )
+
+    def _check_bound(self) -> None:
+        from math import isfinite
+
+        from kit.errors import UnknownName, UsageError
+
+        if self.kind not in KINDS:
+            raise UnknownName("scenario", self.kind, KINDS)
+        if self.kind == "server" and self.bound_ms is None:
+            raise UsageError(
+                "The server scenario needs the latency that 99 % of the queries must meet: add --bound-ms."
+            )
+        if self.kind != "server" and self.bound_ms is not None:
+            raise UsageError(f"--bound-ms is for --kind server; {self.kind} has no bound.")
+        if self.bound_ms is not None and not (isfinite(self.bound_ms) and 1e-6 < self.bound_ms < 1e9):
+            raise UsageError(f"--bound-ms {self.bound_ms:g} is no bound: give a sensible number above zero.")
 
 
 def scenario(
-    targets: Targets = None,
-    kind: Annotated[str, typer.Option(help="single-stream, multi-stream, offline or server.")] = "single-stream",
-    bound_ms: Annotated[
-        float | None, typer.Option(help="server: the latency that 99 % of the queries must meet, waiting included.")
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(min=0.01, max=1e5, help="Least duration of each run; a submission needs 600.")
-    ] = 10.0,
-    backend: Annotated[str, typer.Option(help="Runtime; kit backends lists them.")] = "onnxruntime",
-    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
-    batches: Annotated[str, typer.Option(help="offline: the batch sizes to try.")] = "1,2,4,8,16,32",
-    build: Annotated[
-        Path | None, typer.Option(help="Build folder in which variant ids are looked up (default: build or run/build).")
-    ] = None,
-    timeout_s: Annotated[
-        float, typer.Option(min=1, max=1e6, help="Seconds that one process may take beyond three times its plan.")
-    ] = 120.0,
-    profiles: Annotated[
-        Path, typer.Option(help="Folder of profiles; records go to PROFILES/<device_id>/NAME.scenarios.ndjson.")
-    ] = Path("profiles"),
-    name: Annotated[str | None, typer.Option(help="Name of the file (default: target, backend and threads).")] = None,
+    load: Load,
+    targets: options.Targets = None,
+    backend: options.Backend = "onnxruntime",
+    threads: options.Threads = 1,
+    build: options.Build = None,
+    profiles: options.Profiles = options.PROFILES,
+    name: options.Name = None,
     seed: show.Seed = 0,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Load networks as MLPerf does: one query at a time, all at once in batches, or at random arrivals with a queue.
 
-    single-stream tells the 90th percentile with 99 % confidence, multi-stream the 99th of batches of 8, offline the throughput
-    of each batch size, server the highest Poisson rate whose 99th percentile stays within --bound-ms. The default of 10 s a run is quick
-    and no submission. Exit code 3: no rate keeps the bound.
+    single-stream reports the 90th percentile with 99 % confidence, multi-stream the 99th of batches of 8, offline the throughput
+    of each batch size, server the highest Poisson rate whose 99th percentile stays within --bound-ms. Records go to
+    PROFILES/<device_id>/NAME.scenarios.ndjson. The default of 10 s a run is quick and no submission. Exit code 3: no rate keeps the bound.
     """
-    from kit import store
     from kit.devices import recognise
-    from kit.errors import UsageError
-    from kit.measure.scenario import SUFFIX, measure
-    from kit.measure.targets import resolve
+    from kit.measure import jobs
+    from kit.measure import scenario as scenarios
 
-    settings = _settings(kind, backend, threads, seconds, batches, bound_ms, timeout_s, seed)
-    usual = (folder for folder in (Path("build"), Path("run/build")) if folder.is_dir())
-    if not targets:
-        raise UsageError("There is nothing to measure: name an .onnx file, a build folder or an id.")
-    found = resolve(targets, backend=backend, build=build or next(usual, None))
+    settings = load.settings(backend, threads, seed)
+    planned = jobs.targets(targets or [], backend, build=build)
     spec = recognise()
-    first = Path(targets[0])
-    stem = name or f"{first.resolve().stem if first.exists() else targets[0]}-{backend}-t{threads}"
-    out = profiles / spec.device_id / f"{store.slug(stem)}{SUFFIX}"
+    stem = name or jobs.stem(targets or [], backend, threads)
+    out = jobs.record_file(profiles, spec.device_id, stem, scenarios.SUFFIX)
     with show.progress("scenario") as update:
         try:
-            records = measure(found, settings, spec, out, progress=lambda p: update(p.text, p.done / max(p.planned, 1)))
+            records = scenarios.measure(planned, settings, spec, out, progress=show.steps(update))
         except KeyboardInterrupt:  # unlike a profile it has no journal
             show.say("kit: stopped; the networks that were finished are recorded, the one in work is not.")
             raise typer.Exit(130) from None
-    if json:
-        show.emit(
-            {"device": spec.device_id, "file": str(out), "seed": seed, "scenarios": [as_json(r) for r in records]}
-        )
-    else:
-        show.print_table(*[table(r) for r in records if any(run.outcome == "ok" for run in r.runs)])
-        for record in records:
-            print(result_text(record))
-            for remark in record.remarks:
-                show.say(f"{record.artifact.artifact_id}: {remark}")
-        show.say(f"Appended to {out}")
-    _leave(records, out)
+    _finish(records, out, {"device": spec.device_id, "file": str(out), "seed": seed}, json=json)
 
 
-def _settings(
-    kind: str,
-    backend: str,
-    threads: int,
-    seconds: float,
-    batches: str,
-    bound_ms: float | None,
-    timeout_s: float,
-    seed: int,
-) -> Any:
-    """The flags as settings in SI units. Raises UsageError, UnknownName."""
-    from math import isfinite
+def _finish(records: Sequence[ScenarioRecord], out: Path, about: dict[str, Any], *, json: bool) -> None:
+    """Print, then raise what the exit code asks for: 1 nothing was measured, 3 no rate keeps the bound."""
+    from kit.errors import NoAnswer
+    from kit.measure import jobs
 
-    from kit.errors import UnknownName, UsageError
-    from kit.records import ScenarioSettings
-
-    if kind not in KINDS:
-        raise UnknownName("scenario", kind, KINDS)
-    if kind == "server" and bound_ms is None:
-        raise UsageError("The server scenario needs the latency that 99 % of the queries must meet: add --bound-ms.")
-    if kind != "server" and bound_ms is not None:
-        raise UsageError(f"--bound-ms is for --kind server; {kind} has no bound.")
-    if bound_ms is not None and not (isfinite(bound_ms) and 1e-6 < bound_ms < 1e9):
-        raise UsageError(f"--bound-ms {bound_ms:g} is no bound: give a sensible number above zero.")
-    sizes = [part.strip() for part in batches.split(",")]
-    if not all(part.isascii() and part.isdigit() and 0 < int(part) <= 65536 for part in sizes):
-        raise UsageError(f"--batches {batches} is no list of batch sizes: write it like 1,2,4,8.")
-    return ScenarioSettings(
-        scenario=kind,
-        backend=backend,
-        threads=threads,
-        run_s=seconds,
-        batches=tuple(int(part) for part in sizes),
-        bound_s=None if bound_ms is None else bound_ms * 1e-3,
-        timeout_s=timeout_s,
-        seed=seed,
-    )
-
-
-def _leave(records: list[ScenarioRecord], out: Path) -> None:
-    """Raise what the exit code asks for: 1 nothing was measured, 3 no rate keeps the bound."""
-    from kit.errors import MeasurementError, NoAnswer
-
-    if all(r.outcome != "ok" for r in records):
-        reason = (records[0].reason or "").rstrip(".")
-        raise MeasurementError(f"Nothing was measured: {reason}. The failures are recorded in {out}.")
     done = [r for r in records if r.outcome == "ok"]
-    if all(r.reason is not None for r in done):
-        raise NoAnswer(done[0].reason)
+    error: KitError | None = jobs.failure(records, out)
+    if done and all(r.reason is not None for r in done):
+        error = NoAnswer(str(done[0].reason))
+    if json:
+        show.emit_or_raise({**about, "scenarios": [as_json(r) for r in records]}, error)
+        return
+    show.print_table(*[table(r) for r in records if any(run.outcome == "ok" for run in r.runs)])
+    for record in records:
+        show.note(result_text(record))
+        for remark in record.remarks:
+            show.say(f"{record.artifact.artifact_id}: {remark}")
+    show.say(f"Appended to {out}")
+    if error:
+        raise error
 
 
 def result_text(record: ScenarioRecord) -> str:
@@ -166,18 +182,22 @@ def _sure_text(record: ScenarioRecord) -> str:
     return f"none is sure yet, counting queries that wait together as one{longer}"
 
 
+LOADS = (
+    Column("batch", 0, "left"), Column("queries", 4), Column("samples/s", 1), Column("median ms", 3), Column("p90 ms", 2),
+    Column("p99 ms"), Column("p90 sure", 6), Column("p99 sure", 5),
+)  # fmt: skip
+SERVER = (
+    Column("offered /s", 0, "left"), Column("batch", 9), *LOADS[1:], Column("above bound", 7), Column("allowed", 8),
+    Column("holds", 0), Column("sure", 1),
+)  # fmt: skip
+
+
 def table(record: ScenarioRecord) -> Table:
     """Every run of one record."""
     how = record.settings
     title = f"{record.artifact.artifact_id}: {how.scenario}, {how.backend}, {how.threads} thread(s), runs of {how.run_s:g} s"
-    columns = ["batch", "queries", "samples/s", "median ms", "p90 ms", "p99 ms", "p90 sure", "p99 sure"]
     server = how.scenario == "server"
-    made = show.make_table(
-        title,
-        *(["offered /s"] if server else []),
-        *columns,
-        *(["above bound", "allowed", "holds", "sure"] if server else []),
-    )
+    made = show.make_table(title, *(SERVER if server else LOADS))
     for run in sorted(record.runs, key=lambda r: r.rate_hz or 0.0):
         made.add_row(*_row(run, server))
     return made
@@ -185,16 +205,17 @@ def table(record: ScenarioRecord) -> Table:
 
 def _row(run: ScenarioRun, server: bool) -> list[str]:
     offered = ["none" if run.rate_hz is None else f"{run.rate_hz:.4g}"] if server else []
-    found = run.latencies
-    if found is None:
-        return [*offered, show.known(run.batch), "", "", run.outcome]
-    times = (found.median_ns, found.p90_ns, found.p99_ns, found.sure_p90_ns, found.sure_p99_ns)
+    latencies = run.latencies
+    if latencies is None:
+        failed = [*offered, show.known(run.batch), "", "", run.outcome]
+        return failed + [""] * (len(SERVER if server else LOADS) - len(failed))
+    times = (latencies.median_ns, latencies.p90_ns, latencies.p99_ns, latencies.sure_p90_ns, latencies.sure_p99_ns)
     shown = ["too few" if t is None else show.ms(t * 1e-9) for t in times]
     cells = [*offered, str(run.batch), str(run.queries), f"{run.samples_per_s or 0.0:.4g}", *shown]
     if server and run.rate_hz is not None:
         holds = "yes" if run.holds else "no, cut short" if run.cut_short else "no"
         cells += [str(run.misses), str(run.misses_allowed), holds, "yes" if run.sure else "no"]
-    return cells
+    return cells + [""] * (len(SERVER if server else LOADS) - len(cells))
 
 
 def as_json(record: ScenarioRecord) -> dict[str, Any]:

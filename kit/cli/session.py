@@ -2,37 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import show
-from kit.cli.measure import Profiles
+from kit.cli import options, show
+from kit.cli.table import Column
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from kit.cli.table import Table
     from kit.measure.session import Recording
 
 UNITS = (("_hz", 1e-9, "GHz"), ("_bytes_s", 1e-9, "GB/s"), ("_s", 1e6, "us"))  # the first ending that fits counts
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
     app.command(rich_help_panel="Measure")(session)
 
 
 def session(
-    profiles: Profiles = Path("profiles"),
+    profiles: options.Profiles = options.PROFILES,
     even_if_busy: Annotated[
         bool, typer.Option("--even-if-busy", help="Measure although other processes use the machine.")
     ] = False,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Record this machine today: clock, caches and memory, calibration workloads, and 25 fixed networks with random weights.
 
     Takes about four minutes, during which the machine should do nothing else. Writes PROFILES/<device_id>/sessions/<utc>.jsonl; kit fit and
-    the knowledge base leave that folder alone. bench/sessions.py compares all sessions. Example: kit session --profiles profiles
+    the knowledge base leave that folder alone. bench/sessions.py compares all sessions.
     """
     from kit.devices import recognise
     from kit.measure import session as sessions
@@ -40,10 +40,7 @@ def session(
     device = recognise()
     earlier = [r for r in sessions.read_all(profiles) if r.session.device.device_id == device.device_id]
     with show.progress("session") as update:
-        recording = sessions.run(
-            device, profiles, even_if_busy=even_if_busy,
-            progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s),
-        )  # fmt: skip
+        recording = sessions.run(device, profiles, even_if_busy=even_if_busy, progress=show.steps(update))
     if json:
         show.emit(_summary(recording, earlier[-1] if earlier else None))
         return
@@ -81,7 +78,9 @@ def _state_table(recording: Recording) -> Table:
     from kit.measure import session as sessions
 
     session = recording.session
-    table = show.make_table(f"{session.device.device_id}, machine {session.machine_tag}", "state", "value", "repeat")
+    table = show.make_table(
+        f"{session.device.device_id}, machine {session.machine_tag}", "state", Column("value"), Column("repeat", 1)
+    )
     repeats = sessions.repeats(session)
     for name, value in sessions.state_figures((*session.states_before, *session.states_after)).items():
         table.add_row(*written(name, value), f"{repeats[name] - 1:+.1%}" if name in repeats else "unknown")
@@ -97,7 +96,7 @@ def written(name: str, value: float) -> tuple[str, str]:
 
 
 def _network_table(recording: Recording) -> Table:
-    table = show.make_table("networks", "network", "median ms", "95 %", "label")
+    table = show.make_table("networks", "network", Column("median ms"), Column("95 %", 2), Column("label", 1, "left"))
     for record in recording.records:
         timing = record.measurement
         if timing is None:

@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from kit.cli.table import Column, Table, text, width, wrapped
+
 if TYPE_CHECKING:
-    from rich.table import Table
+    from kit.errors import KitError
+    from kit.measure.profiler import Progress
+    from kit.records import Answer, Artifact, DeviceSpec, KnowledgeRow, LatencyModel, Layers, Measurement, ProfileRecord
 
-    from kit.records import Answer, DeviceSpec, KnowledgeRow, LatencyModel, Layers, Measurement, ProfileRecord
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.")]
+def _one_format(context: typer.Context, wanted: bool) -> bool:
+    """Callback of --csv and --json: the one that is read last meets the other."""
+    if wanted and (context.params.get("json") or context.params.get("csv")):
+        raise typer.BadParameter("give --json or --csv, not both")
+    return wanted
+
+
+def _csv(context: typer.Context, wanted: bool) -> bool:
+    _Output.csv, _Output.tables = _one_format(context, wanted), 0
+    return wanted
+
+
+class _Output:
+    """How the verb that runs prints its tables: as CSV, or for people; None where the verb has no --csv."""
+
+    csv: bool | None = None
+    tables = 0  # that were printed as CSV
+
+
+Json = Annotated[
+    bool,
+    typer.Option("--json", callback=_one_format, help="Print one JSON object.", rich_help_panel="Output"),
+]
+Csv = Annotated[bool, typer.Option("--csv", callback=_csv, help="Print the tables as CSV.", rich_help_panel="Output")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice.", rich_help_panel="Output")]
 
 
 def emit(data: dict[str, Any]) -> None:
@@ -24,30 +51,58 @@ def emit(data: dict[str, Any]) -> None:
     print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 
+def emit_or_raise(data: dict[str, Any], error: KitError | None) -> None:
+    """``data`` as the JSON object of a verb that ended well; with an ``error`` as its details, which :func:`emit_error` prints."""
+    if error is None:
+        emit(data)
+        return
+    error.details = data
+    raise error
+
+
+def emit_error(message: str, code: int, details: dict[str, Any]) -> None:
+    """The JSON object of a verb that failed: {"error": ..., "code": ..., and what more is known}."""
+    emit({"error": message, "code": code, **{key: _plain(value) for key, value in details.items()}})
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with records as their JSON."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if not hasattr(value, "model_dump"):
+        return value
+    from kit.records import KnowledgeRow
+
+    return knowledge_row(value) if isinstance(value, KnowledgeRow) else value.model_dump(mode="json")
+
+
 def say(text: str) -> None:
     """A line for people on standard error."""
     print(text, file=sys.stderr)
 
 
+def note(text: str) -> None:
+    """A line for people beside the tables: on standard output, unless --csv keeps that for the rows."""
+    print(text, file=sys.stderr if _Output.csv else sys.stdout)
+
+
+def make_table(title: str, *columns: str | Column, empty: str = "") -> Table:
+    """A table for :func:`print_table`; ``empty`` is the sentence in place of a table without rows."""
+    return Table.of(title, columns, empty)
+
+
 def print_table(*tables: Table) -> None:
-    from rich.console import Console
-
-    console = Console(markup=False)  # ids and reasons may hold brackets
-    if not console.is_terminal:
-        console = Console(width=160, markup=False)  # a pipe or a file has no width of its own
-    for table in tables:
-        console.print(table)
-
-
-def make_table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are right-aligned."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0, overflow="fold")
-    return table
+    """Tables for the width at hand, an empty line after each; with --csv one block of lines a table, an empty line between two."""
+    if _Output.csv:
+        for t in tables:
+            print("\n" * bool(_Output.tables) + t.csv(), end="", flush=True)
+            _Output.tables += 1
+        return
+    columns, bold = width(), sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    hint = "" if _Output.csv is None else " (--csv has all)"
+    for t in tables:
+        title = wrapped(t.title, columns) if t.title and t.rows else []
+        print(*(f"\x1b[1m{line}\x1b[0m" if bold else line for line in title), *t.lines(columns, hint), "", sep="\n")
 
 
 class Update(Protocol):
@@ -71,8 +126,9 @@ def progress(title: str) -> Iterator[Update]:
 def _progress(title: str) -> Iterator[Update]:
     """Redrawn only when called: a refreshing thread would steal time from what is being measured. Where standard error is no
     terminal, a line at each new tenth."""
+    from rich import progress as rich_progress
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -86,7 +142,7 @@ def _progress(title: str) -> Iterator[Update]:
         TextColumn("{task.fields[left]}", markup=False),
         TextColumn("{task.description}", markup=False),
     )
-    with Progress(*columns, console=console, auto_refresh=False, transient=False) as bars:
+    with rich_progress.Progress(*columns, console=console, auto_refresh=False, transient=False) as bars:
         task = bars.add_task("", total=1.0, title=title, left="")
 
         def update(text: str, share: float, remaining_s: float | None = None) -> None:
@@ -95,6 +151,11 @@ def _progress(title: str) -> Iterator[Update]:
 
         yield update
         update("done", 1.0)
+
+
+def steps(update: Update) -> Callable[[Progress], None]:
+    """What a work below calls at each step, to redraw the progress line ``update``."""
+    return lambda progress: update(progress.text, progress.done / max(progress.planned, 1), progress.remaining_s)
 
 
 def _plain_progress(title: str) -> Update:
@@ -160,32 +221,34 @@ def variant(profile: ProfileRecord) -> dict[str, Any]:
         "record_id": profile.record_id,
     }
     if measured is not None and profile.outcome == "ok":
-        out |= {
-            "median_s": measured.median_s,
-            "interval_s": list(measured.interval_s),
-            "confidence": measured.confidence,
-            "corrected_s": measured.corrected_s,
-            "corrected_interval_s": measured.corrected_interval_s and list(measured.corrected_interval_s),
-            "mode_s": measured.mode_s,
-            "p90_s": measured.p90_s,
-            "p99_s": measured.p99_s,
-            "intervals_s": {key: list(value) for key, value in measured.intervals_s().items()},
-            "clock_hz": measured.clock_hz,
-            "clock_source": measured.clock_source,
-            "cold_start_s": measured.cold_start_s,
-            "memory_bytes": measured.memory_bytes,
-            "memory": _memory(measured),
-            "energy": _energy(measured),
-            "layers": profile.layers and _layers(profile),
-            "processes": len(measured.visits),
-            "calls": measured.calls,
-            "evidence": list(profile.evidence),
-        }
+        out |= {**_timing(measured), "layers": profile.layers and _layers(profile), "evidence": list(profile.evidence)}
     return out
 
 
+def _timing(measured: Measurement) -> dict[str, Any]:
+    return {
+        "median_s": measured.median_s,
+        "interval_s": list(measured.interval_s),
+        "confidence": measured.confidence,
+        "corrected_s": measured.corrected_s,
+        "corrected_interval_s": measured.corrected_interval_s and list(measured.corrected_interval_s),
+        "mode_s": measured.mode_s,
+        "p90_s": measured.p90_s,
+        "p99_s": measured.p99_s,
+        "intervals_s": {key: list(value) for key, value in measured.intervals_s().items()},
+        "clock_hz": measured.clock_hz,
+        "clock_source": measured.clock_source,
+        "cold_start_s": measured.cold_start_s,
+        "memory_bytes": measured.memory_bytes,
+        "memory": _memory(measured),
+        "energy": _energy(measured),
+        "processes": len(measured.visits),
+        "calls": measured.calls,
+    }
+
+
 def _memory(measured: Measurement) -> dict[str, int | None]:
-    """Bytes told apart, of the process that needed most."""
+    """Bytes by what they are for, of the process that needed most."""
     most = max((v.memory for v in measured.visits), key=lambda m: m.footprint_bytes)
     return {
         "runtime_bytes": most.of_runtime_bytes,
@@ -252,18 +315,18 @@ def latency_model(model: LatencyModel) -> dict[str, Any]:
     }
 
 
-def answer(found: Answer) -> dict[str, Any]:
+def answer(reply: Answer) -> dict[str, Any]:
     """The shared JSON names of one answer of the knowledge base."""
     return {
-        "need": found.need.model_dump(mode="json", exclude_none=True),
-        "chosen": found.chosen and knowledge_row(found.chosen),
-        "promised": found.promised,
-        "runner_up": found.runner_up and knowledge_row(found.runner_up),
-        "margin": found.margin,
-        "binding": found.binding,
-        "rejected": [r.model_dump(mode="json") for r in found.rejected],
-        "measure_next": [m.model_dump(mode="json") for m in found.measure_next],
-        "text": found.text,
+        "need": reply.need.model_dump(mode="json", exclude_none=True),
+        "chosen": reply.chosen and knowledge_row(reply.chosen),
+        "promised": reply.promised,
+        "runner_up": reply.runner_up and knowledge_row(reply.runner_up),
+        "margin": reply.margin,
+        "binding": reply.binding,
+        "rejected": [r.model_dump(mode="json") for r in reply.rejected],
+        "measure_next": [m.model_dump(mode="json") for m in reply.measure_next],
+        "text": reply.text,
     }
 
 
@@ -276,61 +339,79 @@ def knowledge_row(row: KnowledgeRow) -> dict[str, Any]:
 # ----------------------------------------------------------------------------------------------------- tables for people
 
 
+PROFILE = (
+    Column("median ms"), Column("+- %", 2), Column("p99 ms", 3), Column("label", 1, "left"), Column("corrected ms", 5),
+    Column("corrected +- %", 6), Column("GHz", 9), Column("accuracy", 4), Column("MB", 7), Column("MMACs", 8),
+)  # fmt: skip
+RUNS_MIN = 5  # below it an interval says nothing
+
+
 def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
-    how = sorted({f"{p.settings.backend} {p.settings.name}" for p in profiles})
-    table = make_table(
-        f"Measured with {how[0]}" if len(how) == 1 else "Measured",
-        "variant", *(() if len(how) == 1 else ("how",)), "median ms", "+- %", "corrected ms", "+- %", "p99 ms", "GHz",
-        "accuracy", "MB", "MMACs", "label",
-    )  # fmt: skip
+    """What was measured, a row a record; who failed stands in it with its outcome, and its reason is the caller's to say."""
+    conditions = sorted({f"{p.settings.backend} {p.settings.name}" for p in profiles})
+    one = len(conditions) == 1
+    title = f"Measured with {conditions[0]}" if one else "Measured"
+    table = make_table(title, "variant", *(() if one else (Column("conditions", 0, "left"),)), *PROFILE)
     for p in profiles:
-        artifact, measured = p.artifact, p.measurement
-        name = (
-            [artifact.artifact_id]
-            if len(how) == 1
-            else [artifact.artifact_id, f"{p.settings.backend} {p.settings.name}"]
-        )
-        macs = f"{artifact.macs / 1e6:.4g}" if artifact.macs else "unknown"
-        accuracy = f"{artifact.accuracy.top1:.2%}" if artifact.accuracy else "unknown"
-        about = [accuracy, f"{artifact.model.size_bytes / 1e6:.3g}", macs]
-        if measured is None or p.outcome != "ok":
-            table.add_row(*name, *[""] * 6, *about, p.outcome)
-            continue
-        visits = len(measured.visits)
-        half = f"{measured.half_width:.1%}" if visits >= 5 else f"unknown (n={visits})"
-        corrected = measured.corrected_half_width
-        table.add_row(
-            *name, ms(measured.median_s), half, ms(measured.corrected_s) if corrected is not None else "",
-            f"{corrected:.1%}" if corrected is not None and visits >= 5 else "", ms(measured.p99_s),
-            f"{measured.clock_hz / 1e9:.2f}" if measured.clock_hz else "unknown", *about, p.label,
-        )  # fmt: skip
+        name = () if one else (f"{p.settings.backend} {p.settings.name}",)
+        table.add_row(p.artifact.artifact_id, *name, *_timing_cells(p), *artifact_cells(p.artifact))
     return table
 
 
+def _timing_cells(profile: ProfileRecord) -> tuple[str, ...]:
+    measured = profile.measurement
+    if measured is None or profile.outcome != "ok":
+        return ("none", "", "", profile.outcome, "", "", "")
+    runs, corrected = len(measured.visits), measured.corrected_half_width
+    half = f"{measured.half_width * 100:.1f}" if runs >= RUNS_MIN else f"unknown (n={runs})"
+    corrected_half = f"{corrected * 100:.1f}" if corrected is not None and runs >= RUNS_MIN else ""
+    clock = f"{measured.clock_hz / 1e9:.2f}" if measured.clock_hz else "unknown"
+    return (
+        ms(measured.median_s), half, ms(measured.p99_s), known(profile.label), ms(measured.corrected_s) if corrected is not None else "",
+        corrected_half, clock,
+    )  # fmt: skip
+
+
+def artifact_cells(artifact: Artifact) -> tuple[str, str, str]:
+    """Accuracy, megabytes and millions of multiply-accumulates."""
+    macs = f"{artifact.macs / 1e6:.4g}" if artifact.macs else "unknown"
+    return (
+        accuracy_text(artifact.accuracy.top1 if artifact.accuracy else None),
+        f"{artifact.model.size_bytes / 1e6:.3g}",
+        macs,
+    )
+
+
+def accuracy_text(top1: float | None) -> str:
+    """A share as per cent, or that nobody knows it."""
+    return "unknown" if top1 is None else f"{top1:.2%}"
+
+
 BAR = 40  # characters of the longest bar
-FLAME = 100  # characters of the flame graph
+FLAME = 100  # characters of the flame graph, where the line has them
 LAYER_ROWS = 40
 
 
 def flame(layers: Layers) -> list[str]:
     """Three rows of text whose widths are times, in the order of the run: the whole, its stages, their nodes."""
+    wide = min(FLAME, width() or FLAME)
     edges = [0.0]
     stages: list[tuple[str, int, int]] = []
     nodes: list[tuple[str, int, int]] = []
     for node in layers.nodes:
-        edges.append(edges[-1] + node.time_s / layers.sum_s * FLAME)
+        edges.append(edges[-1] + node.time_s / layers.sum_s * wide)
         start, end = round(edges[-2]), round(edges[-1])
         nodes.append((node.kind, start, end))
         if stages and stages[-1][0] == node.stage:
             stages[-1] = (node.stage, stages[-1][1], end)
         else:
             stages.append((node.stage, start, end))
-    whole = [(f"whole {ms(layers.sum_s)} ms", 0, FLAME)]
-    return ["".join(_cell(text, end - start) for text, start, end in row) for row in (whole, stages, nodes)]
+    whole = [(f"whole {ms(layers.sum_s)} ms", 0, wide)]
+    return ["".join(_cell(name, end - start) for name, start, end in row) for row in (whole, stages, nodes)]
 
 
-def _cell(text: str, width: int) -> str:
-    return "" if width <= 0 else f"[{text[: width - 2]:─<{width - 2}}]" if width > 2 else "▪" * width
+def _cell(name: str, wide: int) -> str:
+    return "" if wide <= 0 else f"[{name[: wide - 2]:─<{wide - 2}}]" if wide > 2 else "▪" * wide
 
 
 def layer_table(profile: ProfileRecord) -> Table:
@@ -338,38 +419,32 @@ def layer_table(profile: ProfileRecord) -> Table:
     layers, measured = profile.layers, profile.measurement
     assert layers is not None and measured is not None
     title = f"{profile.artifact.artifact_id}, {profile.settings.backend}: layers by the {layers.source}"
-    table = make_table(title, "layer", "kind", "stage", "us", "share", "")
-    table.columns[5].justify = "left"
+    columns = (Column("kind", 3), Column("stage", 2), Column("us"), Column("share", 1), Column("", 4, "left"))
+    table = make_table(title, "layer", *columns)
     longest = max(n.time_s for n in layers.nodes)
     for node in sorted(layers.nodes, key=lambda n: -n.time_s)[:LAYER_ROWS]:
         bar = "█" * max(1, round(BAR * node.time_s / longest)) if node.time_s else ""
         share = f"{node.time_s / layers.sum_s:.1%}"
         table.add_row(node.name, node.kind, node.stage, f"{node.time_s * 1e6:.4g}", share, bar)
-    groups = [f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped("stage").items()]
-    kinds = [f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped("kind").items()]
+    by_stage, by_kind = (
+        ", ".join(f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped(group).items())
+        for group in ("stage", "kind")
+    )
     table.caption = (
         f"{len(layers.nodes)} nodes take {ms(layers.sum_s)} ms together; the whole takes {ms(layers.whole_s)} ms with the profiler "
-        f"on and {ms(measured.median_s)} ms without.\nBy stage: {', '.join(groups)}.\nBy kind: {', '.join(kinds)}."
+        f"on and {ms(measured.median_s)} ms without.\nBy stage: {by_stage}.\nBy kind: {by_kind}."
     )
-    table.caption_justify = "left"
     return table
 
 
 def model_table(models: Sequence[LatencyModel]) -> Table:
+    """Fitted lines, a row a backend, precision and thread count."""
     title = "latency = overhead + lambda * MACs / clock, lambda in cycles per MAC"
-    table = make_table(
-        title,
-        "backend",
-        "cycles/MAC",
-        "95 %",
-        "overhead ms",
-        "R2",
-        "MAPE",
-        "worst",
-        "in 5 %",
-        "in 10 %",
-        "MAPE, lambda 1",
-    )
+    columns = (
+        Column("cycles/MAC"), Column("95 %", 2), Column("overhead ms", 3), Column("R2", 5), Column("MAPE", 1), Column("worst", 4),
+        Column("in 5 %", 7), Column("in 10 %", 6), Column("MAPE, lambda 1", 3),
+    )  # fmt: skip
+    table = make_table(title, "backend", *columns)
     for m in models:
         if m.lambda_cycles_per_mac is not None and m.interval is not None:
             factor, interval = f"{m.lambda_cycles_per_mac:.4g}", f"{m.interval[0]:.4g} .. {m.interval[1]:.4g}"
@@ -382,7 +457,6 @@ def model_table(models: Sequence[LatencyModel]) -> Table:
             f"{q.mape:.1%}", f"{q.worst:.1%}", f"{q.within_5:.0%}", f"{q.within_10:.0%}", f"{m.paper.mape:.0%}" if m.paper else "",
         )  # fmt: skip
     table.caption = clock_note(models)
-    table.caption_justify = "left"
     return table
 
 
@@ -395,7 +469,7 @@ def clock_note(models: Sequence[LatencyModel]) -> str:
 def _clock_text(clock_hz: float | None, source: str) -> str:
     if clock_hz is None:
         return "The clock is unknown: the factor is in seconds per MAC."
-    how = {"observed": "observed", "measured": "measured beside the networks"}.get(
+    how = {"observed": "observed", "measured": "measured between the networks"}.get(
         source, "nominal; the true clock is unknown"
     )
     return f"Clock {clock_hz / 1e9:.3g} GHz ({how})."
@@ -403,9 +477,8 @@ def _clock_text(clock_hz: float | None, source: str) -> str:
 
 def device_table(spec: DeviceSpec, *, absent: bool = True) -> Table:
     """What the machine is; ``absent`` adds the telemetry that it does not have, and why."""
-    table = make_table(spec.device_id, "", "")
+    table = make_table(spec.device_id, "property", text("value"))
     table.show_header = False
-    table.columns[1].justify = "left"
     kinds = {"data": "d", "instruction": "i", "unified": ""}
     caches = ", ".join(f"L{c.level}{kinds[c.type]} {c.size_bytes // 1024} KiB/{c.shared_by}" for c in spec.caches)
     clock = spec.clock

@@ -60,6 +60,7 @@ def bandwidth(
     ] = Path("simulation/bandwidth"),
     device: Device = "cpu",
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Paper A: networks that split a band, their delay by width, and what knowing the best width saves."""
     wanted = seeds_of(seed, seeds, quick)
@@ -120,6 +121,7 @@ def offloading(
     ] = Path("simulation/offloading"),
     device: Device = "cpu",
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Paper B: who offloads, which sub-network shares band and server, and what deciding costs. fig12 trains 30 networks: name it."""
     wanted = seeds_of(seed, seeds, quick)
@@ -216,6 +218,7 @@ def placement(
     device: Device = "cpu",
     log: Annotated[bool, typer.Option("--log", help="Write TensorBoard's files beside the policies.")] = False,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Paper C: which node runs each task, with which model, and what TD3, DDPG, rules and kit's own policy make of it.
 
@@ -332,15 +335,7 @@ def _noisy(text: str) -> tuple[str, float]:
 
 def need_playground() -> None:
     """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
-    import importlib.util
-
-    from kit.errors import BackendUnavailable
-
-    missing = [m for m in ("gymnasium", "scipy", "stable_baselines3") if importlib.util.find_spec(m) is None]
-    if missing:
-        raise BackendUnavailable(
-            f"Paper C's agents are missing here ({', '.join(missing)}): pip install 'insitu-kit[workshop,playground]'."
-        )
+    workshop.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
 
 
 def seeds_of(seed: Sequence[int] | None, seeds: int | None, quick: bool) -> tuple[int, ...]:
@@ -396,10 +391,10 @@ def finish(simulation: Simulation, out: Path, json: bool) -> None:
                 table.add_row(*row)
             show.print_table(table)
         else:
-            print(f"{figure.figure}  {figure.title}: the map is on the page.")
+            show.note(f"{figure.figure}  {figure.title}: the map is on the page.")
         for note in figure.notes:
-            print(f"  {note}")
-    print(page)
+            show.note(f"  {note}")
+    show.note(str(page))
 
 
 def _name(trained: Trained) -> str:

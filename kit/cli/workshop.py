@@ -1,50 +1,88 @@
-"""Verbs of the workshop (a PC with torch): ``build``, ``export``, ``describe``."""
+"""The verbs that make networks, on a computer with torch: ``build``, ``export``, ``describe``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kit.cli import show
+from kit.cli import options, show
+from kit.cli.table import Column, text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from kit.cli.table import Table
+    from kit.records import Artifact
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the verbs."""
     for verb in (build, export, describe):
-        app.command(rich_help_panel="Produce (needs the workshop install)")(verb)
+        app.command(rich_help_panel="Produce (needs the training tools)")(verb)
 
 
-Root = Annotated[str, typer.Option(help="Root network: resnet18, vgg11 or vit_tiny.")]
-PACKAGES = ("torch", "torchvision", "onnx", "torch_pruning", "sklearn", "plotly")
+Root = Annotated[
+    str,
+    typer.Option(
+        help="Root network: resnet18, vgg11 or vit_tiny.",
+        autocompletion=options.complete_root,
+        rich_help_panel="Target",
+    ),
+]
+#: Module -> the distribution that holds it, of those whose names differ.
+DISTRIBUTIONS = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "stable_baselines3": "stable-baselines3"}
+TRAINING = ("torch", "torchvision", "onnx", "torch_pruning", "sklearn", "plotly")
 
 
-def need_workshop(*packages: str) -> None:
-    """Raises BackendUnavailable with the command that installs the workshop, when ``packages`` (default: all) are not there."""
+def need(what: str, *modules: str) -> None:
+    """Raises BackendUnavailable ("WHAT a, b, which are not installed: COMMAND") when ``modules`` are not here."""
     import importlib.util
 
+    from kit import versions
     from kit.errors import BackendUnavailable
 
-    missing = [m for m in packages or PACKAGES if importlib.util.find_spec(m) is None]
+    missing = [DISTRIBUTIONS.get(m, m) for m in modules if importlib.util.find_spec(m) is None]
     if missing:
+        verb = "is" if len(missing) == 1 else "are"
         raise BackendUnavailable(
-            f"This verb needs the workshop ({', '.join(missing)} missing): pip install 'insitu-kit[workshop]'."
+            f"{what} {', '.join(missing)}, which {verb} not installed: {versions.install(*missing)}", missing=missing
         )
+
+
+def need_workshop(*modules: str) -> None:
+    """Raises BackendUnavailable when ``modules`` (default: all of the training tools) are not here."""
+    if modules:
+        need("This verb needs", *modules)
+        return
+    from kit import versions
+    from kit.errors import BackendUnavailable
+
+    try:
+        need("This verb needs", *TRAINING)
+    except BackendUnavailable:  # whoever lacks one of them is told all that the tools are made of
+        need_all = versions.extra("workshop")
+        raise BackendUnavailable(
+            f"This verb needs the training tools, of which {', '.join(need_all)} are not installed: {versions.install(*need_all)}",
+            missing=need_all,
+        ) from None
 
 
 def build(
     root: Root = "resnet18",
-    out: Annotated[Path, typer.Option(help="Build folder.")] = Path("build"),
+    out: Annotated[Path, typer.Option(help="Build folder.", rich_help_panel="Output")] = Path("build"),
     quick: Annotated[
         bool, typer.Option("--quick", help="A small build in well under a minute: fewer epochs and variants.")
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,
+    csv: show.Csv = False,
 ) -> None:
     """Train a root network and produce its depth, pruned and quantized variants as ONNX files with sidecars."""
     from kit.nets import root_of
 
-    root_of(root)  # a misspelt name is told before the workshop is looked for
+    root_of(root)  # a misspelt name is told before the training tools are looked for
     need_workshop()
     from kit.variants.build import build as make
 
@@ -52,20 +90,25 @@ def build(
         artifacts = make(root, out, seed=seed, quick=quick, progress=update)
     if json:
         show.emit({"build": str(out), "seed": seed, "variants": [a.model_dump(mode="json") for a in artifacts]})
-        return
-    table = show.make_table(f"Variants in {out}", "variant", "accuracy", "MB", "MMACs", "how")
+    else:
+        show.print_table(_variant_table(artifacts, out))
+
+
+def _variant_table(artifacts: Sequence[Artifact], out: Path) -> Table:
+    columns = (Column("accuracy"), Column("MB", 2), Column("MMACs", 1), text("quantization", 3))
+    table = show.make_table(f"Variants in {out}", "variant", *columns, empty=f"{out} holds no variant.")
     for a in artifacts:
-        accuracy = f"{a.accuracy.top1:.2%}" if a.accuracy else "unknown"
-        macs = f"{a.macs / 1e6:.4g}" if a.macs else "unknown"
-        table.add_row(a.artifact_id, accuracy, f"{a.model.size_bytes / 1e6:.3g}", macs, a.quantization or "")
-    show.print_table(table)
+        table.add_row(a.artifact_id, *show.artifact_cells(a), a.quantization or "none")
+    return table
 
 
 def export(
     name: Annotated[str, typer.Argument(help="A torchvision classification model, such as resnet18.")],
     resolution: Annotated[int, typer.Option(min=16, help="Input height and width in pixels.")] = 224,
     batch: Annotated[str, typer.Option(help="Images per inference; 'dynamic' leaves it free.")] = "1",
-    out: Annotated[Path, typer.Option(help="Folder for the .onnx, its sidecar and its .pt2.")] = Path("models"),
+    out: Annotated[
+        Path, typer.Option(help="Folder for the .onnx, its sidecar and its .pt2.", rich_help_panel="Output")
+    ] = Path("models"),
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:

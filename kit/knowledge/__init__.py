@@ -5,6 +5,7 @@ paths, ``dynamic`` builds the size tables of papers A and B, ``regret`` judges c
 """
 
 from kit.knowledge.choose import ask, explain, pareto
+from kit.knowledge.deadlines import choices, three_answers
 from kit.knowledge.dynamic import TABLE_I, dynamic_table, size_of, timings_of
 from kit.knowledge.predicted import Predicted, held_out_rows, papers_rows, predicted_rows
 from kit.knowledge.regret import Regret, random_needs, regret
@@ -28,6 +29,7 @@ __all__ = [
     "Regret",
     "ask",
     "build",
+    "choices",
     "compile",
     "dynamic_table",
     "explain",
@@ -44,6 +46,7 @@ __all__ = [
     "row_of",
     "rows_of",
     "size_of",
+    "three_answers",
     "timings_of",
     "with_accuracies",
 ]

@@ -49,7 +49,7 @@ def ask(
     known = list(rows)
     tried: set[tuple[str, ...]] = set()
     while True:
-        answer, why, unsure = _decide(known, need)
+        answer, refusal, unsure = _decide(known, need)
         wanted = next((r for r in unsure if r.origin == "predicted" and key(r) not in tried), None)
         if measure is None or wanted is None or len(tried) >= measures_max:
             break
@@ -58,13 +58,14 @@ def ask(
         known = [r for r in known if key(r) != key(wanted)] + ([found] if found else [])
         if not known:
             raise NoAnswer(f"{wanted.artifact_id} was the only variant and could not be measured: add others.")
-    if answer is None:
-        raise NoAnswer(why)
+    if refusal is not None:
+        raise refusal
+    assert answer is not None
     return answer
 
 
-def _decide(rows: Sequence[KnowledgeRow], need: Need) -> tuple[Answer | None, str, list[KnowledgeRow]]:
-    """The answer, or None and why there is none; and the rows whose measurement could change that."""
+def _decide(rows: Sequence[KnowledgeRow], need: Need) -> tuple[Answer | None, NoAnswer | None, list[KnowledgeRow]]:
+    """The answer, or why there is none; and the rows whose measurement could change that."""
     found = select(rows, need)
     fitting: list[tuple[KnowledgeRow, list[Check]]] = []
     missing: list[tuple[float, KnowledgeRow, Check]] = []
@@ -100,7 +101,7 @@ def _decide(rows: Sequence[KnowledgeRow], need: Need) -> tuple[Answer | None, st
             promised=chosen.origin == "measured",
             measure_next=tuple(_suggestion(row, why) for row, why in unsure[:SUGGESTIONS_MAX]),
         ),
-        "",
+        None,
         [r for r, _ in unsure],
     )
 
@@ -392,14 +393,14 @@ def _nothing_fits(
     need: Need,
     missing: Sequence[tuple[float, KnowledgeRow, Check]],
     unsure: Sequence[tuple[KnowledgeRow, str]],
-) -> str:
+) -> NoAnswer:
     _, nearest, check = missing[0]
     text = f"No variant meets every limit; the nearest is {nearest.artifact_id}: {check.text}."
     if ways := _ways_out(found, need):
         text += f" Each limit alone can be met, not all at once: {' or '.join(ways)}."
     if unsure:
         text += f" Measuring {unsure[0][0].artifact_id} could change that: {command(unsure[0][0])}."
-    return text
+    return NoAnswer(text, nearest=nearest, reasons=[_rejection(row, check) for _, row, check in missing])
 
 
 def _ways_out(found: Selection, need: Need) -> list[str]:

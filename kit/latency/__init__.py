@@ -10,6 +10,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
+from kit import versions
 from kit.errors import BackendUnavailable
 from kit.latency.efficiency_factor import fit, line, quality
 from kit.latency.model import FORMS, Predictions, Predictor, load, save
@@ -48,7 +49,7 @@ def can_fit() -> bool:
 def _assemble() -> Any:
     if not can_fit():
         raise BackendUnavailable(
-            "Fitting a latency model needs scipy: pip install 'insitu-kit[workshop]', or fit on a PC and predict here."
+            f"Fitting a latency model needs scipy: {versions.install('scipy')}, or fit on a PC and predict here."
         )
     from kit.latency import training
 

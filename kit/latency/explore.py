@@ -19,12 +19,13 @@ from pathlib import Path
 
 import numpy as np
 
-from kit import latency, spaces, store
+from kit import backends, latency, spaces, store, versions
 from kit.errors import BackendUnavailable, BadRecord, MeasurementError, UnknownName, UsageError
 from kit.latency import Predictions, Predictor, active_sampling
 from kit.latency.features import Table, arrange
 from kit.latency.model import Form
 from kit.measure import profiler
+from kit.measure.jobs import duration_s
 from kit.measure.profiler import Job, Progress
 from kit.measure.targets import Target
 from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, SubNetwork
@@ -35,8 +36,6 @@ POOL = 500
 FIRST, BATCH = 10, 5
 AT_MOST = 40
 _AIM = re.compile(r"within(\d+(?:\.\d+)?)=(\d*\.?\d+)(%?)")
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)?")
-_SECONDS = {"s": 1.0, None: 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 Measure = Callable[[list[Job], float | None], list[ProfileRecord]]
 
@@ -117,26 +116,68 @@ def read_criterion(text: str) -> Criterion:
     return Criterion(within, share)
 
 
-def read_span(text: str) -> float:
-    """Seconds of ``90s``, ``10m``, ``1h`` or a plain number of seconds. Raises UsageError."""
-    match = _SPAN.fullmatch(text.strip())
-    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
-    if not 0.1 <= seconds <= 1e7:
-        raise UsageError(f"--budget '{text}' is no time: write it like 90s, 10m or 1h.")
-    return seconds
+def read_budget(text: str, size: int) -> tuple[float | None, int | None]:
+    """Seconds and networks of ``10m``, ``40`` or ``10m,40``, of a space of ``size``. Raises UsageError."""
+    seconds, networks = None, None
+    for part in text.split(","):
+        if part.strip().isdecimal():
+            networks = int(part)
+            if not 1 <= networks <= size:
+                raise UsageError(f"--budget {part}: the space has {size} sub-networks, ask for 1 to {size} of them.")
+        else:
+            seconds = duration_s(part, "a time like 90s, 10m or 1h, a number of networks like 40, or both: 10m,40")
+    return seconds, networks
+
+
+def plan(
+    space: str,
+    settings: MeasureSettings,
+    *,
+    budget: str | None = None,
+    until: str | None = None,
+    deadline_s: float | None = None,
+    sample: int | None = None,
+) -> Plan:
+    """What is asked of a space, checked: with neither a budget nor a criterion until 99 % are predicted within 10 %, ``AT_MOST`` at most.
+
+    Raises UsageError for what does not go together, UnknownName, BackendUnavailable.
+    """
+    known = space_of(space)
+    if "," in settings.backend:
+        raise UsageError(f"A space is measured with one runtime: take one of {settings.backend}.")
+    backends.require(settings.backend)
+    budget_s, networks = read_budget(budget, known.size) if budget else (None, None)
+    if sample is not None and (until or networks or deadline_s):
+        raise UsageError(
+            "--sample N is a random choice of N: leave --until, --deadline-ms and a count in --budget away, or --sample."
+        )
+    if deadline_s is not None and not (np.isfinite(deadline_s) and deadline_s > 0):
+        raise UsageError(f"--deadline-ms {deadline_s * 1e3:g} is no deadline: give a number above zero.")
+    criterion = read_criterion(until) if until else None
+    if (
+        sample is None and budget is None
+    ):  # the default criterion, unless another end is named, and never without a bound
+        criterion = criterion or (Criterion() if deadline_s is None else None)
+        networks = min(AT_MOST, known.size)
+    wanted = Plan(
+        known, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s, seed=settings.seed
+    )  # fmt: skip
+    check(wanted)
+    return wanted
 
 
 def check(plan: Plan) -> None:
     """Raises UsageError for a plan that cannot be, BackendUnavailable where the aim needs a fit and scipy is missing."""
     size = plan.space.size
-    for flag, count in (("--sample", plan.sample), ("--at-most", plan.at_most)):
-        if count is not None and not 1 <= count <= size:
-            raise UsageError(f"{flag} {count}: {plan.space.name} has {size} sub-networks, ask for 1 to {size} of them.")
+    if plan.sample is not None and not 1 <= plan.sample <= size:
+        raise UsageError(
+            f"--sample {plan.sample}: {plan.space.name} has {size} sub-networks, ask for 1 to {size} of them."
+        )
     if plan.settings.backend == "fake":
         raise UsageError("The fake backend runs no networks of a space: take another --backend.")
     if (plan.criterion is not None or plan.deadline_s is not None) and not latency.can_fit():
         raise BackendUnavailable(
-            "Knowing when enough is measured needs scipy: pip install 'insitu-kit[workshop]', or give --sample N or --budget alone."
+            f"Knowing when enough is measured needs scipy: {versions.install('scipy')}, or give --sample N or --budget alone."
         )
 
 
@@ -148,7 +189,7 @@ def space_of(name: str) -> Space:
         root = name.split("-")[0]
         if root in spaces.SPACES and root != name:
             raise UsageError(
-                f"--space {name} is one sub-network: give it as a target, or its space as --space {root}."
+                f"{name} is one sub-network: measure it with kit profile {name}, or explore its space, {root}."
             ) from None
         raise
 

@@ -259,9 +259,7 @@ def _said_of_baselines(kept: set[str], known: bool) -> list[str]:
     from kit.latency import baselines
 
     if known and "lookup" in kept and not baselines.forest_available():
-        return [
-            "the random forest is left out of the table: scikit-learn is not installed (pip install 'insitu-kit[workshop]')"
-        ]
+        return ["the random forest is left out of the table: scikit-learn is not installed (pip install scikit-learn)"]
     return []
 
 

@@ -9,6 +9,7 @@ hangs on the addresses of one.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import selectors
 import subprocess
@@ -22,6 +23,8 @@ from kit import backends
 from kit.measure import worker
 from kit.measure.worker import Answer, Reply, Request
 from kit.records import Outcome, Record
+
+log = logging.getLogger(__name__)
 
 RECYCLE_LIMIT = 8
 
@@ -69,7 +72,9 @@ class ForkServer:
             template = None
         if template is None:
             template = self._templates[key] = _start_template(*key)
+            log.info("started a template process for %s, %d threads", *key)
         template.children += 1
+        log.debug("run %d of the template process %d: %s, %d threads", template.children, template.process.pid, *key)
         line = _exchange(template.process, request_line(request), timeout_s)
         if line and line.endswith(b"\n"):
             return _reply(line)

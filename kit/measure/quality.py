@@ -146,13 +146,13 @@ def _wide(records: Sequence[ProfileRecord]) -> str | None:
     if not wide:
         return None
     worst = max(_half_width(r.measurement) for r in wide if r.measurement)
-    return f"{len(wide)} of {len(records)} are known no better than +-{worst:.1%}: raise --rounds-max or --visit-s."
+    return f"{len(wide)} of {len(records)} are known no better than +-{worst:.1%}: raise --rounds-max or --run-s."
 
 
 def _few(records: Sequence[ProfileRecord]) -> str | None:
     few = [r for r in records if r.measurement and len(r.measurement.visits) < max(VISITS_MIN, r.settings.rounds_min)]
     return (
-        f"{len(few)} of {len(records)} had too few processes for a verdict: raise --budget-s or --rounds-max."
+        f"{len(few)} of {len(records)} had too few processes for a verdict: raise --budget or --rounds-max."
         if few
         else None
     )
@@ -160,7 +160,7 @@ def _few(records: Sequence[ProfileRecord]) -> str | None:
 
 def _short(records: Sequence[ProfileRecord]) -> str | None:
     short = [r for r in records if r.measurement and _timed_s(r.measurement) < SHORT_S]
-    return f"{len(short)} of {len(records)} were timed for less than a second: raise --visit-s." if short else None
+    return f"{len(short)} of {len(records)} were timed for less than a second: raise --run-s." if short else None
 
 
 def _timed_s(measurement: Measurement) -> float:

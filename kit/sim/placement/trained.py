@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
-from kit import store
+from kit import store, versions
 from kit.backends import onnxgraph
 from kit.errors import BackendUnavailable, BadModel, BadRecord, UsageError
 from kit.records import Record
@@ -126,7 +126,7 @@ def _network(onnx: bytes, method: str) -> Callable[[NDArray[Any]], NDArray[Any]]
         import onnxruntime as ort
     except ImportError:
         raise BackendUnavailable(
-            "A trained policy runs in onnxruntime, which is not installed: pip install onnxruntime."
+            f"A trained policy runs in onnxruntime, which is not installed: {versions.install('onnxruntime')}"
         ) from None
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

@@ -1,4 +1,4 @@
-"""The door as a user stands before it: a verb and its words, what it prints."""
+"""The command line in this process: a verb and its words, and what it prints."""
 
 from __future__ import annotations
 

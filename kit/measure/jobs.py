@@ -1,0 +1,153 @@
+"""Jobs: what a command names (targets, runtimes, operating points) as the list that the profiler measures, or as one record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from pydantic import ValidationError
+
+from kit import store
+from kit.errors import MeasurementError, UnknownName, UsageError
+from kit.measure import profiler
+from kit.measure.profiler import Job, Progress
+from kit.measure.targets import Program, Target, resolve
+from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, ScenarioRecord, first_problem
+from kit.spaces.allocator import FAMILIES
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+BUILDS = (Path("build"), Path("run/build"))  # where kit build and kit run leave variants
+
+
+def targets(
+    names: Sequence[str], backend: str, folder: Path | None = None, *, build: Path | None = None, every: bool = False,
+    program: Program | None = None,
+) -> list[Target]:  # fmt: skip
+    """What ``names`` are for one backend: :func:`kit.measure.targets.resolve`, with variants looked up in the usual builds.
+
+    ``folder`` takes the files of what is named by id, ``build`` holds variants (default: the first of ``BUILDS``), ``every`` asks for
+    all sizes of a family of allocators. Raises UsageError and what ``resolve`` raises.
+    """
+    if not names:
+        raise UsageError(
+            "There is nothing to measure: name an .onnx file, a build folder or an id; kit explore takes a space."
+        )
+    if every and not set(names) & set(FAMILIES):
+        raise UsageError(f"--all is about a family of allocators: name {', '.join(FAMILIES)}, or leave it away.")
+    return resolve(names, backend=backend, build=build or usual_build(), folder=folder, every=every, program=program)
+
+
+def jobs(
+    names: Sequence[str], points: Sequence[MeasureSettings], backends: str, folder: Path, *, build: Path | None = None,
+    every: bool = False, program: Program | None = None,
+) -> list[Job]:  # fmt: skip
+    """Every target with every one of the comma-separated ``backends`` at every one of ``points``. Raises as :func:`targets` does."""
+    return [
+        Job(target, point.model_copy(update={"backend": backend}))
+        for backend in dict.fromkeys(part.strip() for part in backends.split(","))
+        for target in targets(names, backend, folder, build=build, every=every, program=program)
+        for point in points
+    ]
+
+
+def usual_build() -> Path | None:
+    """The build folder of this directory, if there is one."""
+    return next((folder for folder in BUILDS if folder.is_dir()), None)
+
+
+@contextmanager
+def workspace(keep: Path | None = None) -> Iterator[Path]:
+    """A folder for files that were named by id only: ``keep``, or one that lives as long as the run."""
+    if keep is not None:
+        yield store.make_folder(keep)
+        return
+    with TemporaryDirectory(prefix="kit-") as name:
+        yield Path(name)
+
+
+def record_file(folder: Path, device_id: str, stem: str, suffix: str = ".jsonl") -> Path:
+    """FOLDER/DEVICE/STEM.jsonl, the stem made fit for a file name."""
+    return folder / device_id / f"{store.slug(stem)}{suffix}"
+
+
+def stem(names: Sequence[str], backend: str, threads: int) -> str:
+    """The name of a run's file where none is given: first target, backend and threads."""
+    first = Path(names[0])
+    return f"{first.resolve().stem if first.exists() else names[0]}-{backend}-t{threads}"
+
+
+def once(
+    target: Target | Path, settings: MeasureSettings, device: DeviceSpec, out: Path,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> ProfileRecord:  # fmt: skip
+    """The record of one network, appended to ``out``. Raises UsageError for a path that is no network."""
+    if isinstance(target, Path):
+        (target,) = resolve([str(target)], backend=settings.backend)
+    (record,) = profiler.profile([Job(target, settings)], device, out, progress=progress)
+    return record
+
+
+def failure(records: Sequence[ProfileRecord] | Sequence[ScenarioRecord], out: Path) -> MeasurementError | None:
+    """The error of a run in which nothing was measured; None where something was."""
+    if any(r.outcome == "ok" for r in records):
+        return None
+    reason = (records[0].reason or "").rstrip(".")
+    return MeasurementError(f"Nothing was measured: {reason}. The failures are recorded in {out}.")
+
+
+def duration_s(text: str, takes: str = "a time like 90s, 10m or 1h") -> float:
+    """Seconds of ``90s``, ``10m`` or ``1h``. Raises UsageError, with what --budget ``takes``."""
+    match = _DURATION.fullmatch(text.strip())
+    seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
+    if not 0.1 <= seconds <= 1e7:
+        raise UsageError(f"--budget '{text}' cannot be read: give {takes}.")
+    return seconds
+
+
+# ------------------------------------------------------------------------------------------------------ operating points
+
+
+def points(settings: MeasureSettings, sweeps: Sequence[str]) -> list[MeasureSettings]:
+    """``settings`` at every combination of the swept values, such as ``threads=1,2``. Raises UsageError, UnknownName (a key)."""
+    axes: dict[str, list[object]] = {}
+    for sweep in sweeps:
+        key, equals, values = sweep.partition("=")
+        if not equals or not values.strip(","):
+            raise UsageError(f"--sweep '{sweep}' cannot be read: write it like --sweep threads=1,2.")
+        if key not in _AXES:
+            raise UnknownName("sweep", key, _AXES)
+        field, read, takes = _AXES[key]
+        try:
+            given = [read(value.strip()) for value in values.split(",") if value.strip()]
+        except ValueError:
+            raise UsageError(f"--sweep {key} does not take '{values}': {takes}.") from None
+        axes[field] = list(dict.fromkeys([*axes.get(field, []), *given]))
+    return [_point(settings, dict(zip(axes, chosen, strict=True))) for chosen in product(*axes.values())]
+
+
+def _point(settings: MeasureSettings, changes: dict[str, object]) -> MeasureSettings:
+    try:
+        return MeasureSettings.model_validate({**settings.model_dump(), **changes})
+    except ValidationError as error:
+        raise UsageError(f"--sweep names a point that cannot be: {first_problem(error)}.") from None
+
+
+def cpus(text: str, separator: str = ",") -> tuple[int, ...]:
+    """Logical CPUs of ``0,1``. Raises ValueError."""
+    return tuple(sorted({int(part) for part in text.split(separator)}))
+
+
+_AXES: dict[str, tuple[str, Callable[[str], object], str]] = {
+    "threads": ("threads", int, "whole numbers from 1"),
+    "batch": ("batch", int, "whole numbers from 1"),
+    "gap-ms": ("gap_s", lambda v: float(v) * 1e-3, "milliseconds from 0"),
+    "load": ("load", int, "numbers of background processes from 0"),
+    "affinity": ("affinity", lambda v: cpus(v, "+"), "CPUs, several together like 0+1"),
+    "clock-ghz": ("clock_cap_hz", lambda v: float(v) * 1e9, "gigahertz"),
+    "power-mode": ("power_mode", str, "names of power modes"),
+}

@@ -1,0 +1,93 @@
+"""Where library, measuring and knowledge base meet: what packages promise, and what becomes of a promise that does not hold."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import made
+import pytest
+from invoke import kit
+from typer.testing import CliRunner
+
+from kit import delivery, knowledge
+from kit.cli import app
+from kit.delivery import Delivery
+from kit.errors import BrokenPromise, NoAnswer
+from kit.records import Answer, Need, ProfileRecord
+
+
+def delivered(need: Need, measured_s: float | None, promised_s: float = 0.07e-3, **changes: Any) -> Delivery:
+    """A package whose p99 was promised near ``promised_s``, and which was then measured at ``measured_s``."""
+    row = knowledge.row_of(made.profile("net", promised_s))
+    record = None if measured_s is None else made.profile("net", measured_s).model_copy(update=changes)
+    receipt = SimpleNamespace(package="net:1", bytes_downloaded=1, download_s=0.1, checked="no sample in the package")
+    pulled: Any = SimpleNamespace(
+        receipt=receipt,
+        folder=Path("models/net"),
+        answer=Answer(need=need, chosen=row, runner_up=None, margin=None, binding=None, rejected=(), text=""),
+    )
+    return Delivery(pulled, record)
+
+
+def test_a_promise_that_holds_and_one_that_does_not() -> None:
+    need = Need(deadline_s=1e-3)
+    assert delivered(need, 0.08e-3).broken is None
+    assert delivered(need, 0.9e-3).broken is None  # slower than promised, and still in time
+    assert delivered(need, None).broken is None  # not measured
+    assert delivered(Need(), 2.9e-3).broken is None  # nothing was asked
+    broken = delivered(need, 2.9e-3).broken
+    assert isinstance(broken, BrokenPromise) and broken.exit_code == 1
+    said = str(broken)
+    assert "net:1 breaks its promise here: its p99 was promised as 0.07" in said and "measured as 2.9" in said
+    assert "over the deadline of 1 ms" in said and "models/net" in said
+    assert "its median was promised" in str(delivered(Need(deadline_s=1e-3, percentile=50), 2.9e-3).broken)
+
+
+def test_a_measurement_that_failed_breaks_no_promise() -> None:
+    failed = delivered(Need(deadline_s=1e-3), 2.9e-3, measurement=None, label=None, outcome="crashed")
+    assert failed.broken is None
+
+
+def test_pull_says_that_the_promise_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit code 1, the sentence, and in JSON all that is known beside it."""
+    answer = delivered(Need(deadline_s=1e-3), 2.9e-3)
+    monkeypatch.setattr(delivery, "pull", lambda *_, **__: answer)
+    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1"])
+    assert (
+        isinstance(done.exception, BrokenPromise) and "promised 0.07" in done.stdout and "measured 2.9" in done.stdout
+    )
+    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
+    assert isinstance(done.exception, BrokenPromise) and not done.stdout
+    assert done.exception.details["measured_p99_s"] == pytest.approx(2.9e-3, rel=0.1)
+    monkeypatch.setattr(delivery, "pull", lambda *_, **__: delivered(Need(deadline_s=1e-3), 0.08e-3))
+    data = json.loads(kit("pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"))
+    assert data["package"] == "net:1" and data["measured_s"] == pytest.approx(0.08e-3, rel=0.01)
+
+
+def of_backend(backend: str, median_s: float, **changes: Any) -> ProfileRecord:
+    record = made.profile("net", median_s)
+    return record.model_copy(update={"settings": record.settings.model_copy(update={"backend": backend}), **changes})
+
+
+def test_only_what_runs_the_packaged_file_promises() -> None:
+    records = [
+        of_backend("onnxruntime", 1e-3),
+        of_backend("pytorch", 1e-3),
+        of_backend("onnxruntime", 1e-3, measurement=None),
+    ]
+    (sha256,) = delivery.promises(records)
+    assert [p.backend for p in delivery.promises(records)[sha256]] == ["onnxruntime"]
+
+
+def test_a_library_without_promises_has_no_answer() -> None:
+    with pytest.raises(NoAnswer, match="promises nothing yet"):
+        delivery.choose([], Need(deadline_s=1.0))
+
+
+def test_a_delivery_is_a_value() -> None:
+    one = delivered(Need(deadline_s=1e-3), 2.9e-3)
+    assert replace(one, record=None).broken is None and one.promise.artifact_id == "net"
