@@ -9,7 +9,7 @@
         a = run("bandwidth")                             # docs/papers/results/bandwidth.json
         yield f"comes within {100 * a.at('table1-excess', 'mixture of experts', '1'):.2f} % of the optimum at K = 1"
 
-    def readme() -> Iterator[str]: ...                   # the same for README.md, if it quotes the run
+    def results() -> Iterator[str]: ...                  # pieces of docs/results.md that quote the run
 
 White space does not count, so a page may be wrapped and a claim may be a whole table. What is left of a page without claims, settings,
 code and references (Fig. 4, eq. 14) must hold no number. After a new run ``python tests/quoted.py NAME`` writes the new numbers into the

@@ -1,4 +1,4 @@
-"""What docs/papers/bandwidth.md and README.md say of paper A."""
+"""What docs/papers/bandwidth.md says of paper A."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def _measured(a: Run) -> Iterator[str]:
     yield f"another width in {other['allocator']} % of the cells (compiled), {other['onnxruntime']} % (onnxruntime) and {other['pytorch']} % (PyTorch)"
 
 
-def readme() -> Iterator[str]:
+def results() -> Iterator[str]:  # quoted by docs/results.md
     a = run("bandwidth")
     runs = {name: run(f"bandwidth-measured-{name}") for name in RUNTIMES}
     other = [int(noted(r, "fig3-printed", r"another width in (\d+)%")) for r in runs.values()]

@@ -1,4 +1,4 @@
-"""What docs/papers/offloading.md and README.md say of paper B."""
+"""What docs/papers/offloading.md says of paper B."""
 
 from __future__ import annotations
 
@@ -333,7 +333,7 @@ def _worst(a: Run, t: Table) -> tuple[float, float, float, float]:
     return worst, mine, slow, 100 * t.at("fig7", "-decisions", SLOW, "b", 0)
 
 
-def readme() -> Iterator[str]:
+def results() -> Iterator[str]:  # quoted by docs/results.md
     a = run("offloading")
     worst, mine, slow, _ = _worst(a, Table(a))
     yield f"kit's own scheduler is within {mine:.2f} % of the reference in 17 worlds and three seeds ({slow:.1f} % where deciding takes as long as with the largest network), paper B's within {worst:.1f} %"

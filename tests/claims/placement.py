@@ -1,4 +1,4 @@
-"""What docs/papers/placement.md and README.md say of paper C."""
+"""What docs/papers/placement.md says of paper C."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def _measured() -> dict[str, str]:
     return found  # fmt: skip
 
 
-def readme() -> Iterator[str]:
+def results() -> Iterator[str]:  # quoted by docs/results.md
     a, fair, half = run("placement"), run("placement-shared"), run("placement-measured-half")
     every = pieces()
     yield f"plain rules reach the proven bound ({a.at('default', BOUND, ACCURACY):.3f})"
