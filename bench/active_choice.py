@@ -2,7 +2,7 @@
 
     python bench/active_choice.py profiles/DEVICE/resnet18-space.jsonl [--seeds 5] [--batch 5] [--journal FILE] [--json]
 
-The measured networks are the pool. Both orders start with ten networks and add a batch at a time: the active one what `kit profile --space`
+The measured networks are the pool. Both orders start with ten networks and add a batch at a time: the active one what `kit explore`
 would choose (kit.latency.active_sampling), the other a random permutation. After each batch `kit fit`'s predictor is fitted to what was
 "measured" so far and asked for every network that was not, by the form with the smallest cross-validated error, as the verb does.
 Counted is how many measurements it takes until the share of those within +-10 % first reaches 99 % (and 95 %), for each seed.

@@ -2,7 +2,7 @@
 
     python bench/latency_models.py profiles/DEVICE/resnet18-space.jsonl ... [--count 40] [--seeds 5] [--json | --markdown]
 
-Of each file's networks ``--count`` are "measured": chosen as `kit profile --space` would (active sampling), or at random. Each form is
+Of each file's networks ``--count`` are "measured": chosen as `kit explore` would (active sampling), or at random. Each form is
 fitted to them and asked for all others. Beside it stand the papers' line through the same networks, a random forest and a layer-wise
 lookup table, and, where NAME-again.jsonl lies beside NAME.jsonl, how well a second measurement of the same networks repeats the first.
 Truth is the drift-corrected median. Transfer (--transfer FILE=BASE ...): ten networks of FILE with the model of all of BASE behind
@@ -33,7 +33,7 @@ from kit.latency.parametric import Cases
 from kit.records import ProfileRecord
 from kit.stats import Floats
 
-FIRST, BATCH = 10, 5  # as kit profile --space measures
+FIRST, BATCH = 10, 5  # as kit explore measures
 TRANSFERRED = 10
 NAMES = {
     "factor": "line (papers' form, fitted)",

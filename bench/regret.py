@@ -2,7 +2,7 @@
 
     python bench/regret.py profiles/DEVICE/resnet18-space.jsonl [--count 40] [--needs 1000] [--measures 8] [--seeds 3] [--json]
 
-Of each file's networks ``--count`` are "measured", chosen as `kit profile --space` would; a latency model is fitted to them and predicts
+Of each file's networks ``--count`` are "measured", chosen as `kit explore` would; a latency model is fitted to them and predicts
 all others, tail and memory included. Each need (a deadline at the 99th percentile, in a third of the cases each a memory limit, an accuracy
 floor or a link) is answered by the predictions alone, and by `ask --measure`, which measures what could change the answer, here by looking
 it up. The truth are the measurements of all. With NAME-again.jsonl beside NAME.jsonl each choice is also judged by the second

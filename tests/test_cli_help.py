@@ -25,10 +25,10 @@ def verbs(command: Any = None, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Every verb that does something, by its words."""
     command = command or typer.main.get_command(app)
     below = getattr(command, "commands", {})
-    found = {" ".join(words): command} if words and (not below or command.invoke_without_command) else {}
+    known = {" ".join(words): command} if words and (not below or command.invoke_without_command) else {}
     for name, sub in below.items():
-        found |= verbs(sub, (*words, name))
-    return found
+        known |= verbs(sub, (*words, name))
+    return known
 
 
 VERBS = verbs()

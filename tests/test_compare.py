@@ -256,7 +256,7 @@ def test_equal_networks_rarely_look_different(processes: int) -> None:
     assert wrong / trials <= 0.08  # at most 5 % are expected; 300 trials scatter by 1.3 %
 
 
-# ------------------------------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------------------------------------- the verb
 
 
 def write(path: Path, found: list[ProfileRecord]) -> Path:

@@ -1,4 +1,4 @@
-"""The law of the house: imports go only down, and what belongs on a board runs without the workshop.
+"""The layers: imports go only down, nothing outgrows its size, and what belongs on a board runs without the training tools.
 
 The table is docs/architecture.md's; change both together, with the reason.
 """
@@ -118,7 +118,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def law(module: str) -> tuple[int, set[str]]:
+def layer_of(module: str) -> tuple[int, set[str]]:
     parts = module.split(".")
     for end in range(len(parts), 1, -1):
         if (name := ".".join(parts[:end])) in LAYERS:
@@ -134,7 +134,7 @@ def imports(module: str, path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative imports hide the floor"
+            assert node.level == 0, f"{module}: relative imports hide the layer"
             names = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {n for n in names if n in known} or {node.module or ""}
     return found
@@ -143,18 +143,18 @@ def imports(module: str, path: Path) -> set[str]:
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_only_down(module: str) -> None:
     # kit itself names what its packages hold, for type checkers, and loads it when it is used: test_importing_kit_does_no_work.
-    floor, allowed = (max(level for level, _ in LAYERS.values()), set()) if module == "kit" else law(module)
+    layer, allowed = (max(level for level, _ in LAYERS.values()), set()) if module == "kit" else layer_of(module)
     for name in sorted(imports(module, modules()[module])):
         top = name.split(".")[0]
         assert top not in {"bench", "tests", "scripts"}, f"{module} imports {name}"
         if top == "kit":
-            assert law(name)[0] <= floor, f"{module} (floor {floor}) imports {name} above it"
+            assert layer_of(name)[0] <= layer, f"{module} (layer {layer}) imports {name} above it"
             mine, theirs = module.split(".")[1:2], name.split(".")[1:2]
             for one, other in APART:
                 crossing = (set(mine) <= one and set(theirs) <= other) or (set(mine) <= other and set(theirs) <= one)
                 assert not (mine and theirs and crossing), f"{module} and {name} must not know each other"
         elif top not in sys.stdlib_module_names:
-            assert top in allowed, f"{module} imports {top}, which its floor does not allow"
+            assert top in allowed, f"{module} imports {top}, which its layer does not allow"
 
 
 #: What still grows too long or too wide, as file or file:function. To be emptied, not added to.
@@ -196,7 +196,7 @@ def test_no_towers() -> None:
 
 
 def blocked(code: str) -> subprocess.CompletedProcess[str]:
-    """Run ``code`` in a process in which the workshop's packages cannot be imported."""
+    """Run ``code`` in a process in which the training tools cannot be imported."""
     guard = f"""
         import sys
         class Guard:
@@ -215,7 +215,7 @@ def blocked(code: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.board
-def test_board_modules_import_without_the_workshop() -> None:
+def test_board_modules_import_without_the_training_tools() -> None:
     names = [
         m for m in modules() if any(m == b or m.startswith(f"{b}.") for b in BOARD[1:]) and m not in NOT_ON_A_BOARD
     ]
@@ -230,7 +230,7 @@ def test_board_modules_import_without_the_workshop() -> None:
 
 
 @pytest.mark.board
-def test_every_verb_answers_help_without_the_workshop() -> None:
+def test_every_verb_answers_help_without_the_training_tools() -> None:
     done = blocked("""
         import typer.testing, typer.main
         from kit.cli import app

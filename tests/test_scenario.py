@@ -413,7 +413,7 @@ def test_a_free_batch_is_swept_by_a_real_runtime(tmp_path: Path) -> None:
     assert record.best is not None and record.best.samples_per_s is not None
 
 
-# ------------------------------------------------------------------------------------------------------------- the door
+# ------------------------------------------------------------------------------------------------------------- the verb
 
 
 def test_the_verb_prints_json_and_a_sentence(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The runtimes behind one door. Only :func:`load` imports a leaf, so a missing runtime costs nothing.
+"""The runtimes behind one interface. Only :func:`load` imports a leaf, so a missing runtime costs nothing.
 
 A leaf is a module with two functions; ``mode`` says which flavour of its runtime is meant::
 

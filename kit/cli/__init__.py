@@ -25,13 +25,13 @@ from kit.cli import (
     measure,
     place,
     predict,
+    produce,
     run,
     runtimes,
     scenario,
     session,
     show,
     simulate,
-    workshop,
 )
 from kit.errors import KitError
 
@@ -94,7 +94,7 @@ for verbs in (
     scenario,
     session,
     compare,
-    workshop,
+    produce,
     judge,
     predict,
     knowledge,

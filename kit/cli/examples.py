@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_type_hints
+
 import typer
 
 #: Verb -> command lines that it takes.
@@ -62,6 +64,9 @@ def add_to(app: typer.Typer, group: str = "") -> None:
         assert command.callback is not None
         name = group + (command.name or command.callback.__name__)
         command.epilog = epilog(name)
+        command.callback.__annotations__ = get_type_hints(
+            command.callback, include_extras=True
+        )  # once: typer asks four times
         paragraphs = (command.callback.__doc__ or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     for below in app.registered_groups:

@@ -68,9 +68,9 @@ def explore(
     10 % (--until), or until the time or the number is spent (--budget). Each batch is predicted before it is measured, so the errors
     that are printed are honest. A killed run goes on when the same command is given again.
     """
-    from kit.latency import explore as exploration
+    from kit.latency import explore as exploring
 
-    plan = exploration.plan(
+    plan = exploring.plan(
         space, precision.settings(point, None, file.seed).model_copy(update={"backend": runtime.backend}), budget=budget, until=until,
         deadline_s=None if deadline_ms is None else deadline_ms * 1e-3, sample=sample,
     )  # fmt: skip
@@ -79,36 +79,39 @@ def explore(
 
 def _run(plan: Plan, file: options.RecordFile, *, json: bool) -> None:
     from kit.devices import recognise
-    from kit.latency import explore as exploration
+    from kit.latency import explore as exploring
     from kit.measure import jobs, quality
 
     spec, settings = recognise(), plan.settings
     name = file.name or f"{plan.space.name}-space-{settings.backend}-{settings.name}"
     out = jobs.record_file(file.profiles, spec.device_id, name)
     with jobs.workspace(file.keep) as folder, show.progress("explore") as update:
-        found = exploration.run(
+        exploration = exploring.run(
             plan, spec, out, folder, fresh=file.fresh, spent_s=show.process_age_s(), progress=show.steps(update),
             told=lambda step: show.say(_step_line(step)),
         )  # fmt: skip
-    records = list(found.records)
+    records = list(exploration.records)
     warnings = quality.warnings_of(records)
     if json:
         show.emit({
             "device": spec.device_id, "file": str(out), "seed": plan.seed, "space": plan.space.name, "measured": len(records),
-            "new": found.new, "ended": found.ended, "reached": found.reached, "steps": [_step_json(s) for s in found.steps],
+            "new": exploration.new, "ended": exploration.ended, "reached": exploration.reached,
+            "steps": [_step_json(s) for s in exploration.steps],
             "variants": [show.variant(r) for r in records], "warnings": list(warnings),
         })  # fmt: skip
         return
-    _print(found, plan, out, warnings)
+    _print(exploration, plan, out, warnings)
 
 
-def _print(found: Exploration, plan: Plan, out: Path, warnings: tuple[str, ...]) -> None:
-    show.print_table(show.profile_table(found.records))
-    if found.steps:
-        show.print_table(_steps_table(found))
+def _print(exploration: Exploration, plan: Plan, out: Path, warnings: tuple[str, ...]) -> None:
+    show.print_table(show.profile_table(exploration.records))
+    if exploration.steps:
+        show.print_table(_steps_table(exploration))
     show.say(" ".join(warnings))
     fit = "kit fit" if plan.settings.backend == "onnxruntime" else f"kit fit --backend {plan.settings.backend}"
-    show.say(f"Ended because {found.ended}. {found.new} new records, {len(found.records)} in all: {out}")
+    show.say(
+        f"Ended because {exploration.ended}. {exploration.new} new records, {len(exploration.records)} in all: {out}"
+    )
     show.say(
         f"The model of them: {fit} {out} --out {plan.space.name}.json, then kit predict ID --model {plan.space.name}.json"
     )
@@ -144,14 +147,14 @@ def _step_json(step: Step) -> dict[str, object]:
     }
 
 
-def _steps_table(found: Exploration) -> Table:
+def _steps_table(exploration: Exploration) -> Table:
     title = "Error of each batch before it was measured, and what is expected of the rest of the space"
     columns = (
         Column("batch", 5), Column("mean error"), Column("within", 2), Column("model family", 4), Column("by intervals", 1),
         Column("by cross-validation", 3),
     )  # fmt: skip
     table = show.make_table(title, "measured", *columns)
-    for s in found.steps:
+    for s in exploration.steps:
         cells = [show.known(None if v is None else f"{v:.1%}") for v in (s.error, s.within, s.estimated, s.validated)]
         table.add_row(str(s.measured), str(s.batch), *cells[:2], s.form or "none", *cells[2:])
     return table

@@ -70,11 +70,11 @@ def fit(
     """Fit latency to measured networks: lambda with its interval beside the papers' lambda = 1, and the model family that predicts best."""
     from kit import latency, store
     from kit.cli import predict
-    from kit.cli.workshop import need_workshop
+    from kit.cli.produce import need_training_tools
 
     _check_level(level)
     if plots is not None:
-        need_workshop("plotly")
+        need_training_tools("plotly")
     records = predict.of_backend(only(store.read_profiles(profiles), device), backend)
     models = latency.fit(records, seed=seed)
     predictor = _predictor(records, backend, source, level, seed, needed=any((out, source, plots)))
@@ -161,9 +161,9 @@ def report(
 ) -> None:
     """One self-contained HTML page: accuracy against latency, lambda, spread, choices over deadlines, packages."""
     from kit import knowledge, store
-    from kit.cli.workshop import need_workshop
+    from kit.cli.produce import need_training_tools
 
-    need_workshop("plotly")
+    need_training_tools("plotly")
     from kit.library import package
     from kit.report.page import write_page
 

@@ -561,9 +561,9 @@ def decision_map(
 ) -> None:
     """A map of the choice over two limits, and what the choice from predictions loses, as one self-contained page."""
     from kit import knowledge
-    from kit.cli.workshop import need_workshop
+    from kit.cli.produce import need_training_tools
 
-    need_workshop("plotly")
+    need_training_tools("plotly")
     from kit.report import decisions
 
     rows = read_rows(knowledge_file)

@@ -87,9 +87,9 @@ def serve(
     json: show.Json = False,
 ) -> None:
     """Serve a library over HTTP until interrupted."""
-    from kit.cli import workshop
+    from kit.cli import produce
 
-    workshop.need("Serving needs", "starlette", "uvicorn")
+    produce.need("Serving needs", "starlette", "uvicorn")
     from kit import delivery
     from kit.library import server
 

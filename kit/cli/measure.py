@@ -84,9 +84,9 @@ class Retired:
             "--space": self.space, "--sample": self.sample, "--until": self.until, "--at-most": self.at_most,
             "--deadline-ms": self.deadline_ms,
         }  # fmt: skip
-        if given := next((flag for flag, value in searching.items() if value is not None), None):
+        if flag := next((flag for flag, value in searching.items() if value is not None), None):
             raise UsageError(
-                f"{given} belongs to a verb of its own: kit explore {self.space or 'SPACE'} (kit explore --help)."
+                f"{flag} belongs to a verb of its own: kit explore {self.space or 'SPACE'} (kit explore --help)."
             )
 
 
@@ -227,9 +227,9 @@ def _print(records: Sequence[ProfileRecord], warnings: tuple[str, ...], out: Pat
 
 def _program(network: Network, path: Path) -> FileRef:
     """What PyTorch runs of an allocator: torch is loaded when the first is asked for."""
-    from kit.cli.workshop import need_workshop
+    from kit.cli.produce import need_training_tools
 
-    need_workshop("torch")
+    need_training_tools("torch")
     from kit.variants import program
 
     return program.write(network, path)

@@ -226,11 +226,11 @@ def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
     def flat(**options: Any) -> None:
-        made = {
+        filled = {
             name: group(**{f.name: options.pop(f.name) for f in fields(group)})  # type: ignore[operator]
             for name, group in groups.items()
         }
-        verb(**options, **made)
+        verb(**options, **filled)
 
     parameters = list(_flattened(verb, hints, groups))
     flat.__name__, flat.__doc__, flat.__module__ = verb.__name__, verb.__doc__, verb.__module__

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import judge, library, show, workshop
+from kit.cli import judge, library, produce, show
 from kit.cli.table import Column
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     out: Annotated[Path, typer.Option(help="Folder for everything that the run makes.")] = Path("run"),
-    root: workshop.Root = "resnet18",
+    root: produce.Root = "resnet18",
     quick: Annotated[
         bool, typer.Option("--quick", help="A one-minute version: fewer epochs, variants and rounds.")
     ] = False,
@@ -43,7 +43,7 @@ def run(
     from kit.nets import root_of
 
     root_of(root)  # a misspelt name is told before the workshop is looked for
-    workshop.need_workshop()
+    produce.need_training_tools()
     from kit import knowledge, store
     from kit.devices import recognise
     from kit.report.page import write_page

@@ -197,10 +197,10 @@ def table(record: ScenarioRecord) -> Table:
     how = record.settings
     title = f"{record.artifact.artifact_id}: {how.scenario}, {how.backend}, {how.threads} thread(s), runs of {how.run_s:g} s"
     server = how.scenario == "server"
-    made = show.make_table(title, *(SERVER if server else LOADS))
+    rows = show.make_table(title, *(SERVER if server else LOADS))
     for run in sorted(record.runs, key=lambda r: r.rate_hz or 0.0):
-        made.add_row(*_row(run, server))
-    return made
+        rows.add_row(*_row(run, server))
+    return rows
 
 
 def _row(run: ScenarioRun, server: bool) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -48,6 +47,8 @@ Seed = Annotated[int, typer.Option("--seed", help="Seed of every random choice."
 
 def emit(data: dict[str, Any]) -> None:
     """One JSON object on standard output."""
+    import json
+
     print(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False), flush=True)
 
 

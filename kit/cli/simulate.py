@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import show, workshop
+from kit.cli import produce, show
 
 if TYPE_CHECKING:
     from kit.sim.bandwidth.train import Trained
@@ -64,7 +64,7 @@ def bandwidth(
 ) -> None:
     """Paper A: networks that split a band, their delay by width, and what knowing the best width saves."""
     wanted = seeds_of(seed, seeds, quick)
-    workshop.need_workshop("torch", "plotly")
+    produce.need_training_tools("torch", "plotly")
     start = time.monotonic()
     from kit import store
     from kit.sim import learning
@@ -125,7 +125,7 @@ def offloading(
 ) -> None:
     """Paper B: who offloads, which sub-network shares band and server, and what deciding costs. fig12 trains 30 networks: name it."""
     wanted = seeds_of(seed, seeds, quick)
-    workshop.need_workshop("torch", "plotly")
+    produce.need_training_tools("torch", "plotly")
     start = time.monotonic()
     from kit import store
     from kit.sim import learning
@@ -225,7 +225,7 @@ def placement(
     With --models measured:… or --trace their tables are made; the paper's figures too where --figure names them.
     """
     wanted = seeds_of(seed, seeds, quick)
-    workshop.need_workshop("torch", "plotly")
+    produce.need_training_tools("torch", "plotly")
     need_playground()
     start = time.monotonic()
     from dataclasses import replace
@@ -335,7 +335,7 @@ def _noisy(text: str) -> tuple[str, float]:
 
 def need_playground() -> None:
     """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
-    workshop.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
+    produce.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
 
 
 def seeds_of(seed: Sequence[int] | None, seeds: int | None, quick: bool) -> tuple[int, ...]:

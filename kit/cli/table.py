@@ -6,12 +6,8 @@ other of priority 0, stays. In a pipe no column leaves and no line is padded, un
 
 from __future__ import annotations
 
-import csv
-import io
 import os
-import shutil
 import sys
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -78,6 +74,9 @@ class Table:
 
     def csv(self) -> str:
         """A line of names and a line for each row, every column."""
+        import csv
+        import io
+
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow([column.name or f"column {i + 1}" for i, column in enumerate(self.columns)])
@@ -142,6 +141,8 @@ class Table:
 def width() -> int | None:
     """Characters of a line: the terminal's, or ``COLUMNS``; None in a pipe or a file, which have no width of their own."""
     if sys.stdout.isatty():
+        import shutil
+
         return shutil.get_terminal_size().columns
     columns = os.environ.get("COLUMNS", "")
     return int(columns) if columns.isascii() and columns.isdigit() and int(columns) else None
@@ -151,6 +152,8 @@ def wrapped(text: str, width: int | None) -> list[str]:
     """``text`` in lines of at most ``width`` characters, broken between words; a longer word alone is broken."""
     if width is None or len(text) <= width:
         return [text]
+    import textwrap
+
     return textwrap.wrap(text, width, break_on_hyphens=False)
 
 

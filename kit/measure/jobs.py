@@ -123,10 +123,10 @@ def points(settings: MeasureSettings, sweeps: Sequence[str]) -> list[MeasureSett
             raise UnknownName("sweep", key, _AXES)
         field, read, takes = _AXES[key]
         try:
-            given = [read(value.strip()) for value in values.split(",") if value.strip()]
+            values_read = [read(value.strip()) for value in values.split(",") if value.strip()]
         except ValueError:
             raise UsageError(f"--sweep {key} does not take '{values}': {takes}.") from None
-        axes[field] = list(dict.fromkeys([*axes.get(field, []), *given]))
+        axes[field] = list(dict.fromkeys([*axes.get(field, []), *values_read]))
     return [_point(settings, dict(zip(axes, chosen, strict=True))) for chosen in product(*axes.values())]
 
 

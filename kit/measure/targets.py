@@ -149,6 +149,8 @@ def _member(text: str) -> SubNetwork | None:
 def _unresolved(text: str, build: Path | None) -> str:
     if Path(text).exists():
         return f"{text} is neither an .onnx file nor a build folder nor an .alloc.npz: give one, or a variant id with --build FOLDER."
+    if text in spaces.SPACES:
+        return f"{text} is a space of networks: kit explore {text} measures it, kit export {text} writes one to be profiled."
     try:
         SubNetwork.parse(text)
     except UsageError:

@@ -51,7 +51,7 @@ def need(what: str, *modules: str) -> None:
         )
 
 
-def need_workshop(*modules: str) -> None:
+def need_training_tools(*modules: str) -> None:
     """Raises BackendUnavailable when ``modules`` (default: all of the training tools) are not here."""
     if modules:
         need("This verb needs", *modules)
@@ -83,7 +83,7 @@ def build(
     from kit.nets import root_of
 
     root_of(root)  # a misspelt name is told before the training tools are looked for
-    need_workshop()
+    need_training_tools()
     from kit.variants.build import build as make
 
     with show.progress("build") as update:
@@ -117,7 +117,7 @@ def export(
 
     if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 4096):
         raise UsageError(f"--batch {batch} cannot be: give a number from 1 to 4096, or dynamic.")
-    need_workshop()
+    need_training_tools()
     from kit.variants.export import export_root
 
     artifact = export_root(name, resolution, out, batch=None if batch == "dynamic" else int(batch), seed=seed)
@@ -132,7 +132,7 @@ def describe(
     json: show.Json = False,
 ) -> None:
     """Write the JSON sidecar of an ONNX file: hash, MACs, parameters, bytes, tensors. kit fit needs the MACs."""
-    need_workshop()
+    need_training_tools()
     from kit.variants.export import describe_onnx
 
     artifact = describe_onnx(file)
