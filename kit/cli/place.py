@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="Play")(place)
+    app.command(rich_help_panel="Simulate")(place)
     simulate.simulate_app.command()(trace)
 
 

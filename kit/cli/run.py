@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
-    app.command(rich_help_panel="The whole way")(run)
+    app.command(rich_help_panel="End to end")(run)
 
 
 def run(

@@ -45,7 +45,7 @@ def add_to(app: typer.Typer) -> None:
     simulate_app.command()(bandwidth)
     simulate_app.command()(offloading)
     simulate_app.command()(placement)
-    app.add_typer(simulate_app, name="simulate", rich_help_panel="Play")
+    app.add_typer(simulate_app, name="simulate", rich_help_panel="Simulate")
 
 
 def bandwidth(
