@@ -21,7 +21,7 @@ from kit.delivery import Delivery
 from kit.devices import recognise
 from kit.errors import BackendUnavailable, MeasurementError, UsageError
 from kit.knowledge import limits
-from kit.latency import explore, fits, networks
+from kit.latency import fits, networks
 from kit.latency.fits import LatencyFit
 from kit.latency.networks import NetworkKernels, Prediction
 from kit.measure import compare as comparing
@@ -140,7 +140,9 @@ def _settings(
 
 
 def _seconds(budget: float | str | None) -> float | None:
-    return budget if budget is None else explore.read_span(str(budget))
+    if budget is None:
+        return None
+    return jobs.duration_s(budget if isinstance(budget, str) else f"{budget}s", "seconds, or a time like '90s' or '10m'")
 
 
 def _measured(

@@ -105,7 +105,7 @@ def duration_s(text: str, takes: str = "a time like 90s, 10m or 1h") -> float:
     match = _DURATION.fullmatch(text.strip())
     seconds = float(match[1]) * _SECONDS[match[2]] if match else 0.0
     if not 0.1 <= seconds <= 1e7:
-        raise UsageError(f"--budget '{text}' cannot be read: give {takes}.")
+        raise UsageError(f"budget '{text}' cannot be read: give {takes}.")
     return seconds
 
 
