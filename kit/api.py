@@ -142,7 +142,9 @@ def _settings(
 def _seconds(budget: float | str | None) -> float | None:
     if budget is None:
         return None
-    return jobs.duration_s(budget if isinstance(budget, str) else f"{budget}s", "seconds, or a time like '90s' or '10m'")
+    return jobs.duration_s(
+        budget if isinstance(budget, str) else f"{budget}s", "seconds, or a time like '90s' or '10m'"
+    )
 
 
 def _measured(

@@ -19,7 +19,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from kit import records
+from kit import folders, records
 from kit.errors import BadRecord, StorageError, UsageError
 from kit.records import Record
 
@@ -213,12 +213,13 @@ def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileR
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
-    """Every profile record of the given .jsonl files and folders of such files, the oldest first. A folder's ``sessions/`` are left alone.
+    """Every profile record of the given .jsonl files, folders of such files, and device ids, the oldest first.
 
+    A folder's ``sessions/`` are left alone; :func:`kit.folders.of_devices` says which folder a device id names.
     Raises UsageError (missing), BadRecord (another schema, empty).
     """
     files: list[Path] = []
-    for path in paths:
+    for path in folders.of_devices(paths):
         if path.is_dir():
             found = sorted(p for p in path.rglob("*.jsonl") if not p.name.startswith(".") and p.parent.name != SESSIONS)
             if not found:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from machines import FakeNvml, answering, build, put
 
-from kit.devices import configs as people_notes
+from kit import folders
 from kit.devices import identity, recognise
 from kit.devices.configs import load_configs, save_config
 from kit.errors import BadRecord, StorageError, UnknownName, UsageError
@@ -275,10 +275,10 @@ def test_shipped_configurations_are_read_and_name_their_sources() -> None:
     assert configs["nvidia-h200"].gpu is not None and configs["nvidia-h200"].gpu.memory_bytes == 141_000_000_000
 
 
-def test_the_current_folder_adds_and_replaces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_own_add_and_replace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "device_configs/mine.toml", MINIMAL)
     put(tmp_path, "device_configs/generic-x86_64.toml", MINIMAL.replace("mine", "generic-x86_64"))
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KIT_PROFILES", str(tmp_path))
     configs = load_configs()
     assert set(configs) >= SHIPPED | {"mine"}
     assert configs["generic-x86_64"].title == "My board"
@@ -287,7 +287,7 @@ def test_the_current_folder_adds_and_replaces(tmp_path: Path, monkeypatch: pytes
 
 def test_an_installed_wheel_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(tmp_path, "site/kit/_device_configs/mine.toml", MINIMAL)
-    monkeypatch.setattr(people_notes, "__file__", str(tmp_path / "site/kit/devices/identity.py"))
+    monkeypatch.setattr(folders, "__file__", str(tmp_path / "site/kit/folders.py"))
     monkeypatch.chdir(tmp_path)
     assert set(load_configs()) == {"mine"}
 

@@ -236,7 +236,7 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
     assert found["promised"] and found["chosen"]["origin"] == "measured"
     now = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
     for name, out in asked:
-        assert out == Path("profiles") / HERE / promise.FILE
+        assert out == Path("kit-profiles") / HERE / promise.FILE
         (row,) = [r for r in now if r.artifact_id == name]
         assert row.origin == "measured" and row.sha256 and row.accuracy is not None
     assert json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))["chosen"] == found["chosen"]

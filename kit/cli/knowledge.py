@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import needs, show
+from kit.cli import needs, options, show
 from kit.cli.judge import Profiles
 from kit.cli.table import Column, text
 
@@ -211,7 +211,7 @@ def ask(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure predicted variants here before one of them is promised.")
     ] = False,
-    profiles: Annotated[Path, typer.Option(help="Folder of profiles, for --measure.")] = Path("profiles"),
+    profiles: options.Profiles = options.PROFILES,
     knowledge_file: Base = KNOWLEDGE,
     json: show.Json = False,
     csv: show.Csv = False,

@@ -45,15 +45,18 @@ def device(context: typer.Context, json: show.Json = False, csv: show.Csv = Fals
 @device_app.command()
 def save(
     name: Annotated[str, typer.Argument(help="Name of the configuration.")],
-    to: Annotated[Path, typer.Option(help="Folder of device configurations.")] = Path("device_configs"),
+    to: Annotated[
+        Path | None, typer.Option(help="Folder of device configurations (default: device_configs in that of profiles).")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing configuration.")] = False,
     json: show.Json = False,
 ) -> None:
-    """Write device_configs/NAME.toml for this machine."""
+    """Write a configuration of this machine, NAME.toml, which kit device and all others then match it with."""
+    from kit import folders
     from kit.devices import recognise
     from kit.devices.configs import save_config
 
-    path = save_config(name, recognise(), to, force=force)
+    path = save_config(name, recognise(), to or folders.configs(), force=force)
     if json:
         show.emit({"config": name, "file": str(path)})
     else:

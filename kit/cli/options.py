@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from kit import folders
 from kit.cli import show
 
 if TYPE_CHECKING:
@@ -47,20 +48,15 @@ def complete_space(incomplete: str) -> list[str]:
 
 def complete_device(incomplete: str) -> list[str]:
     """Device ids: folders of profiles here."""
-    folders = (path.name for path in _profile_folder().glob("*/") if any(path.glob("*.jsonl")))
-    return sorted(name for name in folders if name.startswith(incomplete))
+    places = (folders.profiles(), folders.shipped("profiles"))
+    names = {path.name for place in places for path in place.glob("*/") if any(path.glob("*.jsonl"))}
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def complete_target(incomplete: str) -> list[str]:
     """Families of allocators, roots of spaces, and files (which the shell would leave out beside them)."""
     files = (path for path in Path().glob(f"{incomplete}*") if path.suffix == ".onnx" or path.is_dir())
     return [*complete_space(incomplete), *(f"{path}/" if path.is_dir() else str(path) for path in files)]
-
-
-def _profile_folder() -> Path:
-    import os
-
-    return Path(os.environ.get("KIT_PROFILES", "profiles"))
 
 
 # ------------------------------------------------------------------------------------------------------------------ options
@@ -106,7 +102,7 @@ Profiles = Annotated[
         help="Folder of profiles; records go to PROFILES/<device_id>/.", envvar="KIT_PROFILES", rich_help_panel=OUTPUT
     ),
 ]
-PROFILES = Path("profiles")
+PROFILES = folders.DEFAULT
 Name = Annotated[
     str | None,
     typer.Option(help="Name of the file (default: target, backend and threads).", rich_help_panel=OUTPUT),

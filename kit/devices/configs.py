@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from kit import store
+from kit import folders, store
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.records import DeviceSpec, GpuSpec, OperatingPoint, Record, first_problem
 
@@ -87,22 +87,15 @@ class DeviceConfig(Record):
 
 
 def load_configs(folder: Path | None = None) -> dict[str, DeviceConfig]:
-    """Every configuration by name: those of ``folder``, or the shipped ones and those of ./device_configs.
+    """Every configuration by name: those of ``folder``, or the shipped ones and the user's own (:func:`kit.folders.configs`).
 
     Raises UsageError (no such folder, broken TOML), UnknownName (an unknown key), BadRecord (a wrong value).
     """
     if folder is not None and not folder.is_dir():
         raise UsageError(f"{folder} is no folder: name one that holds device configurations (*.toml).")
-    folders = [folder] if folder is not None else [_shipped_folder(), Path("device_configs")]
-    files = {file.stem: file for place in folders for file in sorted(place.glob("*.toml"))}
+    places = [folder] if folder is not None else [folders.shipped("device_configs"), folders.configs()]
+    files = {file.stem: file for place in places for file in sorted(place.glob("*.toml"))}
     return {name: _read_config(files[name]) for name in sorted(files)}
-
-
-def _shipped_folder() -> Path:
-    """device_configs of the installed wheel, or of the repository that this file lies in."""
-    package = Path(__file__).resolve().parent.parent
-    wheel = package / "_device_configs"
-    return wheel if wheel.is_dir() else package.parent / "device_configs"
 
 
 def _read_config(file: Path) -> DeviceConfig:
