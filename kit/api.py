@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.util
 import os
 import sys
 import tempfile
@@ -16,10 +15,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from kit import delivery, knowledge, latency, store
+from kit import delivery, knowledge, latency, store, versions
 from kit.delivery import Delivery
 from kit.devices import recognise
-from kit.errors import BackendUnavailable, MeasurementError, UsageError
+from kit.errors import MeasurementError, UsageError
 from kit.knowledge import limits
 from kit.latency import fits, networks
 from kit.latency.fits import LatencyFit
@@ -197,7 +196,7 @@ def _exported(network: object, example_input: Any, name: str | None, folder: Pat
         return network
     if example_input is None:
         raise UsageError("A PyTorch network needs an example_input: a tensor of the shape that it is to be timed with.")
-    _need("workshop", "onnx", "onnxscript", "onnxruntime")
+    versions.need("This needs", "onnx", "onnxscript", "onnxruntime")
     from kit.variants.export import export_module
 
     stem = store.slug(name or type(network).__name__)
@@ -205,16 +204,10 @@ def _exported(network: object, example_input: Any, name: str | None, folder: Pat
 
 
 def _program(allocator: Allocator, path: Path) -> FileRef:
-    _need("workshop", "torch")
+    versions.need("This needs", "torch")
     from kit.variants import program
 
     return program.write(allocator, path)
-
-
-def _need(extra: str, *packages: str) -> None:
-    missing = [name for name in packages if importlib.util.find_spec(name) is None]
-    if missing:
-        raise BackendUnavailable(f"This needs {', '.join(missing)}: pip install 'insitu-kit[{extra}]'.")
 
 
 @overload
@@ -346,7 +339,7 @@ def _kernels(network: Any, example_input: Any) -> NetworkKernels:
 
 def count_kernels(path: Path) -> tuple[Kernel, ...] | None:
     """The kernels of an ONNX file by the onnx package; None where kit cannot count them. Raises BackendUnavailable, BadModel."""
-    _need("workshop", "onnx")
+    versions.need("This needs", "onnx")
     from kit.variants import graph
 
     return graph.kernels(graph.load(path), str(path))
@@ -491,7 +484,7 @@ def build(
     from kit.nets import root_of
 
     root_of(root)
-    _need("workshop", "torch", "torchvision", "onnx", "torch_pruning", "sklearn")
+    versions.need("This needs", "torch", "torchvision", "onnx", "torch_pruning", "sklearn")
     from kit.variants.build import build as build_variants
 
     return build_variants(root, Path(out), quick=quick, seed=seed, progress=progress)
@@ -531,7 +524,7 @@ def serve(library: PathLike, *, host: str = "127.0.0.1", port: int = 8000) -> Se
         >>> delivery.pulled.folder.is_dir()
         True
     """
-    _need("server", "starlette", "uvicorn")
+    versions.need("Serving needs", "starlette", "uvicorn")
     return Server(Path(library), host, port)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
@@ -12,7 +13,11 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+from kit.errors import BackendUnavailable
+
 DISTRIBUTION = "insitu-kit"
+#: Module -> the distribution that holds it, of those whose names differ.
+DISTRIBUTIONS = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "stable_baselines3": "stable-baselines3"}
 _REQUIREMENT = re.compile(r"""([\w.-]+).*\bextra\s*==\s*['"]([\w-]+)['"]""")
 
 
@@ -50,6 +55,16 @@ def install(*distributions: str) -> str:
     True
     """
     return f"{_pip()} install {' '.join(distributions)}"
+
+
+def need(what: str, *modules: str) -> None:
+    """Raises BackendUnavailable ("WHAT a, b, which are not installed: COMMAND") when ``modules`` are not here."""
+    missing = [DISTRIBUTIONS.get(m, m) for m in modules if importlib.util.find_spec(m) is None]
+    if missing:
+        verb = "is" if len(missing) == 1 else "are"
+        raise BackendUnavailable(
+            f"{what} {', '.join(missing)}, which {verb} not installed: {install(*missing)}", missing=missing
+        )
 
 
 def _pip() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kit import spaces, versions
+from kit.errors import BackendUnavailable
 from kit.records import SubNetwork
 
 if sys.version_info >= (3, 11):
@@ -198,6 +200,18 @@ def test_the_command_that_installs_is_one_that_works_here(environment: Path, mon
     monkeypatch.delenv("VIRTUAL_ENV")
     monkeypatch.setattr(sys, "base_prefix", str(environment))
     assert versions.install("openvino") == "python -m pip install openvino"
+
+
+def test_what_is_missing_is_one_sentence_with_the_command(environment: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    versions.need("Numbers need", "numpy", "json")
+    here = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in ("sklearn", "nets") else here(name))
+    with pytest.raises(BackendUnavailable) as caught:
+        versions.need("Fits need", "numpy", "sklearn", "nets")
+    assert str(caught.value) == (
+        "Fits need scikit-learn, nets, which are not installed: .venv/bin/python -m pip install scikit-learn nets"
+    )
+    assert caught.value.details == {"missing": ["scikit-learn", "nets"]}
 
 
 def test_an_extra_is_the_distributions_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:

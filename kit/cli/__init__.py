@@ -60,6 +60,7 @@ def root(
             "-v",
             "--verbose",
             count=True,
+            show_default=False,
             help="Say on standard error what is read, written and run; -vv: in full detail.",
         ),
     ] = 0,

@@ -87,10 +87,9 @@ def serve(
     json: show.Json = False,
 ) -> None:
     """Serve a library over HTTP until interrupted."""
-    from kit.cli import produce
+    from kit import delivery, versions
 
-    produce.need("Serving needs", "starlette", "uvicorn")
-    from kit import delivery
+    versions.need("Serving needs", "starlette", "uvicorn")
     from kit.library import server
 
     def ready(url: str) -> None:

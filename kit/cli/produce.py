@@ -31,41 +31,23 @@ Root = Annotated[
         rich_help_panel="Target",
     ),
 ]
-#: Module -> the distribution that holds it, of those whose names differ.
-DISTRIBUTIONS = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "stable_baselines3": "stable-baselines3"}
 TRAINING = ("torch", "torchvision", "onnx", "torch_pruning", "sklearn", "plotly")
-
-
-def need(what: str, *modules: str) -> None:
-    """Raises BackendUnavailable ("WHAT a, b, which are not installed: COMMAND") when ``modules`` are not here."""
-    import importlib.util
-
-    from kit import versions
-    from kit.errors import BackendUnavailable
-
-    missing = [DISTRIBUTIONS.get(m, m) for m in modules if importlib.util.find_spec(m) is None]
-    if missing:
-        verb = "is" if len(missing) == 1 else "are"
-        raise BackendUnavailable(
-            f"{what} {', '.join(missing)}, which {verb} not installed: {versions.install(*missing)}", missing=missing
-        )
 
 
 def need_training_tools(*modules: str) -> None:
     """Raises BackendUnavailable when ``modules`` (default: all of the training tools) are not here."""
-    if modules:
-        need("This verb needs", *modules)
-        return
     from kit import versions
     from kit.errors import BackendUnavailable
 
     try:
-        need("This verb needs", *TRAINING)
-    except BackendUnavailable:  # whoever lacks one of them is told all that the tools are made of
-        need_all = versions.extra("workshop")
+        versions.need("This verb needs", *(modules or TRAINING))
+    except BackendUnavailable:
+        if modules:
+            raise
+        missing = versions.extra("workshop")  # whoever lacks one of them is told all that the tools are made of
         raise BackendUnavailable(
-            f"This verb needs the training tools, of which {', '.join(need_all)} are not installed: {versions.install(*need_all)}",
-            missing=need_all,
+            f"This verb needs the training tools, of which {', '.join(missing)} are not installed: {versions.install(*missing)}",
+            missing=missing,
         ) from None
 
 

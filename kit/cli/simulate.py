@@ -335,7 +335,9 @@ def _noisy(text: str) -> tuple[str, float]:
 
 def need_playground() -> None:
     """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
-    produce.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
+    from kit import versions
+
+    versions.need("Paper C's agents need", "gymnasium", "scipy", "stable_baselines3")
 
 
 def seeds_of(seed: Sequence[int] | None, seeds: int | None, quick: bool) -> tuple[int, ...]:
