@@ -113,7 +113,13 @@ def plot(comparison: Comparison, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profiles", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent / "profiles", metavar="PROFILES")
+    parser.add_argument(
+        "profiles",
+        nargs="?",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent / "profiles",
+        metavar="PROFILES",
+    )
     parser.add_argument("--device", help="Only the sessions of this device id.")
     parser.add_argument("--last", type=int, default=8, help="Sessions that the tables show, beside the first.")
     parser.add_argument("--plot", type=Path, metavar="FILE.html", help="Write a map of all sessions.")

@@ -15,9 +15,9 @@ import pytest
 
 pytest.importorskip("torch")
 
-from kit.sim import placement
-from kit.sim.placement import own, prices
-from kit.sim.placement.options import options_of
+from kit.papers import placement
+from kit.papers.placement import own, prices
+from kit.papers.placement.options import options_of
 
 ROUNDS = 15
 TAUGHT = 60  # steps: prices of a network that learned nothing leave tasks out, and fitting them takes long

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kit.sim.placement import PlacementWorld
+from kit.papers.placement import PlacementWorld
 
 
 def scaled(world: PlacementWorld, gateways: int, devices: int) -> PlacementWorld:

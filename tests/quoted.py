@@ -32,7 +32,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from kit import store  # noqa: E402
-from kit.sim.results import Figure, Line, Simulation, Value  # noqa: E402
+from kit.papers.results import Figure, Line, Simulation, Value  # noqa: E402
 
 RESULTS = ROOT / "docs" / "papers" / "results"
 CLAIMS = ROOT / "tests" / "claims"

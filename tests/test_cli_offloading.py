@@ -11,10 +11,10 @@ from invoke import kit
 
 from kit import store
 from kit.errors import KitError
+from kit.papers.offloading import OffloadingWorld, experiment, figures, train
+from kit.papers.offloading.joint import JointRecipe
+from kit.papers.results import Simulation
 from kit.records import AllocationQuality
-from kit.sim.offloading import OffloadingWorld, experiment, figures, train
-from kit.sim.offloading.joint import JointRecipe
-from kit.sim.results import Simulation
 
 FEW = ("--figure", "table1", "--figure", "fig4", "--figure", "fig7", "--figure", "fig10")
 
@@ -33,7 +33,7 @@ def _tiny() -> Iterator[None]:
         patch.setattr(figures, "SWEEPS", small)
         patch.setattr(figures, "QUICK_PLACES", (0,))
         patch.setattr(train, "USERS_MAX", 12)
-        patch.setattr("kit.sim.offloading.OffloadingWorld", lambda: OffloadingWorld(users=6))
+        patch.setattr("kit.papers.offloading.OffloadingWorld", lambda: OffloadingWorld(users=6))
         yield
 
 

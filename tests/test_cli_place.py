@@ -21,9 +21,9 @@ from typer.testing import CliRunner
 from kit import store
 from kit.cli import app, place
 from kit.errors import BadRecord, KitError, UnknownName, UsageError
+from kit.papers.placement import RULES, PlacementWorld, controller, trace
+from kit.papers.placement.controller import Controller, SlotAnswer, SlotRequest, TaskRequest
 from kit.records import KnowledgeBase, KnowledgeRow
-from kit.sim.placement import RULES, PlacementWorld, controller, trace
-from kit.sim.placement.controller import Controller, SlotAnswer, SlotRequest, TaskRequest
 
 SMALL = PlacementWorld(gateways=2, devices=4)
 RULE = ("--rule", "greedy_balanced")
@@ -246,7 +246,7 @@ def test_a_trained_policy_decides_in_its_own_world(tmp_path: Path) -> None:
     """A network without weights: every entry of every action is 0.6, so all tasks stay at home with the heavy model."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from kit.sim.placement import trained
+    from kit.papers.placement import trained
 
     seen, acted = SMALL.tasks * 7, SMALL.tasks * 10
     helper, numbers = onnx.helper, onnx.numpy_helper
@@ -335,7 +335,7 @@ def test_measured_models_and_a_trace_in_the_playground(
     tmp_path: Path, world: Path, knowledge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("stable_baselines3")
-    from kit.sim.placement import experiment
+    from kit.papers.placement import experiment
 
     monkeypatch.setattr(experiment, "own_of", lambda *_: (None, RULES["greedy"]))  # its training has tests of its own
     path, out = tmp_path / "t.jsonl", tmp_path / "out"

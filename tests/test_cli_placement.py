@@ -12,8 +12,8 @@ from invoke import kit
 
 from kit import store
 from kit.errors import BackendUnavailable, UsageError
-from kit.sim.placement import READINGS, PlacementWorld, agents, experiment, figures, trained
-from kit.sim.results import Simulation
+from kit.papers.placement import READINGS, PlacementWorld, agents, experiment, figures, trained
+from kit.papers.results import Simulation
 
 QUICK = ("--quick", "--steps", "2")
 SMALL = scaled(PlacementWorld(), 2, 14)

@@ -47,7 +47,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
         {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "onnxscript", "sklearn", "numpy", "google"},
     ),
     "kit.report": (3, {"numpy", "plotly"}),
-    "kit.sim": (
+    "kit.papers": (
         3,
         {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch", "pydantic", "pygad", "onnxruntime"},
     ),
@@ -56,7 +56,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.cli": (5, {"typer", "rich", "numpy", "psutil", "pydantic"}),
 }
 #: Packages that do not know each other. nets are the families: the training tools and the papers both train them.
-APART = [({"measure", "devices", "backends"}, {"library"}), ({"variants"}, {"sim"})]
+APART = [({"measure", "devices", "backends"}, {"library"}), ({"variants"}, {"papers"})]
 BLOCKED = ("torch", "torchvision", "onnx", "tensorrt", "gymnasium", "scipy")
 #: What a board runs: whole packages, and of others the modules that it needs.
 BOARD = (
@@ -83,7 +83,7 @@ BOARD = (
     "kit.knowledge",
     "kit.library",
     "kit.nets",
-    "kit.sim.placement",
+    "kit.papers.placement",
 )
 #: Modules of those packages that a board does without: another runtime each, the server, fitting and training.
 NOT_ON_A_BOARD = {
@@ -101,14 +101,14 @@ NOT_ON_A_BOARD = {
     "kit.nets.resnet",
     "kit.nets.vgg",
     "kit.nets.vit",
-    "kit.sim.placement.agents",
-    "kit.sim.placement.bound",
-    "kit.sim.placement.compared",
-    "kit.sim.placement.environment",
-    "kit.sim.placement.experiment",
-    "kit.sim.placement.figures",
-    "kit.sim.placement.options",
-    "kit.sim.placement.own",
+    "kit.papers.placement.agents",
+    "kit.papers.placement.bound",
+    "kit.papers.placement.compared",
+    "kit.papers.placement.environment",
+    "kit.papers.placement.experiment",
+    "kit.papers.placement.figures",
+    "kit.papers.placement.options",
+    "kit.papers.placement.own",
 }
 
 
@@ -174,7 +174,7 @@ PENDING: set[str] = {
     "kit/cli/simulate.py:offloading",
     "kit/cli/simulate.py:placement",
     "kit/knowledge/choose.py",
-    "kit/sim/placement/figures.py",
+    "kit/papers/placement/figures.py",
 }
 LINES_OF_A_MODULE, LINES_OF_A_VERB = 600, 40
 

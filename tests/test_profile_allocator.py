@@ -15,8 +15,8 @@ from kit.allocators import fileformat
 from kit.allocators import runtime as runtime
 from kit.errors import BadRecord, IntegrityError, KitError, UnknownName, UsageError
 from kit.measure import targets
+from kit.papers.delays import Analytic, Measured, computing_s, delay_of, describe
 from kit.records import AllocationQuality, Artifact, KnowledgeBase, KnowledgeRow, SizeTiming
-from kit.sim.delays import Analytic, Measured, computing_s, delay_of, describe
 from kit.spaces import allocator
 
 SIZES = [

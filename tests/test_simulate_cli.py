@@ -10,10 +10,10 @@ from invoke import kit
 
 from kit import store
 from kit.errors import KitError, UsageError
+from kit.papers.bandwidth import train
+from kit.papers.results import Figure, Line, Simulation
 from kit.records import AllocationQuality
 from kit.report.simulation import write_page
-from kit.sim.bandwidth import train
-from kit.sim.results import Figure, Line, Simulation
 
 QUICK = ("--quick", "--steps", "3")
 

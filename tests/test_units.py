@@ -170,7 +170,7 @@ def test_the_words_of_the_size_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_clock_of_a_simulated_delay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kit.sim import delays
+    from kit.papers import delays
 
     monkeypatch.chdir(tmp_path)
     store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(ROW,)))

@@ -11,8 +11,8 @@ import typer
 from kit.cli import show, simulate
 
 if TYPE_CHECKING:
-    from kit.sim.placement.controller import Controller, SlotAnswer
-    from kit.sim.placement.world import PlacementWorld, Policy
+    from kit.papers.placement.controller import Controller, SlotAnswer
+    from kit.papers.placement.world import PlacementWorld, Policy
 
 
 def add_to(app: typer.Typer) -> None:
@@ -58,7 +58,7 @@ def place(
 ) -> None:
     """Answer one slot's request: for each task its node, its variant and its parts of band and clock. ``--serve`` answers a stream."""
     from kit.errors import UsageError
-    from kit.sim.placement import controller
+    from kit.papers.placement import controller
 
     if serve and (request is not None or out is not None):
         raise UsageError("--serve reads requests from standard input and answers there: leave REQUEST and --out away.")
@@ -100,8 +100,8 @@ def trace(
     from pydantic import ValidationError
 
     from kit.errors import UsageError
+    from kit.papers.placement import trace as traces
     from kit.records import first_problem
-    from kit.sim.placement import trace as traces
 
     try:
         arrivals = traces.Arrivals(rate=rate, burst_rate=burst_rate, burst_slots=burst_slots, quiet_slots=quiet_slots)
@@ -123,7 +123,7 @@ def _world(file: Path | None, reading: str | None, trained: PlacementWorld | Non
     """The world that is named; else the policy's, else the default. Raises UsageError, BadRecord, UnknownName."""
     from kit import records, store
     from kit.errors import UsageError
-    from kit.sim.placement import world as worlds
+    from kit.papers.placement import world as worlds
 
     if file is not None and reading is not None:
         raise UsageError("--world and --reading both name a world: give one of the two.")
@@ -138,7 +138,7 @@ def _controller(
     policy: Path | None, rule: str | None, world: Path | None, reading: str | None, models_seed: int | None
 ) -> Controller:
     from kit.errors import UsageError
-    from kit.sim.placement import controller, trained
+    from kit.papers.placement import controller, trained
 
     if (policy is None) == (rule is None):
         raise UsageError("Say what decides: --policy FILE.policy.json, or --rule greedy_balanced.")
@@ -155,7 +155,7 @@ def _rule(name: str) -> Policy:
 
     from kit import versions
     from kit.errors import BackendUnavailable, UnknownName
-    from kit.sim.placement import RULES
+    from kit.papers.placement import RULES
 
     if name not in RULES:
         raise UnknownName("rule", name, RULES)
@@ -182,8 +182,8 @@ def _serve(decides: Controller, requests: IO[bytes], answers: IO[bytes], record:
     from time import perf_counter
 
     from kit.errors import KitError
-    from kit.sim.placement import controller
-    from kit.sim.placement import trace as traces
+    from kit.papers.placement import controller
+    from kit.papers.placement import trace as traces
 
     recorder = traces.Recorder(decides.policy)
     if record is not None:

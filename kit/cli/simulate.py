@@ -12,9 +12,9 @@ import typer
 from kit.cli import produce, show
 
 if TYPE_CHECKING:
-    from kit.sim.bandwidth.train import Trained
-    from kit.sim.placement.measured import MeasuredModels
-    from kit.sim.results import Figure, Simulation
+    from kit.papers.bandwidth.train import Trained
+    from kit.papers.placement.measured import MeasuredModels
+    from kit.papers.results import Figure, Simulation
 
 QUALITY = "quality.json"  # for kit knowledge table --quality
 
@@ -67,10 +67,10 @@ def bandwidth(
     produce.need_training_tools("torch", "plotly")
     start = time.monotonic()
     from kit import store
-    from kit.sim import learning
-    from kit.sim.bandwidth import BandwidthWorld, experiment, figures
-    from kit.sim.delays import describe, measured_sizes_s
-    from kit.sim.results import Simulation, check_figures
+    from kit.papers import learning
+    from kit.papers.bandwidth import BandwidthWorld, experiment, figures
+    from kit.papers.delays import describe, measured_sizes_s
+    from kit.papers.results import Simulation, check_figures
 
     check_figures(figure or (), figures.FIGURES)
     learning.check_device(device)
@@ -128,10 +128,10 @@ def offloading(
     produce.need_training_tools("torch", "plotly")
     start = time.monotonic()
     from kit import store
-    from kit.sim import learning
-    from kit.sim.delays import describe, measured_sizes_s
-    from kit.sim.offloading import OffloadingWorld, experiment, figures
-    from kit.sim.results import Simulation, check_figures
+    from kit.papers import learning
+    from kit.papers.delays import describe, measured_sizes_s
+    from kit.papers.offloading import OffloadingWorld, experiment, figures
+    from kit.papers.results import Simulation, check_figures
 
     check_figures(figure or (), figures.FIGURES)
     learning.check_device(device)
@@ -231,10 +231,10 @@ def placement(
     from dataclasses import replace
 
     from kit import store
-    from kit.sim import learning
-    from kit.sim.placement import compared, experiment, figures, measured, rounded, trained, world
-    from kit.sim.placement import trace as traces
-    from kit.sim.results import Simulation, check_figures
+    from kit.papers import learning
+    from kit.papers.placement import compared, experiment, figures, measured, rounded, trained, world
+    from kit.papers.placement import trace as traces
+    from kit.papers.results import Simulation, check_figures
 
     check_figures(figure or (), figures.FIGURES)
     learning.check_device(device)
@@ -301,7 +301,7 @@ def measured_models(
 ) -> MeasuredModels | None:
     """What --models and the options beside it name; None for the paper's table. Raises UsageError, and as ``measured.read`` does."""
     from kit.errors import UsageError
-    from kit.sim.placement import measured
+    from kit.papers.placement import measured
 
     options = {"--light": light, "--heavy": heavy, "--end": end, "--edge": edge}
     if models == "table":
@@ -383,7 +383,7 @@ def finish(simulation: Simulation, out: Path, json: bool) -> None:
     if json:
         show.emit({"out": str(out), "page": str(page), **simulation.model_dump(mode="json")})
         return
-    from kit.sim.results import heading, rows
+    from kit.papers.results import heading, rows
 
     for figure in simulation.figures:
         if figure.shown != "map":

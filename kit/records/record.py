@@ -11,7 +11,7 @@ History of the formats (``schema_version`` of each kind)
     2  2026-11  knowledge: origin (measured or predicted), operating point, p90, p95, intervals, energy, clock; version 1 is read and
                 upgraded; first form of allocation_quality, dynamic_table
     1  2026-11  first form of session
-    2  2026-11  placement-answer (kit.sim.placement.controller): slack of each task, idle share of each pool
+    2  2026-11  placement-answer (kit.papers.placement.controller): slack of each task, idle share of each pool
 """
 
 from __future__ import annotations

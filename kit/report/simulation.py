@@ -15,10 +15,10 @@ import plotly.graph_objects as go
 import kit
 from kit import store
 from kit import units as show
+from kit.papers.results import Figure, Line, Simulation, Value, heading, rows, scale_of
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, facts, folded, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks
-from kit.sim.results import Figure, Line, Simulation, Value, heading, rows, scale_of
 
 PAPERS = {
     "bandwidth": "Paper A: one band, many downloads, and a network that decides",

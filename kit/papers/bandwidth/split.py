@@ -1,0 +1,32 @@
+"""Splits of paper A's band that need no network: the optimum, the equal split, the rule of the square root."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kit.papers.bandwidth.world import BandwidthWorld, Tasks, efficiency_bps_per_hz, reach_hz
+from kit.papers.channel import Floats, best_split, root_split
+
+
+def best_band(world: BandwidthWorld, tasks: Tasks) -> Floats:
+    """The split with the least weighted delay: [samples, users] in hertz, whose sum is the band. No network comes below its delay."""
+    return best_split(tasks.weight * tasks.size_bit, reach_hz(world, tasks), world.band_hz)
+
+
+def equal_band(world: BandwidthWorld, tasks: Tasks) -> Floats:
+    """The same band for every user who is there, in hertz."""
+    return shared_band(world, tasks.present.astype(np.float64))
+
+
+def root_band(world: BandwidthWorld, tasks: Tasks) -> Floats:
+    """In proportion to sqrt(w_i * s_i / efficiency_i), the efficiency taken at the equal split: what would be best if it were constant."""
+    equal = world.band_hz / np.maximum(tasks.present.sum(axis=1, keepdims=True), 1)
+    worth = tasks.weight * tasks.size_bit / efficiency_bps_per_hz(world, tasks, equal)
+    return root_split(worth, world.band_hz)
+
+
+def shared_band(world: BandwidthWorld, shares: Floats) -> Floats:
+    """Hertz from what a network puts out: shares of any scale, brought to the band's sum (absent users must have share 0)."""
+    whole = shares.sum(axis=1, keepdims=True)
+    band: Floats = shares * (world.band_hz / np.where(whole > 0, whole, 1.0))
+    return band

@@ -1,0 +1,406 @@
+"""Paper B's experiment: the networks of each seed, and what every method makes of the same slots, in one world after another.
+
+The allocators and kit's own scheduler are trained once for a seed: what they see does not change with the scale of sizes, workloads or
+server. Paper B's scheduler and policy see neither, so Algorithm 1 is run anew in each world. No training has seen the slots that judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from kit import store
+from kit.allocators.fileformat import Size
+from kit.errors import BadRecord
+from kit.nets.allocator import Allocator
+from kit.papers import learning
+from kit.papers.channel import Bools
+from kit.papers.delays import Analytic, Delay, Measured, delay_of
+from kit.papers.learning import Said
+from kit.papers.offloading.allocate import Goal, best, equal
+from kit.papers.offloading.decide import Ints, all_local, all_offloaded, at_random, flips_and_swaps, half
+from kit.papers.offloading.joint import JointRecipe, Lessons, train_jointly
+from kit.papers.offloading.policy import Loss, Policy, allocation_by
+from kit.papers.offloading.schedule import Imitation, Scheduler, decide, read_weights, write_weights
+from kit.papers.offloading.size import Network, allocator_macs, inference_of
+from kit.papers.offloading.train import Recipe, Trained, allocation_of, sizes_of, train
+from kit.papers.offloading.world import FORMAT, FREE, Allocation, Inference, OffloadingWorld, Tasks, evaluate, sample
+from kit.papers.streams import generator
+from kit.records import Record
+
+PAPERS = Analytic()
+STEPS, QUICK = 4000, 600
+JUDGING = "offloading: slots that judge"  # name of their random stream
+FAMILIES: dict[Network, str] = {"paper": "allocator_b", "static": "allocator_b_static", "per_user": "allocator_u_b"}
+SIZES = sizes_of(Recipe())
+LARGEST = SIZES[0]
+STATIC, OWN = (
+    Size(1, 3),
+    Size(8, 3),
+)  # of kit's own 32 units: 0.05 % more delay for a twelfth of the MACs
+SCALED = (
+    "delay_s",
+    "weighted_delay_s",
+    "cost",
+    "objective",
+    "energy_j",
+)  # of few slots, by the limit there and of all
+PMRL, KIT = "Policy MoE (RL)", "kit's own"
+SLOW = f"{KIT}, deciding as long as the largest network"
+#: What stands beside the methods, deciding free. Each limits what its name says, nothing else: lines of another measure may lie below.
+OPTIMA: dict[Goal, str] = {
+    "weighted_delay": "optimum of the weighted delay",
+    "delay": "optimum of the mean delay",
+    "cost": "optimum of the joint cost",
+}
+REFERENCES: dict[Goal, str] = {"cost": "reference of the joint cost", "delay": "reference of the mean delay"}
+LIMITS = (*OPTIMA.values(), *REFERENCES.values())
+
+#: Means over the tasks of all slots: delay_s, weighted_delay_s, missed, cost, objective, offloaded; energy_j of a slot; macs; deciding (its
+#: share of the delay).
+Measures: TypeAlias = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is trained and judged. ``genetic`` slots are searched by the genetic algorithm in each world, 0 leaves it out."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = STEPS  # of the allocator; of the static network the share that takes as long
+    imitated: int = 2400  # steps of kit's own scheduler
+    joint: JointRecipe = field(default_factory=JointRecipe)
+    slots: int = 500  # that judge
+    genetic: int = 2
+    quick: bool = False
+    device: str = "cpu"  # where torch trains the allocators; the rest is too small for another
+
+    @classmethod
+    def of(
+        cls, seeds: Sequence[int], *, quick: bool = False, steps: int | None = None, device: str = "cpu"
+    ) -> Settings:
+        """The whole experiment, or what takes under two minutes: fewer steps, slots and episodes, and no genetic algorithm."""
+        if not quick:
+            return cls(tuple(seeds), steps or STEPS, device=device)
+        joint = JointRecipe(episodes=200, slots=32, pretraining=100, pretraining_steps=500, labelled=50)
+        return cls(
+            tuple(seeds), steps or QUICK, imitated=400, joint=joint, slots=100, genetic=0, quick=True, device=device
+        )
+
+
+@dataclass(frozen=True)
+class Delays:
+    """What deciding takes, by network; a network that was not measured counts as ``paper``'s largest, and the notes say so."""
+
+    of: Mapping[Network, Delay] = field(default_factory=lambda: dict.fromkeys(FAMILIES, PAPERS))
+    notes: tuple[str, ...] = ()
+    sizes: tuple[Size, ...] = SIZES  # (k, l) whose time is known: a policy chooses among these
+
+    def inference(self, world: OffloadingWorld, network: Network, size: Size) -> Inference:
+        delay = self.of[network]
+        if network != "paper" and isinstance(delay, Measured) and delay is self.of["paper"]:
+            return inference_of(world, delay, *LARGEST)
+        return inference_of(world, delay, *size, network=network)
+
+
+def delays_of(text: str) -> Delays:
+    """The delays that ``--delay`` names. Raises as :func:`kit.papers.delays.delay_of` does, BadRecord where a (k, l) was not measured."""
+    paper = delay_of(text, FAMILIES["paper"])
+    found: dict[Network, Delay] = {}
+    found.update(dict.fromkeys(FAMILIES, paper))
+    if not isinstance(paper, Measured):
+        return Delays(found)
+    sizes = tuple(s for s in SIZES if f"{s.width},{s.depth}" in paper.sizes)
+    if not {LARGEST, SIZES[-1]} <= set(sizes):
+        raise BadRecord(
+            f"allocator_b was measured at {' '.join(paper.sizes)} only: profile at least its sizes 10,3 and 1,1, or use another delay."
+        )
+    notes = ["Measured at 30 users: the same times count for every number of tasks."]
+    if not {"scheduler", "policy"} & set(paper.sizes):
+        notes.append("Scheduler and policy were not measured: they count nothing.")
+    others: tuple[tuple[Network, Size], ...] = (("static", STATIC), ("per_user", OWN))
+    for network, size in others:
+        try:
+            other = delay_of(text, FAMILIES[network])
+            if isinstance(other, Measured) and f"{size.width},{size.depth}" in other.sizes:
+                found[network] = other
+                continue
+        except BadRecord:
+            pass
+        notes.append(f"{FAMILIES[network]} was not measured: it counts as the largest of allocator_b.")
+    if len(sizes) < len(SIZES):
+        notes.append(f"The policy chooses among the {len(sizes)} sizes (k, l) that were measured.")
+    return Delays(found, tuple(notes), sizes)
+
+
+@dataclass(frozen=True)
+class Cast:
+    """The networks of one seed that no world changes."""
+
+    seed: int
+    allocators: Mapping[Network, Trained]
+    scheduler: Scheduler
+
+    def net(self, network: Network) -> Allocator:
+        return self.allocators[network].net
+
+
+class Point(Record):
+    """What every method makes of one world's slots, for one seed: section V.A (all offloaded) and V.B."""
+
+    kind: Literal["offloading_point"] = "offloading_point"
+    schema_version: Literal[1] = 1
+    all_offloaded: dict[str, Measures]
+    joint: dict[str, Measures]
+    gaps: dict[str, float]  # decisions alone: joint cost above the reference under the same shares and time
+
+
+def recipes(settings: Settings, seed: int) -> dict[Network, Recipe]:
+    """Paper B's networks see the plain features, kit's own their logarithms."""
+    steps = settings.steps
+    watched = 0 if settings.quick else max(steps // 8, 1)
+    return {
+        "paper": Recipe(inputs="plain", steps=steps, watched=watched, seed=seed),
+        "static": Recipe(network="static", inputs="plain", way="scratch", steps=max(steps * 3 // 8, 1), seed=seed),
+        "per_user": Recipe(network="per_user", way="sandwich", steps=steps, seed=seed),
+    }
+
+
+def cast_of(
+    world: OffloadingWorld, settings: Settings, seed: int, folder: Path | None, said: Callable[[str], Said]
+) -> Cast:
+    """Train what ``folder`` does not hold yet. Raises as :func:`kit.papers.offloading.train.train` does."""
+    asked = recipes(settings, seed).items()
+    nets = {network: train(world, recipe, folder, said, settings.device) for network, recipe in asked}
+    return Cast(seed, nets, scheduler_of(settings.imitated, seed, folder, said("kit's scheduler")))
+
+
+def scheduler_of(steps: int, seed: int, folder: Path | None = None, said: Said | None = None) -> Scheduler:
+    """kit's own scheduler, taught by the reference; kept in ``folder`` as plain arrays."""
+    scheduler = Scheduler("kit", seed)
+    lesson = Imitation(scheduler, steps, seed)
+    decides = {"format": FORMAT, "steps": steps, "seed": seed, "slots": lesson.slots, "rate": lesson.rate}
+    name = f"scheduler-kit-{steps}-{seed}-{store.sha256_bytes(store.canonical_json(decides))[:12]}"
+    kept = None if folder is None else folder / f"{name}.npz"
+    if kept is not None and kept.is_file():
+        read_weights(kept, scheduler)
+        return scheduler
+    learning.learn(
+        lesson, steps, checkpoint=None if folder is None else folder / f"{name}.checkpoint.npz", name=name, said=said
+    )
+    if kept is not None:
+        write_weights(kept, scheduler)
+    return scheduler
+
+
+def measures(
+    world: OffloadingWorld,
+    tasks: Tasks,
+    offloaded: Bools,
+    allocation: Allocation,
+    inference: Inference,
+    macs: float = 0.0,
+) -> Measures:
+    """Means over all tasks; the energy is a slot's sum."""
+    outcome = evaluate(world, tasks, offloaded, allocation, inference)
+    count = outcome.present.sum()
+    names = ("delay_s", "weighted_delay_s", "missed", "cost", "objective")
+    found = {name: float(getattr(outcome, name).sum() / count) for name in names}
+    found["offloaded"] = float((offloaded & outcome.present).sum() / count)
+    found["energy_j"] = float(outcome.energy_j.sum() / len(outcome.present))
+    deciding = np.where(offloaded, np.reshape(inference.edge_s, (-1, 1)), np.reshape(inference.local_s, (-1, 1)))
+    found["deciding"] = float((deciding * outcome.present).sum() / max(outcome.delay_s.sum(), 1e-300))
+    return found | {"macs": macs}
+
+
+class Bench:
+    """One world, one seed: the slots that judge, the policies that were taught for it, and the methods."""
+
+    def __init__(self, world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> None:
+        self.world, self.cast, self.delays, self.settings = world, cast, delays, settings
+        self.recipe = settings.joint.model_copy(update={"seed": cast.seed})
+        self.tasks = sample(world, settings.slots, generator(JUDGING, 0))
+        slots = sample(world, self.recipe.pretraining, generator("offloading: slots that teach a policy", cast.seed))
+        self.lessons = Lessons.of(cast.net("paper"), world, slots, delays.of["paper"], delays.sizes)
+        self.best_fixed = delays.sizes[int(self.lessons.costs.mean(axis=0).argmin())]
+
+    def with_policy(self, policy: Policy, offloaded: Bools) -> Measures:
+        chosen = policy.choose(self.world, self.tasks, offloaded)
+        delay, net = self.delays.of["paper"], self.cast.net("paper")
+        allocation, inference = allocation_by(net, self.world, self.tasks, offloaded, policy.sizes, chosen, delay)
+        return measures(self.world, self.tasks, offloaded, allocation, inference, self._macs(policy.sizes, chosen))
+
+    def _macs(self, sizes: Sequence[Size], chosen: Ints) -> float:
+        each = np.array([allocator_macs("paper", size, self.world.users) for size in sizes])
+        return float(each[chosen].mean())
+
+    def fixed(self, network: Network, size: Size, offloaded: Bools) -> Measures:
+        allocation = allocation_of(self.cast.net(network), self.world, self.tasks, offloaded, size)
+        inference = self.delays.inference(self.world, network, size)
+        macs = allocator_macs(network, size, self.world.users)
+        return measures(self.world, self.tasks, offloaded, allocation, inference, macs)
+
+    def sized(self, policies: Mapping[str, Policy], offloaded: Bools, suffix: str = "") -> dict[str, Measures]:
+        """The paper's ways to choose a size, for tasks that are offloaded."""
+        found = {f"{name}{suffix}": self.with_policy(policy, offloaded) for name, policy in policies.items()}
+        found[f"Fix MoE{suffix}"] = self.fixed("paper", LARGEST, offloaded)
+        found[f"best fixed MoE{suffix}"] = self.fixed("paper", self.best_fixed, offloaded)
+        found[f"Static model{suffix}"] = self.fixed("static", STATIC, offloaded)
+        return found
+
+    def all_offloaded(self, policies: Mapping[str, Policy]) -> dict[str, Measures]:
+        """Section V.A: users without computing power."""
+        world, tasks = self.world, self.tasks
+        there = all_offloaded(tasks)
+        found = self.sized(policies, there)
+        found[KIT] = self.fixed("per_user", OWN, there)
+        found["equal split"] = measures(world, tasks, there, equal(world, tasks, there), FREE, 0.0)
+        for goal, name in OPTIMA.items():
+            found[name] = measures(world, tasks, there, best(world, tasks, there, over=goal), FREE, 0.0)
+        return found | self.genetic(there, found[OPTIMA["cost"]])
+
+    def joint(self, policies: Mapping[str, Policy]) -> tuple[dict[str, Measures], dict[str, float]]:
+        """Section V.B: users with computing power; and how far the decisions alone are from the reference."""
+        world, tasks, cast = self.world, self.tasks, self.cast
+        taught = train_jointly(cast.net("paper"), world, self.delays.of["paper"], self.lessons, self.recipe)
+        smallest, largest = (self.delays.inference(world, "paper", size) for size in (SIZES[-1], LARGEST))
+        learned = decide(taught.scheduler, world, tasks, smallest)
+        own = decide(cast.scheduler, world, tasks, self.delays.inference(world, "per_user", OWN))
+        rng = generator("offloading: decisions by chance", 0)
+        found = {PMRL: self.with_policy(taught.policy, learned), KIT: self.fixed("per_user", OWN, own)}
+        rest = {name: policy for name, policy in policies.items() if name != "Policy MoE"}
+        found |= self.sized(rest, learned, " (RL)")
+        plain = {
+            "Policy MoE (random)": at_random(tasks, rng),
+            "Policy MoE (half)": half(tasks, rng),
+            "Policy MoE (all offloaded)": all_offloaded(tasks),
+        }
+        found |= {name: self.with_policy(taught.policy, offloaded) for name, offloaded in plain.items()}
+        home = all_local(tasks)
+        found["Local execution"] = measures(world, tasks, home, best(world, tasks, home), FREE, 0.0)
+        for goal, name in REFERENCES.items():
+            reference, _ = flips_and_swaps(world, tasks, over=goal)
+            found[name] = measures(world, tasks, reference, best(world, tasks, reference, over=goal), FREE, 0.0)
+        gaps = self.gaps({PMRL: learned, KIT: own, "all offloaded": all_offloaded(tasks)}, smallest)
+        gaps |= self.gaps({SLOW: decide(cast.scheduler, world, tasks, largest)}, largest)
+        return found | self.genetic(None, found[REFERENCES["cost"]]), gaps
+
+    def gaps(self, decisions: Mapping[str, Bools], inference: Inference) -> dict[str, float]:
+        """Joint cost of decisions over the flips-and-swaps reference, less one: the same best shares, the same time for all."""
+        world, tasks = self.world, self.tasks
+        _, least = flips_and_swaps(world, tasks, inference)
+        costs = {
+            name: evaluate(world, tasks, offloaded, best(world, tasks, offloaded), inference).cost.sum()
+            for name, offloaded in decisions.items()
+        }
+        return {name: float(cost / least.sum() - 1.0) for name, cost in costs.items()}
+
+    def genetic(self, offloaded: Bools | None, limit: Measures) -> dict[str, Measures]:
+        """The genetic algorithm on the first few slots, its wall time counted and not.
+
+        Costs and delays stand as ratios to those of the least joint cost there.
+        """
+        if not self.settings.genetic or self.cast.seed != self.settings.seeds[0]:
+            return {}
+        try:
+            from kit.papers.offloading.genetic import search
+        except ImportError:
+            return {}
+        few = self.tasks.pick(slice(0, self.settings.genetic))
+        found, spent = [], []
+        for row in range(len(few.size_bit)):
+            begun = time.perf_counter()
+            decided = None if offloaded is None else offloaded[row : row + 1]
+            found.append(search(self.world, few.pick(slice(row, row + 1)), seed=row, offloaded=decided))
+            spent.append(time.perf_counter() - begun)
+        chosen = np.concatenate([f.offloaded for f in found])
+        shares = Allocation(
+            *(np.concatenate([getattr(f.allocation, a) for f in found]) for a in ("band_hz", "server_hz"))
+        )
+        there = few.present if offloaded is not None else flips_and_swaps(self.world, few)[0]
+        reference = measures(self.world, few, there, best(self.world, few, there), FREE)
+        waited = Inference(np.array(spent), np.array(spent))
+        out = {}
+        for name, inference in (("GA", waited), ("GA, its time free", FREE)):
+            here = measures(self.world, few, chosen, shares, inference)
+            out[name] = here | {
+                what: here[what] / reference[what] * limit[what] for what in SCALED if reference[what] > 0
+            }
+        return out
+
+
+def point_of(
+    world: OffloadingWorld,
+    cast: Cast,
+    delays: Delays,
+    settings: Settings,
+    folder: Path | None = None,
+    *,
+    joint: bool = True,
+) -> Point:
+    """Every method in one world, or what ``folder`` keeps of it; ``joint`` False leaves section V.B out. Raises StorageError."""
+    kept = None if folder is None else folder / f"point-{_hash(world, cast, delays, settings, joint)}.json"
+    if kept is not None and kept.is_file():
+        return store.read_record(kept, Point)
+    bench = Bench(world, cast, delays, settings)
+    policies = {
+        "Policy MoE": bench.lessons.policy(bench.recipe),
+        "Fix width MoE": bench.lessons.policy(bench.recipe, lambda size: size.width == LARGEST.width),
+        "Fix depth MoE": bench.lessons.policy(bench.recipe, lambda size: size.depth == LARGEST.depth),
+    }
+    found, gaps = bench.joint(policies) if joint else ({}, {})
+    point = Point(all_offloaded=bench.all_offloaded(policies), joint=found, gaps=gaps)
+    if kept is not None:
+        store.write_record(kept, point)
+    return point
+
+
+def policies_on_mixed(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> dict[str, float]:
+    """Policies and fixed sizes where the average size differs from slot to slot, over the best fixed size.
+
+    What counts is C^edge (eq. 28) over each slot's least, else the slots of large tasks would be all that counts.
+    """
+
+    def lessons_of(tasks: Tasks) -> Lessons:
+        found = Lessons.of(cast.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
+        return replace(found, costs=found.costs / found.costs.min(axis=1, keepdims=True))
+
+    lessons = lessons_of(
+        mixed(
+            world, 2 * settings.joint.pretraining, generator("offloading: mixed slots that teach a policy", cast.seed)
+        )
+    )
+    test = lessons_of(mixed(world, settings.slots, generator("offloading: mixed slots that judge", 0)))
+    means = test.costs.mean(axis=0)
+    fixed = float(means[lessons.costs.mean(axis=0).argmin()])
+    found = {"largest": float(means[0]), "smallest": float(means[-1])}
+    losses: dict[str, Loss] = {"policy of eq. 29": "labels", "policy taught by costs": "costs"}
+    for name, loss in losses.items():
+        policy = lessons.policy(settings.joint.model_copy(update={"seed": cast.seed, "loss": loss}))
+        chosen = policy(test.x).argmax(1).numpy()
+        found[name] = float(test.costs[np.arange(len(chosen)), chosen].mean())
+    return {name: cost / fixed for name, cost in (found | {"best of each slot": 1.0}).items()}
+
+
+def mixed(world: OffloadingWorld, samples: int, rng: np.random.Generator) -> Tasks:
+    """Slots whose average sizes differ: from an eighth of the world's to sixteen times, each factor of two as often."""
+    tasks = sample(world, samples, rng)
+    return replace(tasks, size_bit=tasks.size_bit * 2.0 ** rng.uniform(-3.0, 4.0, (samples, 1)))
+
+
+def _hash(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> str:
+    """Of all that decides a point but the other seeds."""
+    decides = {
+        "format": FORMAT,
+        "world": world.model_dump(mode="json"),
+        "recipes": [t.report.recipe.model_dump(mode="json") for t in cast.allocators.values()],
+        "joint": settings.joint.model_dump(mode="json"),
+        "counts": [settings.imitated, settings.slots, settings.genetic * (cast.seed == settings.seeds[0]), int(joint)],
+        "sizes": [list(OWN), list(STATIC), [list(size) for size in delays.sizes]],
+        "delays": {name: None if d is None else d.model_dump(mode="json") for name, d in delays.of.items()},
+    }
+    return store.sha256_bytes(store.canonical_json(decides))[:16]

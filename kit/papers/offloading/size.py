@@ -1,0 +1,91 @@
+"""How much paper B's networks compute (table I), and what that takes: T_infer of eqs. 34 and 35; kit's own beside them."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
+from kit.papers.channel import Floats
+from kit.papers.delays import Delay, Measured, computing_s
+from kit.papers.offloading.world import Inference, OffloadingWorld
+
+Network: TypeAlias = Literal["paper", "static", "per_user"]
+Kind: TypeAlias = Literal["paper", "kit"]
+
+INPUTS, NEURONS = 5, 64  # of an expert: one user's five features; neurons per layer (section V)
+EXPERTS, LAYERS = 10, 3  # K, L: table II
+SCHEDULER_NEURONS = 32  # section V
+RANKED_OPERATIONS = 500  # of ``likeliest`` for each task, at 8 prices; an exponential or a logarithm counts as 10
+FIXED_OPERATIONS = 0.302e6  # table I for 30 users: scheduler, policy, gate and output layers; printed as MACs, two per MAC as the others
+
+
+def parameters_of(experts: int = EXPERTS, layers: int = LAYERS) -> int:
+    """Weights and biases of the experts: 87,040 for (10, 3), as table I prints."""
+    return experts * (INPUTS * NEURONS + NEURONS + (layers - 1) * (NEURONS * NEURONS + NEURONS))
+
+
+def macs_of(experts: int, layers: int, users: int = 30) -> int:
+    """Multiply-accumulates of the experts for all users, each seeing one user at a time: 2,553,600 for (10, 3) and 30 users."""
+    return users * experts * (INPUTS * NEURONS + (layers - 1) * NEURONS * NEURONS)
+
+
+def operations_of(experts: int, layers: int, users: int = 30) -> int:
+    """As table I counts: two operations a MAC, and the sum weighted by the gate: 5,126,400 for (10, 3) and 30 users (printed: 5.126M)."""
+    return 2 * macs_of(experts, layers, users) + users * experts * NEURONS
+
+
+def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
+    """Paper B's: one hidden layer of 32 neurons to one probability, from five features of each user and once from their mean.
+
+    kit's own: six inputs, three hidden layers and two probabilities, the same layers once more for what is there on average, and how many
+    of the ranking to take.
+    """
+    if kind == "paper":
+        return SCHEDULER_NEURONS * (users * (INPUTS + 1) + INPUTS)
+    layers = SCHEDULER_NEURONS * (INPUTS + 1 + 2 * SCHEDULER_NEURONS)
+    return (users + 1) * layers + users * (2 * SCHEDULER_NEURONS + RANKED_OPERATIONS // 2)
+
+
+def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
+    """What table I's operations are in MACs, the fixed part with them; kit's own as it is written."""
+    fixed = FIXED_OPERATIONS * users / 30
+    if network == "paper":
+        return (operations_of(*size, users) + fixed) / 2
+    spec = (
+        fileformat.static_b(users)
+        if network == "static"
+        else fileformat.per_user(fileformat.FEATURES_B, fileformat.BOTH)
+    )
+    macs = fileformat.macs(spec, size, users)
+    return macs + fixed / 2 if network == "static" else macs + scheduler_macs(users, "kit")
+
+
+def inference_of(
+    world: OffloadingWorld,
+    delay: Delay,
+    experts: int = EXPERTS,
+    layers: int = LAYERS,
+    *,
+    network: Network = "paper",
+    clock_hz: Floats | float | None = None,
+) -> Inference:
+    """T_infer of a task that stays at home (the scheduler, eq. 34) and of an offloaded one (scheduler, policy and allocator, eq. 35).
+
+    Analytic: half an operation of table I is a MAC, so factor 2 is its lambda = 1; the fixed part grows with the users. Measured: the
+    size ``"k,l"``, with ``scheduler`` and ``policy`` where they were measured (else nothing). ``clock_hz``: the server's unless given.
+    kit's own network (``per_user``) stands with kit's own scheduler, and without a policy.
+    """
+    clock = world.server_hz if clock_hz is None else clock_hz
+    if isinstance(delay, Measured):
+        known = {"scheduler", "policy"} & set(delay.sizes)
+        parts = {part: computing_s(delay, part, clock, macs=0.0) for part in known}
+        local = parts.get("scheduler", 0.0)
+        edge = computing_s(delay, f"{experts},{layers}", clock, macs=0.0) + local + parts.get("policy", 0.0)
+        return Inference(local_s=local, edge_s=edge)
+    macs = allocator_macs(network, Size(experts, layers), world.users)
+    scheduling = scheduler_macs(world.users, "kit" if network == "per_user" else "paper")
+    return Inference(
+        local_s=computing_s(delay, "scheduler", clock, macs=scheduling),
+        edge_s=computing_s(delay, f"{experts},{layers}", clock, macs=macs),
+    )

@@ -1,0 +1,201 @@
+"""A proven upper bound of a slot's accuracy, and its rounding to a decision.
+
+At a price for every pool each task by itself takes the option that earns most after what it pays; the sum of that, plus what all pools
+are worth, bounds every decision of the slot from above (weak duality). How a task best takes its time apart has a closed form: demands
+d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T, with the time
+in proportion to the roots. So the bound is exact for its prices, whatever made them.
+
+The prices are the dual values of a linear program (scipy's HiGHS): each column is an option of a task with one way to take its time apart,
+each row a pool or a task. Columns that would pay at the present prices are added until the bound meets the program's value; what is then
+between them is in no integer decision. A basic solution splits no more tasks than there are pools, and only these have to be rounded.
+For rounding every pool has a small price of its own, so that where there is plenty the program leaves room for the split tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kit.errors import KitError
+from kit.papers.channel import Bools, Floats
+from kit.papers.placement.options import (
+    LEAST_PRICE,
+    MARGIN,
+    THINGS,
+    Fitter,
+    Options,
+    decide,
+    options_of,
+    paid,
+    pools,
+    takes,
+)
+from kit.papers.placement.world import Decision, Ints, Models, PlacementWorld, State, Tasks
+
+ROUNDS = 30  # of new columns, at most
+DIVES = 4  # of rounding: programs solved, at most
+GOOD = 5e-4  # relative: where rounding is near enough to the bound
+CLOSE = 1e-4  # relative: where bound and program meet
+WHOLE = 1.0 - 1e-6  # part of a task
+THRIFT = 2e-3  # for rounding: accuracy that a whole pool is worth where nothing is scarce
+SHARES = 4  # of the six things: bands and clocks
+_STARTS = (0.35, 0.55, 0.75)  # of the time for sending: the first columns
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One slot's linear program: what it reaches, what nothing exceeds, and its columns that are in use."""
+
+    value: float  # sum of accuracies, less thrift
+    bound: float  # sum of accuracies
+    prices: Floats  # [pools]
+    task: Ints  # [columns]
+    option: Ints
+    part: Floats  # of the task
+    takes: Floats  # [columns, 6]
+
+
+def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Floats:
+    """What no decision's average accuracy exceeds, [samples]: in this state, or, without one, in any.
+
+    It counts completed tasks, so it bounds the strict reward too.
+    """
+    option, count = options_of(world, models, tasks, state), np.maximum(tasks.present.sum(axis=1), 1)
+    found = [solve(world, option.pick(row)).bound for row in range(len(count))]
+    best: Floats = np.array(found) / count
+    return best
+
+
+def rounded(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:
+    """The linear program's decision: whole tasks as they are, split and unserved ones by what room is left. A policy."""
+    option = options_of(world, models, tasks, state)
+    chosen = np.full(tasks.size_bit.shape, -1, dtype=np.int64)
+    shares = np.zeros((*chosen.shape, SHARES))
+    for row in range(len(chosen)):
+        chosen[row], shares[row] = _dive(world, option.pick(row))
+    return decide(world, tasks, chosen, shares)
+
+
+def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close: float = CLOSE) -> Solution:
+    """The linear program of one slot (one sample), to within ``close`` of its bound. A whole pool costs ``thrift``."""
+    of = np.repeat(pools(world), world.devices, axis=0)  # [tasks, 6]
+    budget, bound, prices = option.budget[0], np.inf, np.ones(option.budget.shape[1])
+    possible = (option.value[0] > 0) & (option.deadline_s[0] > 0)
+    columns = [
+        _columns(
+            option, np.maximum(option.fixed_s + f * (option.deadline_s - option.fixed_s), option.fetch_s), possible
+        )
+        for f in _STARTS
+    ]
+    for _ in range(ROUNDS):
+        task, which, used = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+        value, part, task_prices, scarcity = _program(option, of, task, which, used, budget, thrift)
+        prices = scarcity + thrift
+        profit, send = _priced(option, of, prices)
+        served = float(np.maximum(profit, 0.0).max(axis=1).sum())
+        bound = min(bound, served + float(prices @ budget))
+        if served + float(scarcity @ budget) - value <= close * max(bound, 1e-12):
+            break
+        columns.append(_columns(option, send[None], possible & (profit > task_prices[:, None] + 1e-9), prices[of]))
+    live = part > 1e-9
+    return Solution(value, bound, prices, task[live], which[live], part[live], used[live])
+
+
+def _columns(option: Options, send: Floats, wanted: Bools, price: Floats | None = None) -> tuple[Ints, Ints, Floats]:
+    """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
+    used = takes(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
+    task, which = np.nonzero(wanted & (send[0] < option.deadline_s[0]))
+    return task, which, used[task, which]
+
+
+def _program(
+    option: Options, of: Ints, task: Ints, which: Ints, used: Floats, budget: Floats, thrift: float
+) -> tuple[float, Floats, Floats, Floats]:
+    """(value, parts of the columns, prices of the tasks, prices of the pools). Pools keep their margin."""
+    from scipy.optimize import linprog  # here, so that a board, which has no scipy, runs all the other policies
+    from scipy.sparse import csr_array, vstack
+
+    columns, tasks = np.arange(len(task)), option.value.shape[1]
+    if not len(task):
+        return 0.0, np.zeros(0), np.zeros(tasks), np.zeros(len(budget))
+    row, thing = np.nonzero(used)
+    limits = csr_array((used[row, thing], (of[task[row], thing], row)), shape=(len(budget), len(task)))
+    whole = csr_array((np.ones(len(task)), (task, columns)), shape=(tasks, len(task)))
+    room = np.concatenate([budget * (1.0 - MARGIN), np.ones(tasks)])
+    gain = option.value[0, task, which] - thrift * used.sum(axis=1)
+    rows = vstack([limits, whole])
+    done = linprog(-gain, A_ub=rows, b_ub=room, bounds=(0, None), method="highs")  # type: ignore[call-overload]
+    if done.x is None:
+        raise KitError(f"The linear program of this slot was not solved: {done.message}")
+    prices = np.maximum(-done.ineqlin.marginals, 0.0)
+    return -float(done.fun), np.asarray(done.x), prices[len(budget) :], prices[: len(budget)]
+
+
+def _priced(option: Options, of: Ints, prices: Floats) -> tuple[Floats, Floats]:
+    """What each option earns less the least that it pays, and how long it then sends: [tasks, options]."""
+    found = paid(option, prices[of][None])
+    profit = np.where(option.value[0] > 0, option.value[0] - found.total[0], -1.0)
+    return profit, _inner(option, found.send_s[0])
+
+
+def _inner(option: Options, send: Floats) -> Floats:
+    """``send`` moved off the ends of the time, where a pool that costs nothing would be taken without end."""
+    low = np.maximum(option.fixed_s[0] + 1e-3 * (option.deadline_s[0] - option.fixed_s[0]), option.fetch_s[0])
+    high = np.maximum(option.deadline_s[0] - 1e-3 * (option.deadline_s[0] - low), low)
+    inner: Floats = np.clip(send, low, high)
+    return inner
+
+
+# -------------------------------------------------------------------------------------------------------------- rounding
+
+
+def _dive(world: PlacementWorld, option: Options) -> tuple[Ints, Floats]:
+    """(option of each task or -1, its four shares): [tasks], [tasks, 4]. Split tasks are held to their greater part and the program solved
+    anew, while the decision is far from the bound and gets better.
+    """
+    best_value, bound, open_ = -1.0, np.inf, option
+    best = np.zeros(0, dtype=np.int64), np.zeros(0)
+    for _ in range(DIVES):
+        found = solve(world, open_, thrift=THRIFT)
+        bound = min(bound, found.bound)
+        chosen, shares, part = _round(world, option, found)
+        value = float(
+            np.where(chosen >= 0, np.take_along_axis(option.value[0], chosen[:, None], axis=1)[:, 0], 0).sum()
+        )
+        if value > best_value:
+            best_value, best = value, (chosen, shares)
+        split = part.max(axis=1) < WHOLE
+        if not split.any() or value >= (1.0 - GOOD) * bound:
+            break
+        held = split[:, None] & (np.arange(part.shape[1]) != part.argmax(axis=1)[:, None])
+        open_ = replace(open_, value=np.where(held[None], -1.0, open_.value))
+    return best
+
+
+def _round(world: PlacementWorld, option: Options, found: Solution) -> tuple[Ints, Floats, Floats]:
+    """(option of each task or -1, its four shares, the program's part of each option): whole tasks stand, the others take what is left."""
+    tasks, choices = option.value.shape[1:]
+    part, used = np.zeros((tasks, choices)), np.zeros((tasks, choices, THINGS))
+    np.add.at(part, (found.task, found.option), found.part)
+    np.add.at(used, (found.task, found.option), found.part[:, None] * found.takes)
+    used /= np.maximum(part, 1e-12)[:, :, None]
+    best = part.argmax(axis=1)
+    whole = part.max(axis=1) >= WHOLE
+    of = np.repeat(pools(world), world.devices, axis=0)
+    left = option.budget[0] * (1.0 - MARGIN)
+    chosen, shares = np.where(whole, best, -1), np.zeros((tasks, SHARES))
+    shares[whole] = used[whole, best[whole], :SHARES]
+    np.subtract.at(left, of[whole], used[whole, best[whole]])
+    left, fitter = np.maximum(left, 0.0), Fitter(option)
+    for task in np.flatnonzero(~whole)[np.argsort(-part[~whole].max(axis=1), kind="stable")]:
+        for which in np.argsort(-option.value[0, task], kind="stable"):
+            if option.value[0, task, which] <= 0:
+                break
+            mine = of[task]
+            need = fitter.need(int(task), int(which), left[mine].tolist(), found.prices[mine].tolist())
+            if need is not None:
+                chosen[task], shares[task] = which, need[:SHARES]
+                left[mine] = np.maximum(left[mine] - need, 0.0)
+                break
+    return chosen, shares, part

@@ -1,0 +1,253 @@
+"""Paper C's experiment: what every method makes of the same slots, in one world after another, for each seed.
+
+A seed is a factory (its devices' models) and its slots' tasks. Kit's own network is trained once for a seed and serves every world. TD3 and
+DDPG know one factory in one world: they are trained at the default one, and, where all tasks share a network, anew where a sweep is
+scarcest. What was trained or found is kept in a folder and not done twice, under a name that holds all that decides it: the format of
+what is kept, the world, the recipe. No training has seen the slots that judge.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+import kit
+from kit import store
+from kit.papers.learning import Said
+from kit.papers.placement import agents, own, prices, trained
+from kit.papers.placement.agents import AgentRecipe, TrainedAgent, recipe_of
+from kit.papers.placement.bound import rounded, upper_bound
+from kit.papers.placement.measured import luckiest
+from kit.papers.placement.rules import at_random, equal_shares, greedy, greedy_balanced
+from kit.papers.placement.trained import SUFFIX, TrainedPolicy
+from kit.papers.placement.world import (
+    FORMAT,
+    MODELS,
+    TASKS,
+    Metrics,
+    PlacementWorld,
+    Policy,
+    metrics,
+    run,
+    sample,
+    sample_models,
+)
+from kit.papers.streams import generator
+from kit.records import Record
+
+RANDOM, EQUAL, ROUNDED, BOUND, KIT = "Random", "equal shares", "LP rounding", "bound", "kit's own"
+TD3, DDPG, UNTRAINED = "TD3", "DDPG", "untrained actor"
+SHARED_TD3, SHARED_DDPG = "TD3, shared", "DDPG, shared"
+RULES: dict[str, Policy] = {
+    RANDOM: at_random,
+    EQUAL: equal_shares,
+    "greedy": greedy,
+    "greedy, balanced": greedy_balanced,
+}
+SLOTS, QUICK_SLOTS = 5, 3  # that judge
+EPISODES, QUICK_EPISODES = 60, 16  # of 50 slots
+SHARED_QUICK = 16  # of the shared networks' training; in full as their recipe says
+OWN_QUICK = 400  # steps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much is trained and judged. ``anew``: shared networks are also trained where a sweep is scarcest."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    slots: int = SLOTS
+    episodes: int = EPISODES
+    shared_episodes: int | None = None
+    anew: bool = True
+    own_steps: int = own.STEPS
+    side: str = "small"
+    device: str = "cpu"
+    quick: bool = False
+    log: bool = False
+
+    @classmethod
+    def of(
+        cls, seeds: Sequence[int], *, quick: bool = False, episodes: int | None = None, device: str = "cpu"
+    ) -> Settings:
+        """The whole experiment, or what takes under two minutes."""
+        if not quick:
+            return cls(tuple(seeds), episodes=episodes or EPISODES, device=device)
+        return cls(
+            tuple(seeds),
+            QUICK_SLOTS,
+            episodes or QUICK_EPISODES,
+            shared_episodes=SHARED_QUICK,
+            anew=False,
+            own_steps=OWN_QUICK,
+            device=device,
+            quick=True,
+        )
+
+    def flat(self, seed: int) -> dict[str, AgentRecipe]:
+        """The paper's agents: one network sees all tasks and says all of a decision."""
+        return {
+            TD3: recipe_of(self.side, "td3", seed, episodes=self.episodes),
+            DDPG: recipe_of(self.side, "ddpg", seed, episodes=self.episodes),
+        }
+
+    def shared(self, seed: int) -> dict[str, AgentRecipe]:
+        """The fair baseline: one network for all tasks."""
+        return {
+            SHARED_TD3: recipe_of("shared", "td3", seed, episodes=self.shared_episodes),
+            SHARED_DDPG: recipe_of("shared", "ddpg", seed, episodes=self.shared_episodes),
+        }
+
+
+class Point(Record):
+    """What some methods make of one world's slots for one seed, or the bound of them."""
+
+    kind: Literal["placement-point"] = "placement-point"
+    schema_version: Literal[1] = 1
+    methods: dict[str, Metrics]
+    bound: float | None = None
+
+
+@dataclass(frozen=True)
+class Cast:
+    """What was trained for one seed: kit's own network, and the agents of the default world."""
+
+    seed: int
+    own: tuple[TrainedPolicy, Policy]
+    agents: Mapping[str, TrainedAgent] = field(default_factory=dict)
+
+
+Sayer: TypeAlias = Callable[[str], Said]
+
+
+# --------------------------------------------------------------------------------------------------------------- what learns
+
+
+def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tuple[TrainedPolicy, Policy]:
+    """Kit's own policy, trained on random worlds now or read from ``folder``. Raises as :func:`kit.papers.placement.own.train` does."""
+    name = f"own-{seed}-{steps}-{_hash({'format': FORMAT, **own.recipe(steps)})[:8]}"
+    path = folder / f"{name}{SUFFIX}"
+    if path.is_file():
+        return trained.load(path)
+    store.make_folder(folder)
+    begun = time.process_time()
+    learner, losses = own.train(None, seed, steps, checkpoint=folder / f"{name}.checkpoint.npz", said=said)
+    tenth = max(steps // 10, 1)
+    record = TrainedPolicy(
+        method="own",
+        world=PlacementWorld(),
+        models_seed=seed,
+        models_seen=True,
+        seed=seed,
+        steps=steps,
+        train_s=time.process_time() - begun,
+        versions={"kit": kit.__version__},
+        recipe={"loss_begin": float(np.mean(losses[:tenth])), "loss": float(np.mean(losses[-tenth:]))},
+    )
+    trained.save(path, record, own.export(learner))
+    return trained.load(path)
+
+
+def agents_of(
+    world: PlacementWorld, recipes: Mapping[str, AgentRecipe], settings: Settings, folder: Path, said: Sayer
+) -> dict[str, TrainedAgent]:
+    """The agents of these recipes in this world, trained now or read from ``folder``."""
+    return {
+        name: agents.train(world, recipe, folder, said=said(name), device=settings.device, log=settings.log)
+        for name, recipe in recipes.items()
+    }
+
+
+def anew(name: str) -> str:
+    return f"{name}, trained there"
+
+
+# ---------------------------------------------------------------------------------------------------------------- what judges
+
+
+def judged(world: PlacementWorld, policy: Policy, slots: int, seed: int) -> Metrics:
+    """A policy on a seed's slots, from empty caches."""
+    return metrics(run(world, policy, slots=slots, seed=seed))
+
+
+def bound_of(world: PlacementWorld, slots: int, seed: int) -> float:
+    """What no policy exceeds on a seed's slots, whatever lies in the caches and however lucky measured times are."""
+    lucky = luckiest(world)
+    models = sample_models(lucky, 1, generator(MODELS, seed))
+    found = [upper_bound(lucky, models, sample(world, 1, generator(TASKS, seed, slot)))[0] for slot in range(slots)]
+    return float(np.mean(found))
+
+
+def rules_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Point:
+    """What decides without learning, and the bound."""
+
+    def found() -> Point:
+        policies = RULES | {ROUNDED: rounded}
+        results = {name: judged(world, policy, settings.slots, seed) for name, policy in policies.items()}
+        return Point(methods=results, bound=bound_of(world, settings.slots, seed))
+
+    return _kept(folder, found, world, seed, settings.slots, "rules")
+
+
+def learned_at(
+    world: PlacementWorld, settings: Settings, seed: int, folder: Path, policies: Mapping[str, tuple[str, Policy]]
+) -> Point:
+    """What was trained: name -> (hash of its network, policy)."""
+
+    def found() -> Point:
+        results = {name: judged(world, policy, settings.slots, seed) for name, (_, policy) in policies.items()}
+        return Point(methods=results)
+
+    return _kept(folder, found, world, seed, settings.slots, {name: sha for name, (sha, _) in policies.items()})
+
+
+def at(
+    world: PlacementWorld,
+    settings: Settings,
+    cast: Cast,
+    folder: Path,
+    *,
+    there: Mapping[str, TrainedAgent] | None = None,
+) -> Point:
+    """Every method in one world for one seed; ``there`` are agents that were trained for it."""
+    known = {KIT: (cast.own[0].network_sha256, cast.own[1])}
+    for name, agent in {**cast.agents, **(there or {})}.items():
+        if agent.record.shared or agent.record.world.tasks == world.tasks:
+            known[name] = (agent.record.network_sha256, agent.policy)
+    rules = rules_at(world, settings, cast.seed, folder)
+    learned = learned_at(world, settings, cast.seed, folder, known)
+    return Point(methods={**rules.methods, **learned.methods}, bound=rules.bound)
+
+
+def untrained_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Metrics:
+    """An actor of the paper's sizes before its first update."""
+
+    def found() -> Point:
+        recipe = recipe_of("paper", "td3", seed).model_copy(update={"critic": (1,)})  # of which nothing is asked
+        return Point(methods={UNTRAINED: judged(world, agents.untrained(world, recipe), settings.slots, seed)})
+
+    return _kept(folder, found, world, seed, settings.slots, UNTRAINED).methods[UNTRAINED]
+
+
+def unlearned(seed: int) -> Policy:
+    """Kit's own policy before its first step."""
+    return prices.policy_of(own.network_of(own.PriceNetwork(seed)))
+
+
+def _kept(folder: Path, found: Callable[[], Point], world: PlacementWorld, *said: object) -> Point:
+    """What ``folder`` holds of this, or what is found now."""
+    decides = {"format": FORMAT, "world": world.model_dump(mode="json"), "said": list(said)}
+    path = folder / f"point-{_hash(decides)[:16]}.json"
+    if path.is_file():
+        return store.read_record(path, Point)
+    point = found()
+    store.write_record(path, point)
+    return point
+
+
+def _hash(decides: dict[str, Any]) -> str:
+    return store.sha256_bytes(store.canonical_json(decides))

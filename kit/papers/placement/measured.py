@@ -1,0 +1,317 @@
+"""Measured models in place of table III: what a knowledge base knows of a few variants at an end device and at an edge device.
+
+| of the world | comes from |
+|---|---|
+| ``accuracy_clean`` | the accuracy of the variant's file |
+| ``accuracy_noisy`` | the accuracy on noisy data where somebody knows it, else :data:`NOISY_PART` of the clean one, as in table III |
+| ``size_bytes`` | the bytes of the file |
+| ``cycles``, ``edge_cycles`` | the measured time at a percentile (95 unless said) times C^l, C^e: what is promised for a run |
+| ``spread``, ``edge_spread`` | the other measured percentiles over that one: the world draws each run from them |
+
+A device that was measured with nothing beside it stands for a node of which a task has all: share 1 of C^l or C^e. A share beta stretches
+the time to 1 / beta, as eq. 6 does with cycles; how runs disturb each other beyond that is in no measurement of one. A node with
+another clock than the world's that the models were read for is faster or slower in proportion.
+
+A deadline is met with a probability: a task that is promised to end just in time is late in the share of cases that the percentile leaves.
+Below the median nothing is known, so a draw there takes the median: the world is never faster than what was measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from kit import store
+from kit.errors import BadRecord, UnknownName, UsageError
+from kit.knowledge.dynamic import FACTORS
+from kit.papers.delays import STATE, settings_of
+from kit.papers.placement.world import (
+    HEAVY,
+    LIGHT,
+    PlacementWorld,
+    Spread,
+    Variant,
+)
+from kit.records import DECIDING, PERCENTILES_KEPT, KnowledgeBase, KnowledgeRow, Percentile, Record
+
+#: What table III's models keep of their accuracy on noisy data: middle of the ranges, both models together.
+NOISY_PART = float(
+    np.sum([LIGHT.accuracy_noisy, HEAVY.accuracy_noisy]) / np.sum([LIGHT.accuracy_clean, HEAVY.accuracy_clean])
+)
+PAPERS_FACTOR = FACTORS[1]  # cycles per MAC: the papers' formula, as kit.papers.delays has it
+
+Timed = Literal["measured", "promised", "formula"]
+
+
+class Where(Record):
+    """A device, and which of its measurements: the runtime, threads and operating point that are named."""
+
+    device_id: str
+    backend: str | None = None
+    threads: int | None = None
+    point: str | None = Field(default=None, description="none: a machine that is left as it is")
+
+    def holds(self, row: KnowledgeRow) -> bool:
+        if row.device_id != self.device_id or self.backend not in (None, row.backend):
+            return False
+        if self.threads not in (None, row.threads):
+            return False
+        return row.free_running if self.point is None else row.point_name == self.point
+
+
+class RunTime(Record):
+    """Measured times of one variant in one place, seconds, at each known level of probability."""
+
+    device_id: str
+    backend: str
+    threads: int
+    point: str
+    record_id: str
+    levels: tuple[float, ...]
+    seconds: tuple[float, ...]
+
+    @classmethod
+    def of(cls, row: KnowledgeRow) -> RunTime:
+        own = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
+        known = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := own[p]) is not None}
+        return cls(
+            device_id=row.device_id,
+            backend=row.backend,
+            threads=row.threads,
+            point=row.point_name,
+            record_id=row.record_id,
+            levels=tuple(known),
+            seconds=tuple(np.maximum.accumulate(list(known.values())).tolist()),
+        )
+
+    def at(self, percentile: Percentile) -> float:
+        """Seconds; where that percentile is unknown the next higher one."""
+        return next(s for level, s in zip(self.levels, self.seconds, strict=True) if level >= percentile / 100)
+
+    def spread(self, percentile: Percentile) -> Spread:
+        promised = self.at(percentile)
+        return Spread(levels=self.levels, factors=tuple(s / promised for s in self.seconds))
+
+    @property
+    def text(self) -> str:
+        return f"{self.backend} on {self.device_id} at {self.point}"
+
+
+class MeasuredVariant(Record):
+    """One accuracy level as it was measured."""
+
+    artifact_id: str
+    accuracy: float = Field(gt=0, le=1)
+    noisy_accuracy: float = Field(gt=0, le=1)
+    noisy_known: bool
+    dataset: str | None
+    size_bytes: int
+    macs: int | None
+    end: RunTime
+    edge: RunTime
+
+
+class MeasuredModels(Record):
+    """The variants, lightest first, and the percentile of their times that is promised."""
+
+    variants: tuple[MeasuredVariant, ...] = Field(min_length=1)
+    percentile: Percentile = 95
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was read and what was assumed, one sentence each."""
+        found = [
+            f"{v.artifact_id}: accuracy {v.accuracy:.4f}, {v.size_bytes / 1e6:.2f} MB, p{self.percentile} "
+            f"{v.end.at(self.percentile) * 1e3:.3g} ms at the gateways ({v.end.text}) and "
+            f"{v.edge.at(self.percentile) * 1e3:.3g} ms at the edge ({v.edge.text})."
+            for v in self.variants
+        ]
+        if unknown := [v.artifact_id for v in self.variants if not v.noisy_known]:
+            found.append(
+                f"Nobody measured {', '.join(unknown)} on noisy data: counted as {NOISY_PART:.1%} of the clean accuracy, "
+                "what table III's models keep."
+            )
+        for light, heavy in zip(self.variants, self.variants[1:], strict=False):
+            if heavy.accuracy <= light.accuracy:
+                found.append(
+                    f"{heavy.artifact_id} is not more accurate than {light.artifact_id}: nothing speaks for it."
+                )
+        return tuple(found)
+
+
+def world_of(world: PlacementWorld, models: MeasuredModels, timed: Timed = "measured") -> PlacementWorld:
+    """``world`` with these models; the clocks of this world are those of the measured devices.
+
+    ``timed`` may leave the spread out (``promised``: every run takes its percentile), or take the papers' formula in place of the
+    measured times (``formula``: two cycles per multiply-accumulate, over the world's clocks; accuracies and bytes stay measured).
+    Raises BadRecord where the formula needs MACs that nobody knows.
+    """
+    return world.model_copy(
+        update={"variants": tuple(_variant(world, v, models.percentile, timed) for v in models.variants)}
+    )
+
+
+def _variant(world: PlacementWorld, model: MeasuredVariant, percentile: Percentile, timed: Timed) -> Variant:
+    if timed == "formula" and not model.macs:
+        raise BadRecord(
+            f"Nobody counted the multiply-accumulates of {model.artifact_id}: describe it with kit describe."
+        )
+    cycles = (model.end.at(percentile) * world.gateway_hz, model.edge.at(percentile) * world.edge_hz)
+    if timed == "formula":
+        cycles = (PAPERS_FACTOR * (model.macs or 0),) * 2
+    return Variant(
+        name=model.artifact_id,
+        accuracy_clean=(model.accuracy,) * 2,
+        accuracy_noisy=(model.noisy_accuracy,) * 2,
+        size_bytes=(float(model.size_bytes),) * 2,
+        cycles=(cycles[0],) * 2,
+        edge_cycles=(cycles[1],) * 2,
+        spread=model.end.spread(percentile) if timed == "measured" else None,
+        edge_spread=model.edge.spread(percentile) if timed == "measured" else None,
+    )
+
+
+def luckiest(world: PlacementWorld) -> PlacementWorld:
+    """The world in which every run takes the least that it can: a bound there is above whatever a decision comes to in ``world``."""
+
+    def least(span: tuple[float, float], spread: Spread | None) -> tuple[float, float]:
+        factor = 1.0 if spread is None else spread.factors[0]
+        return span[0] * factor, span[1] * factor
+
+    def lucky(variant: Variant) -> Variant:
+        times = {"cycles": least(variant.cycles, variant.spread), "spread": None, "edge_spread": None}
+        times["edge_cycles"] = least(variant.edge_cycles or variant.cycles, variant.edge_spread)
+        return variant.model_copy(update=times)
+
+    return world if world.certain else world.model_copy(update={"variants": tuple(map(lucky, world.variants))})
+
+
+# --------------------------------------------------------------------------------------------------- from a knowledge base
+
+
+def read(
+    text: str,
+    ids: Sequence[str],
+    *,
+    end: str,
+    edge: str,
+    noisy: Mapping[str, float] | None = None,
+    percentile: int = 95,
+) -> MeasuredModels:
+    """What ``--models measured:KNOWLEDGE.json[,backend=…]`` with its variants, ``--end`` and ``--edge`` names.
+
+    A device may be followed by ``,backend=…,threads=…,point=…``; what follows the file holds for both. Raises UsageError (no such file,
+    words that say nothing), UnknownName, BadRecord (see :func:`models_of`).
+    """
+    kind, _, rest = text.partition(":")
+    name, *parts = rest.split(",")
+    if kind != "measured" or not name:
+        raise UsageError(f"--models does not take '{text}': write table, or measured:KNOWLEDGE.json.")
+    both = settings_of(text, parts, STATE, "--models")
+    places = [_where(flag, said, both) for flag, said in (("--end", end), ("--edge", edge))]
+    known: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
+    if known is None:
+        raise UsageError(
+            f"Measurements keep the percentiles {', '.join(map(str, PERCENTILES_KEPT))}, not {percentile}."
+        )
+    if not Path(name).exists():
+        raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
+    rows = store.read_record(Path(name), KnowledgeBase).rows
+    return models_of(rows, ids, end=places[0], edge=places[1], noisy=noisy, percentile=known)
+
+
+def _where(flag: str, text: str, both: Mapping[str, str | int]) -> Where:
+    name, *parts = text.split(",")
+    if not name:
+        raise UsageError(
+            f"{flag} names no device: write its name as kit device tells it, like {flag} DEVICE,backend=pytorch."
+        )
+    return Where.model_validate({"device_id": name, **both, **settings_of(text, parts, STATE, flag)})
+
+
+def models_of(
+    rows: Sequence[KnowledgeRow],
+    ids: Sequence[str],
+    *,
+    end: Where,
+    edge: Where,
+    noisy: Mapping[str, float] | None = None,
+    percentile: Percentile = 95,
+) -> MeasuredModels:
+    """The variants ``ids``, lightest first, from trusted measured rows alone.
+
+    Raises UnknownName (a variant or device that was not measured), UsageError (a variant twice, an accuracy beyond 0 and 1), BadRecord:
+    nothing trusted there, several measurements and none named, no accuracy, accuracies of several data sets.
+    """
+    given = dict(noisy or {})
+    if len(set(ids)) != len(ids) or not ids:
+        raise UsageError("Name each variant once, the lightest first.")
+    for name, value in given.items():
+        if name not in ids:
+            raise UnknownName("variant of --noisy", name, ids)
+        if not 0 < value <= 1:
+            raise UsageError(f"The noisy accuracy of {name} is a share above 0 and up to 1, not {value:g}.")
+    variants = tuple(_measured(rows, name, end, edge, given.get(name)) for name in ids)
+    if len(sets := sorted({v.dataset for v in variants if v.dataset})) > 1:
+        raise BadRecord(
+            f"The accuracies come from {len(sets)} data sets ({', '.join(sets)}) and cannot be compared: take variants of one."
+        )
+    return MeasuredModels(variants=variants, percentile=percentile)
+
+
+def _measured(rows: Sequence[KnowledgeRow], name: str, end: Where, edge: Where, noisy: float | None) -> MeasuredVariant:
+    at_end, at_edge = _row(rows, name, end, "--end"), _row(rows, name, edge, "--edge")
+    own = [r for r in rows if r.artifact_id == name and r.accuracy is not None and r.sha256 == at_edge.sha256]
+    known = next((r for r in (at_edge, at_end, *own) if r.accuracy is not None), None)
+    if known is None or known.accuracy is None:
+        raise BadRecord(f"Nobody knows the accuracy of {name}: give it with kit knowledge build --accuracy FILE.")
+    return MeasuredVariant(
+        artifact_id=name,
+        accuracy=known.accuracy,
+        noisy_accuracy=known.accuracy * NOISY_PART if noisy is None else noisy,
+        noisy_known=noisy is not None,
+        dataset=known.dataset,
+        size_bytes=at_edge.size_bytes,
+        macs=at_edge.macs or at_end.macs,
+        end=RunTime.of(at_end),
+        edge=RunTime.of(at_edge),
+    )
+
+
+def _row(rows: Sequence[KnowledgeRow], name: str, where: Where, flag: str) -> KnowledgeRow:
+    """The one trusted measured row of a variant in a place. Raises UnknownName, BadRecord."""
+    measured = [r for r in rows if r.origin == "measured"]
+    if where.device_id not in (devices := sorted({r.device_id for r in measured})):
+        raise UnknownName(f"device of {flag}", where.device_id, devices)
+    there = [r for r in measured if r.device_id == where.device_id]
+    if name not in (known := sorted({r.artifact_id for r in there})):
+        raise UnknownName(f"variant on {where.device_id}", name, known)
+    every = [r for r in there if r.artifact_id == name]
+    fitting = [r for r in every if where.holds(r)]
+    if not fitting:
+        raise BadRecord(
+            f"{name} was measured on {where.device_id} by {_ways(every)}, not as {flag} asks: name one of these."
+        )
+    trusted = [r for r in fitting if r.label in DECIDING]
+    if not trusted:
+        raise BadRecord(
+            f"What was measured of {name} on {where.device_id} is {fitting[0].label} and decides nothing: profile it again."
+        )
+    if len({(r.backend, r.point_name) for r in trusted}) < len(trusted):
+        raise BadRecord(
+            f"Several files named {name} were measured alike on {where.device_id}: build the knowledge base from one profile of it."
+        )
+    if len(trusted) > 1:
+        raise BadRecord(
+            f"{name} was measured on {where.device_id} by {_ways(trusted)}: say which, like {flag} "
+            f"{where.device_id},backend={trusted[0].backend},threads={trusted[0].threads}."
+        )
+    return trusted[0]
+
+
+def _ways(rows: Sequence[KnowledgeRow]) -> str:
+    return ", ".join(sorted({f"{r.backend} at {r.point_name}" for r in rows}))

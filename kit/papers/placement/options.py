@@ -1,0 +1,246 @@
+"""What each task could do, and what that would take of every pool: the ground that the rules, the bound and its rounding stand on.
+
+An option is a node and a variant: option o is variant o % variants at the gateway, or, from the number of variants on, at the edge. An
+option takes six things, each a part of one pool; :func:`pools` says which pool of the factory that is for each gateway:
+
+    0 the devices' band    1 the base station's band    2 a gateway's clock    3 the edge's clock    4 a gateway's cache    5 the edge's
+
+A task may take its time T apart as it likes: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
+of a clock, and ``send`` is not less than the model's download.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+
+import numpy as np
+
+from kit.papers.channel import Bools, Floats
+from kit.papers.placement.world import (
+    Decision,
+    Ints,
+    Models,
+    PlacementWorld,
+    State,
+    Tasks,
+    apart,
+    asked,
+    held_bytes,
+    pooled,
+    project,
+)
+
+THINGS = 6
+MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
+LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken without end
+
+
+@dataclass(frozen=True)
+class Options:
+    """[samples, tasks, options] unless said. What has no value cannot be had: -1."""
+
+    value: Floats  # accuracy that the option earns
+    first_s: Floats  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
+    second_s: Floats  # seconds of the whole of the base station's band
+    compute_s: Floats  # seconds of the node's whole clock
+    fixed_s: Floats  # of sending, whatever the share: a free first hop
+    fetch_s: Floats  # until the model is there
+    space: Floats  # of the node's cache that the model would newly take, a part of it
+    deadline_s: Floats  # [samples, tasks, 1]
+    budget: Floats  # [samples, pools]: 1, and of the caches what is free
+    home: Bools  # [options]
+
+    def pick(self, row: int) -> Options:
+        """One sample, the axis kept."""
+        names = [n for n in self.__dataclass_fields__ if n != "home"]
+        return Options(**{n: getattr(self, n)[row : row + 1] for n in names}, home=self.home)
+
+
+def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Options:
+    """Every task's options in this state; without one, where every model lies in every cache and takes its space all the same.
+
+    No state leaves more to choose than that: what is valid above all decisions there is valid in any state.
+    """
+    variants = len(world.variants)
+    home = np.arange(2 * variants) < variants
+    shape = (*tasks.size_bit.shape, 2 * variants)
+    size = np.concatenate([models.size_bytes, models.size_bytes], axis=2)
+    room = np.where(home, world.gateway_cache_bytes, world.edge_cache_bytes)
+    budget = np.ones((shape[0], _count(world)))
+    fetch, space = np.zeros(shape), size / room
+    if state is not None:
+        there = np.concatenate([state.gateway, state.edge], axis=2)
+        upstream = np.concatenate([state.edge, np.zeros_like(state.edge)], axis=2)
+        fetch = 8.0 * size * ~there * (~upstream / world.cloud_bps + home / world.backhaul_bps)
+        space = space * ~there
+        budget = _free(world, models, state, budget)
+    first = (tasks.size_bit / (world.band_hz * tasks.first_bps_per_hz))[:, :, None]
+    second = (tasks.size_bit / (world.edge_band_hz * tasks.second_bps_per_hz))[:, :, None]
+    free = ~home & (world.first_hop == "free")
+    quality = tasks.noisy.astype(np.int64)[:, :, None, None]
+    value = np.tile(np.take_along_axis(models.accuracy, quality, axis=2)[:, :, 0], (1, 1, 2))
+    fixed, deadline = first * free, tasks.deadline_s[:, :, None]
+    possible = (np.maximum(fetch, fixed) < deadline) & tasks.present[:, :, None]
+    clock = np.where(home, world.gateway_hz, world.edge_hz)
+    return Options(
+        value=np.where(possible, value, -1.0),
+        first_s=first * ~free,
+        second_s=second * ~home,
+        compute_s=models.cycles.reshape(shape) / clock,
+        fixed_s=fixed,
+        fetch_s=fetch,
+        space=space,
+        deadline_s=deadline,
+        budget=budget,
+        home=home,
+    )
+
+
+def pools(world: PlacementWorld) -> Ints:
+    """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
+    things = (*apart(world), world.pools == "per_gateway", False)
+    found, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
+    for thing, own in enumerate(things):
+        found[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
+        next_ += world.gateways if own else 1
+    return found
+
+
+def takes(option: Options, send_s: Floats, price: Floats | None = None) -> Floats:
+    """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
+
+    Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
+    """
+    worth = np.ones((option.value.shape[1], THINGS)) if price is None else price
+    one, two = np.sqrt(worth[:, None, 0] * option.first_s), np.sqrt(worth[:, None, 1] * option.second_s)
+    left = np.maximum(send_s - option.fixed_s, 1e-12)
+    found = np.zeros((*option.value.shape, THINGS))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
+        found[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
+    clock = option.compute_s / np.maximum(option.deadline_s - send_s, 1e-12)
+    for thing, values in ((2, clock), (4, option.space)):
+        found[..., thing] = np.where(option.home, values, 0.0)
+        found[..., thing + 1] = np.where(option.home, 0.0, values)
+    return found
+
+
+@dataclass(frozen=True)
+class Paid:
+    """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
+
+    first: Floats
+    second: Floats
+    clock: Floats
+    space: Floats
+    send_s: Floats
+
+    @property
+    def total(self) -> Floats:
+        return self.first + self.second + self.clock + self.space
+
+
+def paid(option: Options, price: Floats) -> Paid:
+    """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
+
+    Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
+    with the time in proportion to the roots; a download that takes longer than that holds the sending back.
+    """
+    each, home = price[:, :, None, :], option.home
+    one, two = np.sqrt(each[..., 0] * option.first_s), np.sqrt(each[..., 1] * option.second_s)
+    clock = np.sqrt(np.where(home, each[..., 2], each[..., 3]) * option.compute_s)
+    bands = one + two
+    roots = bands + clock
+    part = np.where(roots > 0, bands / np.maximum(roots, 1e-300), 0.5)
+    send = np.maximum(option.fixed_s + (option.deadline_s - option.fixed_s) * part, option.fetch_s)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate = np.where(bands > 0, bands / (send - option.fixed_s), 0.0)
+        computing = np.where(clock > 0, clock**2 / (option.deadline_s - send), 0.0)
+    return Paid(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
+
+
+class Fitter:
+    """Fits single options of one sample into what is left, in plain numbers: a task at a time is too little for arrays."""
+
+    def __init__(self, option: Options) -> None:
+        names = "first_s", "second_s", "compute_s", "fixed_s", "fetch_s", "space"
+        self._of = list(zip(*(getattr(option, name)[0].tolist() for name in names), strict=True))
+        self._deadline_s, self._home = option.deadline_s[0, :, 0].tolist(), option.home.tolist()
+
+    def need(self, task: int, which: int, left: Sequence[float], price: Sequence[float]) -> list[float] | None:
+        """What an option takes of the six things if it fits into ``left``, with its time taken apart so that it pays least;
+        None if it does not fit.
+        """
+        one, two, compute, fixed, fetch, space = (values[which] for values in self._of[task])
+        clock, room = (2, 4) if self._home[which] else (3, 5)
+        if left[clock] <= 0 or space > left[room] or (one > 0 and left[0] <= 0) or (two > 0 and left[1] <= 0):
+            return None
+        least = (one / left[0] if one > 0 else 0.0) + (two / left[1] if two > 0 else 0.0)
+        deadline = self._deadline_s[task]
+        low, high = max(fetch, fixed + least), deadline - compute / left[clock]
+        if not low < high:
+            return None
+        worth = [max(p, LEAST_PRICE) for p in price]
+        bands = sqrt(worth[0] * one) + sqrt(worth[1] * two)
+        part = bands / (bands + sqrt(worth[clock] * compute))
+        send = min(max(fixed + (deadline - fixed) * part, low), high)
+        scale, need = least / (send - fixed), [0.0] * THINGS
+        need[0], need[1] = left[0] * scale if one > 0 else 0.0, left[1] * scale if two > 0 else 0.0
+        need[clock], need[room] = compute / (deadline - send), space
+        return need
+
+
+def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) -> Decision:
+    """The decision that takes an option for each task ([samples, tasks], -1: turned away) with at least its ``shares``, [samples, tasks, 4
+    or more], which are parts of the pools.
+
+    What they leave of a pool goes to its users (:func:`use_up`), so that nothing lies idle while a task ends just in time. Every node keeps
+    the models that were asked of it, and drops the others.
+    """
+    variants, accepted = len(world.variants), chosen >= 0
+    home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
+    given = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
+    used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
+    decision = Decision(
+        at_gateway=home,
+        variant=variant,
+        first_share=given[:, :, 0],
+        second_share=given[:, :, 1],
+        gateway_share=given[:, :, 2],
+        edge_share=given[:, :, 3],
+        keep_gateway=used & home[:, :, None],
+        keep_edge=used & ~home[:, :, None],
+    )
+    return use_up(world, tasks, decision)
+
+
+def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
+    """The same decision with nothing left over: a pool that is not used up is given to its users in proportion.
+
+    Every task then ends as early or earlier: a reserve that costs nothing, against times that are longer than was promised.
+    """
+    shares, _, _ = project(world, asked(world, tasks, decision), decision)
+    full = []
+    for share, own in zip(shares, apart(world), strict=True):
+        sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
+        blocks = share.reshape(len(share), world.gateways, world.devices) * np.maximum((1.0 - MARGIN) / sums, 1.0)
+        full.append(blocks.reshape(share.shape))
+    first, second, gateway, edge = full
+    return replace(decision, first_share=first, second_share=second, gateway_share=gateway, edge_share=edge)
+
+
+def _count(world: PlacementWorld) -> int:
+    return int(pools(world).max()) + 1
+
+
+def _free(world: PlacementWorld, models: Models, state: State, budget: Floats) -> Floats:
+    gateway, edge = held_bytes(world, models, state)
+    of = pools(world)
+    if world.pools == "literal":
+        gateway = np.broadcast_to(gateway.sum(axis=1, keepdims=True), gateway.shape)
+    free: Floats = budget.copy()
+    free[:, of[:, 4]] = 1.0 - gateway / world.gateway_cache_bytes
+    free[:, of[:, 5]] = 1.0 - edge[:, None] / world.edge_cache_bytes
+    return free.clip(min=0.0)

@@ -1,0 +1,284 @@
+"""Kit's own policy: a small network sets a price for every pool, and each task buys what earns it most.
+
+At given prices the best way to take a task's time apart has a closed form (``kit.papers.placement.options.paid``), so nothing
+but prices has
+to be learned: six numbers for each gateway, of which those of a pool that all gateways share are one. Prices are found as a market
+finds them. The network sees what is asked for at the present prices and moves them, :data:`ROUNDS` times; a row of its input is a gateway,
+with the mean of all of them beside it, so the same few weights serve any number of gateways, devices and variants.
+
+A price is counted as accuracy for the fair share of a pool, one part in as many as there are devices: no unit of the world is left in it.
+Who buys is smoothed (:data:`SOFT`) while prices are sought. Whole tasks are then fitted into the pools: those that would lose most by their
+next best option come first, whoever finds a pool sold out takes what is next, and what room is left goes to tasks that can still gain.
+
+What is learned is a bound: the sum of what tasks earn and pools are worth is above every decision, at any prices (see
+``kit.papers.placement.bound``), and least at the right ones. No solver and no example is needed; ``kit.papers.placement.own`` does it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+
+from kit.papers.channel import Bools, Floats
+from kit.papers.placement.options import MARGIN, THINGS, Fitter, Options, Paid, decide, options_of, paid, pools
+from kit.papers.placement.world import Decision, Ints, Models, PlacementWorld, Policy, State, Tasks
+
+#: Rows of :data:`INPUTS` features, float32, to rows of :data:`OUTPUTS` moves of log prices.
+Network: TypeAlias = Callable[[Floats], Floats]
+
+ROUNDS = 6  # of moving the prices
+INPUTS, OUTPUTS = 2 * 6 * THINGS + 1, THINGS
+#: Accuracy: options that differ by less are taken by some tasks each, in the first round and at last.
+SOFT, HARD = 0.03, 0.005
+SLACK = 1e-3  # accuracy: what a fair share is worth if all of its pool is free
+START = float(np.log(0.02))
+LOWEST, HIGHEST = float(np.log(1e-5)), float(np.log(3.0))
+#: Accuracy: up to which price of its room a model is kept that was used in this slot, or was not.
+USED, IDLE = 0.06, 0.01
+SLOW = 0.6  # of the shortest deadline: models that take longer to come are kept at any price
+PASSES = 6  # over the tasks, at most
+DEARER = (1.3, 1.8)  # times the prices: tried where tasks are left without an option
+
+
+@dataclass(frozen=True)
+class Market:
+    """What is bought at some prices. A row of ``spent`` is a gateway's; what all share has the same number in each."""
+
+    log_price: Floats  # [samples, gateways, 6]
+    spent: Floats  # accuracy paid for the fair share of each pool
+    worth: Floats  # accuracy that the fair share of what is free costs
+    swayed: Floats  # of what is spent: what goes elsewhere as the log price rises
+    earned: Floats  # [samples]: mean accuracy of a task after paying, smoothed
+
+    @property
+    def slope(self) -> Floats:
+        """Of :attr:`dual` by the log prices, times the gateways: [samples, gateways, 6]."""
+        return self.worth - self.spent - SLACK
+
+    @property
+    def dual(self) -> Floats:
+        """A bound of the average accuracy, and the slack's part: [samples]. Convex in the prices, least where ``slope`` is nothing."""
+        found: Floats = self.earned + (self.worth - SLACK * self.log_price).sum(axis=2).mean(axis=1)
+        return found
+
+
+def policy_of(network: Network) -> Policy:
+    """The policy that decides by this network's prices."""
+
+    def decided(
+        world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator
+    ) -> Decision:
+        option = options_of(world, models, tasks, state)
+        log_price = log_prices(network, world, option)
+        chosen, shares = fit(world, option, log_price)
+        return keeping(world, models, state, decide(world, tasks, chosen, shares), chosen, log_price)
+
+    return decided
+
+
+def keeping(
+    world: PlacementWorld, models: Models, state: State, decision: Decision, chosen: Ints, log_price: Floats
+) -> Decision:
+    """The decision with what the caches keep: what a model's room costs others is set against fetching it again.
+
+    A kept model fills its room through the next slot even if its task then goes elsewhere. Where the room of the models that were used in
+    one kind of node costs more than :data:`USED` on average, and fetching them takes less than :data:`SLOW`, a factory clears its caches;
+    else they stay, as does the model of a device that used none while its room costs less than :data:`IDLE`.
+    """
+    price, idle = pool_prices(world, log_price), (chosen < 0)[:, :, None]
+    far, limit = 8.0 * models.size_bytes / world.cloud_bps, SLOW * world.deadline_s[0]
+    near = far + 8.0 * models.size_bytes / world.backhaul_bps
+    gateway = models.size_bytes / world.gateway_cache_bytes * price[:, :, 4, None]
+    edge = models.size_bytes / world.edge_cache_bytes * price[:, :, 5, None]
+    at_gateway, at_edge = decision.keep_gateway, decision.keep_edge
+    clears = (_mean(gateway, at_gateway) > USED) | (_mean(edge, at_edge) > USED)
+    stays = ~(clears & (_mean(near, at_gateway) < limit) & (_mean(far, at_edge) < limit))[:, None, None]
+    return replace(
+        decision,
+        keep_gateway=stays & (at_gateway | (state.gateway & idle & (gateway < IDLE))),
+        keep_edge=stays & (at_edge | (state.edge & idle & (edge < IDLE))),
+    )
+
+
+def _mean(values: Floats, used: Bools) -> Floats:
+    """Over what was used in each sample; 0 where nothing was."""
+    found: Floats = (values * used).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)), 1)
+    return found
+
+
+def shared(world: PlacementWorld) -> Bools:
+    """Which of the six things all gateways share."""
+    of = pools(world)
+    everyone: Bools = (of == of[:1]).all(axis=0)
+    return everyone
+
+
+def log_prices(network: Network, world: PlacementWorld, option: Options) -> Floats:
+    """Logarithms of the prices of fair shares, [samples, gateways, 6], after all rounds."""
+    found, before = np.full((len(option.value), world.gateways, THINGS), START), None
+    for number in range(ROUNDS):
+        at = market(world, option, found, softness(number))
+        found = moved(world, found, network(features(at, before, number)))
+        before = at
+    return found
+
+
+def softness(number: int) -> float:
+    """Accuracy, in this round of moving the prices; the last is that in which they are judged."""
+    found: float = SOFT * (HARD / SOFT) ** (number / ROUNDS)
+    return found
+
+
+def moved(world: PlacementWorld, log_price: Floats, move: Floats) -> Floats:
+    """The next log prices; a pool that all share moves by the mean of what its gateways say."""
+    step = move.reshape(log_price.shape).astype(np.float64)
+    both = np.where(shared(world), step.mean(axis=1, keepdims=True), step)
+    found: Floats = np.clip(log_price + both, LOWEST, HIGHEST)
+    return found
+
+
+def features(at: Market, before: Market | None, number: int) -> Floats:
+    """What the network sees: [samples * gateways, INPUTS], float32. Of each pool the price, how much too much is bought, and how much."""
+    total, last = at.spent + SLACK + at.worth, at if before is None else before
+    bought, then = (0.3 * np.log(m.spent / np.exp(m.log_price) + 0.01) for m in (at, last))
+    parts = [0.3 * (at.log_price - START), -at.slope / total, bought, at.log_price - last.log_price, bought - then]
+    parts.append(-at.slope / (total + at.swayed))
+    own = np.concatenate(parts, axis=2)
+    mean = np.broadcast_to(own.mean(axis=1, keepdims=True), own.shape)
+    step = np.full((*own.shape[:2], 1), number / ROUNDS)
+    return np.concatenate([own, mean, step], axis=2).reshape(-1, INPUTS).astype(np.float32)
+
+
+def pool_prices(world: PlacementWorld, log_price: Floats) -> Floats:
+    """What a whole pool costs, for each task: [samples, tasks, 6]."""
+    crowd = np.where(shared(world), world.tasks, world.devices)
+    return np.repeat(np.exp(log_price) * crowd, world.devices, axis=1)
+
+
+def market(world: PlacementWorld, option: Options, log_price: Floats, soft: float) -> Market:
+    """What all tasks buy at these prices, smoothed, and the dual function there."""
+    cost = paid(option, pool_prices(world, log_price))
+    profit = np.where(option.value > 0, option.value - cost.total, -np.inf)
+    best = np.maximum(profit.max(axis=2), 0.0)
+    weight = np.exp((profit - best[:, :, None]) / soft)
+    total = weight.sum(axis=2) + np.exp(-best / soft)
+    weight /= total[:, :, None]
+    together = shared(world)
+    each, sway = _spent(world, cost, weight)
+    free = option.budget[:, pools(world)] + 0.5 / world.devices
+    return Market(
+        log_price=log_price,
+        spent=np.where(together, each.mean(axis=1, keepdims=True), each),
+        worth=np.exp(log_price) * free,
+        swayed=np.where(together, sway.mean(axis=1, keepdims=True), sway) / soft,
+        earned=(best + soft * np.log(total)).mean(axis=1),
+    )
+
+
+def _spent(world: PlacementWorld, cost: Paid, weight: Floats) -> tuple[Floats, Floats]:
+    """What the devices of each gateway spend on each thing, over their number, and the variance of it: [samples, gateways, 6] each."""
+    shape, half = (len(weight), world.gateways, world.devices), weight.shape[2] // 2
+    sums, squares = [], []
+    for thing, values in enumerate((cost.first, cost.second, cost.clock, cost.space)):
+        wanted = values * weight
+        halves = (wanted,) if thing < 2 else (wanted[:, :, :half], wanted[:, :, half:])
+        value = (values,) if thing < 2 else (values[:, :, :half], values[:, :, half:])
+        for one, each in zip(halves, value, strict=True):
+            mean = one.sum(axis=2)
+            sums.append(mean.reshape(shape).mean(axis=2))
+            squares.append(((one * each).sum(axis=2) - mean**2).reshape(shape).mean(axis=2))
+    return np.stack(sums, axis=2), np.stack(squares, axis=2)
+
+
+# --------------------------------------------------------------------------------------------------------------- fitting
+
+
+def fit(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[Ints, Floats]:
+    """(option of each task or -1, [samples, tasks]; its shares of bands and clocks, [samples, tasks, 4]) within every budget.
+
+    Where tasks are left without anything the prices were too low: dearer ones are tried too, and the better decision stands.
+    """
+    chosen, shares = _fitted(world, option, log_price)
+    for factor in DEARER:
+        for row in np.flatnonzero(((chosen < 0) & (option.value > 0).any(axis=2)).any(axis=1)).tolist():
+            one = option.pick(row)
+            found = _fitted(world, one, log_price[row : row + 1] + np.log(factor))
+            if _worth(one, found[0])[0] > _worth(one, chosen[row : row + 1])[0]:
+                chosen[row], shares[row] = found[0][0], found[1][0]
+    return chosen, shares
+
+
+def _worth(option: Options, chosen: Ints) -> Floats:
+    value = np.take_along_axis(option.value, np.maximum(chosen, 0)[:, :, None], axis=2)[:, :, 0]
+    total: Floats = (value * (chosen >= 0)).sum(axis=1)
+    return total
+
+
+def _fitted(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[Ints, Floats]:
+    """In passes: all who are left want their best option that still fits; of these, who would lose most by the next best comes first,
+    and is served as long as its pools last.
+    """
+    price = pool_prices(world, log_price)
+    cost = paid(option, price)
+    profit = np.where(option.value > 0, option.value - cost.total, -1.0)
+    need, left = _needs(option, cost, price), option.budget * (1.0 - MARGIN)
+    chosen = np.full(profit.shape[:2], -1, dtype=np.int64)
+    rows, of = np.arange(len(profit))[:, None], np.repeat(pools(world), world.devices, axis=0)
+    for _ in range(PASSES):
+        can = (need <= left[:, of][:, :, None]).all(axis=3) & (chosen < 0)[:, :, None]
+        open_ = np.where(can, profit, 0.0)
+        best, ordered = open_.argmax(axis=2), np.sort(open_, axis=2)
+        wanting = ordered[:, :, -1] > 0
+        if not wanting.any():
+            break
+        regret = ordered[:, :, -1] - np.maximum(ordered[:, :, -2], 0.0)
+        order = np.argsort(np.where(wanting, -regret, np.inf), axis=1, kind="stable")
+        table = np.zeros((*order.shape, left.shape[1]))
+        asked = need[rows, order, best[rows, order]] * wanting[rows, order][:, :, None]
+        table[rows[:, :, None], np.arange(order.shape[1])[None, :, None], of[order]] = asked
+        held = ((table.cumsum(axis=1) <= left[:, None]) | (table == 0)).all(axis=2) & wanting[rows, order]
+        left -= (table * held[:, :, None]).sum(axis=1)
+        row, place = np.nonzero(held)
+        chosen[row, order[row, place]] = best[row, order[row, place]]
+    shares = np.take_along_axis(need, np.maximum(chosen, 0)[:, :, None, None], axis=2)[:, :, 0]
+    shares *= (chosen >= 0)[:, :, None]
+    for one in range(len(chosen)):
+        _fill(option.pick(one), chosen[one], shares[one], left[one], price[one], of)
+    return chosen, shares[:, :, :4]
+
+
+def _needs(option: Options, cost: Paid, price: Floats) -> Floats:
+    """Parts of the pools that each option takes at these prices: [samples, tasks, options, 6]."""
+    found = np.zeros((*cost.first.shape, THINGS))
+    found[..., 0] = cost.first / price[:, :, None, 0]
+    found[..., 1] = cost.second / price[:, :, None, 1]
+    half = cost.first.shape[2] // 2
+    for thing, values in ((2, cost.clock), (4, cost.space)):
+        found[..., :half, thing] = values[..., :half] / price[:, :, None, thing]
+        found[..., half:, thing + 1] = values[..., half:] / price[:, :, None, thing + 1]
+    return found
+
+
+def _fill(option: Options, chosen: Ints, shares: Floats, left: Floats, price: Floats, of: Ints) -> None:
+    """What room is left goes, in place, to tasks that gain by it: most gain first. A task may take its time apart anew."""
+    has = np.where(chosen >= 0, np.take_along_axis(option.value[0], np.maximum(chosen, 0)[:, None], axis=1)[:, 0], 0.0)
+    gain = option.value[0].max(axis=1) - has
+    wanting = np.argsort(-gain, kind="stable")[: int((gain > 0).sum())]
+    if not len(wanting):
+        return
+    fitter, room, pool = Fitter(option), left.tolist(), of.tolist()
+    better = np.argsort(-option.value[0], kind="stable", axis=1)
+    better[np.take_along_axis(option.value[0], better, axis=1) <= has[:, None]] = -1
+    for task in wanting.tolist():
+        mine, own = pool[task], shares[task].tolist()
+        free = [room[p] + s for p, s in zip(mine, own, strict=True)]
+        for which in better[task].tolist():
+            need = None if which < 0 else fitter.need(task, which, free, price[task].tolist())
+            if need is not None:
+                chosen[task], shares[task] = which, need
+                for p, f, n in zip(mine, free, need, strict=True):
+                    room[p] = max(f - n, 0.0)
+                break

@@ -1,0 +1,343 @@
+"""Paper A's networks learn: the loss is the world's delay, its gradient the finite difference's, and what comes out keeps the budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from kit.allocators import fileformat
+from kit.allocators.fileformat import Size
+from kit.errors import BadRecord, UnknownName, UsageError
+from kit.papers import bandwidth, learning
+from kit.papers.bandwidth import BandwidthWorld, Tasks, experiment, figures, train
+from kit.papers.bandwidth.experiment import Delays, Judged, Limits, Outcome, Settings
+from kit.papers.bandwidth.train import Recipe, Trained
+from kit.papers.delays import Analytic, Measured
+from kit.records import SizeTiming
+
+WORLD = BandwidthWorld(users=6, experts=4)
+SEEDS = st.integers(0, 2**32 - 1)
+TINY: dict[str, Any] = {"steps": 12, "batch": 16}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+    """One short training of each network."""
+    folder = tmp_path_factory.mktemp("networks")
+    recipes = {
+        "paper": Recipe(steps=150, batch=64, rate=1e-2),
+        "static": Recipe(network="static", order="fixed:4", steps=150, batch=64, rate=1e-2),
+        "per_user": Recipe(network="per_user", order="sandwich", steps=150, batch=48, rate=1e-2),
+    }
+    with learning.one_thread():
+        return {name: train.train(WORLD, recipe, folder) for name, recipe in recipes.items()}
+
+
+def frames(seed: int, samples: int = 3, present: int | None = None) -> Tasks:
+    return bandwidth.sample(WORLD, samples, np.random.default_rng(seed), present=present)
+
+
+# ------------------------------------------------------------------------------------------------------------------- loss
+
+
+@given(SEEDS, st.integers(1, 6))
+@settings(max_examples=20, deadline=None)
+def test_the_loss_is_the_worlds_delay_and_its_gradient_the_finite_differences(seed: int, present: int) -> None:
+    tasks = frames(seed, samples=2, present=present)
+    shares = np.random.default_rng(seed).uniform(0.05, 1.0, tasks.size_bit.shape) * tasks.present
+    shares /= shares.sum(axis=1, keepdims=True)
+
+    def exact(shares: np.ndarray) -> float:
+        return float(bandwidth.weighted_delay_s(WORLD, tasks, shares * WORLD.band_hz).sum())
+
+    tensor = torch.tensor(shares, requires_grad=True)
+    loss = train.mean_delay_s(WORLD, tasks, tensor).sum()
+    assert float(loss.detach()) == pytest.approx(exact(shares), rel=1e-9)
+    loss.backward()
+    assert tensor.grad is not None
+    row, user, near = 1, present - 1, 1e-6
+    step = np.zeros_like(shares)
+    step[row, user] = near
+    slope = (exact(shares + step) - exact(shares - step)) / (2 * near)
+    assert float(tensor.grad[row, user]) == pytest.approx(slope, rel=1e-4)
+    assert not tensor.grad[:, present:].any()
+
+
+def test_a_share_of_nothing_costs_much_but_not_infinitely() -> None:
+    tasks = frames(0, samples=1)
+    shares = torch.zeros(1, 6, requires_grad=True)
+    loss = train.mean_delay_s(WORLD, tasks, shares).sum()
+    assert torch.isfinite(loss) and float(loss.detach()) > 1.0
+
+
+# ----------------------------------------------------------------------------------------------------------- what comes out
+
+
+@given(SEEDS, st.integers(1, 6))
+@settings(max_examples=15, deadline=None)
+def test_budgets_hold_and_nothing_lies_below_the_optimum(made: dict[str, Trained], seed: int, present: int) -> None:
+    tasks = frames(seed, samples=4, present=present)
+    least = bandwidth.weighted_delay_s(WORLD, tasks, bandwidth.best_band(WORLD, tasks))
+    for trained in made.values():
+        for size in train.sizes_of(trained.net.spec, trained.training.recipe.order)[::3]:
+            shares = train.shares_of(WORLD, trained.net, tasks, size)
+            assert shares.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-12)
+            assert (shares >= 0).all() and not shares[:, present:].any()
+            found = bandwidth.weighted_delay_s(WORLD, tasks, shares * WORLD.band_hz)
+            assert (found >= least * (1 - 1e-9)).all()
+
+
+def test_a_short_training_beats_the_equal_split(made: dict[str, Trained]) -> None:
+    tasks = frames(5, samples=500)
+    limits = experiment.limits_of(WORLD, tasks)
+    assert limits.optimum_s < limits.root_s < limits.equal_s
+    for trained in made.values():
+        assert limits.optimum_s < train.delay_s(WORLD, trained.net, tasks) < limits.equal_s
+        curve = trained.training.curve
+        assert len(curve) == 100 and np.mean(curve[-10:]) < np.mean(curve[:10])
+
+
+@given(SEEDS, st.permutations(range(6)))
+@settings(max_examples=15, deadline=None)
+def test_kits_own_network_does_not_care_who_comes_first(made: dict[str, Trained], seed: int, order: list[int]) -> None:
+    net = made["per_user"].net
+    tasks = frames(seed)
+    moved = Tasks(*(a[:, order] for a in (tasks.size_bit, tasks.weight, tasks.distance_m)))
+    for size in train.PER_USER:
+        assert train.shares_of(WORLD, net, moved, size) == pytest.approx(
+            train.shares_of(WORLD, net, tasks, size)[:, order], abs=1e-5
+        )
+
+
+def test_kits_own_network_serves_any_number_of_users(made: dict[str, Trained]) -> None:
+    net = made["per_user"].net
+    assert net.spec.users == 50
+    few = frames(1, present=4)
+    alone = Tasks(*(a[:, :4] for a in (few.size_bit, few.weight, few.distance_m)))
+    found = train.shares_of(WORLD.model_copy(update={"users": 4}), net, alone)
+    assert train.shares_of(WORLD, net, few)[:, :4] == pytest.approx(found, abs=1e-6)
+    crowd = WORLD.model_copy(update={"users": 50})
+    assert train.shares_of(crowd, net, bandwidth.sample(crowd, 2, np.random.default_rng(0))).shape == (2, 50)
+
+
+def test_a_split_does_not_know_the_scale_of_the_sizes(made: dict[str, Trained]) -> None:
+    tasks = frames(2)
+    larger = Tasks(tasks.size_bit * 7.0, tasks.weight, tasks.distance_m)
+    for trained in made.values():
+        shares = train.shares_of(WORLD, trained.net, tasks)
+        assert train.shares_of(WORLD, trained.net, larger) == pytest.approx(shares, abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------ recipes and resuming
+
+
+def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind, order in (("paper", "random_k"), ("per_user", "sandwich")):
+        recipe = Recipe(network=kind, order=order, **TINY)  # type: ignore[arg-type]
+        whole = train.train(WORLD, recipe, tmp_path / "whole")
+        monkeypatch.setattr(learning, "CHECKPOINT_S", 0.0)
+        monkeypatch.setattr(learning.learn, "__kwdefaults__", {**learning.learn.__kwdefaults__, "every_s": 0.0})
+
+        def dies(done: int, steps: int, loss: float) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(learning, "SAID_S", -1.0)
+        for _ in range(3):  # a step each
+            with pytest.raises(KeyboardInterrupt):
+                train.train(WORLD, recipe, tmp_path / "killed", dies_after(2, dies))
+        monkeypatch.undo()
+        assert list((tmp_path / "killed").glob("*.part.npz"))
+        again = train.train(WORLD, recipe, tmp_path / "killed")
+        assert not list((tmp_path / "killed").glob("*.part.npz"))
+        for one, other in zip(whole.net.parameters(), again.net.parameters(), strict=True):
+            assert torch.equal(one, other)
+        assert again.path.read_bytes() == whole.path.read_bytes()
+        assert again.training.curve == whole.training.curve
+
+
+def dies_after(calls: int, death: Any) -> Any:
+    left = [calls]
+
+    def said(done: int, steps: int, loss: float) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            death(done, steps, loss)
+
+    return said
+
+
+def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(**TINY)
+    first = train.train(WORLD, recipe, tmp_path)
+    monkeypatch.setattr(learning, "learn", None)
+    again = train.train(WORLD, recipe, tmp_path)
+    assert again.training == first.training
+    tasks = frames(0)
+    assert (train.shares_of(WORLD, again.net, tasks) == train.shares_of(WORLD, first.net, tasks)).all()
+    network = fileformat.read(first.path)
+    assert network.size == Size(4, 2) and network.users == 6
+    with pytest.raises(TypeError):  # another seed is another network: it would have to be trained
+        train.train(WORLD, recipe.model_copy(update={"seed": 1}), tmp_path)
+
+
+def test_a_schedule_that_is_stopped_is_no_short_schedule(tmp_path: Path) -> None:
+    """Stopped at step 5 of 12: the first five losses of the whole, not those of a schedule of five."""
+    whole = train.train(WORLD, Recipe(**TINY), tmp_path).training.curve
+    stopped = train.train(WORLD, Recipe(**TINY, stopped=5), tmp_path).training.curve
+    short = train.train(WORLD, Recipe(**{**TINY, "steps": 5}), tmp_path).training.curve
+    assert len(stopped) == len(short) == 5 and stopped == whole[:5]
+    assert stopped[:2] == short[:2] and stopped[-1] != short[-1]  # the first rate is the same, the later ones are not
+    assert Recipe(**TINY, stopped=50).done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
+
+
+def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a formula changed nothing of the old one is found: names hold world, recipe and format."""
+    worlds = (WORLD, WORLD.model_copy(update={"gain": 2e-4}))
+    names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
+    monkeypatch.setattr(train, "_FORMAT", 99)
+    names |= {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
+    assert len(names) == 4
+
+
+def test_each_order_names_its_sizes() -> None:
+    paper, static = train.spec_of(WORLD, "paper"), train.spec_of(WORLD, "static")
+    assert [s.width for s in train.sizes_of(paper, "random_k")] == [1, 2, 3, 4]
+    assert train.sizes_of(paper, "fixed:3") == [Size(3, 2)]
+    assert train.sizes_of(static, "random_k") == [Size(4, 2)]
+    own = train.sizes_of(train.spec_of(WORLD, "per_user"), "sandwich")
+    assert own[0] == Size(4, 1) and own[-1] == Size(32, 3) and set(train.PER_USER) <= set(own)
+    with pytest.raises(UsageError, match="no sub-network of 9 experts"):
+        train.sizes_of(paper, "fixed:9")
+    with pytest.raises(ValidationError, match="give random_k, sandwich or fixed:K"):
+        Recipe(order="random")
+    with pytest.raises(UsageError, match="Torch finds no device 'abacus' here: take --device cpu"):
+        train.train(WORLD, Recipe(device="abacus"), Path("nowhere"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- figures
+
+
+def outcome(**changes: Any) -> Outcome:
+    """Made-up delays of two seeds in the paper's world: no training."""
+
+    def judged(seed: int) -> Judged:
+        widths = {str(k): 1.63e-3 * (1 + 0.01 / k + 1e-3 * seed) for k in train.WIDTHS}
+        return Judged(
+            seed=seed, mixture=widths, mixture_known=widths, early=widths, early_known=widths, static_s=1.64e-3,
+            early_static_s=1.9e-3, stopped=widths, stopped_static_s=1.9e-3,
+            per_user=dict.fromkeys(train.PER_USER, 1.625e-3), users_excess=np.full((4, 4), 1e-4),
+        )  # fmt: skip
+
+    settings_ = Settings(seeds=(0, 1), **changes)
+    return Outcome(BandwidthWorld(), settings_, Limits(1.62e-3, 1.98e-3, 1.625e-3), (judged(0), judged(1)), ())
+
+
+def timed(*rows: tuple[str, float]) -> Measured:
+    return Measured(
+        timings=tuple(SizeTiming(size=k, clock_hz=2e9, median_s=s, record_id="") for k, s in rows), source="a test"
+    )
+
+
+def test_every_figure_of_the_paper_is_made() -> None:
+    made = {f.figure: f for f in figures.figures_of(outcome(), Delays())}
+    assert {name.partition("-")[0] for name in made} == set(figures.FIGURES)
+    one = made["table1"].lines[0]
+    assert one.published == (1.967e-3, 1.922e-3, 1.873e-3, 1.859e-3, 1.849e-3, 1.841e-3, 1.846e-3)
+    assert one.low and one.low[0] < one.values[0] < one.high[0]  # type: ignore[operator]
+    assert made["table2"].lines[0].values[-1] == pytest.approx(one.values[0] + 0.375 * 2 * 2174 / 0.5e9)  # type: ignore[operator]
+    assert made["table2"].lines[0].published[-1] == pytest.approx(1.971e-3)
+    best = np.array([line.values for line in made["fig3-printed"].lines])
+    assert (np.diff(best, axis=0) >= 0).all() and (np.diff(best, axis=1) >= 0).all()
+    knowledge = made["fig4-printed"].lines[0]
+    assert knowledge.published == bandwidth.FIG4
+    for ours, printed in zip(knowledge.values, knowledge.published, strict=True):
+        assert ours == pytest.approx(printed, abs=0.01)
+    assert len(figures.figures_of(outcome(), Delays(), ["fig2"])) == 1
+    with pytest.raises(UnknownName, match="did you mean 'table1'"):
+        figures.figures_of(outcome(), Delays(), ["table11"])
+    short = figures.figures_of(outcome(quick=True, steps=7), Delays(None, None, None), ["table2"])[0]
+    assert short.title.endswith("(quick)") and "7 steps" in short.notes[0]
+
+
+def test_printed_values_stand_beside_the_papers_world_alone() -> None:
+    papers = outcome()
+    other = Outcome(
+        BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.judged, ()
+    )
+    for of, printed in ((papers, True), (other, False)):
+        made = {f.figure: f for f in figures.figures_of(of, Delays(), ["table1", "table2", "fig2"])}
+        assert any(line.published for f in made.values() for line in f.lines) is printed
+        assert any("The printed delays lie" in note for note in made["table1"].notes) is printed
+        assert any(line.name == figures.PRINTED for line in made["table1-excess"].lines) is printed
+    assert "average size 100 kbit" in made["table1"].title
+
+
+def test_both_readings_of_fifty_steps_are_shown() -> None:
+    names = [line.name for line in figures.figures_of(outcome(), Delays(), ["table1"])[0].lines]
+    assert names[1:3] == ["mixture, a schedule of 50 steps", "mixture, stopped at step 50 of 4,000"]
+
+
+def test_measured_times_change_the_choice_and_say_so() -> None:
+    calls = timed(*((str(k), 50e-6) for k in train.WIDTHS))  # a call overhead hides the width
+    delays = Delays(calls, calls, None, own_sizes=(), notes=("left out",))
+    made = {f.figure: f for f in figures.figures_of(outcome(), delays)}
+    assert all(v == 30 for line in made["fig3-printed"].lines for v in line.values)
+    assert "chooses another width in" in made["fig3-printed"].notes[1]
+    saved = made["fig4-saved"]
+    assert saved.x[-1] == figures.FORMULA and "With measured times (a test)" in saved.notes[0]
+    assert saved.lines[1].name == "table I as printed, at 2 GHz"
+    assert saved.lines[1].values[1] == pytest.approx(0.0, abs=1e-12)  # K = 30 is the choice
+    assert all((v or 0) >= 0 for line in saved.lines for v in line.values)
+    assert "per-user" not in " ".join(line.name for line in made["table2"].lines)
+
+
+def test_knowledge_is_judged_on_other_frames() -> None:
+    """A knowledge of wrong delays loses: the figure says how much at worst."""
+    of = outcome()
+    wrong = Judged(**{**vars(of.judged[0]), "mixture_known": {str(k): 1e-3 * k for k in train.WIDTHS}})
+    saved = figures.figures_of(
+        Outcome(of.world, of.settings, of.limits, (wrong,), ()), Delays(None, None, None), ["fig4"]
+    )
+    assert "more than 0.97 % above the best fixed width" in " ".join(saved[-1].notes)
+
+
+def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert experiment.delays_of("none") == Delays(None, None, None)
+    assert experiment.delays_of("analytic:lambda=0.5").mixture == Analytic(factor=0.5)
+    with pytest.raises(UsageError, match="write none, analytic"):
+        experiment.delays_of("fast")
+    known = {"allocator_a": timed(("1", 1e-6), ("30", 8e-6)), "allocator_u": timed(("4,1", 1e-6))}
+
+    def found(text: str, family: str) -> Measured:
+        if family not in known:
+            raise BadRecord("not there")
+        return known[family]
+
+    monkeypatch.setattr(experiment, "delay_of", found)
+    delays = experiment.delays_of("measured:k.json")
+    assert (
+        delays.widths == ("1", "30")
+        and delays.own_sizes == (Size(4, 1),)
+        and "static network was not measured" in delays.notes[0]
+    )
+    assert float(delays.mixture_s("static", 2e9)) == pytest.approx(8e-6)
+    assert delays.clock_hz(BandwidthWorld()) == 2e9
+    known["allocator_u"] = timed(*((f"{s.width},{s.depth}", 1e-6) for s in train.PER_USER))
+    known["allocator_a_static"] = timed(("30", 7e-6))
+    delays = experiment.delays_of("measured:k.json")
+    assert (
+        delays.own_sizes == train.PER_USER
+        and not delays.notes
+        and float(delays.mixture_s("static", 1e9)) == pytest.approx(14e-6)
+    )
+    assert float(delays.per_user_s(BandwidthWorld(), Size(4, 1), 2e9)) == pytest.approx(1e-6)
+    known["allocator_a"] = timed(("2", 1e-6), ("30", 8e-6))
+    with pytest.raises(BadRecord, match=r"Too few widths of allocator_a were measured \(2 30\): profile 1 2 5"):
+        experiment.delays_of("measured:k.json")
