@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
-from kit import delivery, knowledge, latency, store, versions
+from kit import delivery, knowledge, latency, store, variants, versions
 from kit.delivery import Delivery
 from kit.devices import recognise
 from kit.errors import MeasurementError, UsageError
@@ -32,9 +32,9 @@ from kit.records import (
     DeviceSpec,
     Explanation,
     FileRef,
-    Kernel,
     KnowledgeRow,
     MeasureSettings,
+    Need,
     Point,
     ProfileRecord,
     first_problem,
@@ -334,15 +334,7 @@ def _kernels(network: Any, example_input: Any) -> NetworkKernels:
     if isinstance(network, (Artifact, ProfileRecord)):
         return networks.of_artifact(network.artifact if isinstance(network, ProfileRecord) else network)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
-        return networks.of_name(str(_exported(network, example_input, None, Path(folder))), count_kernels)
-
-
-def count_kernels(path: Path) -> tuple[Kernel, ...] | None:
-    """The kernels of an ONNX file by the onnx package; None where kit cannot count them. Raises BackendUnavailable, BadModel."""
-    versions.need("This needs", "onnx")
-    from kit.variants import graph
-
-    return graph.kernels(graph.load(path), str(path))
+        return networks.of_name(str(_exported(network, example_input, None, Path(folder))), variants.kernels)
 
 
 # -------------------------------------------------------------------------------------------------------- knowledge base
@@ -440,10 +432,8 @@ class KnowledgeBase:
         """
         return knowledge.pareto(self.rows, self._need(**limits), tuple(axes))
 
-    def _need(self, **given: Any) -> Any:
-        given["device"] = limits.device_of(self.rows, given.get("device"))
-        given["have"] = limits.whole_hashes(self.rows, given.get("have", ()))
-        return limits.need_of(**given)
+    def _need(self, **given: Any) -> Need:
+        return limits.need_about(self.rows, **given)
 
     def save(self, path: PathLike) -> None:
         """Write it as JSON, for ``kit knowledge ask --knowledge`` and for a later ``kit.KnowledgeBase``."""

@@ -167,7 +167,6 @@ PENDING: set[str] = {
     "kit/cli/knowledge.py:build",
     "kit/cli/knowledge.py:decision_map",
     "kit/cli/knowledge.py:size_table",
-    "kit/cli/needs.py:make_need",
     "kit/cli/place.py:place",
     "kit/cli/run.py:run",
     "kit/cli/simulate.py:bandwidth",

@@ -11,9 +11,10 @@ import simulated
 import typer.testing
 from test_cli import complaint, kit
 
-from kit import latency, store
-from kit.cli import app, predict
+from kit import latency, store, variants
+from kit.cli import app
 from kit.errors import BackendUnavailable
+from kit.latency import networks
 
 NETS = simulated.sample(24, 0)
 
@@ -86,14 +87,14 @@ def test_a_board_without_onnx_reads_the_sidecar_or_says_what_to_do(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     with pytest.raises(BackendUnavailable, match="run kit describe own.onnx on a PC"):
-        predict._of_file(tmp_path / "own.onnx")
+        networks.of_file(tmp_path / "own.onnx", variants.kernels)
     described = export.describe_onnx(tmp_path / "own.onnx")
-    assert predict._of_file(tmp_path / "own.onnx").kernels == described.kernels
+    assert networks.of_file(tmp_path / "own.onnx", variants.kernels).kernels == described.kernels
     (tmp_path / "own.onnx").write_bytes(
         (tmp_path / "own.onnx").read_bytes() + b"\x00"
     )  # the sidecar is of another file
     with pytest.raises(BackendUnavailable):
-        predict._of_file(tmp_path / "own.onnx")
+        networks.of_file(tmp_path / "own.onnx", variants.kernels)
 
 
 def test_predict_answers_help() -> None:

@@ -29,18 +29,6 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Judge")(report)
 
 
-def only(profiles: list[ProfileRecord], device: str | None) -> list[ProfileRecord]:
-    """The profiles of one device, when it is named. Raises UnknownName."""
-    from kit.errors import UnknownName
-
-    if device is None:
-        return profiles
-    of_device = [p for p in profiles if p.device.device_id == device]
-    if not of_device:
-        raise UnknownName("device", device, sorted({p.device.device_id for p in profiles}))
-    return of_device
-
-
 ModelBackend = Annotated[
     str | None,
     typer.Option(help="Only this runtime; a model file is of one.", autocompletion=options.complete_backend),
@@ -71,13 +59,14 @@ def fit(
     from kit import latency, store
     from kit.cli import predict
     from kit.cli.produce import need_training_tools
+    from kit.latency import fits
 
     _check_level(level)
     if plots is not None:
         need_training_tools("plotly")
-    records = predict.of_backend(only(store.read_profiles(profiles), device), backend)
+    records = fits.of_backend(fits.of_device(store.read_profiles(profiles), device), backend)
     models = latency.fit(records, seed=seed)
-    predictor = _predictor(records, backend, source, level, seed, needed=any((out, source, plots)))
+    predictor = _predictor(records, source, level, seed, needed=any((out, source, plots)))
     if out is not None and predictor is not None:
         latency.save(out, predictor)
     if plots is not None and predictor is not None:
@@ -119,14 +108,14 @@ def _print(
 
 
 def _predictor(
-    profiles: list[ProfileRecord], backend: str | None, source: Path | None, level: float, seed: int, *, needed: bool
+    profiles: list[ProfileRecord], source: Path | None, level: float, seed: int, *, needed: bool
 ) -> Predictor | None:
     """The predictor, or None with a word on standard error where there is too little for one and none was asked for."""
-    from kit.cli import predict
     from kit.errors import BackendUnavailable, BadRecord
+    from kit.latency import fits
 
     try:
-        return predict.fit_predictor(profiles, backend, source, level, seed)
+        return fits.predictor_of(profiles, source, level, seed)
     except (BadRecord, BackendUnavailable) as error:
         if needed:
             raise
@@ -164,10 +153,11 @@ def report(
     from kit.cli.produce import need_training_tools
 
     need_training_tools("plotly")
+    from kit.latency.fits import of_device
     from kit.library import package
     from kit.report.page import write_page
 
-    records = only(store.read_profiles(profiles), device)
+    records = of_device(store.read_profiles(profiles), device)
     models = models_of(records, seed)
     spec = records[-1].device
     base = knowledge.build([p for p in records if p.plain])

@@ -58,30 +58,6 @@ def read_base(file: Path) -> KnowledgeBase:
     return store.read_record(file, KnowledgeBase)
 
 
-def device_of(rows: Sequence[KnowledgeRow], device: str | None) -> str | None:
-    """The named device, else this machine where several were measured and it is one of them."""
-    devices = {r.device_id for r in rows}
-    if device is None and len(devices) > 1:
-        from kit.devices import recognise
-
-        here = recognise().device_id
-        return here if here in devices else None
-    return device
-
-
-def whole_hashes(rows: Sequence[KnowledgeRow], have: list[str] | None) -> list[str]:
-    """What the device has, as ids and whole hashes: eight digits of a hash are enough. Raises UnknownName."""
-    from kit.errors import UnknownName
-
-    out = []
-    for name in have or []:
-        hashes = {r.sha256 for r in rows if len(name) >= 8 and r.sha256.startswith(name.removeprefix("sha256:"))}
-        if not hashes and name not in {r.artifact_id for r in rows}:
-            raise UnknownName("variant", name, sorted({r.artifact_id for r in rows}))
-        out += sorted(hashes) or [name]
-    return out
-
-
 @knowledge_app.command("build")
 def build(
     profiles: Profiles,
@@ -221,10 +197,10 @@ def ask(
 
     base = read_base(knowledge_file)
     rows = base.rows
-    need = needs.make_need(
-        deadline_ms, memory_mb, min_accuracy, link_mbps, download_ms, device_of(rows, device), backend, threads,
-        percentile=percentile, energy_mj=energy_mj, have=whole_hashes(rows, have), batch=batch, point=point, dataset=dataset,
-        unknown_accuracy=unknown_accuracy,
+    need = needs.need_about(
+        rows, deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, energy_mj=energy_mj, min_accuracy=min_accuracy,
+        link_mbps=link_mbps, download_ms=download_ms, have=have, device=device, backend=backend, threads=threads, batch=batch, point=point,
+        dataset=dataset, unknown_accuracy=unknown_accuracy,
     )  # fmt: skip
     found = knowledge.ask(rows, need, measure=_measure(base, need, knowledge_file, profiles) if measure else None)
     if json:
@@ -293,10 +269,10 @@ def explain(
     from kit import knowledge
 
     rows = read_rows(knowledge_file)
-    need = needs.make_need(
-        deadline_ms, memory_mb, min_accuracy, link_mbps, download_ms, device_of(rows, device), backend, threads,
-        percentile=percentile, energy_mj=energy_mj, have=whole_hashes(rows, have), batch=batch, point=point, dataset=dataset,
-        unknown_accuracy=unknown_accuracy,
+    need = needs.need_about(
+        rows, deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, energy_mj=energy_mj, min_accuracy=min_accuracy,
+        link_mbps=link_mbps, download_ms=download_ms, have=have, device=device, backend=backend, threads=threads, batch=batch, point=point,
+        dataset=dataset, unknown_accuracy=unknown_accuracy,
     )  # fmt: skip
     found = knowledge.explain(rows, need, variant)
     if json:
@@ -343,9 +319,9 @@ def pareto(
     from kit import knowledge
 
     rows = read_rows(knowledge_file)
-    need = needs.make_need(
-        deadline_ms, memory_mb, min_accuracy, None, None, device_of(rows, device), backend, threads, percentile=percentile, batch=batch,
-        point=point, dataset=dataset,
+    need = needs.need_about(
+        rows, deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, min_accuracy=min_accuracy, device=device,
+        backend=backend, threads=threads, batch=batch, point=point, dataset=dataset,
     )  # fmt: skip
     chosen = {"memory": memory, "energy": energy, "size": size}
     axes = ("latency", "accuracy", *(name for name, wanted in chosen.items() if wanted))
@@ -427,9 +403,9 @@ def compile_table(
     from kit import knowledge
 
     rows = read_rows(knowledge_file)
-    need = needs.make_need(
-        None, None, None, None, None, device_of(rows, device), backend, threads, have=whole_hashes(rows, have), batch=batch, point=point,
-        dataset=dataset, unknown_accuracy=unknown_accuracy,
+    need = needs.need_about(
+        rows, device=device, backend=backend, threads=threads, have=have, batch=batch, point=point, dataset=dataset,
+        unknown_accuracy=unknown_accuracy,
     )  # fmt: skip
     table = knowledge.compile(rows, need)
     table.save(out)
@@ -463,12 +439,13 @@ def size_table(
 ) -> None:
     """The K- (or k,l-) table of papers A and B from measured times, the analytic table beside it."""
     from kit import knowledge, store
+    from kit.knowledge import limits
 
     rows = read_rows(knowledge_file)
     timings = knowledge.timings_of(
         rows,
         family,
-        device_id=device_of(rows, device),
+        device_id=limits.device_of(rows, device),
         backend=backend,
         threads=threads,
         clock_hz=None if clock_ghz is None else clock_ghz * 1e9,
@@ -567,9 +544,9 @@ def decision_map(
     from kit.report import decisions
 
     rows = read_rows(knowledge_file)
-    need = needs.make_need(
-        None, None, min_accuracy, None, None, device_of(rows, device), backend, threads, percentile=percentile, batch=batch, point=point,
-        dataset=dataset,
+    need = needs.need_about(
+        rows, percentile=percentile, min_accuracy=min_accuracy, device=device, backend=backend, threads=threads, batch=batch,
+        point=point, dataset=dataset,
     )  # fmt: skip
     table = knowledge.compile(rows, need.model_copy(update={"min_accuracy": None}), percentiles=(percentile,))
     found, why = regrets(rows, need, model, asked, seed)

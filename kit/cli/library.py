@@ -127,8 +127,9 @@ def pull(
     from kit.devices import recognise
 
     need = needs.make_need(
-        deadline_ms, memory_mb, min_accuracy, link_mbps, download_ms, device or recognise().device_id, backend or "onnxruntime",
-        threads, percentile=percentile, dataset=dataset,
+        deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, min_accuracy=min_accuracy, link_mbps=link_mbps,
+        download_ms=download_ms, device=device or recognise().device_id, backend=backend or "onnxruntime", threads=threads,
+        dataset=dataset,
     )  # fmt: skip
     delivered = fetch(url, need, to, measure=measure)
     if json:

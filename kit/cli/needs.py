@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from kit.records import Need, Percentile
+    from collections.abc import Sequence
+
+    from kit.records import KnowledgeRow, Need
 
 Deadline = Annotated[float | None, typer.Option(help="The latency must stay within this, at --percentile.")]
 PercentileOf = Annotated[int, typer.Option("--percentile", help="Of the latency: 50, 90, 95 or 99.")]
@@ -34,71 +36,19 @@ Unknown = Annotated[
 ]
 
 
-def make_need(
-    deadline_ms: float | None,
-    memory_mb: float | None,
-    min_accuracy: float | None,
-    link_mbps: float | None,
-    download_ms: float | None,
-    device: str | None,
-    backend: str | None,
-    threads: int | None,
-    *,
-    percentile: int = 99,
-    energy_mj: float | None = None,
-    have: list[str] | None = None,
-    batch: int | None = None,
-    point: str | None = None,
-    dataset: str | None = None,
-    unknown_accuracy: bool = False,
-) -> Need:
-    """The flags as a need in SI units. Raises UsageError for a limit that is no positive number, or limits that make no sense together."""
-    from math import isfinite
+def make_need(**limits: Any) -> Need:
+    """The flags as a need in SI units. Raises UsageError for a limit that is no sensible number, or limits that do not go together."""
+    from kit.knowledge import limits as rules
 
-    from kit.errors import UsageError
-    from kit.records import Need
-
-    flags = {
-        "--deadline-ms": deadline_ms,
-        "--memory-mb": memory_mb,
-        "--energy-mj": energy_mj,
-        "--link-mbps": link_mbps,
-        "--download-ms": download_ms,
-    }
-    for flag, value in flags.items():
-        if value is not None and not (isfinite(value) and 1e-9 < value < 1e15):
-            raise UsageError(f"{flag} {value:g} is no limit: give a sensible number above zero.")
-    if min_accuracy is not None and not 0 <= min_accuracy <= 1:
-        raise UsageError(f"--min-accuracy {min_accuracy:g} is no share: give a number from 0 to 1, such as 0.95.")
-    if link_mbps is not None and deadline_ms is None and download_ms is None:
-        raise UsageError("--link-mbps alone limits nothing: add --deadline-ms or --download-ms.")
-    if download_ms is not None and link_mbps is None:
-        raise UsageError("--download-ms needs the rate of the link: add --link-mbps.")
-    return Need(
-        deadline_s=None if deadline_ms is None else deadline_ms * 1e-3,
-        percentile=_percentile(percentile),
-        memory_bytes=None if memory_mb is None else max(1, round(memory_mb * 1e6)),
-        energy_j=None if energy_mj is None else energy_mj * 1e-3,
-        min_accuracy=min_accuracy,
-        link_bps=None if link_mbps is None else link_mbps * 1e6,
-        download_s=None if download_ms is None else download_ms * 1e-3,
-        have=tuple(have or ()),
-        device_id=device,
-        backend=backend,
-        threads=threads,
-        batch=batch,
-        point=point,
-        dataset=dataset,
-        unknown_accuracy=unknown_accuracy,
-    )
+    return rules.need_of(spelled=_flag, **limits)
 
 
-def _percentile(number: int) -> Percentile:
-    from kit.errors import UsageError
-    from kit.records import PERCENTILES_KEPT
+def need_about(rows: Sequence[KnowledgeRow], **limits: Any) -> Need:
+    """:func:`make_need` about these rows: their device, and whole hashes of what it has. Raises UnknownName as well."""
+    from kit.knowledge import limits as rules
 
-    for known in PERCENTILES_KEPT:
-        if number == known:
-            return known
-    kept = ", ".join(map(str, PERCENTILES_KEPT))
-    raise UsageError(f"--percentile {number} is not kept: give one of {kept}.")
+    return rules.need_about(rows, spelled=_flag, **limits)
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from math import isfinite
+from typing import Any
 
 from kit.devices import recognise
 from kit.errors import UnknownName, UsageError
 from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need, Percentile
+
+
+def need_about(rows: Sequence[KnowledgeRow], *, spelled: Callable[[str], str] = str, **limits: Any) -> Need:
+    """The need of :func:`need_of` about these rows: their device where none is named, and whole hashes of what the device has.
+
+    Raises UnknownName as well (``have`` names a variant that no row is of).
+    """
+    limits["device"] = device_of(rows, limits.get("device"))
+    limits["have"] = whole_hashes(rows, limits.get("have") or ())
+    return need_of(spelled=spelled, **limits)
 
 
 def need_of(

@@ -54,11 +54,23 @@ def fit_all(
     """
     profiles = of_backend(of_device(profiles, device), backend)
     lines = tuple(latency.fit(profiles, seed=seed))
-    base = None if source is None else source_predictor(source, profiles[0].settings.backend, level, seed)
+    if source is not None:
+        return LatencyFit(lines=lines, predictor=predictor_of(profiles, source, level, seed))
     try:
-        return LatencyFit(lines=lines, predictor=latency.predictor(profiles, base=base, level=level, seed=seed))
+        return LatencyFit(lines=lines, predictor=predictor_of(profiles, None, level, seed))
     except (BadRecord, BackendUnavailable) as error:
         return LatencyFit(lines=lines, missing=str(error))
+
+
+def predictor_of(
+    profiles: Sequence[ProfileRecord],
+    source: Predictor | Path | Sequence[ProfileRecord] | None,
+    level: float,
+    seed: int,
+) -> Predictor:
+    """The predictor of one backend, with the structure of ``source`` transferred. Raises BadRecord, BackendUnavailable (no scipy)."""
+    base = None if source is None else source_predictor(source, profiles[0].settings.backend, level, seed)
+    return latency.predictor(profiles, base=base, level=level, seed=seed)
 
 
 def of_device(profiles: Sequence[ProfileRecord], device: str | None) -> list[ProfileRecord]:

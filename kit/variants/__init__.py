@@ -1,1 +1,16 @@
-"""The workshop: from a root network to trained, cut, pruned, quantized and checked files. Needs torch; never on a board."""
+"""The training tools: from a root network to trained, cut, pruned, quantized and checked files. Needs torch; never on a board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kit.records import Kernel
+
+__all__ = ["kernels"]
+
+
+def kernels(file: Path) -> tuple[Kernel, ...] | None:
+    """The kernels of an ONNX file, by the onnx package; None where kit cannot count them. Raises BadModel."""
+    from kit.variants import graph
+
+    return graph.kernels(graph.load(file), str(file))
