@@ -33,11 +33,9 @@ from kit.records import (
     Explanation,
     FileRef,
     KnowledgeRow,
-    MeasureSettings,
     Need,
     Point,
     ProfileRecord,
-    first_problem,
 )
 from kit.records import KnowledgeBase as KnowledgeRecord
 
@@ -104,7 +102,7 @@ def profile(
         >>> 0 < record.measurement.median_s < 1
         True
     """
-    settings = _settings(
+    settings = jobs.settings(
         backend=backend, threads=threads, batch=batch, budget_s=_seconds(budget), affinity=None if affinity is None else tuple(affinity),
         gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=run_s,
         timeout_s=timeout_s, seed=seed,
@@ -121,21 +119,6 @@ def profile(
     if record.outcome != "ok":
         raise MeasurementError(f"{record.artifact.artifact_id} was not measured: {record.reason or record.outcome}")
     return record
-
-
-def _settings(
-    *, rounds_min: int | None, rounds_max: int | None, budget_s: float | None, **more: Any
-) -> MeasureSettings:
-    from pydantic import ValidationError
-
-    rounds_max = rounds_max or max(10 if budget_s is None else 30, rounds_min or 0)
-    rounds_min = rounds_min or min(6, rounds_max)
-    if rounds_max < rounds_min:
-        raise UsageError(f"rounds_max {rounds_max} is below rounds_min {rounds_min}: raise the one or lower the other.")
-    try:
-        return MeasureSettings(rounds_min=rounds_min, rounds_max=rounds_max, budget_s=budget_s, **more)
-    except ValidationError as error:
-        raise UsageError(f"These settings cannot be: {first_problem(error)}.") from None
 
 
 def _seconds(budget: float | str | None) -> float | None:

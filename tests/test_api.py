@@ -218,6 +218,7 @@ def test_profile_takes_a_network_of_torch_and_leaves_it_as_it_is() -> None:
         (SMALL, {"budget": "soon"}, "UsageError", "soon"),
         (SMALL, {"budget": -1}, "UsageError", "-1"),
         (SMALL, {"precision": 0}, "UsageError", "precision"),
+        (SMALL, {"rounds_min": 0}, "UsageError", "rounds_min"),
         (SMALL, {"rounds_min": 5, "rounds_max": 2}, "UsageError", "rounds_max 2 is below rounds_min 5"),
         (SMALL, {"gap_ms": -1}, "UsageError", "gap"),
         (SMALL, {"example_input": 1}, "UsageError", "example_input is for a PyTorch network"),

@@ -178,19 +178,13 @@ class Precision:
 
     def settings(self, point: OperatingPoint, budget_s: float | None, seed: int) -> MeasureSettings:
         """Options as settings in SI units. Raises UsageError for limits that contradict each other."""
-        from kit.errors import UsageError
-        from kit.records import MeasureSettings
+        from kit.measure import jobs
 
-        rounds_max = self.rounds_max or max(10 if budget_s is None else 30, self.rounds_min or 0)
-        rounds_min = self.rounds_min or min(6, rounds_max)
-        if rounds_max < rounds_min:
-            raise UsageError(
-                f"--rounds-max {rounds_max} is below --rounds-min {rounds_min}: raise the one or lower the other."
-            )
-        return MeasureSettings(
-            threads=point.threads, affinity=point.cpus(), gap_s=point.gap_ms * 1e-3, load=point.load, rounds_min=rounds_min,
-            rounds_max=rounds_max, visit_s=self.run_s, precision_target=self.precision, budget_s=budget_s,
+        return jobs.settings(
+            threads=point.threads, affinity=point.cpus(), gap_s=point.gap_ms * 1e-3, load=point.load, rounds_min=self.rounds_min,
+            rounds_max=self.rounds_max, visit_s=self.run_s, precision_target=self.precision, budget_s=budget_s,
             timeout_s=self.timeout_s, seed=seed,
+            spelled=lambda name: f"--{name.replace('_', '-')}",
         )  # fmt: skip
 
 

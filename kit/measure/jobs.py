@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -98,6 +99,25 @@ def failure(records: Sequence[ProfileRecord] | Sequence[ScenarioRecord], out: Pa
         return None
     reason = (records[0].reason or "").rstrip(".")
     return MeasurementError(f"Nothing was measured: {reason}. The failures are recorded in {out}.")
+
+
+def settings(
+    *, rounds_min: int | None, rounds_max: int | None, budget_s: float | None, spelled: Callable[[str], str] = str, **more: Any
+) -> MeasureSettings:  # fmt: skip
+    """Settings with the usual numbers of processes where none is named: 6 to 10, or to 30 within a budget.
+
+    ``spelled`` writes a name as the caller's user knows it (``--rounds-max``). Raises UsageError for what cannot be.
+    """
+    most = max(10 if budget_s is None else 30, rounds_min or 0) if rounds_max is None else rounds_max
+    least = min(6, most) if rounds_min is None else rounds_min
+    if most < least:
+        raise UsageError(
+            f"{spelled('rounds_max')} {most} is below {spelled('rounds_min')} {least}: raise the one or lower the other."
+        )
+    try:
+        return MeasureSettings(rounds_min=least, rounds_max=most, budget_s=budget_s, **more)
+    except ValidationError as error:
+        raise UsageError(f"These settings cannot be: {first_problem(error)}.") from None
 
 
 def duration_s(text: str, takes: str = "a time like 90s, 10m or 1h") -> float:
