@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_type_hints
+import inspect
 
 import typer
 
@@ -64,9 +64,8 @@ def add_to(app: typer.Typer, group: str = "") -> None:
         assert command.callback is not None
         name = group + (command.name or command.callback.__name__)
         command.epilog = epilog(name)
-        command.callback.__annotations__ = get_type_hints(
-            command.callback, include_extras=True
-        )  # once: typer asks four times
+        # Once, for typer asks four times; get_type_hints of Python 3.10 would hide an option whose default is None.
+        command.callback.__annotations__ = inspect.get_annotations(command.callback, eval_str=True)
         paragraphs = (command.callback.__doc__ or "").split("\n\n")
         command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     for below in app.registered_groups:

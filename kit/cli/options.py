@@ -212,7 +212,8 @@ class RecordFile:
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
     """``verb`` with each parameter that is a dataclass of options replaced by the options, in their places."""
-    hints = get_type_hints(verb, include_extras=True)
+    # Not get_type_hints, which on Python 3.10 hides an option whose default is None.
+    hints = inspect.get_annotations(verb, eval_str=True)
     groups = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
 
     def flat(**options: Any) -> None:
