@@ -87,6 +87,17 @@ def test_the_script_of_the_page_works(tmp_path: Path) -> None:
     assert len(list((tmp_path / "records").rglob("*.jsonl"))) == 2
 
 
+@pytest.mark.slow
+def test_the_script_of_the_readme_works(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    pytest.importorskip("onnxscript")
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(script.strip().splitlines()) <= 12
+    done = python("-", text=script, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "verdict" in done.stdout
+
+
 # ------------------------------------------------------------------------------------------------------------- the package
 
 
@@ -118,6 +129,33 @@ def test_type_checkers_see_each_name_where_it_is_loaded_from() -> None:
     }
     assert seen == kit._HOMES  # type: ignore[attr-defined]
     assert (ROOT / "kit" / "py.typed").is_file()
+
+
+@pytest.mark.slow
+def test_a_type_checker_knows_what_each_function_takes_and_gives(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "user.py").write_text("""
+import kit
+record = kit.profile("x.onnx")
+reveal_type(record)
+reveal_type(kit.compare(record, record))
+reveal_type(kit.compare("a", "b"))
+reveal_type(kit.predict("m.json", ["a"]))
+reveal_type(kit.KnowledgeBase("a").ask(deadline_ms=5))
+kit.profil
+kit.profile("x", thread=2)
+""")
+    done = python("-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "user.py"), cwd=ROOT)
+    found = re.findall(r"user.py:(\d+): (?:note: Revealed type is \"([^\"]*)\"|error: .*\[([\w-]+)\])", done.stdout)
+    assert [(line, kind or code) for line, kind, code in found] == [
+        ("4", "kit.records.measurement.ProfileRecord"),
+        ("5", "kit.measure.compare.Comparison"),
+        ("6", "list[kit.measure.compare.Comparison]"),
+        ("7", "list[kit.latency.networks.Prediction]"),
+        ("8", "kit.records.knowledge.Answer"),
+        ("9", "attr-defined"),
+        ("10", "call-arg"),
+    ], done.stdout
 
 
 @pytest.mark.board

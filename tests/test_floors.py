@@ -29,7 +29,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.trust": (0, set()),
     "kit.units": (0, set()),
     "kit.versions": (0, set()),
-    "kit.devices": (1, {"numpy", "numba", "psutil", "pydantic", "pynvml", "tomli"}),
+    "kit.devices": (1, {"numpy", "numba", "psutil", "pydantic", "pynvml", "tomli", "tomllib"}),
     "kit.measure": (1, {"numpy", "psutil", "pydantic"}),
     "kit.spaces": (1, {"numpy"}),
     "kit.allocators": (1, {"numpy", "pydantic", "numba", "llvmlite"}),
