@@ -31,10 +31,10 @@ from latency_models import Sample
 from kit import knowledge, latency, store
 from kit.cli import show
 from kit.errors import KitError
-from kit.knowledge.choose import sum_check
+from kit.knowledge.choose import total_latency_s
 from kit.records import KnowledgeRow, Need, ProfileRecord
 from kit.spaces import subnetwork
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 BAR = 0.98
 SCATTER = 0.01
@@ -62,7 +62,7 @@ class Later:
     """The second measurement of a network: its row, and the seconds of every call [calls]."""
 
     row: KnowledgeRow
-    calls_s: Floats
+    calls_s: Float64Array
 
 
 def truth_of(sample: Sample, seed: int) -> list[KnowledgeRow]:
@@ -129,7 +129,7 @@ def later_of(sample: Sample) -> dict[str, Later]:
     return {p.artifact.artifact_id: Later(knowledge.row_of(p), _calls_s(p)) for p in found}
 
 
-def _calls_s(profile: ProfileRecord) -> Floats:
+def _calls_s(profile: ProfileRecord) -> Float64Array:
     assert profile.measurement is not None
     return np.concatenate([v.values_ns for v in profile.measurement.visits]) * 1e-9
 
@@ -137,7 +137,7 @@ def _calls_s(profile: ProfileRecord) -> Floats:
 def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:
     """Of the choices that were measured again, the share whose p99 then lies beyond the deadline."""
     judged = [
-        sum_check(later[name].row, need, None) > (need.deadline_s or np.inf)
+        total_latency_s(later[name].row, need, None) > (need.deadline_s or np.inf)
         for name, need in zip(chosen, needs, strict=True)
         if name in later
     ]
@@ -146,7 +146,7 @@ def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[
 
 def late_calls(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:
     shares = [
-        np.mean(later[name].calls_s + sum_check(later[name].row, need, 0.0) > (need.deadline_s or np.inf))
+        np.mean(later[name].calls_s + total_latency_s(later[name].row, need, 0.0) > (need.deadline_s or np.inf))
         for name, need in zip(chosen, needs, strict=True)
         if name in later
     ]

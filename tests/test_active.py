@@ -10,17 +10,17 @@ from hypothesis import strategies as st
 
 from kit import latency
 from kit.latency import active_sampling
-from kit.latency.active_sampling import Belief
+from kit.latency.active_sampling import PoolPosterior
 from kit.latency.features import arrange
 from kit.latency.model import Predictions
 
 pytest.importorskip("scipy")
 
 
-def random_belief(seed: int, size: int = 12) -> Belief:
+def random_belief(seed: int, size: int = 12) -> PoolPosterior:
     rng = np.random.default_rng(seed)
     roots = rng.standard_normal((size, size // 2)) * rng.uniform(0.01, 0.3, size)[:, None]
-    return Belief(roots @ roots.T + 1e-6 * np.eye(size), noise=1e-4)
+    return PoolPosterior(roots @ roots.T + 1e-6 * np.eye(size), noise=1e-4)
 
 
 @given(st.integers(0, 200), st.integers(0, 11))
@@ -61,7 +61,7 @@ def test_only_free_networks_are_chosen_and_each_once() -> None:
 def test_weights_say_which_networks_matter() -> None:
     blocks = np.kron(np.eye(2), np.full((3, 3), 0.04)) + 1e-6 * np.eye(6)
     weights = np.array([0.0, 0, 0, 1, 1, 1])
-    assert active_sampling.choose(Belief(blocks, 1e-4), np.ones(6, dtype=bool), 1, weights)[0] >= 3
+    assert active_sampling.choose(PoolPosterior(blocks, 1e-4), np.ones(6, dtype=bool), 1, weights)[0] >= 3
 
 
 @given(st.integers(0, 50), st.integers(1, 10))
@@ -95,8 +95,8 @@ def test_the_share_follows_from_the_interval() -> None:
 def test_priors_alone_ask_for_both_precisions_and_many_sizes() -> None:
     nets = [kernels for bits in ("fp32", "int8") for _, kernels in simulated.sample(30, 1, bits)]
     table = arrange(nets)
-    chosen = active_sampling.first(active_sampling.belief(table), 10, seed=3)
-    assert len(set(chosen)) == 10 and chosen == active_sampling.first(active_sampling.belief(table), 10, seed=3)
+    chosen = active_sampling.first(active_sampling.pool_posterior(table), 10, seed=3)
+    assert len(set(chosen)) == 10 and chosen == active_sampling.first(active_sampling.pool_posterior(table), 10, seed=3)
     assert 3 <= sum(i < 30 for i in chosen) <= 7
     macs = table.total(table.macs)
     assert np.ptp(np.log(macs[chosen])) > 0.6 * np.ptp(np.log(macs))
@@ -109,8 +109,8 @@ def test_a_belief_knows_what_was_measured(count: int) -> None:
     machine = simulated.Machine()
     table = arrange([kernels for _, kernels in nets])
     model = latency.predictor(machine.profiles(nets[:count]), baselines=False)
-    belief = active_sampling.belief(table, model)
-    assert (model.learned is None) == (count == 4)
+    belief = active_sampling.pool_posterior(table, model)
+    assert (model.gaussian_process is None) == (count == 4)
     assert belief.variance[:count].mean() < 0.5 * belief.variance[count:].mean()
     free = np.arange(40) >= count
     assert all(i >= count for i in active_sampling.choose(belief, free, 5))
@@ -124,21 +124,21 @@ def test_chosen_networks_teach_more_than_random_ones() -> None:
     def error(taken: list[int]) -> float:
         model = latency.predictor(machine.profiles([pool[i] for i in taken]), baselines=False)
         rest = np.setdiff1d(np.arange(len(pool)), taken)
-        found = model.of_table(table.pick(rest), form=active_sampling.best_form(model)).seconds
+        found = model.of_table(table.pick(rest), model_family=active_sampling.richest_family(model)).seconds
         return float(np.mean(np.abs(found / truth[rest] - 1)))
 
     randomly = [error(np.random.default_rng(s).permutation(len(pool))[:12].tolist()) for s in range(3)]
-    chosen = [error(active_sampling.first(active_sampling.belief(table), 12, s)) for s in range(3)]
+    chosen = [error(active_sampling.first(active_sampling.pool_posterior(table), 12, s)) for s in range(3)]
     assert np.mean(chosen) < np.mean(randomly)
 
 
 def test_the_survey_follows_the_richest_form_that_is_not_rejected() -> None:
     model = latency.predictor(simulated.Machine().profiles(simulated.sample(12, 3)), baselines=False)
 
-    def judged(**chances: float) -> str:
-        scores = [s.model_copy(update={"p_value": chances.get(s.form, 0.0)}) for s in model.scores]
-        return active_sampling.best_form(model.model_copy(update={"scores": tuple(scores)}))
+    def judged(**p_values: float) -> str:
+        scores = [s.model_copy(update={"p_value": p_values.get(s.form, 0.0)}) for s in model.scores]
+        return active_sampling.richest_family(model.model_copy(update={"scores": tuple(scores)}))
 
-    assert judged(factor=1.0, roofline=0.2, learned=0.3) == "learned"
-    assert judged(factor=1.0, roofline=0.2, learned=0.05) == "roofline"
-    assert judged(factor=1.0, learned=0.1) == "factor"
+    assert judged(factor=1.0, roofline=0.2, gaussian_process=0.3) == "learned"
+    assert judged(factor=1.0, roofline=0.2, gaussian_process=0.05) == "roofline"
+    assert judged(factor=1.0, gaussian_process=0.1) == "factor"

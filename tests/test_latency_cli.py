@@ -32,7 +32,7 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
     assert (
         data["latency_models"]
         and about["file"] == "m.json"
-        and about["chosen"] in latency.FORMS
+        and about["chosen"] in latency.MODEL_FAMILIES
         and about["records"] == 12
     )
     assert {s["form"] for s in about["scores"]} >= {"factor", "kinds", "roofline", "learned", "papers", "lookup"}

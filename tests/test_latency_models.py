@@ -26,7 +26,7 @@ from kit.latency.gaussian_process import NAMES, Shares
 from kit.latency.model import Predictor
 from kit.latency.parametric import Cases, Roof
 from kit.records import Kernel, MeasureSettings, Point, ProfileRecord
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 NETS = simulated.sample(200, 0)
 
@@ -103,12 +103,12 @@ def test_a_network_like_the_measured_ones_is_no_extrapolation() -> None:
 
 
 def test_extrapolations_say_why_and_have_wider_intervals() -> None:
-    strange = Kernel(kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8)
+    out_of_distribution = Kernel(kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8)
     nets = [
         simulated.resnet((1, 1, 1, 1), 0.5, 128),
         simulated.resnet((1, 1, 1, 1), 0.5, 128, "int8"),
         simulated.resnet((9, 9, 9, 9), 2.0, 448),
-        (*simulated.resnet((1, 1, 1, 1), 0.5, 128), strange),
+        (*simulated.resnet((1, 1, 1, 1), 0.5, 128), out_of_distribution),
     ]
     for form in ("roofline", "learned"):
         found = fitted().predict(nets, form=form)  # type: ignore[arg-type]
@@ -199,17 +199,17 @@ def test_gaps_between_calls_are_an_input_and_are_interpolated() -> None:
 def test_ten_measurements_suffice_with_another_device_to_borrow_from() -> None:
     base = quick(simulated.Machine(3).profiles(NETS[:50], device="old"))
     new = simulated.Machine(3, speed=0.4, memory=0.7)
-    lent, own = [], []
+    source, own = [], []
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(200)
         train, test = [NETS[i] for i in order[:10]], [NETS[i] for i in order[10:]]
         profiles = new.profiles(train, device="new")
         model = quick(profiles, base=base)
         assert model.device_id == "new" and model.base == base
-        lent.append(np.abs(model.predict(kernels_of(test)).seconds / truth(new, test) - 1))
+        source.append(np.abs(model.predict(kernels_of(test)).seconds / truth(new, test) - 1))
         own.append(np.abs(quick(profiles).predict(kernels_of(test)).seconds / truth(new, test) - 1))
-    assert np.mean(np.array(lent) <= 0.10) >= 0.95
-    assert np.mean(lent) < np.mean(own)
+    assert np.mean(np.array(source) <= 0.10) >= 0.95
+    assert np.mean(source) < np.mean(own)
 
 
 def test_the_learning_curve_falls() -> None:
@@ -379,20 +379,20 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
 def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() -> None:
     """The closed form against the whole covariance, trend and all: what a Gaussian process knows after its observations."""
     model = fitted()
-    assert model.learned is not None and model.posterior is not None and model.learned.freedom
+    assert model.gaussian_process is not None and model.posterior is not None and model.gaussian_process.freedom
     posterior, seen = model.posterior, model.posterior.shares
     cases = Cases.of(arrange(kernels_of(NETS[100:130])), model.states)
     at = model.shares(cases)
     ratio, sd = posterior.predict(at)
 
-    def whole(a: Shares, b: Shares) -> Floats:
+    def whole(a: Shares, b: Shares) -> Float64Array:
         return posterior.covariance.whole(a, b) + a.slopes @ b.slopes.T
 
     measured = posterior.factor @ posterior.factor.T + seen.slopes @ seen.slopes.T
     left = whole(at, at) - whole(at, seen) @ np.linalg.solve(measured, whole(seen, at))
     assert sd == pytest.approx(np.sqrt(np.diag(left) + posterior.noise * ratio**2), rel=1e-5)
-    speed = sorted(model.learned.freedom).index("mac")  # scales all times alike
-    assert at.slopes[:, speed] == pytest.approx(model.learned.freedom["mac"])
+    speed = sorted(model.gaussian_process.freedom).index("mac")  # scales all times alike
+    assert at.slopes[:, speed] == pytest.approx(model.gaussian_process.freedom["mac"])
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=9, max_size=200), st.sampled_from((0.8, 0.9)))

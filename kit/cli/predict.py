@@ -197,7 +197,7 @@ def fit_predictor(
     from kit import latency
 
     mine = of_backend(profiles, backend)
-    base = None if source is None else _lent(source, mine[0].settings.backend, level, seed)
+    base = None if source is None else _source_model(source, mine[0].settings.backend, level, seed)
     return latency.predictor(mine, base=base, level=level, seed=seed)
 
 
@@ -211,7 +211,7 @@ def of_backend(profiles: list[ProfileRecord], backend: str | None) -> list[Profi
     return [p for p in profiles if backend in (None, p.settings.backend)]
 
 
-def _lent(path: Path, backend: str, level: float, seed: int) -> Predictor:
+def _source_model(path: Path, backend: str, level: float, seed: int) -> Predictor:
     """A model file as it is; profiles are fitted first: the same backend where it was measured there, else the one most used."""
     from kit import latency, store
 

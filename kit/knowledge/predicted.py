@@ -18,7 +18,7 @@ from kit.knowledge.rows import Tail, predicted_row, tail_of
 from kit.latency.features import PRECISIONS
 from kit.latency.model import Predictor
 from kit.records import DECIDING, Kernel, KnowledgeRow, Point, SubNetwork
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
 MEMORY_LEVEL = 0.9  # share of the measured rows that stay below it, each when it was left out
@@ -92,18 +92,18 @@ class MemoryModel:
     """Peak memory = base + per weight byte + per byte of the largest kernel's activations + per kernel; ``stretch`` makes it an upper
     estimate."""
 
-    coefficients: Floats
+    coefficients: Float64Array
     stretch: float
-    low: Floats
-    high: Floats
+    low: Float64Array
+    high: Float64Array
 
-    def estimate(self, features: Floats) -> int | None:
+    def estimate(self, features: Float64Array) -> int | None:
         """None outside of the measured sizes."""
         inside = np.all(features >= self.low / MEMORY_MARGIN) and np.all(features <= self.high * MEMORY_MARGIN)
         return ceil(float(features @ self.coefficients) * self.stretch) if inside else None
 
 
-def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
+def fit_memory(features: Float64Array, memory_bytes: Float64Array) -> MemoryModel | None:
     """``features`` [n, 4] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
     if len(memory_bytes) < MEMORY_LEAST:
         return None
@@ -119,7 +119,7 @@ def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
     return MemoryModel(coefficients, stretch, features.min(axis=0), features.max(axis=0))
 
 
-def _above_zero(scaled: Floats) -> Floats:
+def _above_zero(scaled: Float64Array) -> Float64Array:
     """Least squares to 1 without negative coefficients: the most negative is left out until none is."""
     out = np.zeros(scaled.shape[1])
     columns = list(range(scaled.shape[1]))
@@ -136,7 +136,7 @@ def _memories(
     rows: Sequence[KnowledgeRow], members: Sequence[SubNetwork], kernels: Sequence[Sequence[Kernel]]
 ) -> list[int | None]:
     """An upper estimate for each member, None where the measured rows do not carry one."""
-    groups: dict[tuple[str, str], list[tuple[Floats, int]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Float64Array, int]]] = {}
     for row in rows:
         sub = _member(row.artifact_id)
         if sub is not None and row.memory_bytes and row.label in DECIDING:
@@ -151,7 +151,7 @@ def _memories(
     return [m.estimate(_features(listed)) if m else None for m, listed in zip(fitted, kernels, strict=True)]
 
 
-def _features(kernels: Sequence[Kernel]) -> Floats:
+def _features(kernels: Sequence[Kernel]) -> Float64Array:
     weights = sum(k.weight_bytes * k.count for k in kernels)
     largest = max(k.read_bytes + k.written_bytes for k in kernels)
     return np.array([1.0, float(weights), float(largest), float(sum(k.count for k in kernels))])
