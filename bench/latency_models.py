@@ -183,10 +183,10 @@ def transfer(pair: str, seeds: int, choice: str, build: Path | None = None) -> l
             taken = sample.chosen(choice, TRANSFERRED, seed)
             rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
             model = latency.predictor(sample.pick(taken), base=behind, baselines=False)
-            told = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
+            predictions = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
             truth = sample.seconds[rest]
-            errors.append(told.seconds / truth - 1.0)
-            held.append(((told.low <= truth) & (truth <= told.high)).astype(np.float64))
+            errors.append(predictions.seconds / truth - 1.0)
+            held.append(((predictions.low <= truth) & (truth <= predictions.high)).astype(np.float64))
         scores.append(score(sample.name, choice, method, TRANSFERRED, errors, held))
     return scores
 

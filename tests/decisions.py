@@ -92,7 +92,7 @@ def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need
         )
         at = np.flatnonzero(queries["percentile"] == percentile)
         q = {name: values[at] for name, values in queries.items()}
-        found = np.full(len(at), -1)
+        chosen = np.full(len(at), -1)
         for i in order:
             r = rows[i]
             if r.label == "inconclusive" or (accuracy_required and r.accuracy is None):
@@ -103,6 +103,6 @@ def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need
             fits &= (inf if r.memory_bytes is None else r.memory_bytes) <= q["memory_bytes"]
             fits &= (inf if r.energy_j is None else r.energy_j) <= q["energy_j"]
             fits &= (-inf if r.accuracy is None else r.accuracy) >= q["min_accuracy"]
-            found[(found < 0) & fits] = i
-        out[at] = found
+            chosen[(chosen < 0) & fits] = i
+        out[at] = chosen
     return out

@@ -47,8 +47,8 @@ class Fit:
         ])  # fmt: skip
 
     def score(self, form: str) -> dict[str, Any]:
-        (found,) = [s for s in self.json["predictor"]["scores"] if s["form"] == form]
-        return found  # type: ignore[no-any-return]
+        (match,) = [s for s in self.json["predictor"]["scores"] if s["form"] == form]
+        return match  # type: ignore[no-any-return]
 
 
 @pytest.fixture(scope="module")

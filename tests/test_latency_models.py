@@ -54,8 +54,8 @@ def kernels_of(nets: list[tuple[str, tuple[Kernel, ...]]]) -> list[tuple[Kernel,
 def test_forty_of_two_hundred_predict_the_rest_within_ten_per_cent() -> None:
     errors = []
     for seed in (0, 1):
-        found = fitted(seed).predict(kernels_of(NETS[40:]), form="learned")
-        errors.append(found.seconds / truth(simulated.Machine(seed), NETS[40:]) - 1)
+        predictions = fitted(seed).predict(kernels_of(NETS[40:]), model_family="learned")
+        errors.append(predictions.seconds / truth(simulated.Machine(seed), NETS[40:]) - 1)
     assert np.mean(np.abs(errors) <= 0.10) >= 0.99 and np.mean(np.abs(errors) <= 0.05) >= 0.95
 
 
@@ -73,9 +73,9 @@ def test_intervals_cover_what_they_promise() -> None:
     covered = []
     for seed in range(6):
         nets, machine = simulated.sample(80, 50 + seed), simulated.Machine(10 + seed)
-        found = quick(machine.profiles(nets[:29])).predict(kernels_of(nets[29:]))
+        predictions = quick(machine.profiles(nets[:29])).predict(kernels_of(nets[29:]))
         measured = np.array([p.measurement.median_s for p in machine.profiles(nets[29:]) if p.measurement])
-        covered.append(np.mean((found.low <= measured) & (measured <= found.high)))
+        covered.append(np.mean((predictions.low <= measured) & (measured <= predictions.high)))
     assert 0.85 <= np.mean(covered) <= 0.96
 
 
@@ -97,9 +97,9 @@ def test_the_simplest_form_is_chosen_where_the_truth_is_a_line() -> None:
 
 
 def test_a_network_like_the_measured_ones_is_no_extrapolation() -> None:
-    found = fitted().predict(kernels_of(NETS[40:]))
-    assert found.extrapolates.mean() < 0.1
-    assert np.all(found.low < found.seconds) and np.all(found.seconds < found.high) and np.all(found.sd > 0)
+    predictions = fitted().predict(kernels_of(NETS[40:]))
+    assert predictions.extrapolates.mean() < 0.1
+    assert np.all(predictions.low < predictions.seconds) and np.all(predictions.seconds < predictions.high) and np.all(predictions.sd > 0)
 
 
 def test_extrapolations_say_why_and_have_wider_intervals() -> None:
@@ -110,13 +110,13 @@ def test_extrapolations_say_why_and_have_wider_intervals() -> None:
         simulated.resnet((9, 9, 9, 9), 2.0, 448),
         (*simulated.resnet((1, 1, 1, 1), 0.5, 128), out_of_distribution),
     ]
-    for form in ("roofline", "learned"):
-        found = fitted().predict(nets, form=form)  # type: ignore[arg-type]
-        assert found.why[0] is None and found.why[1] == "int8 was not measured"
-        assert found.why[2] == "more multiply-accumulates than measured"
-        assert found.why[3] == "kernels of kind softmax were not measured"
-        width = found.high / found.low
-        assert np.all(width[1:] > width[0]) and list(found.extrapolates) == [False, True, True, True]
+    for model_family in ("roofline", "learned"):
+        predictions = fitted().predict(nets, model_family=model_family)  # type: ignore[arg-type]
+        assert predictions.why[0] is None and predictions.why[1] == "int8 was not measured"
+        assert predictions.why[2] == "more multiply-accumulates than measured"
+        assert predictions.why[3] == "kernels of kind softmax were not measured"
+        width = predictions.high / predictions.low
+        assert np.all(width[1:] > width[0]) and list(predictions.extrapolates) == [False, True, True, True]
 
 
 # ------------------------------------------------------------------------------------------------ precisions, threads, points
@@ -133,8 +133,8 @@ def test_one_predictor_covers_precisions_and_threads_and_fp32_teaches_int8() -> 
         return float(np.mean(np.abs(model.predict(kernels_of(quantized[6:])).seconds / target - 1)))
 
     assert error(both) < 0.05 and error(both) < error(alone)
-    found = both.predict(kernels_of(NETS[100:]), Point(threads=4))
-    assert np.mean(np.abs(found.seconds / truth(machine, NETS[100:], 4) - 1)) < 0.05
+    predictions = both.predict(kernels_of(NETS[100:]), Point(threads=4))
+    assert np.mean(np.abs(predictions.seconds / truth(machine, NETS[100:], 4) - 1)) < 0.05
     between = both.predict(
         kernels_of(NETS[100:]), Point(threads=2)
     ).seconds  # the truth is a power law, as is the interpolation
@@ -310,9 +310,9 @@ def test_records_without_kernels_still_give_a_line() -> None:
     model = quick(profiles)
     assert model.chosen == "factor" and model.kinds is None and model.roofline is None
     assert any("only a line was fitted" in note for note in model.notes)
-    found = model.predict([simulated.resnet((1, 1, 1, 1), 0.25, 96)])
+    predictions = model.predict([simulated.resnet((1, 1, 1, 1), 0.25, 96)])
     macs = sum(k.macs for k in simulated.resnet((1, 1, 1, 1), 0.25, 96))
-    assert found.seconds[0] == pytest.approx(1e-4 + macs * 1e-10, rel=0.02)
+    assert predictions.seconds[0] == pytest.approx(1e-4 + macs * 1e-10, rel=0.02)
 
 
 def test_what_was_left_out_is_named() -> None:
@@ -328,16 +328,16 @@ def test_what_was_left_out_is_named() -> None:
 
 def test_equal_kernels_stand_once_and_networks_come_back() -> None:
     kernels = simulated.resnet((2, 2, 2, 2), 1.0, 224)
-    found = features.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
-    assert found.nets == 3 and len(found.attributes) < len(kernels)
-    assert found.total(found.macs) == pytest.approx(
+    arranged = features.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
+    assert arranged.nets == 3 and len(arranged.attributes) < len(kernels)
+    assert arranged.total(arranged.macs) == pytest.approx(
         [sum(k.macs for k in kernels), sum(k.macs for k in kernels[:3]), 3 * kernels[0].macs]
     )
-    again = found.networks().table()
-    assert np.array_equal(again.attributes, found.attributes) and np.array_equal(again.count, found.count)
-    picked = found.pick(np.array([2, 0]))
-    assert picked.total(picked.macs) == pytest.approx(found.total(found.macs)[[2, 0]])
-    assert picked.weight_bytes == pytest.approx(found.weight_bytes[[2, 0]])
+    again = arranged.networks().table()
+    assert np.array_equal(again.attributes, arranged.attributes) and np.array_equal(again.count, arranged.count)
+    picked = arranged.pick(np.array([2, 0]))
+    assert picked.total(picked.macs) == pytest.approx(arranged.total(arranged.macs)[[2, 0]])
+    assert picked.weight_bytes == pytest.approx(arranged.weight_bytes[[2, 0]])
 
 
 def test_the_gradient_of_the_likelihood_is_right() -> None:
@@ -427,9 +427,9 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     noise = np.random.default_rng(0).normal(0, 0.05, (2, 10))
     forms = {"factor": truth * np.exp(noise[0]), "learned": truth * np.exp(noise[1])}
-    found = selection.Validated(forms, {})
-    assert selection.choose(found, data, 0.9, 0)[0] == "factor"
-    form, reason, _ = selection.choose(found, data, 0.9, 0, "learned")
+    validated = selection.Validated(forms, {})
+    assert selection.choose(validated, data, 0.9, 0)[0] == "factor"
+    form, reason, _ = selection.choose(validated, data, 0.9, 0, "learned")
     assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
     wild = selection.Validated({**forms, "learned": truth * 2.0}, {})
     form, reason, _ = selection.choose(wild, data, 0.9, 0, "learned")

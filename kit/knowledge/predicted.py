@@ -54,18 +54,18 @@ def predicted_rows(
     if not kept:
         return Predicted((), {}, left_out)
     kernels = [spaces.kernels(sub) for sub in kept]
-    found = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
+    predictions = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
     alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _place(predictor, threads)]
     memory = _memories(alike, kept, kernels)
     rows = tuple(
         predicted_row(
-            sub, float(found.seconds[i]), float(found.low[i]), float(found.high[i]),
+            sub, float(predictions.seconds[i]), float(predictions.low[i]), float(predictions.high[i]),
             like=like, model=model, device_id=predictor.device_id, backend=predictor.backend, threads=threads, tail=tail,
             size_bytes=spaces.counts(sub).weight_bytes, macs=sum(k.macs * k.count for k in kernels[i]), memory_bytes=memory[i],
         )
         for i, sub in enumerate(kept)
     )  # fmt: skip
-    why = {sub.id: text for sub, text in zip(kept, found.why, strict=True) if text is not None}
+    why = {sub.id: text for sub, text in zip(kept, predictions.why, strict=True) if text is not None}
     return Predicted(rows, why, left_out)
 
 
@@ -124,11 +124,11 @@ def _above_zero(scaled: Float64Array) -> Float64Array:
     out = np.zeros(scaled.shape[1])
     columns = list(range(scaled.shape[1]))
     while columns:
-        found = np.linalg.lstsq(scaled[:, columns], np.ones(len(scaled)), rcond=None)[0]
-        if found.min() >= 0:
-            out[columns] = found
+        solution = np.linalg.lstsq(scaled[:, columns], np.ones(len(scaled)), rcond=None)[0]
+        if solution.min() >= 0:
+            out[columns] = solution
             break
-        columns.pop(int(found.argmin()))
+        columns.pop(int(solution.argmin()))
     return out
 
 
@@ -144,8 +144,8 @@ def _memories(
                 (_features(spaces.kernels(sub)), row.memory_bytes)
             )
     models = {
-        name: fit_memory(np.array([f for f, _ in found]), np.array([float(m) for _, m in found]))
-        for name, found in groups.items()
+        name: fit_memory(np.array([f for f, _ in measured]), np.array([float(m) for _, m in measured]))
+        for name, measured in groups.items()
     }
     fitted = [models.get((sub.family, sub.precision)) for sub in members]
     return [m.estimate(_features(listed)) if m else None for m, listed in zip(fitted, kernels, strict=True)]

@@ -160,8 +160,8 @@ def compile_rows(
     limits = (need.deadline_s, need.memory_bytes, need.energy_j, need.min_accuracy, need.link_bps, need.download_s)
     if any(x is not None for x in limits):
         raise UsageError("A decision table is compiled without limits: ask them of the table.")
-    found = select(rows, need)
-    able = [r for r in found.rows if all(c.met for c in checks_of(r, need, found.accuracy_required))]
+    selection = select(rows, need)
+    able = [r for r in selection.rows if all(c.met for c in checks_of(r, need, selection.accuracy_required))]
     if not able:
         raise BadRecord("None of these rows may decide: profile them again, until their labels are stable or settled.")
     about: dict[str, NDArray[Any]] = {
@@ -176,7 +176,7 @@ def compile_rows(
         "promised": np.array([r.origin == "measured" for r in able]),
     }
     columns = [_columns(able, need.model_copy(update={"percentile": p}), p) for p in percentiles]
-    return DecisionTable(about | {name: array for found in columns for name, array in found.items()})
+    return DecisionTable(about | {name: array for selection in columns for name, array in selection.items()})
 
 
 def _columns(able: Sequence[KnowledgeRow], need: Need, percentile: int) -> dict[str, NDArray[Any]]:
@@ -229,9 +229,9 @@ class _Scale:
 
     def index(self, values: Float64Array) -> Int64Array:
         """The bucket of each value [n], all above zero."""
-        found = values.view(np.int64) >> self.shift
-        found -= self.first - 1
-        return np.clip(found, 0, len(self) - 1, out=found)
+        buckets = values.view(np.int64) >> self.shift
+        buckets -= self.first - 1
+        return np.clip(buckets, 0, len(self) - 1, out=buckets)
 
 
 @dataclass(frozen=True)
@@ -256,8 +256,8 @@ def _packed(fits: NDArray[np.bool_]) -> Words:
     padded[:rows] = fits
     octets = np.packbits(padded, axis=0, bitorder="little")  # [words * 8, buckets]
     octets = octets.reshape(-1, 8, buckets).transpose(0, 2, 1)
-    found: Words = np.ascontiguousarray(octets).view("<u8")[..., 0].astype(np.uint64)
-    return found
+    words: Words = np.ascontiguousarray(octets).view("<u8")[..., 0].astype(np.uint64)
+    return words
 
 
 def _ints(words: Words) -> list[int]:
@@ -424,30 +424,30 @@ class _Layer:
                 None if x is None else x[start : start + BLOCK] for x in limits
             )
             size = min(BLOCK, count - start)
-            found = self._first(_Block(self, size, deadline, memory, link, download, energy))
+            first = self._first(_Block(self, size, deadline, memory, link, download, energy))
             if floor is not None:
-                found[accuracy[found] < floor] = -1
-            rows.take(found, out=out[start : start + size], mode="wrap")
+                first[accuracy[first] < floor] = -1
+            rows.take(first, out=out[start : start + size], mode="wrap")
         return out
 
     def _first(self, block: _Block) -> Int64Array:
-        found = np.full(block.size, -1, dtype=np.int64)
+        first = np.full(block.size, -1, dtype=np.int64)
         for word in range(-(-len(self.row) // WORD)):
             sure, maybe = block.sets(word)
             if word:
-                done = found >= 0
+                done = first >= 0
                 sure[done] = 0
                 maybe[done] = 0
             lowest = _lowest(sure)
             maybe &= lowest - np.uint64(1)
-            settled = np.where(lowest != 0, _number(lowest) + WORD * word, found)
+            settled = np.where(lowest != 0, _number(lowest) + WORD * word, first)
             self._try(block, maybe, settled, word)
-            found = settled
-            if word + 1 < -(-len(self.row) // WORD) and (found >= 0).all():
+            first = settled
+            if word + 1 < -(-len(self.row) // WORD) and (first >= 0).all():
                 break
-        return found
+        return first
 
-    def _try(self, block: _Block, maybe: Words, found: Int64Array, word: int) -> None:
+    def _try(self, block: _Block, maybe: Words, first: Int64Array, word: int) -> None:
         """The doubtful rows in their order, until one fits."""
         at = np.flatnonzero(maybe)
         left = maybe[at]
@@ -455,7 +455,7 @@ class _Layer:
             bit = _lowest(left)
             number = _number(bit) + WORD * word
             fits = block.fits(number, at)
-            found[at[fits]] = number[fits]
+            first[at[fits]] = number[fits]
             left ^= bit
             going = ~fits & (left != 0)
             at, left = at[going], left[going]

@@ -235,10 +235,10 @@ def _forms(predictor: Predictor) -> Markup:
         q = s.quality
         name = MODEL_FAMILIES[s.form] + (" (chosen)" if s.form == predictor.chosen else "")
         reach = f"±{show.percent(s.reach * s.sd)}" if s.candidate else ""
-        chance = "" if s.p_value is None else f"{s.p_value:.3f}"
+        p_value = "" if s.p_value is None else f"{s.p_value:.3f}"
         far = q.mape > 10
         errors = [f"{e:,.0f} ×" if far else show.percent(e) for e in (q.mape, s.median_error, q.worst)]
-        rows.append([name, *errors, show.percent(q.within_5, 0), show.percent(q.within_10, 0), reach, chance])
+        rows.append([name, *errors, show.percent(q.within_5, 0), show.percent(q.within_10, 0), reach, p_value])
     head = ["Form", "Mean error", "Median", "Worst", "Within 5 %", "Within 10 %", "Interval", "p"]
     words = "p is the probability that chance alone puts a form so far behind the best: below 0.1 it is rejected."
     return section("The forms beside each other", table(head, rows), tag("p", words, class_="soft"))
@@ -345,8 +345,8 @@ def error_by_part(drawn: Sequence[Dot], by: str) -> go.Figure | None:
         return None
     figure = _figure(320)
     for series, colour in _series(drawn).items():
-        found = {name: _weighted(drawn, series, by, name) for name in names}
-        kept = [(name, one) for name, one in found.items() if one is not None]
+        errors = {name: _weighted(drawn, series, by, name) for name in names}
+        kept = [(name, one) for name, one in errors.items() if one is not None]
         about = [
             f"{escape(series)}, {escape(n)}<br>mean error {e:.1%}, bias {b:+.1%}<br>{s:.0%} of the time"
             for n, (e, b, s) in kept
