@@ -135,10 +135,10 @@ def test_chosen_networks_teach_more_than_random_ones() -> None:
 def test_the_survey_follows_the_richest_form_that_is_not_rejected() -> None:
     model = latency.predictor(simulated.Machine().profiles(simulated.sample(12, 3)), baselines=False)
 
-    def judged(**p_values: float) -> str:
+    def richest(**p_values: float) -> str:
         scores = [s.model_copy(update={"p_value": p_values.get(s.form, 0.0)}) for s in model.scores]
         return active_sampling.richest_family(model.model_copy(update={"scores": tuple(scores)}))
 
-    assert judged(factor=1.0, roofline=0.2, gaussian_process=0.3) == "learned"
-    assert judged(factor=1.0, roofline=0.2, gaussian_process=0.05) == "roofline"
-    assert judged(factor=1.0, gaussian_process=0.1) == "factor"
+    assert richest(factor=1.0, roofline=0.2, learned=0.3) == "learned"
+    assert richest(factor=1.0, roofline=0.2, learned=0.05) == "roofline"
+    assert richest(factor=1.0, learned=0.1) == "factor"

@@ -49,7 +49,9 @@ class Bench:
         assert artifact.subnetwork is not None
         seconds = self.machine.seconds(spaces.kernels(artifact.subnetwork))
         visits = tuple(made.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
-        measured_record = made.profile(artifact.artifact_id, settings=job.settings).model_copy(update={"artifact": artifact})
+        measured_record = made.profile(artifact.artifact_id, settings=job.settings).model_copy(
+            update={"artifact": artifact}
+        )
         if self.outcome != "ok":
             return measured_record.model_copy(
                 update={"outcome": self.outcome, "reason": "no luck.", "measurement": None, "label": None}
@@ -63,14 +65,18 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "POOL", 60)
 
 
-def run(tmp_path: Path, plan: ExplorationPlan, bench: Bench | None = None, **more: Any) -> tuple[explore.Exploration, Bench]:
+def run(
+    tmp_path: Path, plan: ExplorationPlan, bench: Bench | None = None, **more: Any
+) -> tuple[explore.Exploration, Bench]:
     bench = bench or Bench(tmp_path / "x.jsonl")
     return explore.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
 
 
 def test_it_measures_until_the_criterion_is_met(tmp_path: Path, small: None) -> None:
     steps: list[Step] = []
-    exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), Criterion(0.10, 0.9), at_most=40), on_step=steps.append)
+    exploration, bench = run(
+        tmp_path, ExplorationPlan(SPACE, MeasureSettings(), Criterion(0.10, 0.9), at_most=40), on_step=steps.append
+    )
     assert exploration.reached and "are expected within +-10%" in exploration.ended
     assert len(bench.batches[0]) == 10 and all(len(b) == 5 for b in bench.batches[1:])
     assert len(exploration.records) == exploration.new == len({r.artifact.artifact_id for r in exploration.records})

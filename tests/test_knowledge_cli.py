@@ -73,7 +73,12 @@ def test_explain_in_words_and_json(base: KnowledgeBase) -> None:
 
 def test_pareto_as_table_plot_and_json(base: KnowledgeBase) -> None:
     printed = kit("knowledge", "pareto")
-    assert "Nothing beats these 5" in printed and printed.count("o") >= 5 and "75.00% |" in printed and "55.00% |" in printed
+    assert (
+        "Nothing beats these 5" in printed
+        and printed.count("o") >= 5
+        and "75.00% |" in printed
+        and "55.00% |" in printed
+    )
     front = json.loads(kit("knowledge", "pareto", "--memory", "--size", "--deadline-ms", "2.5", "--json"))
     assert [r["id"] for r in front["front"]] == ["net1", "net2"] and front["axes"] == [
         "latency",

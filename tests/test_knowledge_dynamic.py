@@ -153,7 +153,11 @@ def test_rows_become_timings_at_their_own_clocks() -> None:
         row(3, 1.0, artifact_id="resnet18-d8-w1.00-fp32-32"),
     ]  # fmt: skip
     timings = knowledge.timings_of(rows, "allocator_a", clock_hz=3e9)
-    assert [(t.size, t.clock_hz, t.median_s) for t in timings] == [("1", 1e9, 1e-5), ("1", 2.5e8, 4e-5), ("2", 3e9, 2e-5)]
+    assert [(t.size, t.clock_hz, t.median_s) for t in timings] == [
+        ("1", 1e9, 1e-5),
+        ("1", 2.5e8, 4e-5),
+        ("2", 3e9, 2e-5),
+    ]
     assert timings[2].macs == 2 * MACS_PER_EXPERT
     with pytest.raises(BadRecord, match="give it with --clock-ghz"):
         knowledge.timings_of(rows, "allocator_a")

@@ -86,7 +86,10 @@ def test_depthwise_pools_and_gates_stand_as_they_are() -> None:
     kernels = listed(with_weights(body, outputs="float[1,8,1,1] y"))
     assert [k.kind for k in kernels] == ["depthwise", "elementwise", "elementwise", "pool", "pool"]
     assert (kernels[0].groups, kernels[0].columns, kernels[0].stride, kernels[0].inner) == (8, 1, 2, 9)
-    assert (kernels[3].size, kernels[3].stride, kernels[3].inner) == (2, 2, 4) and (kernels[4].inner, kernels[4].rows) == (16, 1)
+    assert (kernels[3].size, kernels[3].stride, kernels[3].inner) == (2, 2, 4) and (
+        kernels[4].inner,
+        kernels[4].rows,
+    ) == (16, 1)
 
 
 def test_gelu_spelt_out_is_one_kernel_and_a_bias_none() -> None:
@@ -102,7 +105,9 @@ def test_gelu_spelt_out_is_one_kernel_and_a_bias_none() -> None:
     kernels = listed(with_weights(body, inputs="float[1,4,16] x", outputs="float[1,4,32] y"))
     assert [k.kind for k in kernels] == ["linear", "elementwise"]
     assert (kernels[0].rows, kernels[0].inner, kernels[0].columns) == (4, 16, 32)
-    assert (kernels[1].rows, kernels[1].columns) == (4, 32) and kernels[1].read_bytes == kernels[1].written_bytes == 4 * 32 * 4
+    assert (kernels[1].rows, kernels[1].columns) == (4, 32) and kernels[1].read_bytes == kernels[
+        1
+    ].written_bytes == 4 * 32 * 4
 
 
 def test_attention_products_are_kernels_without_weights() -> None:

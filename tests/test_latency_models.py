@@ -62,7 +62,7 @@ def test_forty_of_two_hundred_predict_the_rest_within_ten_per_cent() -> None:
 def test_the_learned_form_beats_the_simple_ones_where_efficiency_varies_and_says_so() -> None:
     model = fitted()
     scores = {s.form: s for s in model.scores}
-    assert model.chosen == "learned" and "rejected as worse: factor, kinds" in model.reason
+    assert model.chosen == "learned" and "rejected as worse: line, per-kind linear" in model.reason
     assert scores["learned"].quality.mape < scores["roofline"].quality.mape < scores["factor"].quality.mape
     assert {f for f, s in scores.items() if not s.candidate} == {"papers", "forest", "lookup"}
     assert scores["lookup"].quality.mape < scores["forest"].quality.mape < scores["papers"].quality.mape
@@ -99,11 +99,17 @@ def test_the_simplest_form_is_chosen_where_the_truth_is_a_line() -> None:
 def test_a_network_like_the_measured_ones_is_no_extrapolation() -> None:
     predictions = fitted().predict(kernels_of(NETS[40:]))
     assert predictions.extrapolates.mean() < 0.1
-    assert np.all(predictions.low < predictions.seconds) and np.all(predictions.seconds < predictions.high) and np.all(predictions.sd > 0)
+    assert (
+        np.all(predictions.low < predictions.seconds)
+        and np.all(predictions.seconds < predictions.high)
+        and np.all(predictions.sd > 0)
+    )
 
 
 def test_extrapolations_say_why_and_have_wider_intervals() -> None:
-    out_of_distribution = Kernel(kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8)
+    out_of_distribution = Kernel(
+        kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8
+    )
     nets = [
         simulated.resnet((1, 1, 1, 1), 0.5, 128),
         simulated.resnet((1, 1, 1, 1), 0.5, 128, "int8"),
@@ -232,7 +238,7 @@ def test_json_brings_back_the_same_predictions_to_the_last_bit(tmp_path: Path) -
         again = latency.load(tmp_path / "m.json")
         assert again == one
         for form in ("factor", "kinds", "roofline", "learned"):
-            a, b = (m.predict(kernels_of(NETS[100:150]), form=form) for m in (one, again))  # type: ignore[arg-type]
+            a, b = (m.predict(kernels_of(NETS[100:150]), model_family=form) for m in (one, again))  # type: ignore[arg-type]
             assert np.array_equal(a.seconds, b.seconds) and np.array_equal(a.high, b.high) and a.why == b.why
 
 
@@ -281,14 +287,14 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
         quick([*one, *machine.profiles(NETS[6:9], device="other")])
     with pytest.raises(BadRecord, match="2 backends .*--backend"):
         quick([*one, machine.profile("x", NETS[9][1], settings=MeasureSettings(backend="openvino"))])
-    with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and found 2 .*profile more"):
+    with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and these are 2 .*profile more"):
         quick(one[:2])
-    with pytest.raises(BadRecord, match="interval of 1 cannot be"):
+    with pytest.raises(UsageError, match="cannot hold a share of 1"):
         quick(one, level=1.0)
     with pytest.raises(BadRecord, match="without kernels has no latency"):
         fitted().predict([()])
-    with pytest.raises(UsageError, match="'learned' was not fitted here"):
-        quick(one[:4]).predict([NETS[0][1]], form="learned")
+    with pytest.raises(UsageError, match="'Gaussian process' was not fitted here"):
+        quick(one[:4]).predict([NETS[0][1]], model_family="learned")
     broken = json.loads(store.canonical_json(fitted()))
     changes = (
         ({"schema_version": 9}, "schema version 9"),
@@ -308,7 +314,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
 def test_records_without_kernels_still_give_a_line() -> None:
     profiles = [made.profile(f"net{i}", 1e-4 + i * 1e-3, macs=i * 10**7, seed=i) for i in range(1, 8)]
     model = quick(profiles)
-    assert model.chosen == "factor" and model.kinds is None and model.roofline is None
+    assert model.chosen == "factor" and model.per_kind_linear is None and model.roofline is None
     assert any("only a line was fitted" in note for note in model.notes)
     predictions = model.predict([simulated.resnet((1, 1, 1, 1), 0.25, 96)])
     macs = sum(k.macs for k in simulated.resnet((1, 1, 1, 1), 0.25, 96))
@@ -347,7 +353,7 @@ def test_the_gradient_of_the_likelihood_is_right() -> None:
         *simulated.Machine(1).profiles(NETS[:8]),
         *simulated.Machine(1).profiles(simulated.sample(6, 2, "int8"), threads=2),
     ]
-    points, _ = training._points(profiles, training.kernels_of)
+    points, _ = training._observations(profiles, training.kernels_of)
     data = training._data(points, training._states(points), None, None)
     roofline = fitting.fit_roofline(data, None, None, 0)
     shares = Shares(data.cases, *roofline.times(Roof(data.cases)))
@@ -418,8 +424,8 @@ def test_folds_hold_every_group_out_exactly_once(groups: int, seed: int) -> None
 
 def test_chance_explains_noise_and_not_a_difference() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 40)
-    assert selection.chance(noise - noise.mean(), np.arange(40), 0) > 0.3
-    assert selection.chance(noise + 2, np.arange(40), 0) < 0.01
+    assert selection.sign_flip_p_value(noise - noise.mean(), np.arange(40), 0) > 0.3
+    assert selection.sign_flip_p_value(noise + 2, np.arange(40), 0) < 0.01
 
 
 def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> None:
@@ -430,10 +436,10 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     validated = selection.Validated(forms, {})
     assert selection.choose(validated, data, 0.9, 0)[0] == "factor"
     form, reason, _ = selection.choose(validated, data, 0.9, 0, "learned")
-    assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
+    assert form == "learned" and "the source device of the transfer" in reason and "rejected" not in reason
     wild = selection.Validated({**forms, "learned": truth * 2.0}, {})
     form, reason, _ = selection.choose(wild, data, 0.9, 0, "learned")
-    assert form == "factor" and "rejected as worse: learned" in reason  # it may be rejected like any other
+    assert form == "factor" and "rejected as worse: Gaussian process" in reason  # it may be rejected like any other
 
 
 def test_where_the_form_that_served_another_device_is_rejected_the_best_one_is_taken_not_the_simplest() -> None:

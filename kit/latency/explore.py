@@ -137,7 +137,7 @@ def plan(
     until: str | None = None,
     deadline_s: float | None = None,
     sample: int | None = None,
-) -> Plan:
+) -> ExplorationPlan:
     """What is asked of a space, checked: with neither a budget nor a criterion until 99 % are predicted within 10 %, ``AT_MOST`` at most.
 
     Raises UsageError for what does not go together, UnknownName, BackendUnavailable.
@@ -159,7 +159,7 @@ def plan(
     ):  # the default criterion, unless another end is named, and never without a bound
         criterion = criterion or (Criterion() if deadline_s is None else None)
         networks = min(AT_MOST, known.size)
-    wanted = Plan(
+    wanted = ExplorationPlan(
         known, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s, seed=settings.seed
     )  # fmt: skip
     check(wanted)
@@ -211,7 +211,8 @@ def run(
 ) -> Exploration:
     """Measure what ``plan`` asks for; records go to ``out`` (.jsonl), the files of the networks to ``folder``.
 
-    ``on_step`` is called after each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces the profiler. Raises UsageError,
+    ``on_step`` is called after each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces
+    the profiler. Raises UsageError,
     BackendUnavailable, StorageError, MeasurementError (nothing of a batch could be measured).
     """
     check(plan)

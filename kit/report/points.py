@@ -216,7 +216,9 @@ def _machine(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[Latenc
         sentences.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
     visits = [v for p in drawn for v in p.measurement.visits]
     if visits and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in visits):
-        sentences.append("The machine tells neither temperature nor throttling: only the reference timing can reveal them.")
+        sentences.append(
+            "The machine tells neither temperature nor throttling: only the reference timing can reveal them."
+        )
     return sentences
 
 
@@ -250,7 +252,9 @@ def _small_print(drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list
     if fewest < 3:
         sentences.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
     if cold := sum(not v.warm for v in visits):
-        sentences.append(f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up.")
+        sentences.append(
+            f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up."
+        )
     if (loops := max((v.loops for v in visits), default=1)) > 1:
         sentences.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
     images = min((p.record.artifact.accuracy.count for p in drawn if p.record.artifact.accuracy), default=0)
