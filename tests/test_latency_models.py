@@ -298,7 +298,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
     broken = json.loads(store.canonical_json(fitted()))
     changes = (
         ({"schema_version": 9}, "schema version 9"),
-        ({"schema_version": 1}, "fit it anew"),
+        ({"schema_version": 1}, "fit it again"),
         ({"kind": "device"}, "kind 'device'"),
         ({"level": float("nan")}, "finite number"),
     )
