@@ -60,20 +60,20 @@ class Pool:
     """The measured networks of one file: what is to be predicted, and what a measurement would say."""
 
     def __init__(self, path: Path) -> None:
-        found = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
-        if len(found) < 3 * FIRST:
+        usable = [p for p in store.decisive(store.read_profiles([path])) if p.trusted and kernels_of(p.artifact)]
+        if len(usable) < 3 * FIRST:
             raise BadRecord(
-                f"{path} holds {len(found)} trusted networks with known kernels: {3 * FIRST} are the least here."
+                f"{path} holds {len(usable)} trusted networks with known kernels: {3 * FIRST} are the least here."
             )
         self.name = path.stem
-        self.profiles: list[ProfileRecord] = found
-        self.table = arrange([kernels_of(p.artifact) or () for p in found])
-        self.seconds = np.array([_seconds(p) for p in found])
+        self.profiles: list[ProfileRecord] = usable
+        self.table = arrange([kernels_of(p.artifact) or () for p in usable])
+        self.seconds = np.array([_seconds(p) for p in usable])
 
     def share(self, model: Predictor, taken: Sequence[int]) -> float:
         rest = np.setdiff1d(np.arange(len(self.profiles)), taken)
-        found = model.of_table(self.table.pick(rest), form=active_sampling.best_form(model))
-        return float(np.mean(np.abs(found.seconds / self.seconds[rest] - 1.0) <= WITHIN))
+        predictions = model.of_table(self.table.pick(rest), model_family=active_sampling.richest_family(model))
+        return float(np.mean(np.abs(predictions.seconds / self.seconds[rest] - 1.0) <= WITHIN))
 
     def fit(self, taken: Sequence[int]) -> Predictor:
         return latency.predictor([self.profiles[i] for i in taken], baselines=False)
@@ -91,13 +91,13 @@ def follow(pool: Pool, order: str, seed: int, batch: int) -> Reached:
     taken = (
         permutation[:FIRST]
         if order == "random"
-        else active_sampling.first(active_sampling.belief(pool.table), FIRST, seed)
+        else active_sampling.first(active_sampling.pool_posterior(pool.table), FIRST, seed)
     )
     while len(taken) < len(pool.profiles):
         model = pool.fit(taken)
         counts.append(len(taken))
         shares.append(pool.share(model, taken))
-        forms.append(active_sampling.best_form(model))
+        forms.append(active_sampling.richest_family(model))
         if shares[-1] >= max(AIMS):
             break
         start_s = time.perf_counter()
@@ -109,7 +109,7 @@ def follow(pool: Pool, order: str, seed: int, batch: int) -> Reached:
 def _next(pool: Pool, model: Predictor, taken: Sequence[int], batch: int) -> list[int]:
     free = np.ones(len(pool.profiles), dtype=bool)
     free[list(taken)] = False
-    return active_sampling.choose(active_sampling.belief(pool.table, model), free, batch)
+    return active_sampling.choose(active_sampling.pool_posterior(pool.table, model), free, batch)
 
 
 def runs(paths: Sequence[Path], seeds: int, batch: int, journal: Path | None) -> Iterator[Reached]:
@@ -130,46 +130,46 @@ def runs(paths: Sequence[Path], seeds: int, batch: int, journal: Path | None) ->
 def _read(journal: Path | None, batch: int) -> dict[tuple[str, int, str, int], Reached]:
     if journal is None or not journal.is_file():
         return {}
-    found = {}
+    orders = {}
     for _, data in store.read_lines(journal, torn_ok=True):
         size, of_batch = data.pop("pool"), data.pop("batch")
         if of_batch == batch:
             lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
-            found[data["file"], size, data["order"], data["seed"]] = Reached(**lists)
-    return found
+            orders[data["file"], size, data["order"], data["seed"]] = Reached(**lists)
+    return orders
 
 
-def summary(found: Sequence[Reached]) -> list[dict[str, object]]:
+def summary(orders: Sequence[Reached]) -> list[dict[str, object]]:
     """Per file and aim: what each order needed, by seed, and the ratio of the sums. None: the whole pool was not enough."""
     out: list[dict[str, object]] = []
-    for file in dict.fromkeys(r.file for r in found):
+    for file in dict.fromkeys(r.file for r in orders):
         for criterion in sorted(AIMS, reverse=True):
-            needs = {o: [r.needs(criterion) for r in found if r.file == file and r.order == o] for o in ORDERS}
-            told = {o: [n for n in values if n is not None] for o, values in needs.items()}
-            whole = all(len(told[o]) == len(needs[o]) for o in ORDERS)
-            ratio = mean(told["active"]) / mean(told["random"]) if whole else None
+            needs = {o: [r.needs(criterion) for r in orders if r.file == file and r.order == o] for o in ORDERS}
+            reached = {o: [n for n in values if n is not None] for o, values in needs.items()}
+            whole = all(len(reached[o]) == len(needs[o]) for o in ORDERS)
+            ratio = mean(reached["active"]) / mean(reached["random"]) if whole else None
             kept = None if ratio is None else ratio <= BAR
             out.append({"file": file, "share": criterion, "within": WITHIN, **needs, "ratio": ratio, "kept": kept})
     return out
 
 
-def print_tables(found: Sequence[Reached]) -> None:
+def print_tables(orders: Sequence[Reached]) -> None:
     table = show.make_table(
         f"Measurements until the rest is within +-{WITHIN:.0%}", "networks", "share", "active", "random", "ratio"
     )
-    for row in summary(found):
+    for row in summary(orders):
         cells = [" ".join("-" if n is None else str(n) for n in row[o]) for o in ORDERS]  # type: ignore[attr-defined]
         ratio = row["ratio"]
-        verdict = "-" if ratio is None else f"{ratio:.2f} ({'kept' if row['kept'] else 'missed'}: {BAR:g} allowed)"
-        table.add_row(str(row["file"]), f"{row['share']:.0%}", *cells, verdict)
+        evaluation = "-" if ratio is None else f"{ratio:.2f} ({'kept' if row['kept'] else 'missed'}: {BAR:g} allowed)"
+        table.add_row(str(row["file"]), f"{row['share']:.0%}", *cells, evaluation)
     show.print_table(table)
     curves = show.make_table("Share within +-10 % of what is not measured, mean over seeds", "networks", "n", *ORDERS)
-    for file in dict.fromkeys(r.file for r in found):
-        for count in sorted({n for r in found for n in r.counts if r.file == file}):
-            at = {o: [_at(r, count) for r in found if r.file == file and r.order == o] for o in ORDERS}
+    for file in dict.fromkeys(r.file for r in orders):
+        for count in sorted({n for r in orders for n in r.counts if r.file == file}):
+            at = {o: [_at(r, count) for r in orders if r.file == file and r.order == o] for o in ORDERS}
             curves.add_row(file, str(count), *(f"{mean(at[o]):.1%}" for o in ORDERS))
     show.print_table(curves)
-    show.say(f"Choosing a batch took {max(r.choosing_s for r in found):.2f} s at most.")
+    show.say(f"Choosing a batch took {max(r.choosing_s for r in orders):.2f} s at most.")
 
 
 def _at(run: Reached, count: int) -> float:
@@ -186,13 +186,13 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     try:
-        found = list(runs(given.files, given.seeds, given.batch, given.journal))
+        orders = list(runs(given.files, given.seeds, given.batch, given.journal))
     except KitError as error:
         sys.exit(f"active_choice: {error}")
     if given.json:
-        print(json.dumps({"summary": summary(found), "runs": [vars(r) for r in found]}, indent=2))
+        print(json.dumps({"summary": summary(orders), "runs": [vars(r) for r in orders]}, indent=2))
     else:
-        print_tables(found)
+        print_tables(orders)
 
 
 if __name__ == "__main__":

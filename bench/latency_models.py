@@ -25,13 +25,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import latency, store
 from kit.cli import show
 from kit.errors import BadRecord, KitError
-from kit.latency import FORMS, Predictor, active_sampling, baselines
+from kit.latency import MODEL_FAMILIES, Predictor, active_sampling, baselines
 from kit.latency.features import arrange
 from kit.latency.fitting import Data
 from kit.latency.kernels import kernels_of
 from kit.latency.parametric import Cases
 from kit.records import ProfileRecord
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 FIRST, BATCH = 10, 5  # as kit explore measures
 TRANSFERRED = 10
@@ -64,9 +64,9 @@ class Sample:
 
     def __init__(self, path: Path, count: int, precision: str = "", build: Path | None = None) -> None:
         self.path, self.name = path, f"{path.parent.name} {path.stem} {precision}".strip()
-        found = [with_kernels(p, build) for p in store.decisive(store.read_profiles([path])) if p.trusted]
-        found = [p for p in found if kernels_of(p.artifact)]
-        self.profiles = [p for p in found if not precision or p.artifact.precision == precision]
+        usable = [with_kernels(p, build) for p in store.decisive(store.read_profiles([path])) if p.trusted]
+        usable = [p for p in usable if kernels_of(p.artifact)]
+        self.profiles = [p for p in usable if not precision or p.artifact.precision == precision]
         if len(self.profiles) <= count:
             raise BadRecord(f"{path} holds {len(self.profiles)} trusted networks: more than {count} are needed.")
         self.table = arrange([kernels_of(p.artifact) or () for p in self.profiles])
@@ -79,13 +79,13 @@ class Sample:
         """Indices of the networks that are measured."""
         if how == "random":
             return [int(i) for i in np.random.default_rng(seed).permutation(len(self.profiles))[:count]]
-        taken = active_sampling.first(active_sampling.belief(self.table), min(FIRST, count), seed)
+        taken = active_sampling.first(active_sampling.pool_posterior(self.table), min(FIRST, count), seed)
         while len(taken) < count:
             model = latency.predictor(self.pick(taken), baselines=False)
             free = np.ones(len(self.profiles), dtype=bool)
             free[taken] = False
             taken += active_sampling.choose(
-                active_sampling.belief(self.table, model), free, min(BATCH, count - len(taken))
+                active_sampling.pool_posterior(self.table, model), free, min(BATCH, count - len(taken))
             )
         return taken
 
@@ -109,7 +109,7 @@ def seconds(profile: ProfileRecord) -> float:
 
 
 def score(
-    networks: str, choice: str, method: str, count: int, errors: list[Floats], held: list[Floats] | None
+    networks: str, choice: str, method: str, count: int, errors: list[Float64Array], held: list[Float64Array] | None
 ) -> Score:
     sizes = np.abs(np.concatenate(errors))
     return Score(
@@ -120,8 +120,8 @@ def score(
 
 
 def scores(sample: Sample, choice: str, count: int, seeds: int) -> list[Score]:
-    errors: dict[str, list[Floats]] = {}
-    held: dict[str, list[Floats]] = {}
+    errors: dict[str, list[Float64Array]] = {}
+    held: dict[str, list[Float64Array]] = {}
     for seed in range(seeds):
         taken = sample.chosen(choice, count, seed)
         rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
@@ -130,20 +130,22 @@ def scores(sample: Sample, choice: str, count: int, seeds: int) -> list[Score]:
             sample.table.pick(rest),
             sample.seconds[rest],
         )
-        for form in ("chosen", *FORMS):
+        for family in ("chosen", *MODEL_FAMILIES):
             try:
-                found = model.of_table(table, form=None if form == "chosen" else form)
+                predictions = model.of_table(table, model_family=None if family == "chosen" else family)
             except KitError:
                 continue
-            errors.setdefault(form, []).append(found.seconds / truth - 1.0)
-            held.setdefault(form, []).append(((found.low <= truth) & (truth <= found.high)).astype(np.float64))
+            errors.setdefault(family, []).append(predictions.seconds / truth - 1.0)
+            held.setdefault(family, []).append(
+                ((predictions.low <= truth) & (truth <= predictions.high)).astype(np.float64)
+            )
         for name, values in others(model, sample, rest, seed).items():
             errors.setdefault(name, []).append(values / truth - 1.0)
     name = sample.path.stem
-    return [score(name, choice, method, count, found, held.get(method)) for method, found in errors.items()]
+    return [score(name, choice, method, count, predictions, held.get(method)) for method, predictions in errors.items()]
 
 
-def others(model: Predictor, sample: Sample, rest: Floats, seed: int) -> dict[str, Floats]:
+def others(model: Predictor, sample: Sample, rest: Float64Array, seed: int) -> dict[str, Float64Array]:
     """Seconds by the methods that kit never chooses, fitted to what ``model`` was fitted to."""
     train = Data(
         model.measured.cases(model.states), np.array(model.measured.seconds), np.array(model.measured.spread),
@@ -173,29 +175,29 @@ def named(text: str, build: Path | None) -> Sample:
 def transfer(pair: str, seeds: int, choice: str, build: Path | None = None) -> list[Score]:
     """Ten networks of one sample alone and with the model of the whole other one behind them."""
     sample, base = (named(text, build) for text in pair.split("=", 1))
-    lent = latency.predictor(base.profiles, baselines=False)
-    found = []
-    for method, behind in (("alone", None), (f"from {base.name}", lent)):
+    source = latency.predictor(base.profiles, baselines=False)
+    scores = []
+    for method, behind in (("alone", None), (f"from {base.name}", source)):
         errors, held = [], []
         for seed in range(seeds):
             taken = sample.chosen(choice, TRANSFERRED, seed)
             rest = np.setdiff1d(np.arange(len(sample.profiles)), taken)
             model = latency.predictor(sample.pick(taken), base=behind, baselines=False)
-            told = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
+            predictions = model.of_table(sample.table.pick(rest), sample.profiles[0].settings)
             truth = sample.seconds[rest]
-            errors.append(told.seconds / truth - 1.0)
-            held.append(((told.low <= truth) & (truth <= told.high)).astype(np.float64))
-        found.append(score(sample.name, choice, method, TRANSFERRED, errors, held))
-    return found
+            errors.append(predictions.seconds / truth - 1.0)
+            held.append(((predictions.low <= truth) & (truth <= predictions.high)).astype(np.float64))
+        scores.append(score(sample.name, choice, method, TRANSFERRED, errors, held))
+    return scores
 
 
-def rows(found: Sequence[Score]) -> list[list[str]]:
+def rows(scores: Sequence[Score]) -> list[list[str]]:
     return [
         [
             s.networks, s.choice, NAMES.get(s.method, s.method), str(s.count), f"{s.mape:.1%}", f"{s.within_5:.1%}", f"{s.within_10:.1%}",
             f"{s.worst:.0%}", "" if s.coverage is None else f"{s.coverage:.0%}",
         ]
-        for s in found
+        for s in scores
     ]  # fmt: skip
 
 
@@ -213,25 +215,25 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--markdown", action="store_true")
     given = parser.parse_args()
-    found: list[Score] = []
+    results: list[Score] = []
     try:
         for path in given.files:
             sample = Sample(path, given.count)
             for choice in given.choice:
-                found += scores(sample, choice, given.count, given.seeds)
-            found += [again] if (again := repeat(sample)) else []
+                results += scores(sample, choice, given.count, given.seeds)
+            results += [again] if (again := repeat(sample)) else []
         for pair in given.transfer:
             for choice in given.choice:
-                found += transfer(pair, given.seeds, choice, given.build)
+                results += transfer(pair, given.seeds, choice, given.build)
     except KitError as error:
         sys.exit(f"latency_models: {error}")
     if given.json:
-        print(json.dumps([asdict(s) for s in found], indent=2))
+        print(json.dumps([asdict(s) for s in results], indent=2))
     elif given.markdown:
-        print("\n".join("| " + " | ".join(cells) + " |" for cells in [list(HEAD), ["---"] * len(HEAD), *rows(found)]))
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in [list(HEAD), ["---"] * len(HEAD), *rows(results)]))
     else:
         table = show.make_table("Latency models", *HEAD)
-        for cells in rows(found):
+        for cells in rows(results):
             table.add_row(*cells)
         show.print_table(table)
 

@@ -31,10 +31,10 @@ from latency_models import Sample
 from kit import knowledge, latency, store
 from kit.cli import show
 from kit.errors import KitError
-from kit.knowledge.choose import sum_check
+from kit.knowledge.choose import total_latency_s
 from kit.records import KnowledgeRow, Need, ProfileRecord
 from kit.spaces import subnetwork
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 BAR = 0.98
 SCATTER = 0.01
@@ -42,7 +42,7 @@ SLOPE = 0.03  # of the accuracy, per doubling of the multiply-accumulates
 
 
 @dataclass(frozen=True)
-class Found:
+class RegretRow:
     """One file, one way to choose, one seed: shares of the needs, and measurements a need."""
 
     file: str
@@ -62,7 +62,7 @@ class Later:
     """The second measurement of a network: its row, and the seconds of every call [calls]."""
 
     row: KnowledgeRow
-    calls_s: Floats
+    calls_s: Float64Array
 
 
 def truth_of(sample: Sample, seed: int) -> list[KnowledgeRow]:
@@ -80,17 +80,17 @@ def known_of(sample: Sample, truth: list[KnowledgeRow], count: int, seed: int) -
     measured = [truth[i] for i in taken]
     rest = {truth[i].artifact_id: truth[i] for i in range(len(truth)) if i not in set(taken)}
     members = [subnetwork(name) for name in rest]
-    found = knowledge.predicted_rows(model, members, measured, threads=measured[0].threads, model="forty")
+    predicted = knowledge.predicted_rows(model, members, measured, threads=measured[0].threads, model="forty")
     named = [
         row.model_copy(
             update={"accuracy": rest[row.artifact_id].accuracy, "size_bytes": rest[row.artifact_id].size_bytes}
         )
-        for row in found.rows
+        for row in predicted.rows
     ]
     return [*measured, *named]
 
 
-def judge(sample: Sample, count: int, needs: int, measures: int, seed: int) -> list[Found]:
+def judge(sample: Sample, count: int, needs: int, measures: int, seed: int) -> list[RegretRow]:
     truth = truth_of(sample, seed)
     known = known_of(sample, truth, count, seed)
     by_key = {knowledge.key(r): r for r in truth}
@@ -111,11 +111,11 @@ def judge(sample: Sample, count: int, needs: int, measures: int, seed: int) -> l
     out = []
     for way, run in ways.items():
         looked[0] = 0
-        found = run()
+        losses = run()
         out.append(
-            Found(
-                sample.name, way, seed, found.equal_share, float(found.loss.mean()), found.missed_share, looked[0] / needs,
-                misses(found.chosen, later, asked), misses(found.best, later, asked), late_calls(found.chosen, later, asked),
+            RegretRow(
+                sample.name, way, seed, losses.equal_share, float(losses.loss.mean()), losses.missed_share, looked[0] / needs,
+                misses(losses.chosen, later, asked), misses(losses.best, later, asked), late_calls(losses.chosen, later, asked),
             )
         )  # fmt: skip
     return out
@@ -125,11 +125,11 @@ def later_of(sample: Sample) -> dict[str, Later]:
     again = sample.path.with_name(f"{sample.path.stem}-again.jsonl")
     if not again.is_file():
         return {}
-    found = [p for p in store.read_profiles([again]) if p.trusted]
-    return {p.artifact.artifact_id: Later(knowledge.row_of(p), _calls_s(p)) for p in found}
+    profiles = [p for p in store.read_profiles([again]) if p.trusted]
+    return {p.artifact.artifact_id: Later(knowledge.row_of(p), _calls_s(p)) for p in profiles}
 
 
-def _calls_s(profile: ProfileRecord) -> Floats:
+def _calls_s(profile: ProfileRecord) -> Float64Array:
     assert profile.measurement is not None
     return np.concatenate([v.values_ns for v in profile.measurement.visits]) * 1e-9
 
@@ -137,7 +137,7 @@ def _calls_s(profile: ProfileRecord) -> Floats:
 def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:
     """Of the choices that were measured again, the share whose p99 then lies beyond the deadline."""
     judged = [
-        sum_check(later[name].row, need, None) > (need.deadline_s or np.inf)
+        total_latency_s(later[name].row, need, None) > (need.deadline_s or np.inf)
         for name, need in zip(chosen, needs, strict=True)
         if name in later
     ]
@@ -146,20 +146,20 @@ def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[
 
 def late_calls(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:
     shares = [
-        np.mean(later[name].calls_s + sum_check(later[name].row, need, 0.0) > (need.deadline_s or np.inf))
+        np.mean(later[name].calls_s + total_latency_s(later[name].row, need, 0.0) > (need.deadline_s or np.inf))
         for name, need in zip(chosen, needs, strict=True)
         if name in later
     ]
     return float(np.mean(shares)) if shares else None
 
 
-def print_table(found: list[Found]) -> None:
+def print_table(outcomes: list[RegretRow]) -> None:
     table = show.make_table(
         "Choices from few measurements against everything measured (mean over seeds, worst in brackets)",
         "networks", "way", "equal", "deadline missed", "measured a need", "p99 beyond it later", "of the best choices", "calls late then",
     )  # fmt: skip
-    for file, way in dict.fromkeys((f.file, f.way) for f in found):
-        runs = [f for f in found if (f.file, f.way) == (file, way)]
+    for file, way in dict.fromkeys((f.file, f.way) for f in outcomes):
+        runs = [f for f in outcomes if (f.file, f.way) == (file, way)]
         equal, missed = [f.equal for f in runs], [f.missed for f in runs]
         later = [(f.later_missed, f.later_missed_by_best, f.late_calls) for f in runs if f.later_missed is not None]
         cells = [f"{np.mean([shares[i] for shares in later]):.2%}" if later else "-" for i in range(3)]
@@ -181,16 +181,16 @@ def main() -> None:
     given = parser.parse_args()
     try:
         samples = [Sample(path, given.count) for path in given.files]
-        found = [
+        outcomes = [
             one for s in samples for seed in range(given.seeds)
             for one in judge(s, given.count, given.needs, given.measures, seed)
         ]  # fmt: skip
     except KitError as error:
         sys.exit(f"regret: {error}")
     if given.json:
-        print(json.dumps([vars(f) for f in found], indent=2))
+        print(json.dumps([vars(f) for f in outcomes], indent=2))
     else:
-        print_table(found)
+        print_table(outcomes)
 
 
 if __name__ == "__main__":

@@ -30,9 +30,9 @@ def rows() -> list[Any]:
 
 @pytest.fixture(scope="module")
 def table(rows: list[Any]) -> DecisionTable:
-    found = knowledge.compile(rows)
-    found.choose()  # the sets are made at the first question
-    return found
+    compiled = knowledge.compile(rows)
+    compiled.choose()  # the sets are made at the first question
+    return compiled
 
 
 @pytest.fixture(scope="module")
@@ -88,12 +88,12 @@ def test_a_million_at_once(table: DecisionTable, queries: dict[str, np.ndarray],
 
 def test_the_same_answers_as_ask(rows: list[Any], table: DecisionTable, queries: dict[str, np.ndarray]) -> None:
     """A million by comparing every row, two thousand by ``ask`` itself."""
-    found = table.choose_many(**queries)
+    chosen = table.choose_many(**queries)
     names = np.array([*(v.artifact_id for v in table.variants), "none"])
     wanted = np.array([*(r.artifact_id for r in rows), "none"])
-    assert np.array_equal(names[found], wanted[decisions.plainly(rows, queries)])
+    assert np.array_equal(names[chosen], wanted[decisions.plainly(rows, queries)])
     for i in range(2000):
-        assert (decisions.asked(rows, Need(**decisions.limits_of(queries, i))) or "none") == names[found[i]]
+        assert (decisions.asked(rows, Need(**decisions.limits_of(queries, i))) or "none") == names[chosen[i]]
 
 
 @pytest.mark.benchmark(group="decide")

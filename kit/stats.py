@@ -9,10 +9,12 @@ from math import comb, log, log1p
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+Float64Array = NDArray[np.float64]
+Int64Array = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
-def quantile(values: Sequence[float] | Floats, q: float) -> float:
+def quantile(values: Sequence[float] | Float64Array, q: float) -> float:
     """The ``q`` quantile, linear between order statistics. Raises ValueError on no values."""
     if len(values) == 0:
         raise ValueError("no values")
@@ -43,7 +45,7 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     return low, high, confidence
 
 
-def halves_drift(values: Sequence[float] | Floats) -> float:
+def halves_drift(values: Sequence[float] | Float64Array) -> float:
     """Relative difference between the medians of the second and the first half; 0 for fewer than four values."""
     if len(values) < 4:
         return 0.0
@@ -60,14 +62,14 @@ def spread(values: Sequence[float]) -> float:
     return float((high - low) / centre)
 
 
-def share_near_median(values: Sequence[float] | Floats, tolerance: float = 0.05) -> float:
+def share_near_median(values: Sequence[float] | Float64Array, tolerance: float = 0.05) -> float:
     """Share of the values within +-``tolerance`` of their median."""
     array = np.asarray(values, dtype=np.float64)
     centre = float(np.median(array))
     return float(np.mean(np.abs(array - centre) <= tolerance * centre))
 
 
-def half_sample_mode(values: Sequence[float] | Floats) -> float:
+def half_sample_mode(values: Sequence[float] | Float64Array) -> float:
     """Where the values crowd: the half-sample mode (Robertson and Cryer, 1974; Bickel and Fruehwirth, 2006).
 
     The shortest interval that holds half of the values is taken again and again until two or three are left. Bursts
@@ -88,8 +90,8 @@ def half_sample_mode(values: Sequence[float] | Floats) -> float:
 
 
 def bootstrap_over_groups(
-    groups: Sequence[Floats],
-    statistic: Callable[[Floats], float],
+    groups: Sequence[Float64Array],
+    statistic: Callable[[Float64Array], float],
     *,
     confidence: float = 0.95,
     resamples: int = 200,
@@ -106,12 +108,12 @@ def bootstrap_over_groups(
     return float(low), float(high)
 
 
-def relative_errors(predicted: Floats, measured: Floats) -> Floats:
+def relative_errors(predicted: Float64Array, measured: Float64Array) -> Float64Array:
     """(predicted - measured) / measured, elementwise."""
     return (predicted - measured) / measured
 
 
-def r_squared(predicted: Floats, measured: Floats) -> float | None:
+def r_squared(predicted: Float64Array, measured: Float64Array) -> float | None:
     """Coefficient of determination; None when the measured values do not vary."""
     total = float(np.sum((measured - measured.mean()) ** 2))
     if total == 0:
@@ -155,7 +157,7 @@ def ratio_interval(
 
 
 @lru_cache(maxsize=64)
-def _rank_sum_cdf(n: int, m: int) -> Floats:
+def _rank_sum_cdf(n: int, m: int) -> Float64Array:
     """P(U <= u) for u = 0 .. n*m of the Mann-Whitney statistic when both groups come from one distribution.
 
     The counts are the coefficients of the Gaussian binomial: the product of (1 - x^(m+i)) / (1 - x^i) for i = 1 .. n.
@@ -203,7 +205,7 @@ def queries_needed(misses: int, percentile: float, confidence: float = 0.99) -> 
     return enough
 
 
-def early_stopping(values: Sequence[float] | Floats, percentile: float, confidence: float = 0.99) -> float | None:
+def early_stopping(values: Sequence[float] | Float64Array, percentile: float, confidence: float = 0.99) -> float | None:
     """MLPerf's early-stopping estimate of a percentile: an upper bound that holds with ``confidence``; None for too few values.
 
     The t - 1 largest values are discarded, t being :func:`overlatency_allowed`, and the largest of the rest is the estimate

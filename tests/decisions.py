@@ -81,7 +81,7 @@ def limits_of(queries: dict[str, np.ndarray], i: int) -> dict[str, Any]:
 def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need | None = None) -> np.ndarray:
     """Every query against every row, by nothing but comparisons: indices into ``rows``, -1 for none."""
     need = need or Need()
-    blind = any(r.accuracy is not None for r in rows) and not need.unknown_accuracy
+    accuracy_required = any(r.accuracy is not None for r in rows) and not need.unknown_accuracy
     count = len(queries["deadline_s"])
     out = np.full(count, -1)
     inf = np.inf
@@ -92,10 +92,10 @@ def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need
         )
         at = np.flatnonzero(queries["percentile"] == percentile)
         q = {name: values[at] for name, values in queries.items()}
-        found = np.full(len(at), -1)
+        chosen = np.full(len(at), -1)
         for i in order:
             r = rows[i]
-            if r.label == "inconclusive" or (blind and r.accuracy is None):
+            if r.label == "inconclusive" or (accuracy_required and r.accuracy is None):
                 continue
             download = (0.0 if {r.sha256, r.artifact_id} & set(need.have) else 8.0 * r.size_bytes) / q["link_bps"]
             fits = r.latency_s(percentile) + np.where(np.isinf(q["download_s"]), download, 0) <= q["deadline_s"]
@@ -103,6 +103,6 @@ def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need
             fits &= (inf if r.memory_bytes is None else r.memory_bytes) <= q["memory_bytes"]
             fits &= (inf if r.energy_j is None else r.energy_j) <= q["energy_j"]
             fits &= (-inf if r.accuracy is None else r.accuracy) >= q["min_accuracy"]
-            found[(found < 0) & fits] = i
-        out[at] = found
+            chosen[(chosen < 0) & fits] = i
+        out[at] = chosen
     return out

@@ -39,7 +39,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.backends.openvino_rt": (1, {"numpy", "openvino"}),
     "kit.backends.tensorrt_rt": (1, {"numpy", "tensorrt"}),
     "kit.library": (1, {"httpx", "pydantic", "starlette", "uvicorn", "anyio"}),
-    "kit.latency": (2, {"numpy", "scipy", "sklearn"}),
+    "kit.latency": (2, {"numpy", "pydantic", "scipy", "sklearn"}),
     "kit.knowledge": (2, {"numpy"}),
     "kit.nets": (3, {"torch", "torchvision", "numpy"}),
     "kit.variants": (

@@ -164,9 +164,9 @@ def test_rows_are_of_a_machine_that_is_left_as_it_is(point: dict[str, object]) -
     assert len(base.rows) == 2
     answer = knowledge.ask(base.rows, Need())
     assert answer.chosen is not None and answer.chosen.median_s > 0.05
-    there = next(r for r in base.rows if r.point is not None)
-    named = knowledge.ask(base.rows, Need(point=there.point_name)).chosen
-    assert named == there and there.median_s < 0.05 and there.threads == 1
+    chosen_point = next(r for r in base.rows if r.point is not None)
+    named = knowledge.ask(base.rows, Need(point=chosen_point.point_name)).chosen
+    assert named == chosen_point and chosen_point.median_s < 0.05 and chosen_point.threads == 1
 
 
 def test_other_operating_points_decide_only_where_they_are_named() -> None:
@@ -322,8 +322,8 @@ def test_an_unknown_accuracy_competes_only_with_its_like_or_when_asked() -> None
     assert [r.text for r in answer.rejected] == ["accuracy unknown, which the others know"]
     with pytest.raises(NoAnswer, match="accuracy unknown|over the deadline"):
         knowledge.ask(rows, Need(deadline_s=0.01))
-    for found in (knowledge.ask(rows, Need(deadline_s=0.01, unknown_accuracy=True)), knowledge.ask(rows[1:], Need())):
-        assert found.chosen is not None and found.chosen.artifact_id == "blind"
+    for reply in (knowledge.ask(rows, Need(deadline_s=0.01, unknown_accuracy=True)), knowledge.ask(rows[1:], Need())):
+        assert reply.chosen is not None and reply.chosen.artifact_id == "blind"
 
 
 # ------------------------------------------------------------------------------------------- predictions and what to measure
@@ -500,9 +500,9 @@ def test_limits_that_contradict_each_other_say_how_far_each_must_give() -> None:
     rows = [row("fast", 0.004, accuracy=0.8), row("good", 0.012, accuracy=0.95)]
     with pytest.raises(NoAnswer) as caught:
         knowledge.ask(rows, Need(deadline_s=0.005, min_accuracy=0.9))
-    said = str(caught.value)
-    assert "Each limit alone can be met, not all at once" in said
-    assert "the deadline would have to be 12 ms or the accuracy floor would have to be 80.00%" in said
+    message = str(caught.value)
+    assert "Each limit alone can be met, not all at once" in message
+    assert "the deadline would have to be 12 ms or the accuracy floor would have to be 80.00%" in message
 
 
 def test_one_row_is_a_knowledge_base() -> None:
@@ -530,9 +530,9 @@ def test_what_is_measured_first_is_what_is_most_probably_the_best() -> None:
     safe = row("safe", 0.004, accuracy=0.5)
     asked: list[str] = []
 
-    def measure(found: KnowledgeRow) -> KnowledgeRow:
-        asked.append(found.artifact_id)
-        return row(found.artifact_id, found.p99_s, accuracy=found.accuracy)
+    def measure(predicted_row: KnowledgeRow) -> KnowledgeRow:
+        asked.append(predicted_row.artifact_id)
+        return row(predicted_row.artifact_id, predicted_row.p99_s, accuracy=predicted_row.accuracy)
 
     answer = knowledge.ask([*hopes, safe], Need(deadline_s=0.01), measure=measure, measures_max=1)
     assert asked == ["likely"] and answer.promised and answer.chosen is not None

@@ -25,15 +25,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     for i in range(1, 6):
         store.append_line(Path("p.jsonl"), made.profile(f"net{i}", i * 1e-3, accuracy=0.5 + i / 20, size=1000 * i))
     store.append_line(Path("p.jsonl"), made.profile("net1", 9e-3, settings=MeasureSettings(gap_s=0.01)))
-    said = kit("knowledge", "build", "p.jsonl")
-    assert "6 rows, 0 of them not trusted to decide, 1 at chosen operating points" in said
+    printed = kit("knowledge", "build", "p.jsonl")
+    assert "6 rows, 0 of them not trusted to decide, 1 at chosen operating points" in printed
     return store.read_record(Path("knowledge.json"), KnowledgeBase)
 
 
 def test_ask_takes_every_limit(base: KnowledgeBase) -> None:
-    found = json.loads(kit("knowledge", "ask", "--deadline-ms", "3.5", "--percentile", "95", "--json"))
-    assert found["chosen"]["id"] == "net3" and found["promised"] and found["measure_next"] == []
-    assert found["need"]["percentile"] == 95 and found["need"]["deadline_s"] == 0.0035
+    printed = json.loads(kit("knowledge", "ask", "--deadline-ms", "3.5", "--percentile", "95", "--json"))
+    assert printed["chosen"]["id"] == "net3" and printed["promised"] and printed["measure_next"] == []
+    assert printed["need"]["percentile"] == 95 and printed["need"]["deadline_s"] == 0.0035
     slow_link = ("--deadline-ms", "10", "--link-mbps", "4", "--json")  # 5000 bytes take 10 ms
     assert json.loads(kit("knowledge", "ask", *slow_link))["chosen"]["id"] == "net3"
     sha = base.rows[-1].sha256[:10]
@@ -64,18 +64,23 @@ def test_bad_flags_are_one_sentence(base: KnowledgeBase) -> None:
 
 
 def test_explain_in_words_and_json(base: KnowledgeBase) -> None:
-    said = kit("knowledge", "explain", "net5", "--deadline-ms", "3.5")
-    assert "net5 (onnxruntime, t1) is not chosen" in said and "the deadline to rise to" in said
+    printed = kit("knowledge", "explain", "net5", "--deadline-ms", "3.5")
+    assert "net5 (onnxruntime, t1) is not chosen" in printed and "the deadline to rise to" in printed
     (one,) = json.loads(kit("knowledge", "explain", "net3", "--deadline-ms", "3.5", "--json"))["explanations"]
     assert one["chosen"] and one["limits"][0]["limit"] == "deadline" and one["limits"][0]["met"]
     assert "would make it the choice" in kit("knowledge", "explain", "net2", "--deadline-ms", "3.5")
 
 
 def test_pareto_as_table_plot_and_json(base: KnowledgeBase) -> None:
-    said = kit("knowledge", "pareto")
-    assert "Nothing beats these 5" in said and said.count("o") >= 5 and "75.00% |" in said and "55.00% |" in said
-    found = json.loads(kit("knowledge", "pareto", "--memory", "--size", "--deadline-ms", "2.5", "--json"))
-    assert [r["id"] for r in found["front"]] == ["net1", "net2"] and found["axes"] == [
+    printed = kit("knowledge", "pareto")
+    assert (
+        "Nothing beats these 5" in printed
+        and printed.count("o") >= 5
+        and "75.00% |" in printed
+        and "55.00% |" in printed
+    )
+    front = json.loads(kit("knowledge", "pareto", "--memory", "--size", "--deadline-ms", "2.5", "--json"))
+    assert [r["id"] for r in front["front"]] == ["net1", "net2"] and front["axes"] == [
         "latency",
         "accuracy",
         "memory",
@@ -104,11 +109,11 @@ def test_the_size_table_beside_the_formula(tmp_path: Path, monkeypatch: pytest.M
     done = CliRunner().invoke(
         app, ["knowledge", "table", "--sizes-kbit", "1,10", "--clocks-ghz", "0.1,3", "--out", "k.json"]
     )
-    said = " ".join(done.output.split())
-    assert done.exit_code == 0 and "Best K by measured times" in said and "Best K at 2 cycle(s) per MAC" in said
+    printed = " ".join(done.output.split())
+    assert done.exit_code == 0 and "Best K by measured times" in printed and "Best K at 2 cycle(s) per MAC" in printed
     assert "published data" in done.output and "quality: 8, 10, 20, 30" in done.output
-    found = json.loads(Path("k.json").read_text())
-    assert [c["measured"] for c in found["cells"]] == ["1", "5", "5", "5"] and found["kind"] == "dynamic_table"
+    table = json.loads(Path("k.json").read_text())
+    assert [c["measured"] for c in table["cells"]] == ["1", "5", "5", "5"] and table["kind"] == "dynamic_table"
     quality = knowledge.TABLE_I.model_copy(update={"source": "mine", "delay_s": {"1": 1.0, "8": 0.5}})
     store.write_record(Path("q.json"), quality)
     mine = json.loads(kit("knowledge", "table", "--quality", "q.json", "--json"))
@@ -174,8 +179,8 @@ def test_the_map_is_a_page_of_its_own(base: KnowledgeBase, decisions: Any) -> No
 
 def test_the_regret_figure_says_its_shares(base: KnowledgeBase, decisions: Any) -> None:
     rows = [r for r in base.rows if r.point is None]
-    found = knowledge.regret(rows, rows, knowledge.random_needs(rows, 50))
-    figure = decisions.regret({"measured": found})
+    losses = knowledge.regret(rows, rows, knowledge.random_needs(rows, 50))
+    figure = decisions.regret({"measured": losses})
     assert figure.data[0].name == "measured: equal in 100.0 %, deadline missed in 0.0 %" and figure.data[0].y[-1] == 100
     with pytest.raises(BadRecord, match="no regret to draw"):
         decisions.regret({})

@@ -63,22 +63,22 @@ def test_with_the_papers_times_its_second_table_follows_from_its_first() -> None
         )
         timings = [t for t in as_the_paper() if t.size == str(k)]
         other = SizeTiming(size="99", clock_hz=PAPER_HZ, median_s=1.0, record_id=str(rest))
-        found = knowledge.dynamic_table([*timings, other], quality, [1e4], [PAPER_HZ])
-        assert found.cells[0].measured_delay_s * 1e3 == pytest.approx(TABLE_II[k][-1], abs=1e-3)
-    found = knowledge.dynamic_table(as_the_paper(), knowledge.TABLE_I, [4e3, 6e3, 8e3, 1e4], [PAPER_HZ])
+        table = knowledge.dynamic_table([*timings, other], quality, [1e4], [PAPER_HZ])
+        assert table.cells[0].measured_delay_s * 1e3 == pytest.approx(TABLE_II[k][-1], abs=1e-3)
+    table = knowledge.dynamic_table(as_the_paper(), knowledge.TABLE_I, [4e3, 6e3, 8e3, 1e4], [PAPER_HZ])
     best = [min(KS, key=lambda k, i=i: TABLE_II[k][i]) for i in range(1, 5)]
-    assert [int(c.measured) for c in found.cells] == best
+    assert [int(c.measured) for c in table.cells] == best
 
 
 def test_the_papers_times_make_the_papers_map() -> None:
     """Wider for larger tasks and faster processors; and at two cycles per MAC nothing differs, at one it does."""
     sizes, clocks = [1e3 * s for s in np.arange(0.25, 10.1, 0.25)], np.geomspace(1e7, 1e9, 12).tolist()
-    found = knowledge.dynamic_table(as_the_paper(), knowledge.TABLE_I, sizes, clocks)
-    best = np.array([int(c.measured) for c in found.cells]).reshape(len(sizes), len(clocks))
+    table = knowledge.dynamic_table(as_the_paper(), knowledge.TABLE_I, sizes, clocks)
+    best = np.array([int(c.measured) for c in table.cells]).reshape(len(sizes), len(clocks))
     assert (np.diff(best, axis=0) >= 0).all() and (np.diff(best, axis=1) >= 0).all()
     assert best[0, 0] == 1 and best[-1, -1] >= 10
-    assert found.differing(2.0) == 0 and found.worst_excess(2.0) == 0
-    assert 0 < found.differing(1.0) < 1 and 0 < found.worst_excess(1.0) < 0.1
+    assert table.differing(2.0) == 0 and table.worst_excess(2.0) == 0
+    assert 0 < table.differing(1.0) < 1 and 0 < table.worst_excess(1.0) < 0.1
 
 
 def test_what_calls_cost_decides_against_the_formula() -> None:
@@ -86,8 +86,8 @@ def test_what_calls_cost_decides_against_the_formula() -> None:
     timings = [
         SizeTiming(size=str(k), clock_hz=1e9, median_s=50e-6, macs=k * MACS_PER_EXPERT, record_id="") for k in KS
     ]
-    found = knowledge.dynamic_table(timings, knowledge.TABLE_I, [250.0], [1e7])
-    (cell,) = found.cells
+    table = knowledge.dynamic_table(timings, knowledge.TABLE_I, [250.0], [1e7])
+    (cell,) = table.cells
     assert cell.measured == "30" and cell.analytic == {"1": "1", "2": "1"}
     own = {k: knowledge.TABLE_I.delay_s[str(k)] * 0.025 + 0.375 * 50e-6 * 100 for k in (1, 30)}
     assert cell.measured_delay_s == pytest.approx(own[30]) and cell.excess["2"] == pytest.approx(own[1] / own[30] - 1)
@@ -99,18 +99,18 @@ def test_the_nearest_measured_clock_is_scaled() -> None:
         for k, hz, t in (("1", 1e9, 1e-3), ("1", 1e8, 5e-3), ("2", 1e9, 1.0))
     ]
     quality = knowledge.TABLE_I.model_copy(update={"delay_s": {"1": 1e-9, "2": 1e-9}, "weight": 1.0})
-    found = knowledge.dynamic_table(timings, quality, [1e4], [2e9, 2e8, 1e8, 1e7])
-    assert [c.measured_delay_s for c in found.cells] == pytest.approx([0.5e-3, 2.5e-3, 5e-3, 50e-3], rel=1e-4)
-    assert found.factors == () and found.cells[0].analytic == {}  # nobody knows the MACs
+    table = knowledge.dynamic_table(timings, quality, [1e4], [2e9, 2e8, 1e8, 1e7])
+    assert [c.measured_delay_s for c in table.cells] == pytest.approx([0.5e-3, 2.5e-3, 5e-3, 50e-3], rel=1e-4)
+    assert table.factors == () and table.cells[0].analytic == {}  # nobody knows the MACs
 
 
 def test_measured_times_in_the_shape_of_the_clocks() -> None:
     timings = [SizeTiming(size="1", clock_hz=hz, median_s=t, record_id="") for hz, t in ((1e9, 1e-3), (1e8, 5e-3))]
     clocks = np.array([[2e9, 2e8, 1e8], [1e7, 1e9, 1e9]])
-    found = measured_s(timings, clocks)
-    assert found.shape == clocks.shape
-    assert found == pytest.approx(np.array([[0.5e-3, 2.5e-3, 5e-3], [50e-3, 1e-3, 1e-3]]))
-    assert float(measured_s(timings, 2e8)) == found[0, 1]
+    seconds = measured_s(timings, clocks)
+    assert seconds.shape == clocks.shape
+    assert seconds == pytest.approx(np.array([[0.5e-3, 2.5e-3, 5e-3], [50e-3, 1e-3, 1e-3]]))
+    assert float(measured_s(timings, 2e8)) == seconds[0, 1]
 
 
 def test_static_networks_have_one_size() -> None:
@@ -141,9 +141,9 @@ def test_the_k_l_table_of_paper_b_by_the_same_code() -> None:
         family="allocator_b", source="made up for this test", task_bit=1000.0, weight=1.0,
         delay_s={f"{k},{n}": 1e-3 * (1 + 1 / (k * n)) for k in (1, 5, 10) for n in (1, 2, 3)},
     )  # fmt: skip
-    found = knowledge.dynamic_table(knowledge.timings_of(rows, "allocator_b"), quality, [10.0, 1e5], [1e8, 1e9])
-    assert [c.measured for c in found.cells] == ["1,1", "1,3", "10,3", "10,3"]
-    assert found.left_out == () and records.load(records.DynamicTable, found.model_dump(mode="json"), "t") == found
+    table = knowledge.dynamic_table(knowledge.timings_of(rows, "allocator_b"), quality, [10.0, 1e5], [1e8, 1e9])
+    assert [c.measured for c in table.cells] == ["1,1", "1,3", "10,3", "10,3"]
+    assert table.left_out == () and records.load(records.DynamicTable, table.model_dump(mode="json"), "t") == table
 
 
 def test_rows_become_timings_at_their_own_clocks() -> None:
@@ -152,9 +152,13 @@ def test_rows_become_timings_at_their_own_clocks() -> None:
         row(1, 9.0, point=Point(load=1)), row(2, 9.0, label="inconclusive"), row(2, 2e-5, clock_hz=None),
         row(3, 1.0, artifact_id="resnet18-d8-w1.00-fp32-32"),
     ]  # fmt: skip
-    found = knowledge.timings_of(rows, "allocator_a", clock_hz=3e9)
-    assert [(t.size, t.clock_hz, t.median_s) for t in found] == [("1", 1e9, 1e-5), ("1", 2.5e8, 4e-5), ("2", 3e9, 2e-5)]
-    assert found[2].macs == 2 * MACS_PER_EXPERT
+    timings = knowledge.timings_of(rows, "allocator_a", clock_hz=3e9)
+    assert [(t.size, t.clock_hz, t.median_s) for t in timings] == [
+        ("1", 1e9, 1e-5),
+        ("1", 2.5e8, 4e-5),
+        ("2", 3e9, 2e-5),
+    ]
+    assert timings[2].macs == 2 * MACS_PER_EXPERT
     with pytest.raises(BadRecord, match="give it with --clock-ghz"):
         knowledge.timings_of(rows, "allocator_a")
 

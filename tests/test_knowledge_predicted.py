@@ -29,8 +29,8 @@ HERE = "simulated"
 
 
 def profile(sub: SubNetwork, **more: Any) -> ProfileRecord:
-    found = simulated.Machine(0).profile(sub.id, spaces.kernels(sub), **more)
-    return found.model_copy(update={"record_id": f"made-{sub.id}"})
+    record = simulated.Machine(0).profile(sub.id, spaces.kernels(sub), **more)
+    return record.model_copy(update={"record_id": f"made-{sub.id}"})
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def folder(
 
 def test_a_predicted_row_is_marked_and_states_its_doubt(predictor: latency.Predictor, base: KnowledgeBase) -> None:
     int8 = next(sub for sub in SPACE if sub.precision == "int8")
-    found = knowledge.predicted_rows(predictor, [*OTHERS, int8], base.rows, threads=1, model="m")
-    assert [r.artifact_id for r in found.rows] == [sub.id for sub in OTHERS]
-    assert found.left_out == {int8.id: "int8 was not measured"}
-    for row, sub in zip(found.rows, OTHERS, strict=True):
+    predicted = knowledge.predicted_rows(predictor, [*OTHERS, int8], base.rows, threads=1, model="m")
+    assert [r.artifact_id for r in predicted.rows] == [sub.id for sub in OTHERS]
+    assert predicted.left_out == {int8.id: "int8 was not measured"}
+    for row, sub in zip(predicted.rows, OTHERS, strict=True):
         assert (row.origin, row.label, row.sha256, row.accuracy, row.record_id) == ("predicted", None, "", None, "m")
         assert row.low_s is not None and row.high_s is not None and row.low_s < row.median_s < row.high_s
         assert row.size_bytes == spaces.counts(sub).weight_bytes and row.macs == spaces.macs(sub)
@@ -158,8 +158,8 @@ def test_rows_carry_memory_when_enough_was_measured(predictor: latency.Predictor
         return row.model_copy(update={"memory_bytes": 20_000_000 + 3 * weights})
 
     like = [of(r) for r in base.rows]
-    found = knowledge.predicted_rows(predictor, OTHERS, like, threads=1, model="m").rows
-    known = [(r, 20e6 + 3 * r.size_bytes) for r in found if r.memory_bytes is not None]
+    predicted = knowledge.predicted_rows(predictor, OTHERS, like, threads=1, model="m").rows
+    known = [(r, 20e6 + 3 * r.size_bytes) for r in predicted if r.memory_bytes is not None]
     assert known and all(r.memory_bytes == pytest.approx(true, rel=0.02) for r, true in known)
     few = knowledge.predicted_rows(predictor, OTHERS, like[:5], threads=1, model="m").rows
     assert all(r.memory_bytes is None for r in few)
@@ -211,9 +211,9 @@ def test_build_adds_predicted_rows_and_says_what_it_left_out(folder: Path) -> No
 
 def test_a_choice_that_is_predicted_is_not_promised(folder: Path) -> None:
     build("--accuracy", "a.json")
-    found = json.loads(kit("knowledge", "ask", "--json"))
-    if found["chosen"]["origin"] == "predicted":
-        assert not found["promised"] and f"kit profile {found['chosen']['id']}" in found["text"]
+    printed = json.loads(kit("knowledge", "ask", "--json"))
+    if printed["chosen"]["origin"] == "predicted":
+        assert not printed["promised"] and f"kit profile {printed['chosen']['id']}" in printed["text"]
     unknown = json.loads(kit("knowledge", "build", "p.jsonl", "--json"))
     assert unknown["predicted"] == 0 and all(r["accuracy"] is None for r in unknown["rows"])
 
@@ -232,14 +232,14 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
     rows = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
     best = max((r for r in rows if r.origin == "predicted"), key=lambda r: (r.accuracy or 0, -r.p99_s))
     need = ("--min-accuracy", f"{(best.accuracy or 0) - 1e-9:.12f}", "--deadline-ms", f"{best.p99_s * 1.3e3}")
-    found = json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))
-    assert found["promised"] and found["chosen"]["origin"] == "measured"
+    printed = json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))
+    assert printed["promised"] and printed["chosen"]["origin"] == "measured"
     now = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
     for name, out in asked:
         assert out == Path("kit-profiles") / HERE / promise.FILE
         (row,) = [r for r in now if r.artifact_id == name]
         assert row.origin == "measured" and row.sha256 and row.accuracy is not None
-    assert json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))["chosen"] == found["chosen"]
+    assert json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))["chosen"] == printed["chosen"]
 
 
 def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,9 +251,9 @@ def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytes
         return profile(spaces.subnetwork(row.artifact_id)).model_copy(update=gone)
 
     monkeypatch.setattr(promise, "_profiled", crashed)
-    found = json.loads(kit("knowledge", "ask", "--measure", "--json"))
-    assert found["chosen"]["origin"] in ("measured", "predicted") and found["promised"] == (
-        found["chosen"]["origin"] == "measured"
+    printed = json.loads(kit("knowledge", "ask", "--measure", "--json"))
+    assert printed["chosen"]["origin"] in ("measured", "predicted") and printed["promised"] == (
+        printed["chosen"]["origin"] == "measured"
     )
 
 

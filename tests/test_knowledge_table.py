@@ -25,12 +25,12 @@ def test_a_random_million_is_answered_as_by_comparing_every_row(count: int, need
     rows[0] = rows[0].model_copy(update={"label": "stable", "origin": "measured"})
     table = knowledge.compile(rows, need)
     queries = random_queries(rows, 1_000_000 if count == 60 else 100_000)
-    found = table.choose_many(**queries)
+    chosen = table.choose_many(**queries)
     want = plainly(rows, queries, need)
     names = np.array([*(v.artifact_id for v in table.variants), "none"])
     wanted = np.array([*(r.artifact_id for r in rows), "none"])
-    assert np.array_equal(names[found], wanted[want])
-    assert count == 1 or len(set(found.tolist())) > 10
+    assert np.array_equal(names[chosen], wanted[want])
+    assert count == 1 or len(set(chosen.tolist())) > 10
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -72,10 +72,10 @@ def test_ties_and_values_on_the_limit(
         min_accuracy=floor,
     )
     table = knowledge.compile(rows, percentiles=(99,))
-    found = table.choose(deadline, memory, floor, link, download, energy)
-    assert (table.variants[found].artifact_id if found >= 0 else None) == asked(rows, need)
+    chosen = table.choose(deadline, memory, floor, link, download, energy)
+    assert (table.variants[chosen].artifact_id if chosen >= 0 else None) == asked(rows, need)
     many = table.choose_many(deadline, memory, floor, link, download, energy)
-    assert many.tolist() == [found]
+    assert many.tolist() == [chosen]
 
 
 def test_a_table_travels_as_a_file_without_pickle(tmp_path: Path) -> None:

@@ -91,9 +91,9 @@ def test_line_minimises_the_weighted_error() -> None:
 def test_quality_counts_what_lies_within_five_and_ten_per_cent() -> None:
     errors = np.array([0.0, 0.049, -0.049, 0.051, -0.051, 0.099, -0.099, 0.101, -0.101, 0.3])
     measured = np.linspace(1e-3, 2e-3, 10)
-    found = latency.quality(measured * (1 + errors), measured)
-    assert (found.within_5, found.within_10) == (0.3, 0.7)
-    assert (found.mape, found.worst) == (pytest.approx(0.09), pytest.approx(0.3))
+    fit_quality = latency.quality(measured * (1 + errors), measured)
+    assert (fit_quality.within_5, fit_quality.within_10) == (0.3, 0.7)
+    assert (fit_quality.mape, fit_quality.worst) == (pytest.approx(0.09), pytest.approx(0.3))
 
 
 def test_devices_do_not_mix() -> None:

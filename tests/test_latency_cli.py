@@ -33,7 +33,7 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
     assert (
         data["latency_models"]
         and about["file"] == "m.json"
-        and about["chosen"] in latency.FORMS
+        and about["chosen"] in latency.MODEL_FAMILIES
         and about["records"] == 12
     )
     assert {s["form"] for s in about["scores"]} >= {"factor", "kinds", "roofline", "learned", "papers", "lookup"}
@@ -43,9 +43,9 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
 
     source = sorted(tiny_build.glob("*.onnx"))[0]
     shutil.copy(source, tmp_path / "own.onnx")
-    found = json.loads(kit("predict", "own.onnx", "--model", "m.json", "--json", cwd=tmp_path).stdout)
-    (row,) = found["predictions"]
-    assert found["form"] == about["chosen"] and found["level"] == 0.9 and found["point"] == "t1"
+    printed = json.loads(kit("predict", "own.onnx", "--model", "m.json", "--json", cwd=tmp_path).stdout)
+    (row,) = printed["predictions"]
+    assert printed["form"] == about["chosen"] and printed["level"] == 0.9 and printed["point"] == "t1"
     assert row["family"] is None and row["extrapolates"] and "no network of its family was measured" in row["why"]
     assert 0 < row["interval_s"][0] < row["predicted_s"] < row["interval_s"][1]
     table = kit("predict", "own.onnx", "own.onnx", "--model", "m.json", cwd=tmp_path)

@@ -22,18 +22,18 @@ def parsed(body: str, inputs: str = "float[1,8,16,16] x", outputs: str = "float[
 
 
 def listed(model: onnx.ModelProto) -> tuple[Kernel, ...]:
-    found = graph.kernels(model, "g")
-    assert found is not None
-    assert sum(k.macs * k.count for k in found) == graph.facts(model, "g").macs
-    return found
+    listing = graph.kernels(model, "g")
+    assert listing is not None
+    assert sum(k.macs * k.count for k in listing) == graph.facts(model, "g").macs
+    return listing
 
 
 def with_weights(body: str, **more: str) -> onnx.ModelProto:
     """``w`` (8x8x3x3), ``u`` (8x8x1x1), ``d`` (8x1x3x3) and ``b`` (8) are constants of zeros."""
     model = parsed(body, **more)
     shapes = {"w": (8, 8, 3, 3), "u": (8, 8, 1, 1), "d": (8, 1, 3, 3), "b": (8,), "m": (16, 32), "c": (32,)}
-    made = {name for node in model.graph.node for name in node.output}
-    used = {name for node in model.graph.node for name in node.input} - made
+    outputs = {name for node in model.graph.node for name in node.output}
+    used = {name for node in model.graph.node for name in node.input} - outputs
     for name in sorted(used & set(shapes)):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shapes[name], dtype=np.float32), name))
     scalars = {
@@ -57,11 +57,11 @@ def test_a_residual_block_is_two_convolutions() -> None:
         s = Add(c, x)
         y = Relu(s)
     """
-    found = listed(with_weights(body))
-    assert [k.kind for k in found] == ["conv", "conv"]
-    assert (found[0].rows, found[0].inner, found[0].columns, found[0].size) == (256, 72, 8, 3)
-    assert found[0].weight_bytes == 8 * 8 * 9 * 4 and found[0].written_bytes == 8 * 256 * 4
-    assert found[1].read_bytes == 2 * found[0].read_bytes == 2 * 8 * 256 * 4
+    kernels = listed(with_weights(body))
+    assert [k.kind for k in kernels] == ["conv", "conv"]
+    assert (kernels[0].rows, kernels[0].inner, kernels[0].columns, kernels[0].size) == (256, 72, 8, 3)
+    assert kernels[0].weight_bytes == 8 * 8 * 9 * 4 and kernels[0].written_bytes == 8 * 256 * 4
+    assert kernels[1].read_bytes == 2 * kernels[0].read_bytes == 2 * 8 * 256 * 4
 
 
 def test_a_branch_that_comes_later_takes_the_addition() -> None:
@@ -83,10 +83,13 @@ def test_depthwise_pools_and_gates_stand_as_they_are() -> None:
         p = MaxPool<kernel_shape=[2,2], strides=[2,2]>(h)
         y = GlobalAveragePool(p)
     """
-    found = listed(with_weights(body, outputs="float[1,8,1,1] y"))
-    assert [k.kind for k in found] == ["depthwise", "elementwise", "elementwise", "pool", "pool"]
-    assert (found[0].groups, found[0].columns, found[0].stride, found[0].inner) == (8, 1, 2, 9)
-    assert (found[3].size, found[3].stride, found[3].inner) == (2, 2, 4) and (found[4].inner, found[4].rows) == (16, 1)
+    kernels = listed(with_weights(body, outputs="float[1,8,1,1] y"))
+    assert [k.kind for k in kernels] == ["depthwise", "elementwise", "elementwise", "pool", "pool"]
+    assert (kernels[0].groups, kernels[0].columns, kernels[0].stride, kernels[0].inner) == (8, 1, 2, 9)
+    assert (kernels[3].size, kernels[3].stride, kernels[3].inner) == (2, 2, 4) and (
+        kernels[4].inner,
+        kernels[4].rows,
+    ) == (16, 1)
 
 
 def test_gelu_spelt_out_is_one_kernel_and_a_bias_none() -> None:
@@ -99,19 +102,21 @@ def test_gelu_spelt_out_is_one_kernel_and_a_bias_none() -> None:
         g = Mul(q, f)
         y = Mul(g, half)
     """
-    found = listed(with_weights(body, inputs="float[1,4,16] x", outputs="float[1,4,32] y"))
-    assert [k.kind for k in found] == ["linear", "elementwise"]
-    assert (found[0].rows, found[0].inner, found[0].columns) == (4, 16, 32)
-    assert (found[1].rows, found[1].columns) == (4, 32) and found[1].read_bytes == found[1].written_bytes == 4 * 32 * 4
+    kernels = listed(with_weights(body, inputs="float[1,4,16] x", outputs="float[1,4,32] y"))
+    assert [k.kind for k in kernels] == ["linear", "elementwise"]
+    assert (kernels[0].rows, kernels[0].inner, kernels[0].columns) == (4, 16, 32)
+    assert (kernels[1].rows, kernels[1].columns) == (4, 32) and kernels[1].read_bytes == kernels[
+        1
+    ].written_bytes == 4 * 32 * 4
 
 
 def test_attention_products_are_kernels_without_weights() -> None:
     body = "k = Transpose<perm=[0,1,3,2]>(x) s = MatMul(x, k) p = Softmax(s) y = MatMul(p, x)"
     shape = "float[1,3,10,16]"
-    found = listed(with_weights(body, inputs=f"{shape} x", outputs=f"{shape} y"))
-    assert [k.kind for k in found] == ["move", "matmul", "softmax", "matmul"]
-    assert (found[1].groups, found[1].rows, found[1].inner, found[1].columns) == (3, 10, 16, 10)
-    assert found[1].weight_bytes == 0 and found[1].read_bytes == 2 * 3 * 160 * 4
+    kernels = listed(with_weights(body, inputs=f"{shape} x", outputs=f"{shape} y"))
+    assert [k.kind for k in kernels] == ["move", "matmul", "softmax", "matmul"]
+    assert (kernels[1].groups, kernels[1].rows, kernels[1].inner, kernels[1].columns) == (3, 10, 16, 10)
+    assert kernels[1].weight_bytes == 0 and kernels[1].read_bytes == 2 * 3 * 160 * 4
 
 
 def test_quantized_operators_swallow_their_quantizers() -> None:
@@ -129,11 +134,11 @@ def test_quantized_operators_swallow_their_quantizers() -> None:
         tf = DequantizeLinear(tq, s, zero)
         y = Softmax(tf)
     """
-    found = listed(with_weights(body))
-    assert [(k.kind, k.precision) for k in found] == [
+    kernels = listed(with_weights(body))
+    assert [(k.kind, k.precision) for k in kernels] == [
         ("elementwise", "int8"), ("conv", "int8"), ("add", "int8"), ("elementwise", "int8"), ("softmax", "fp32"),
     ]  # fmt: skip
-    conv, addition = found[1], found[2]
+    conv, addition = kernels[1], kernels[2]
     assert conv.weight_bytes == 8 * 8 * 9 and conv.read_bytes == conv.written_bytes == 8 * 256
     assert addition.read_bytes == 2 * 8 * 256 and addition.written_bytes == 8 * 256
 
@@ -162,6 +167,6 @@ def test_what_cannot_be_counted_has_no_kernels() -> None:
 def test_describe_stores_the_kernels(tiny_build: Path, tmp_path: Path) -> None:
     source = sorted(tiny_build.glob("*.onnx"))[0]
     (tmp_path / "own.onnx").write_bytes(source.read_bytes())
-    made = export.describe_onnx(tmp_path / "own.onnx")
-    assert made.kernels is not None and sum(k.macs for k in made.kernels) == made.macs
-    assert store.read_record(tmp_path / "own.json", Artifact) == made
+    artifact = export.describe_onnx(tmp_path / "own.onnx")
+    assert artifact.kernels is not None and sum(k.macs for k in artifact.kernels) == artifact.macs
+    assert store.read_record(tmp_path / "own.json", Artifact) == artifact

@@ -26,7 +26,7 @@ from kit.latency.gaussian_process import NAMES, Shares
 from kit.latency.model import Predictor
 from kit.latency.parametric import Cases, Roof
 from kit.records import Kernel, MeasureSettings, Point, ProfileRecord
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 NETS = simulated.sample(200, 0)
 
@@ -54,15 +54,15 @@ def kernels_of(nets: list[tuple[str, tuple[Kernel, ...]]]) -> list[tuple[Kernel,
 def test_forty_of_two_hundred_predict_the_rest_within_ten_per_cent() -> None:
     errors = []
     for seed in (0, 1):
-        found = fitted(seed).predict(kernels_of(NETS[40:]), form="learned")
-        errors.append(found.seconds / truth(simulated.Machine(seed), NETS[40:]) - 1)
+        predictions = fitted(seed).predict(kernels_of(NETS[40:]), model_family="learned")
+        errors.append(predictions.seconds / truth(simulated.Machine(seed), NETS[40:]) - 1)
     assert np.mean(np.abs(errors) <= 0.10) >= 0.99 and np.mean(np.abs(errors) <= 0.05) >= 0.95
 
 
 def test_the_learned_form_beats_the_simple_ones_where_efficiency_varies_and_says_so() -> None:
     model = fitted()
     scores = {s.form: s for s in model.scores}
-    assert model.chosen == "learned" and "rejected as worse: factor, kinds" in model.reason
+    assert model.chosen == "learned" and "rejected as worse: line, per-kind linear" in model.reason
     assert scores["learned"].quality.mape < scores["roofline"].quality.mape < scores["factor"].quality.mape
     assert {f for f, s in scores.items() if not s.candidate} == {"papers", "forest", "lookup"}
     assert scores["lookup"].quality.mape < scores["forest"].quality.mape < scores["papers"].quality.mape
@@ -73,9 +73,9 @@ def test_intervals_cover_what_they_promise() -> None:
     covered = []
     for seed in range(6):
         nets, machine = simulated.sample(80, 50 + seed), simulated.Machine(10 + seed)
-        found = quick(machine.profiles(nets[:29])).predict(kernels_of(nets[29:]))
+        predictions = quick(machine.profiles(nets[:29])).predict(kernels_of(nets[29:]))
         measured = np.array([p.measurement.median_s for p in machine.profiles(nets[29:]) if p.measurement])
-        covered.append(np.mean((found.low <= measured) & (measured <= found.high)))
+        covered.append(np.mean((predictions.low <= measured) & (measured <= predictions.high)))
     assert 0.85 <= np.mean(covered) <= 0.96
 
 
@@ -97,26 +97,32 @@ def test_the_simplest_form_is_chosen_where_the_truth_is_a_line() -> None:
 
 
 def test_a_network_like_the_measured_ones_is_no_extrapolation() -> None:
-    found = fitted().predict(kernels_of(NETS[40:]))
-    assert found.extrapolates.mean() < 0.1
-    assert np.all(found.low < found.seconds) and np.all(found.seconds < found.high) and np.all(found.sd > 0)
+    predictions = fitted().predict(kernels_of(NETS[40:]))
+    assert predictions.extrapolates.mean() < 0.1
+    assert (
+        np.all(predictions.low < predictions.seconds)
+        and np.all(predictions.seconds < predictions.high)
+        and np.all(predictions.sd > 0)
+    )
 
 
 def test_extrapolations_say_why_and_have_wider_intervals() -> None:
-    strange = Kernel(kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8)
+    out_of_distribution = Kernel(
+        kind="softmax", rows=10**4, inner=1, columns=10**4, read_bytes=4 * 10**8, written_bytes=4 * 10**8
+    )
     nets = [
         simulated.resnet((1, 1, 1, 1), 0.5, 128),
         simulated.resnet((1, 1, 1, 1), 0.5, 128, "int8"),
         simulated.resnet((9, 9, 9, 9), 2.0, 448),
-        (*simulated.resnet((1, 1, 1, 1), 0.5, 128), strange),
+        (*simulated.resnet((1, 1, 1, 1), 0.5, 128), out_of_distribution),
     ]
-    for form in ("roofline", "learned"):
-        found = fitted().predict(nets, form=form)  # type: ignore[arg-type]
-        assert found.why[0] is None and found.why[1] == "int8 was not measured"
-        assert found.why[2] == "more multiply-accumulates than measured"
-        assert found.why[3] == "kernels of kind softmax were not measured"
-        width = found.high / found.low
-        assert np.all(width[1:] > width[0]) and list(found.extrapolates) == [False, True, True, True]
+    for model_family in ("roofline", "learned"):
+        predictions = fitted().predict(nets, model_family=model_family)  # type: ignore[arg-type]
+        assert predictions.why[0] is None and predictions.why[1] == "int8 was not measured"
+        assert predictions.why[2] == "more multiply-accumulates than measured"
+        assert predictions.why[3] == "kernels of kind softmax were not measured"
+        width = predictions.high / predictions.low
+        assert np.all(width[1:] > width[0]) and list(predictions.extrapolates) == [False, True, True, True]
 
 
 # ------------------------------------------------------------------------------------------------ precisions, threads, points
@@ -133,8 +139,8 @@ def test_one_predictor_covers_precisions_and_threads_and_fp32_teaches_int8() -> 
         return float(np.mean(np.abs(model.predict(kernels_of(quantized[6:])).seconds / target - 1)))
 
     assert error(both) < 0.05 and error(both) < error(alone)
-    found = both.predict(kernels_of(NETS[100:]), Point(threads=4))
-    assert np.mean(np.abs(found.seconds / truth(machine, NETS[100:], 4) - 1)) < 0.05
+    predictions = both.predict(kernels_of(NETS[100:]), Point(threads=4))
+    assert np.mean(np.abs(predictions.seconds / truth(machine, NETS[100:], 4) - 1)) < 0.05
     between = both.predict(
         kernels_of(NETS[100:]), Point(threads=2)
     ).seconds  # the truth is a power law, as is the interpolation
@@ -199,17 +205,17 @@ def test_gaps_between_calls_are_an_input_and_are_interpolated() -> None:
 def test_ten_measurements_suffice_with_another_device_to_borrow_from() -> None:
     base = quick(simulated.Machine(3).profiles(NETS[:50], device="old"))
     new = simulated.Machine(3, speed=0.4, memory=0.7)
-    lent, own = [], []
+    source, own = [], []
     for seed in range(3):
         order = np.random.default_rng(seed).permutation(200)
         train, test = [NETS[i] for i in order[:10]], [NETS[i] for i in order[10:]]
         profiles = new.profiles(train, device="new")
         model = quick(profiles, base=base)
         assert model.device_id == "new" and model.base == base
-        lent.append(np.abs(model.predict(kernels_of(test)).seconds / truth(new, test) - 1))
+        source.append(np.abs(model.predict(kernels_of(test)).seconds / truth(new, test) - 1))
         own.append(np.abs(quick(profiles).predict(kernels_of(test)).seconds / truth(new, test) - 1))
-    assert np.mean(np.array(lent) <= 0.10) >= 0.95
-    assert np.mean(lent) < np.mean(own)
+    assert np.mean(np.array(source) <= 0.10) >= 0.95
+    assert np.mean(source) < np.mean(own)
 
 
 def test_the_learning_curve_falls() -> None:
@@ -232,7 +238,7 @@ def test_json_brings_back_the_same_predictions_to_the_last_bit(tmp_path: Path) -
         again = latency.load(tmp_path / "m.json")
         assert again == one
         for form in ("factor", "kinds", "roofline", "learned"):
-            a, b = (m.predict(kernels_of(NETS[100:150]), form=form) for m in (one, again))  # type: ignore[arg-type]
+            a, b = (m.predict(kernels_of(NETS[100:150]), model_family=form) for m in (one, again))  # type: ignore[arg-type]
             assert np.array_equal(a.seconds, b.seconds) and np.array_equal(a.high, b.high) and a.why == b.why
 
 
@@ -281,18 +287,18 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
         quick([*one, *machine.profiles(NETS[6:9], device="other")])
     with pytest.raises(BadRecord, match="2 backends .*--backend"):
         quick([*one, machine.profile("x", NETS[9][1], settings=MeasureSettings(backend="openvino"))])
-    with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and found 2 .*profile more"):
+    with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and these are 2 .*profile more"):
         quick(one[:2])
-    with pytest.raises(BadRecord, match="interval of 1 cannot be"):
+    with pytest.raises(UsageError, match="cannot hold a share of 1"):
         quick(one, level=1.0)
     with pytest.raises(BadRecord, match="without kernels has no latency"):
         fitted().predict([()])
-    with pytest.raises(UsageError, match="'learned' was not fitted here"):
-        quick(one[:4]).predict([NETS[0][1]], form="learned")
+    with pytest.raises(UsageError, match="'Gaussian process' was not fitted here"):
+        quick(one[:4]).predict([NETS[0][1]], model_family="learned")
     broken = json.loads(store.canonical_json(fitted()))
     changes = (
         ({"schema_version": 9}, "schema version 9"),
-        ({"schema_version": 1}, "fit it anew"),
+        ({"schema_version": 1}, "fit it again"),
         ({"kind": "device"}, "kind 'device'"),
         ({"level": float("nan")}, "finite number"),
     )
@@ -301,18 +307,18 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(BadRecord, match=says):
             latency.load(tmp_path / "m.json")
     (tmp_path / "m.json").write_text("[]")
-    with pytest.raises(BadRecord, match="older kit and no predictor"):
+    with pytest.raises(BadRecord, match="holds efficiency factors alone, as an older version"):
         latency.load(tmp_path / "m.json")
 
 
 def test_records_without_kernels_still_give_a_line() -> None:
     profiles = [made.profile(f"net{i}", 1e-4 + i * 1e-3, macs=i * 10**7, seed=i) for i in range(1, 8)]
     model = quick(profiles)
-    assert model.chosen == "factor" and model.kinds is None and model.roofline is None
+    assert model.chosen == "factor" and model.per_kind_linear is None and model.roofline is None
     assert any("only a line was fitted" in note for note in model.notes)
-    found = model.predict([simulated.resnet((1, 1, 1, 1), 0.25, 96)])
+    predictions = model.predict([simulated.resnet((1, 1, 1, 1), 0.25, 96)])
     macs = sum(k.macs for k in simulated.resnet((1, 1, 1, 1), 0.25, 96))
-    assert found.seconds[0] == pytest.approx(1e-4 + macs * 1e-10, rel=0.02)
+    assert predictions.seconds[0] == pytest.approx(1e-4 + macs * 1e-10, rel=0.02)
 
 
 def test_what_was_left_out_is_named() -> None:
@@ -328,16 +334,16 @@ def test_what_was_left_out_is_named() -> None:
 
 def test_equal_kernels_stand_once_and_networks_come_back() -> None:
     kernels = simulated.resnet((2, 2, 2, 2), 1.0, 224)
-    found = features.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
-    assert found.nets == 3 and len(found.attributes) < len(kernels)
-    assert found.total(found.macs) == pytest.approx(
+    arranged = features.arrange([kernels, kernels[:3], [kernels[0].model_copy(update={"count": 3, "stage": 4})]])
+    assert arranged.nets == 3 and len(arranged.attributes) < len(kernels)
+    assert arranged.total(arranged.macs) == pytest.approx(
         [sum(k.macs for k in kernels), sum(k.macs for k in kernels[:3]), 3 * kernels[0].macs]
     )
-    again = found.networks().table()
-    assert np.array_equal(again.attributes, found.attributes) and np.array_equal(again.count, found.count)
-    picked = found.pick(np.array([2, 0]))
-    assert picked.total(picked.macs) == pytest.approx(found.total(found.macs)[[2, 0]])
-    assert picked.weight_bytes == pytest.approx(found.weight_bytes[[2, 0]])
+    again = arranged.networks().table()
+    assert np.array_equal(again.attributes, arranged.attributes) and np.array_equal(again.count, arranged.count)
+    picked = arranged.pick(np.array([2, 0]))
+    assert picked.total(picked.macs) == pytest.approx(arranged.total(arranged.macs)[[2, 0]])
+    assert picked.weight_bytes == pytest.approx(arranged.weight_bytes[[2, 0]])
 
 
 def test_the_gradient_of_the_likelihood_is_right() -> None:
@@ -347,7 +353,7 @@ def test_the_gradient_of_the_likelihood_is_right() -> None:
         *simulated.Machine(1).profiles(NETS[:8]),
         *simulated.Machine(1).profiles(simulated.sample(6, 2, "int8"), threads=2),
     ]
-    points, _ = training._points(profiles, training.kernels_of)
+    points, _ = training._observations(profiles, training.kernels_of)
     data = training._data(points, training._states(points), None, None)
     roofline = fitting.fit_roofline(data, None, None, 0)
     shares = Shares(data.cases, *roofline.times(Roof(data.cases)))
@@ -379,20 +385,20 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
 def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() -> None:
     """The closed form against the whole covariance, trend and all: what a Gaussian process knows after its observations."""
     model = fitted()
-    assert model.learned is not None and model.posterior is not None and model.learned.freedom
+    assert model.gaussian_process is not None and model.posterior is not None and model.gaussian_process.freedom
     posterior, seen = model.posterior, model.posterior.shares
     cases = Cases.of(arrange(kernels_of(NETS[100:130])), model.states)
     at = model.shares(cases)
     ratio, sd = posterior.predict(at)
 
-    def whole(a: Shares, b: Shares) -> Floats:
+    def whole(a: Shares, b: Shares) -> Float64Array:
         return posterior.covariance.whole(a, b) + a.slopes @ b.slopes.T
 
     measured = posterior.factor @ posterior.factor.T + seen.slopes @ seen.slopes.T
     left = whole(at, at) - whole(at, seen) @ np.linalg.solve(measured, whole(seen, at))
     assert sd == pytest.approx(np.sqrt(np.diag(left) + posterior.noise * ratio**2), rel=1e-5)
-    speed = sorted(model.learned.freedom).index("mac")  # scales all times alike
-    assert at.slopes[:, speed] == pytest.approx(model.learned.freedom["mac"])
+    speed = sorted(model.gaussian_process.freedom).index("mac")  # scales all times alike
+    assert at.slopes[:, speed] == pytest.approx(model.gaussian_process.freedom["mac"])
 
 
 @given(st.lists(st.floats(0.01, 10), min_size=9, max_size=200), st.sampled_from((0.8, 0.9)))
@@ -418,8 +424,8 @@ def test_folds_hold_every_group_out_exactly_once(groups: int, seed: int) -> None
 
 def test_chance_explains_noise_and_not_a_difference() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 40)
-    assert selection.chance(noise - noise.mean(), np.arange(40), 0) > 0.3
-    assert selection.chance(noise + 2, np.arange(40), 0) < 0.01
+    assert selection.sign_flip_p_value(noise - noise.mean(), np.arange(40), 0) > 0.3
+    assert selection.sign_flip_p_value(noise + 2, np.arange(40), 0) < 0.01
 
 
 def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> None:
@@ -427,13 +433,13 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     noise = np.random.default_rng(0).normal(0, 0.05, (2, 10))
     forms = {"factor": truth * np.exp(noise[0]), "learned": truth * np.exp(noise[1])}
-    found = selection.Validated(forms, {})
-    assert selection.choose(found, data, 0.9, 0)[0] == "factor"
-    form, reason, _ = selection.choose(found, data, 0.9, 0, "learned")
-    assert form == "learned" and "borrowed from" in reason and "rejected" not in reason
+    validated = selection.Validated(forms, {})
+    assert selection.choose(validated, data, 0.9, 0)[0] == "factor"
+    form, reason, _ = selection.choose(validated, data, 0.9, 0, "learned")
+    assert form == "learned" and "the source device of the transfer" in reason and "rejected" not in reason
     wild = selection.Validated({**forms, "learned": truth * 2.0}, {})
     form, reason, _ = selection.choose(wild, data, 0.9, 0, "learned")
-    assert form == "factor" and "rejected as worse: learned" in reason  # it may be rejected like any other
+    assert form == "factor" and "rejected as worse: Gaussian process" in reason  # it may be rejected like any other
 
 
 def test_where_the_form_that_served_another_device_is_rejected_the_best_one_is_taken_not_the_simplest() -> None:

@@ -283,12 +283,12 @@ def test_text_of_records_is_escaped_everywhere(evil: str, tmp_path: Path) -> Non
         deadline_choices=[(0.001, None), (0.003, answer.chosen)], packages=[manifest],
         pull=PullResult(package=evil, promised_s=None, promised_p99_s=None, measured_s=0.1, measured_p99_s=0.2),
     )  # fmt: skip
-    found = Outline(out.read_text(encoding="utf-8"))
-    assert not [n for n, _ in found.elements if n in {"img", "script"}][
+    outline = Outline(out.read_text(encoding="utf-8"))
+    assert not [n for n, _ in outline.elements if n in {"img", "script"}][
         3:
     ]  # the data, plotly and the page's own script
-    assert evil in found.text
-    labels = json.dumps(found.figures)
+    assert evil in outline.text
+    labels = json.dumps(outline.figures)
     assert evil not in labels and "<script" not in labels and "<img" not in labels and "<b>bold" not in labels
 
 
@@ -315,11 +315,11 @@ def test_empty_and_tiny_pages_are_whole(
 ) -> None:
     device = made.device()
     out = write_page(tmp_path / "deep" / "p.html", **make_empty(device, profiles=profiles(device)))
-    found = Outline(out.read_text(encoding="utf-8"))
-    assert set(found.figures) == figures
-    assert says in found.text
-    assert "No package was pulled" in found.text
-    assert not re.search(r"\b(nan|None|inf)\b", found.text)
+    outline = Outline(out.read_text(encoding="utf-8"))
+    assert set(outline.figures) == figures
+    assert says in outline.text
+    assert "No package was pulled" in outline.text
+    assert not re.search(r"\b(nan|None|inf)\b", outline.text)
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ SUBS = [sub for sub in spaces.space_of("resnet18").sample(60, 2) if sub.precisio
 
 @pytest.fixture(scope="module")
 def profiles() -> list[ProfileRecord]:
-    found = [simulated.Machine(1).profile(sub.id, spaces.kernels(sub)) for sub in SUBS]
-    return [p.model_copy(update={"record_id": f"made-{p.artifact.artifact_id}"}) for p in found]
+    records = [simulated.Machine(1).profile(sub.id, spaces.kernels(sub)) for sub in SUBS]
+    return [p.model_copy(update={"record_id": f"made-{p.artifact.artifact_id}"}) for p in records]
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +50,9 @@ def test_the_held_out_predictions_survive_the_file(tmp_path: Path, predictor: la
 
 
 def test_every_dot_is_a_held_out_prediction(predictor: latency.Predictor, profiles: list[ProfileRecord]) -> None:
-    found = pages.dots(predictor, profiles)
-    assert len(found) == len(SUBS) and [d.measured_s for d in found] == sorted(d.measured_s for d in found)
-    for dot in found:
+    drawn = pages.dots(predictor, profiles)
+    assert len(drawn) == len(SUBS) and [d.measured_s for d in drawn] == sorted(d.measured_s for d in drawn)
+    for dot in drawn:
         assert dot.low_s < dot.predicted_s < dot.high_s and dot.series == "resnet fp32"
         if predictor.roofline is not None:
             assert sum(p.share for p in dot.stages) == pytest.approx(1) == sum(p.share for p in dot.kinds)
@@ -66,11 +66,11 @@ def test_the_page_loads_nothing_and_has_every_figure(
     curve = latency.learning_curve(profiles, counts=(8,), repeats=1)
     page = pages.write_page(tmp_path / "f.html", predictor, profiles, curve).read_text()
     assert "Content-Security-Policy" in page and "<html" in page
-    found = figures(page)
-    assert set(found) == {"meeting", "errors", "stage_errors", "kind_errors", "cost", "learning"}
-    drawn = [t for t in found["errors"]["data"] if t["mode"] == "markers"]
+    page_figures = figures(page)
+    assert set(page_figures) == {"meeting", "errors", "stage_errors", "kind_errors", "cost", "learning"}
+    drawn = [t for t in page_figures["errors"]["data"] if t["mode"] == "markers"]
     assert sum(len(t["customdata"]) for t in drawn) == len(SUBS)
-    assert all(f'id="{name}"' in page for name in found) and "The largest errors" in page
+    assert all(f'id="{name}"' in page for name in page_figures) and "The largest errors" in page
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path, predictor: latency.Predictor) -> None:

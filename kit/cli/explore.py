@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from kit.cli.table import Table
-    from kit.latency.explore import Exploration, Plan, Step
+    from kit.latency.explore import Exploration, ExplorationPlan, Step
 
 
 def add_to(app: typer.Typer) -> None:
@@ -77,7 +77,7 @@ def explore(
     _run(plan, file, json=json)
 
 
-def _run(plan: Plan, file: options.RecordFile, *, json: bool) -> None:
+def _run(plan: ExplorationPlan, file: options.RecordFile, *, json: bool) -> None:
     from kit.devices import recognise
     from kit.latency import explore as exploring
     from kit.measure import jobs, quality
@@ -88,7 +88,7 @@ def _run(plan: Plan, file: options.RecordFile, *, json: bool) -> None:
     with jobs.workspace(file.keep) as folder, show.progress("explore") as update:
         exploration = exploring.run(
             plan, spec, out, folder, fresh=file.fresh, spent_s=show.process_age_s(), progress=show.steps(update),
-            told=lambda step: show.say(_step_line(step)),
+            on_step=lambda step: show.say(_step_line(step)),
         )  # fmt: skip
     records = list(exploration.records)
     warnings = quality.warnings_of(records)
@@ -103,7 +103,7 @@ def _run(plan: Plan, file: options.RecordFile, *, json: bool) -> None:
     _print(exploration, plan, out, warnings)
 
 
-def _print(exploration: Exploration, plan: Plan, out: Path, warnings: tuple[str, ...]) -> None:
+def _print(exploration: Exploration, plan: ExplorationPlan, out: Path, warnings: tuple[str, ...]) -> None:
     show.print_table(show.profile_table(exploration.records))
     if exploration.steps:
         show.print_table(_steps_table(exploration))

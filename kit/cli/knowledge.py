@@ -551,7 +551,7 @@ def decision_map(
     table = knowledge.compile(rows, need.model_copy(update={"min_accuracy": None}), percentiles=(percentile,))
     found, why = regrets(rows, need, model, asked, seed)
     decisions.write_page(
-        out, table, against=against, percentile=percentile, min_accuracy=min_accuracy, found=found, no_regret=why
+        out, table, against=against, percentile=percentile, min_accuracy=min_accuracy, regrets=found, no_regret=why
     )
     if json:
         shares = {

@@ -34,7 +34,7 @@ class Selection(NamedTuple):
     """The rows that a need is about; ``blind`` when a row of unknown accuracy may not compete with the others."""
 
     rows: list[KnowledgeRow]
-    blind: bool
+    accuracy_required: bool
 
 
 def ask(
@@ -71,7 +71,7 @@ def _decide(rows: Sequence[KnowledgeRow], need: Need) -> tuple[Answer | None, No
     missing: list[tuple[float, KnowledgeRow, Check]] = []
     doubtful: list[KnowledgeRow] = []  # those that a measurement might move across a limit
     for row in found.rows:
-        checks = checks_of(row, need, found.blind)
+        checks = checks_of(row, need, found.accuracy_required)
         missed = [c for c in checks if not c.met]
         if not missed:
             fitting.append((row, checks))
@@ -83,7 +83,7 @@ def _decide(rows: Sequence[KnowledgeRow], need: Need) -> tuple[Answer | None, No
     missing.sort(key=lambda entry: -entry[0])
     fitting.sort(key=lambda pair: rank(pair[0], need))
     chosen, checks = fitting[0] if fitting else (None, [])
-    unsure = _unsure(doubtful, chosen, need, found.blind)
+    unsure = _unsure(doubtful, chosen, need, found.accuracy_required)
     if chosen is None:
         return None, _nothing_fits(found, need, missing, unsure), [r for r, _ in unsure]
     runner_up = next((row for row, _ in fitting[1:] if _variant(row) != _variant(chosen)), None)
@@ -220,14 +220,14 @@ def _slack(check: Check) -> float:
     return check.slack
 
 
-def checks_of(row: KnowledgeRow, need: Need, blind: bool, latency_s: float | None = None) -> list[Check]:
+def checks_of(row: KnowledgeRow, need: Need, accuracy_required: bool, latency_s: float | None = None) -> list[Check]:
     """Every limit of the need on a row, by its latency at the need's percentile (or by ``latency_s``)."""
     checks = []
     if row.label not in DECIDING and row.origin == "measured":
         checks.append(Check("label", "label", row.label, None, False, UNMET))
     if need.deadline_s is not None:
         what = _percentile(need.percentile) + (" with its download" if _download_counts(need) else "")
-        checks.append(_upper("deadline", what, sum_check(row, need, latency_s), need.deadline_s))
+        checks.append(_upper("deadline", what, total_latency_s(row, need, latency_s), need.deadline_s))
     if need.download_s is not None and need.link_bps:
         checks.append(_upper("download", "download", download_bits(row, need.have) / need.link_bps, need.download_s))
     if need.memory_bytes is not None:
@@ -236,7 +236,7 @@ def checks_of(row: KnowledgeRow, need: Need, blind: bool, latency_s: float | Non
         checks.append(_upper("energy", "energy", row.energy_j, need.energy_j))
     if need.min_accuracy is not None:
         checks.append(_accuracy(row.accuracy, need.min_accuracy))
-    elif blind and row.accuracy is None:
+    elif accuracy_required and row.accuracy is None:
         checks.append(Check("accuracy", "accuracy", None, None, False, UNMET))
     return checks
 
@@ -272,7 +272,7 @@ _MOVED = ("deadline", "label")  # limits that another measurement may come out d
 
 
 def _unsure(
-    doubtful: Sequence[KnowledgeRow], chosen: KnowledgeRow | None, need: Need, blind: bool
+    doubtful: Sequence[KnowledgeRow], chosen: KnowledgeRow | None, need: Need, accuracy_required: bool
 ) -> list[tuple[KnowledgeRow, str]]:
     """The rows whose measurement could change the choice, and why: first what is most probably the best of all.
 
@@ -284,12 +284,12 @@ def _unsure(
     if chosen is not None:
         best = rank(chosen, need)
         if why := _doubt(chosen, need):
-            found.append((chosen, why, _chance(chosen, need, blind)))
+            found.append((chosen, why, _chance(chosen, need, accuracy_required)))
     for row in doubtful:
         low_s, _ = row.interval_s(need.percentile)
         if row is chosen or (best is not None and (_preference(row), low_s) >= best):
             continue
-        chance = _chance(row, need, blind)
+        chance = _chance(row, need, accuracy_required)
         if chance > UNLIKELY and (why := _doubt(row, need)):
             found.append((row, why, chance))
     found.sort(key=lambda entry: rank(entry[0], need))
@@ -300,20 +300,20 @@ def _unsure(
     return [(row, why) for _, row, why in sorted(placed, key=lambda entry: -entry[0])]
 
 
-def _chance(row: KnowledgeRow, need: Need, blind: bool) -> float:
+def _chance(row: KnowledgeRow, need: Need, accuracy_required: bool) -> float:
     """The probability that a row meets the need when it is measured (again).
 
     Its latency counts as logistic in the logarithm, with nine tenths inside its interval: tails heavier than normal ones, as the errors
     of predictions are. What a prediction does not know may turn out well.
     """
     chance = 1.0
-    for check in checks_of(row, need, blind):
+    for check in checks_of(row, need, accuracy_required):
         if not check.met and check.limit not in _MOVED:
             chance *= _hope(check) if row.origin == "predicted" else 0.0
     if need.deadline_s is None or not chance:
         return chance
     value = row.latency_s(need.percentile)
-    spare_s = need.deadline_s - (sum_check(row, need, value) - value)  # what the download leaves
+    spare_s = need.deadline_s - (total_latency_s(row, need, value) - value)  # what the download leaves
     if spare_s <= 0:
         return 0.0
     low, high = row.interval_s(need.percentile)
@@ -336,13 +336,13 @@ def _doubt(row: KnowledgeRow, need: Need) -> str | None:
         return f"its measurement is {row.label}"
     if need.deadline_s is None:
         return None
-    low, high = (sum_check(row, need, value) for value in row.interval_s(need.percentile))
+    low, high = (total_latency_s(row, need, value) for value in row.interval_s(need.percentile))
     if low <= need.deadline_s < high:
         return f"the interval of its {_percentile(need.percentile)} reaches across the deadline"
     return None
 
 
-def sum_check(row: KnowledgeRow, need: Need, latency_s: float | None) -> float:
+def total_latency_s(row: KnowledgeRow, need: Need, latency_s: float | None) -> float:
     """What counts against the deadline, in seconds: a latency (the row's own by default) and, with a link, its download."""
     latency = row.latency_s(need.percentile) if latency_s is None else latency_s
     if need.link_bps and _download_counts(need):
@@ -405,7 +405,7 @@ def _nothing_fits(
 
 def _ways_out(found: Selection, need: Need) -> list[str]:
     """Of limits that only contradict each other: how far each would have to give while the others stay."""
-    every = [checks_of(row, need, found.blind) for row in found.rows]
+    every = [checks_of(row, need, found.accuracy_required) for row in found.rows]
     every = [
         checks for checks in every if all(c.bound is not None and isinstance(c.value, (int, float)) for c in checks)
     ]
@@ -496,7 +496,7 @@ def explain(rows: Sequence[KnowledgeRow], need: Need, artifact_id: str) -> list[
 
 
 def _explanation(row: KnowledgeRow, need: Need, found: Selection, chosen: KnowledgeRow | None) -> Explanation:
-    checks = checks_of(row, need, found.blind)
+    checks = checks_of(row, need, found.accuracy_required)
     missed = [c for c in checks if not c.met]
     is_chosen = chosen is not None and key(row) == key(chosen) and row.sha256 == chosen.sha256
     name = f"{row.artifact_id} ({row.backend}, t{row.threads})"
@@ -529,11 +529,11 @@ def _when(row: KnowledgeRow, need: Need, found: Selection) -> str:
     """The deadlines at which a beaten row would be the choice, the other limits kept."""
     free = need.model_copy(update={"deadline_s": None})
     rivals = [
-        sum_check(r, need, None)
+        total_latency_s(r, need, None)
         for r in found.rows
-        if rank(r, need) < rank(row, need) and all(c.met for c in checks_of(r, free, found.blind))
+        if rank(r, need) < rank(row, need) and all(c.met for c in checks_of(r, free, found.accuracy_required))
     ]
-    own, least = sum_check(row, need, None), min(rivals)
+    own, least = total_latency_s(row, need, None), min(rivals)
     if own < least:
         return f"A deadline from {_time(own)} to below {_time(least)} would make it the choice."
     return "No deadline makes it the choice: another is at least as accurate and as fast."
@@ -582,7 +582,7 @@ def pareto(
         if axis not in AXES:
             raise UnknownName("axis", axis, AXES)
     found = select(rows, need)
-    met = [r for r in found.rows if all(c.met for c in checks_of(r, need, found.blind))]
+    met = [r for r in found.rows if all(c.met for c in checks_of(r, need, found.accuracy_required))]
     costs = {id(r): _costs(r, need, axes) for r in met}
     placed = [(cost, r) for r in met if (cost := costs[id(r)]) is not None]
     if not placed:

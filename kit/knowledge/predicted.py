@@ -18,7 +18,7 @@ from kit.knowledge.rows import Tail, predicted_row, tail_of
 from kit.latency.features import PRECISIONS
 from kit.latency.model import Predictor
 from kit.records import DECIDING, Kernel, KnowledgeRow, Point, SubNetwork
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
 MEMORY_LEVEL = 0.9  # share of the measured rows that stay below it, each when it was left out
@@ -54,18 +54,18 @@ def predicted_rows(
     if not kept:
         return Predicted((), {}, left_out)
     kernels = [spaces.kernels(sub) for sub in kept]
-    found = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
+    predictions = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
     alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _place(predictor, threads)]
     memory = _memories(alike, kept, kernels)
     rows = tuple(
         predicted_row(
-            sub, float(found.seconds[i]), float(found.low[i]), float(found.high[i]),
+            sub, float(predictions.seconds[i]), float(predictions.low[i]), float(predictions.high[i]),
             like=like, model=model, device_id=predictor.device_id, backend=predictor.backend, threads=threads, tail=tail,
             size_bytes=spaces.counts(sub).weight_bytes, macs=sum(k.macs * k.count for k in kernels[i]), memory_bytes=memory[i],
         )
         for i, sub in enumerate(kept)
     )  # fmt: skip
-    why = {sub.id: text for sub, text in zip(kept, found.why, strict=True) if text is not None}
+    why = {sub.id: text for sub, text in zip(kept, predictions.why, strict=True) if text is not None}
     return Predicted(rows, why, left_out)
 
 
@@ -92,18 +92,18 @@ class MemoryModel:
     """Peak memory = base + per weight byte + per byte of the largest kernel's activations + per kernel; ``stretch`` makes it an upper
     estimate."""
 
-    coefficients: Floats
+    coefficients: Float64Array
     stretch: float
-    low: Floats
-    high: Floats
+    low: Float64Array
+    high: Float64Array
 
-    def estimate(self, features: Floats) -> int | None:
+    def estimate(self, features: Float64Array) -> int | None:
         """None outside of the measured sizes."""
         inside = np.all(features >= self.low / MEMORY_MARGIN) and np.all(features <= self.high * MEMORY_MARGIN)
         return ceil(float(features @ self.coefficients) * self.stretch) if inside else None
 
 
-def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
+def fit_memory(features: Float64Array, memory_bytes: Float64Array) -> MemoryModel | None:
     """``features`` [n, 4] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
     if len(memory_bytes) < MEMORY_LEAST:
         return None
@@ -119,16 +119,16 @@ def fit_memory(features: Floats, memory_bytes: Floats) -> MemoryModel | None:
     return MemoryModel(coefficients, stretch, features.min(axis=0), features.max(axis=0))
 
 
-def _above_zero(scaled: Floats) -> Floats:
+def _above_zero(scaled: Float64Array) -> Float64Array:
     """Least squares to 1 without negative coefficients: the most negative is left out until none is."""
     out = np.zeros(scaled.shape[1])
     columns = list(range(scaled.shape[1]))
     while columns:
-        found = np.linalg.lstsq(scaled[:, columns], np.ones(len(scaled)), rcond=None)[0]
-        if found.min() >= 0:
-            out[columns] = found
+        solution = np.linalg.lstsq(scaled[:, columns], np.ones(len(scaled)), rcond=None)[0]
+        if solution.min() >= 0:
+            out[columns] = solution
             break
-        columns.pop(int(found.argmin()))
+        columns.pop(int(solution.argmin()))
     return out
 
 
@@ -136,7 +136,7 @@ def _memories(
     rows: Sequence[KnowledgeRow], members: Sequence[SubNetwork], kernels: Sequence[Sequence[Kernel]]
 ) -> list[int | None]:
     """An upper estimate for each member, None where the measured rows do not carry one."""
-    groups: dict[tuple[str, str], list[tuple[Floats, int]]] = {}
+    groups: dict[tuple[str, str], list[tuple[Float64Array, int]]] = {}
     for row in rows:
         sub = _member(row.artifact_id)
         if sub is not None and row.memory_bytes and row.label in DECIDING:
@@ -144,14 +144,14 @@ def _memories(
                 (_features(spaces.kernels(sub)), row.memory_bytes)
             )
     models = {
-        name: fit_memory(np.array([f for f, _ in found]), np.array([float(m) for _, m in found]))
-        for name, found in groups.items()
+        name: fit_memory(np.array([f for f, _ in measured]), np.array([float(m) for _, m in measured]))
+        for name, measured in groups.items()
     }
     fitted = [models.get((sub.family, sub.precision)) for sub in members]
     return [m.estimate(_features(listed)) if m else None for m, listed in zip(fitted, kernels, strict=True)]
 
 
-def _features(kernels: Sequence[Kernel]) -> Floats:
+def _features(kernels: Sequence[Kernel]) -> Float64Array:
     weights = sum(k.weight_bytes * k.count for k in kernels)
     largest = max(k.read_bytes + k.written_bytes for k in kernels)
     return np.array([1.0, float(weights), float(largest), float(sum(k.count for k in kernels))])

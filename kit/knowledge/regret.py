@@ -11,7 +11,7 @@ from kit.errors import BadRecord, NoAnswer
 from kit.knowledge.choose import MEASURES_MAX, Measure, ask, checks_of
 from kit.knowledge.rows import key
 from kit.records import DECIDING, KnowledgeRow, Need
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,12 @@ class Regret:
     needs: tuple[Need, ...]
     chosen: tuple[str | None, ...]  # from what is known
     best: tuple[str | None, ...]  # with everything measured
-    accuracy: Floats  # [n] of the choice
-    best_accuracy: Floats  # [n]
-    missed: Floats  # [n] 1 where the choice misses its deadline in truth, else 0
+    accuracy: Float64Array  # [n] of the choice
+    best_accuracy: Float64Array  # [n]
+    missed: Float64Array  # [n] 1 where the choice misses its deadline in truth, else 0
 
     @property
-    def loss(self) -> Floats:
+    def loss(self) -> Float64Array:
         """Accuracy lost, [n]; below zero never, for the best is the best."""
         return self.best_accuracy - self.accuracy
 
@@ -88,7 +88,7 @@ def _judged(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
     """(accuracy that counts, whether the deadline is missed) of a choice by its true row."""
     if row is None:
         return 0.0, False
-    missed = {c.limit for c in checks_of(row, need, blind=False) if not c.met and c.limit != "label"}
+    missed = {c.limit for c in checks_of(row, need, accuracy_required=False) if not c.met and c.limit != "label"}
     return (0.0 if missed else row.accuracy or 0.0), "deadline" in missed
 
 

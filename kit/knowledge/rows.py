@@ -63,10 +63,10 @@ def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, tuple[float, s
     """Rows that do not know their accuracy take that of their id: (top-1 share, data set or None)."""
 
     def known(row: KnowledgeRow) -> KnowledgeRow:
-        found = accuracies.get(row.artifact_id)
-        if row.accuracy is not None or found is None:
+        known_accuracy = accuracies.get(row.artifact_id)
+        if row.accuracy is not None or known_accuracy is None:
             return row
-        return row.model_copy(update={"accuracy": found[0], "dataset": found[1]})
+        return row.model_copy(update={"accuracy": known_accuracy[0], "dataset": known_accuracy[1]})
 
     return base.model_copy(update={"rows": tuple(known(r) for r in base.rows)})
 
@@ -204,9 +204,9 @@ class Tail(NamedTuple):
     def times(self, seconds: float, low: float, high: float) -> dict[str, float]:
         """The latencies of a row whose median is ``seconds`` (``low`` to ``high``), by the names of its fields."""
         p99_low, p99_high = self.p99_interval(seconds, low, high)
-        found = {f"p{p}_s": seconds * ratio for p, ratio in self.ratios.items()}
+        percentiles = {f"p{p}_s": seconds * ratio for p, ratio in self.ratios.items()}
         return {
-            "median_s": seconds, "low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high, **found
+            "median_s": seconds, "low_s": low, "high_s": high, "p99_low_s": p99_low, "p99_high_s": p99_high, **percentiles
         }  # fmt: skip
 
     def p99_interval(self, seconds: float, low: float, high: float) -> tuple[float, float]:
@@ -230,4 +230,4 @@ def tail_of(rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: P
         )
     ratios = {p: [max(1.0, r.latency_s(p) / r.median_s) for r in alike] for p in (90, 95, 99)}
     low, high = (stats.quantile(ratios[99], q) for q in (0.05, 0.95))
-    return Tail({p: stats.quantile(found, 0.5) for p, found in ratios.items()}, low, high)
+    return Tail({p: stats.quantile(values, 0.5) for p, values in ratios.items()}, low, high)

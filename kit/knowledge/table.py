@@ -26,7 +26,7 @@ from kit import store
 from kit.errors import BadRecord, UsageError
 from kit.knowledge.choose import checks_of, download_bits, rank, select
 from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
 SCHEMA = 1
 TIME_BITS, LINK_BITS, FINE_BITS = 3, 2, 5  # of the mantissa: 8, 4 and 32 buckets an octave
@@ -37,7 +37,6 @@ ABOUT = ("artifact_id", "sha256", "device_id", "backend", "point")  # of each va
 COLUMNS = ("row", "latency_s", "bits", "memory_bytes", "energy_j", "accuracy")  # of each percentile
 
 Words = NDArray[np.uint64]
-Ints = NDArray[np.int64]
 One = Callable[[Any, Any, Any, Any, Any, Any], int]
 
 
@@ -104,7 +103,7 @@ class DecisionTable:
         download_s: ArrayLike | None = None,
         energy_j: ArrayLike | None = None,
         percentile: ArrayLike = 99,
-    ) -> Ints:
+    ) -> Int64Array:
         """:meth:`choose` for [n] queries at once; each limit a number, [n] numbers, or None. Inside arrays infinity means
         "no limit" (minus infinity for an accuracy floor)."""
         given = (deadline_s, memory_bytes, min_accuracy, link_bps, download_s, energy_j)
@@ -161,8 +160,8 @@ def compile_rows(
     limits = (need.deadline_s, need.memory_bytes, need.energy_j, need.min_accuracy, need.link_bps, need.download_s)
     if any(x is not None for x in limits):
         raise UsageError("A decision table is compiled without limits: ask them of the table.")
-    found = select(rows, need)
-    able = [r for r in found.rows if all(c.met for c in checks_of(r, need, found.blind))]
+    selection = select(rows, need)
+    able = [r for r in selection.rows if all(c.met for c in checks_of(r, need, selection.accuracy_required))]
     if not able:
         raise BadRecord("None of these rows may decide: profile them again, until their labels are stable or settled.")
     about: dict[str, NDArray[Any]] = {
@@ -177,7 +176,7 @@ def compile_rows(
         "promised": np.array([r.origin == "measured" for r in able]),
     }
     columns = [_columns(able, need.model_copy(update={"percentile": p}), p) for p in percentiles]
-    return DecisionTable(about | {name: array for found in columns for name, array in found.items()})
+    return DecisionTable(about | {name: array for selection in columns for name, array in selection.items()})
 
 
 def _columns(able: Sequence[KnowledgeRow], need: Need, percentile: int) -> dict[str, NDArray[Any]]:
@@ -200,7 +199,7 @@ def _costs(row: KnowledgeRow, need: Need) -> tuple[float, ...]:
     return row.latency_s(need.percentile), download_bits(row, need.have), memory, energy
 
 
-def _refuse(limits: Sequence[Floats | None]) -> None:
+def _refuse(limits: Sequence[Float64Array | None]) -> None:
     for index, values in enumerate(limits):
         lowest = None if values is None or not values.size else float(values.min())  # NaN spreads to the minimum
         if lowest is not None and (np.isnan(lowest) or (index != 2 and not lowest > 0)):
@@ -228,11 +227,11 @@ class _Scale:
     def __len__(self) -> int:
         return len(self.starts)
 
-    def index(self, values: Floats) -> Ints:
+    def index(self, values: Float64Array) -> Int64Array:
         """The bucket of each value [n], all above zero."""
-        found = values.view(np.int64) >> self.shift
-        found -= self.first - 1
-        return np.clip(found, 0, len(self) - 1, out=found)
+        buckets = values.view(np.int64) >> self.shift
+        buckets -= self.first - 1
+        return np.clip(buckets, 0, len(self) - 1, out=buckets)
 
 
 @dataclass(frozen=True)
@@ -257,8 +256,8 @@ def _packed(fits: NDArray[np.bool_]) -> Words:
     padded[:rows] = fits
     octets = np.packbits(padded, axis=0, bitorder="little")  # [words * 8, buckets]
     octets = octets.reshape(-1, 8, buckets).transpose(0, 2, 1)
-    found: Words = np.ascontiguousarray(octets).view("<u8")[..., 0].astype(np.uint64)
-    return found
+    words: Words = np.ascontiguousarray(octets).view("<u8")[..., 0].astype(np.uint64)
+    return words
 
 
 def _ints(words: Words) -> list[int]:
@@ -268,13 +267,13 @@ def _ints(words: Words) -> list[int]:
     return out
 
 
-def _upper(values: Floats, scale: _Scale) -> _Sets:
+def _upper(values: Float64Array, scale: _Scale) -> _Sets:
     """Sets of the limit value <= bound."""
     column = values[:, None]
     return _Sets.of(column <= scale.starts, column <= scale.ends)
 
 
-def _sums(seconds: Floats, bits: Floats, bounds: _Scale, links: _Scale) -> _Sets:
+def _sums(seconds: Float64Array, bits: Float64Array, bounds: _Scale, links: _Scale) -> _Sets:
     """Sets of the limit seconds + bits / link <= bound, buckets in the order bound * links + link."""
     with np.errstate(divide="ignore", invalid="ignore"):
         slow = np.where(bits[:, None] == 0, 0.0, bits[:, None] / links.starts) + seconds[:, None]
@@ -290,7 +289,7 @@ def _lowest(words: Words) -> Words:
     return lowest
 
 
-def _number(bits: Words) -> Ints:
+def _number(bits: Words) -> Int64Array:
     """The place of the only bit of each word: the exponent of it as a floating-point number."""
     return (bits.astype(np.float64).view(np.int64) >> 52) - 1023
 
@@ -299,7 +298,13 @@ class _Layer:
     """The rows of one percentile, [n] in the order of preference, and the sets of their limits."""
 
     def __init__(
-        self, row: Ints, latency_s: Floats, bits: Floats, memory_bytes: Floats, energy_j: Floats, accuracy: Floats
+        self,
+        row: Int64Array,
+        latency_s: Float64Array,
+        bits: Float64Array,
+        memory_bytes: Float64Array,
+        energy_j: Float64Array,
+        accuracy: Float64Array,
     ) -> None:
         self.row, self.latency_s, self.bits = row, latency_s, bits
         self.memory_bytes, self.energy_j, self.accuracy = memory_bytes, energy_j, accuracy
@@ -409,7 +414,7 @@ class _Layer:
 
     # ---------------------------------------------------------------------------------------------------- many queries
 
-    def many(self, limits: Sequence[Floats | None], count: int) -> Ints:
+    def many(self, limits: Sequence[Float64Array | None], count: int) -> Int64Array:
         """The row of each of ``count`` queries, -1 where none fits; block by block, so that what is looked up stays in the cache."""
         out = np.empty(count, dtype=np.int64)
         rows = np.append(self.row, -1)
@@ -419,30 +424,30 @@ class _Layer:
                 None if x is None else x[start : start + BLOCK] for x in limits
             )
             size = min(BLOCK, count - start)
-            found = self._first(_Block(self, size, deadline, memory, link, download, energy))
+            first = self._first(_Block(self, size, deadline, memory, link, download, energy))
             if floor is not None:
-                found[accuracy[found] < floor] = -1
-            rows.take(found, out=out[start : start + size], mode="wrap")
+                first[accuracy[first] < floor] = -1
+            rows.take(first, out=out[start : start + size], mode="wrap")
         return out
 
-    def _first(self, block: _Block) -> Ints:
-        found = np.full(block.size, -1, dtype=np.int64)
+    def _first(self, block: _Block) -> Int64Array:
+        first = np.full(block.size, -1, dtype=np.int64)
         for word in range(-(-len(self.row) // WORD)):
             sure, maybe = block.sets(word)
             if word:
-                done = found >= 0
+                done = first >= 0
                 sure[done] = 0
                 maybe[done] = 0
             lowest = _lowest(sure)
             maybe &= lowest - np.uint64(1)
-            settled = np.where(lowest != 0, _number(lowest) + WORD * word, found)
+            settled = np.where(lowest != 0, _number(lowest) + WORD * word, first)
             self._try(block, maybe, settled, word)
-            found = settled
-            if word + 1 < -(-len(self.row) // WORD) and (found >= 0).all():
+            first = settled
+            if word + 1 < -(-len(self.row) // WORD) and (first >= 0).all():
                 break
-        return found
+        return first
 
-    def _try(self, block: _Block, maybe: Words, found: Ints, word: int) -> None:
+    def _try(self, block: _Block, maybe: Words, first: Int64Array, word: int) -> None:
         """The doubtful rows in their order, until one fits."""
         at = np.flatnonzero(maybe)
         left = maybe[at]
@@ -450,13 +455,13 @@ class _Layer:
             bit = _lowest(left)
             number = _number(bit) + WORD * word
             fits = block.fits(number, at)
-            found[at[fits]] = number[fits]
+            first[at[fits]] = number[fits]
             left ^= bit
             going = ~fits & (left != 0)
             at, left = at[going], left[going]
 
 
-def _scale(values: Floats) -> _Scale:
+def _scale(values: Float64Array) -> _Scale:
     known = values[np.isfinite(values) & (values > 0)]
     return _Scale(float(known.min()), float(known.max()), FINE_BITS) if len(known) else _Scale(1.0, 1.0, FINE_BITS)
 
@@ -468,15 +473,15 @@ class _Block:
         self,
         layer: _Layer,
         size: int,
-        deadline: Floats | None,
-        memory: Floats | None,
-        link: Floats | None,
-        download: Floats | None,
-        energy: Floats | None,
+        deadline: Float64Array | None,
+        memory: Float64Array | None,
+        link: Float64Array | None,
+        download: Float64Array | None,
+        energy: Float64Array | None,
     ) -> None:
         self.layer, self.size = layer, size
         self.deadline, self.memory, self.link, self.download, self.energy = deadline, memory, link, download, energy
-        self.limits: list[tuple[_Sets, Ints]] = []
+        self.limits: list[tuple[_Sets, Int64Array]] = []
         count = len(layer.links)
         links = layer.links.index(link) if link is not None else None
         if deadline is not None:
@@ -506,7 +511,7 @@ class _Block:
             maybe &= sets.maybe[word].take(bucket)
         return sure, maybe
 
-    def fits(self, row: Ints, at: Ints) -> NDArray[np.bool_]:
+    def fits(self, row: Int64Array, at: Int64Array) -> NDArray[np.bool_]:
         """Whether row ``row[i]`` meets every limit of query ``at[i]``: the arithmetic of ``ask``."""
         layer = self.layer
         fits = np.ones(len(at), dtype=bool)

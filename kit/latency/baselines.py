@@ -1,7 +1,7 @@
-"""What kit's forms are compared with and never chosen: a random forest on features of networks, and a layer-wise lookup table.
+"""What kit's model families are compared with and never chosen: a random forest on features of networks, and a layer-wise lookup table.
 
 The forest has the features that nn-Meter's and LitePred's comparisons give it (sums over kernels). The lookup table holds a
-time for each different kernel, found from whole networks by ridge regression around the share that its work suggests; kernels
+time for each different kernel, estimated from whole networks by ridge regression around the share that its work suggests; kernels
 that were never measured take the time of the nearest one of their kind, scaled by work.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from kit.latency.features import Table
 from kit.latency.fitting import Data
 from kit.latency.parametric import Cases, kind_amounts
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 TREES = 50
 RIDGE = 1e-2
@@ -24,7 +24,7 @@ def forest_available() -> bool:
     return importlib.util.find_spec("sklearn") is not None
 
 
-def forest(train: Data, test: Cases, seed: int) -> Floats:
+def forest(train: Data, test: Cases, seed: int) -> Float64Array:
     """Seconds of ``test`` [n] by a random forest on log seconds."""
     from sklearn.ensemble import RandomForestRegressor
 
@@ -33,7 +33,7 @@ def forest(train: Data, test: Cases, seed: int) -> Floats:
     return np.asarray(np.exp(model.predict(_network_features(test))))
 
 
-def _network_features(cases: Cases) -> Floats:
+def _network_features(cases: Cases) -> Float64Array:
     table = cases.table
     states = np.array([(s.threads, s.gap_s, s.load) for s in cases.states], dtype=np.float64)[cases.state]
     each = (
@@ -43,10 +43,10 @@ def _network_features(cases: Cases) -> Floats:
         table.column("weight_bytes").astype(np.float64),
     )
     sums = np.column_stack([table.total(values) for values in each])
-    return np.column_stack([kind_amounts(table), sums, cases.precision, states, cases.slowness])
+    return np.column_stack([kind_amounts(table), sums, cases.precision, states, cases.slowdown])
 
 
-def lookup(train: Data, test: Cases) -> Floats:
+def lookup(train: Data, test: Cases) -> Float64Array:
     """Seconds of ``test`` [n] by summed table entries; one table for each precision and state would starve, so a factor each."""
     table = train.cases.table
     work = _work(table)
@@ -65,7 +65,7 @@ def lookup(train: Data, test: Cases) -> Floats:
     return np.asarray(test.table.sum_entries(entries) * np.array([level.get(key, middle) for key in test.groups()]))
 
 
-def _work(table: Table) -> Floats:
+def _work(table: Table) -> Float64Array:
     return np.asarray(table.macs + 4.0 * (table.moved_bytes + table.column("weight_bytes")))
 
 

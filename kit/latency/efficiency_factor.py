@@ -15,7 +15,7 @@ import numpy as np
 from kit import stats, store
 from kit.errors import BadRecord
 from kit.records import DECIDING, FitQuality, LatencyModel, Measurement, Precision, ProfileRecord
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 POINTS_MIN = 3
 RESAMPLES = 2000
@@ -120,7 +120,7 @@ def _fit_group(key: Group, members: Sequence[ProfileRecord], left_out: tuple[str
     )
 
 
-def line(macs: Floats, latency: Floats) -> tuple[Floats, Floats]:
+def line(macs: Float64Array, latency: Float64Array) -> tuple[Float64Array, Float64Array]:
     """(overhead, slope) of each row of ``macs`` and ``latency`` [rows, points]: weights 1 / latency^2, overhead >= 0."""
     weight = latency**-2.0
     total = weight.sum(axis=1)
@@ -135,7 +135,7 @@ def line(macs: Floats, latency: Floats) -> tuple[Floats, Floats]:
     return np.where(bounded, overhead, 0.0), np.where(bounded, slope, through_origin)
 
 
-def _resamples(macs: Floats, measurements: Sequence[Measurement], seed: int) -> tuple[Floats, Floats]:
+def _resamples(macs: Float64Array, measurements: Sequence[Measurement], seed: int) -> tuple[Float64Array, Float64Array]:
     """Bootstrap rows: sub-networks drawn with replacement, and for each drawn one the median over redrawn processes."""
     rng = np.random.default_rng(seed)
     picks = rng.integers(0, len(measurements), size=(RESAMPLES, len(measurements)))
@@ -148,21 +148,21 @@ def _resamples(macs: Floats, measurements: Sequence[Measurement], seed: int) -> 
     return macs[picks], latency
 
 
-def _interval(values: Floats) -> tuple[float, float]:
+def _interval(values: Float64Array) -> tuple[float, float]:
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)
 
 
 def _clock(members: Sequence[ProfileRecord]) -> tuple[float | None, str]:
     """The clock that the measurements ran at, observed by the device or measured beside them; else the nominal one, marked so."""
-    found = [(m.clock_hz, m.clock_source) for p in members if (m := p.measurement) and m.clock_hz is not None]
-    if found:
-        return float(np.median([hz for hz, _ in found])), found[0][1]
+    clocks = [(m.clock_hz, m.clock_source) for p in members if (m := p.measurement) and m.clock_hz is not None]
+    if clocks:
+        return float(np.median([hz for hz, _ in clocks])), clocks[0][1]
     nominal = members[0].device.clock.nominal_hz or members[0].device.clock.max_hz
     return (nominal, "nominal") if nominal else (None, "unknown")
 
 
-def quality(predicted: Floats, measured: Floats) -> FitQuality:
+def quality(predicted: Float64Array, measured: Float64Array) -> FitQuality:
     """How predictions meet measurements, both in seconds."""
     errors = np.abs(stats.relative_errors(predicted, measured))
     return FitQuality(

@@ -23,19 +23,19 @@ from kit import backends, latency, spaces, store, versions
 from kit.errors import BackendUnavailable, BadRecord, MeasurementError, UnknownName, UsageError
 from kit.latency import Predictions, Predictor, active_sampling
 from kit.latency.features import Table, arrange
-from kit.latency.model import Form
+from kit.latency.model import ModelFamily
 from kit.measure import profiler
 from kit.measure.jobs import duration_s
 from kit.measure.profiler import Job, Progress
 from kit.measure.targets import Target
 from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, SubNetwork
 from kit.spaces import Space
-from kit.stats import Floats
+from kit.stats import BoolArray, Float64Array
 
 POOL = 500
 FIRST, BATCH = 10, 5
 AT_MOST = 40
-_AIM = re.compile(r"within(\d+(?:\.\d+)?)=(\d*\.?\d+)(%?)")
+_CRITERION = re.compile(r"within(\d+(?:\.\d+)?)=(\d*\.?\d+)(%?)")
 
 Measure = Callable[[list[Job], float | None], list[ProfileRecord]]
 
@@ -53,8 +53,8 @@ class Criterion:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is wanted of a space: ``aim`` (None: measure until the count or the budget ends), ``deadline_s`` to decide about."""
+class ExplorationPlan:
+    """What is wanted of a space: ``criterion`` (None: measure until the count or the budget ends), ``deadline_s`` to decide about."""
 
     space: Space
     settings: MeasureSettings
@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Exploration:
-    """What a run measured or found measured, how the error went, why it ended, and the model of all of it."""
+    """What a run measured, or read as measured before, how the error went, why it ended, and the model of all of it."""
 
     records: tuple[ProfileRecord, ...]
     new: int
@@ -103,7 +103,7 @@ class Exploration:
 
 def read_criterion(text: str) -> Criterion:
     """``within10=0.99`` (or ``=99%``): 99 % of the space predicted within 10 %. Raises UsageError."""
-    match = _AIM.fullmatch(text.strip())
+    match = _CRITERION.fullmatch(text.strip())
     if match is None:
         raise UsageError(
             f"--until '{text}' cannot be read: write it like within10=0.99 (99 % of the space within +-10 %)."
@@ -137,7 +137,7 @@ def plan(
     until: str | None = None,
     deadline_s: float | None = None,
     sample: int | None = None,
-) -> Plan:
+) -> ExplorationPlan:
     """What is asked of a space, checked: with neither a budget nor a criterion until 99 % are predicted within 10 %, ``AT_MOST`` at most.
 
     Raises UsageError for what does not go together, UnknownName, BackendUnavailable.
@@ -159,15 +159,15 @@ def plan(
     ):  # the default criterion, unless another end is named, and never without a bound
         criterion = criterion or (Criterion() if deadline_s is None else None)
         networks = min(AT_MOST, known.size)
-    wanted = Plan(
+    wanted = ExplorationPlan(
         known, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s, seed=settings.seed
     )  # fmt: skip
     check(wanted)
     return wanted
 
 
-def check(plan: Plan) -> None:
-    """Raises UsageError for a plan that cannot be, BackendUnavailable where the aim needs a fit and scipy is missing."""
+def check(plan: ExplorationPlan) -> None:
+    """Raises UsageError for a plan that cannot be, BackendUnavailable where the criterion needs a fit and scipy is missing."""
     size = plan.space.size
     if plan.sample is not None and not 1 <= plan.sample <= size:
         raise UsageError(
@@ -198,7 +198,7 @@ def space_of(name: str) -> Space:
 
 
 def run(
-    plan: Plan,
+    plan: ExplorationPlan,
     device: DeviceSpec,
     out: Path,
     folder: Path,
@@ -206,12 +206,13 @@ def run(
     fresh: bool = False,
     spent_s: float = 0.0,
     progress: Callable[[Progress], None] = lambda _: None,
-    told: Callable[[Step], None] = lambda _: None,
+    on_step: Callable[[Step], None] = lambda _: None,
     measure: Measure | None = None,
 ) -> Exploration:
     """Measure what ``plan`` asks for; records go to ``out`` (.jsonl), the files of the networks to ``folder``.
 
-    ``told`` hears of each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces the profiler. Raises UsageError,
+    ``on_step`` is called after each batch, ``spent_s`` counts towards the budget already, ``measure`` replaces
+    the profiler. Raises UsageError,
     BackendUnavailable, StorageError, MeasurementError (nothing of a batch could be measured).
     """
     check(plan)
@@ -222,37 +223,37 @@ def run(
         return profiler.profile(limited, device, out, fresh=fresh, progress=progress)
 
     known = {} if fresh else _measured(plan, device, out)
-    session = _Session(plan, folder, known, measure or profile, began_s, told)
+    session = _Session(plan, folder, known, measure or profile, began_s, on_step)
     return session.sample() if plan.sample is not None else session.choose()
 
 
-def _measured(plan: Plan, device: DeviceSpec, out: Path) -> dict[str, ProfileRecord]:
+def _measured(plan: ExplorationPlan, device: DeviceSpec, out: Path) -> dict[str, ProfileRecord]:
     """What ``out`` holds of the space at the same backend and operating point, by id; failures count, so as not to be tried forever."""
     if not out.is_file() or not out.stat().st_size:
         return {}
-    found = {}
+    records = {}
     for record in store.decisive(store.read_profiles([out])):
         sub = record.artifact.subnetwork
         same = (record.device.device_id, record.settings.backend, record.settings.name) == (
             device.device_id, plan.settings.backend, plan.settings.name,
         )  # fmt: skip
         if same and sub is not None and plan.space.contains(sub):
-            found[record.artifact.artifact_id] = record
-    return found
+            records[record.artifact.artifact_id] = record
+    return records
 
 
 @dataclass
 class _Session:
     """One run: what it wants, what it knows so far."""
 
-    plan: Plan
+    plan: ExplorationPlan
     folder: Path
     known: dict[str, ProfileRecord]
     measure: Measure
     began_s: float
-    told: Callable[[Step], None]
+    on_step: Callable[[Step], None]
     new: int = 0
-    each_s: float | None = None  # wall time of a network, learned as the run goes on
+    each_s: float | None = None  # wall time of a network, estimated as the run goes on
 
     def __post_init__(self) -> None:
         self.steps: list[Step] = []
@@ -279,19 +280,21 @@ class _Session:
     # -------------------------------------------------------------------------------------------------------- chosen by the model
 
     def choose(self) -> Exploration:
-        """Batches until the aim is reached or something is spent."""
+        """Batches until the criterion is met or something is spent."""
         self._fit()
         if self.known:
             self._tell(0, None)
         while True:
             if ended := self._reached():
                 return self._end(ended, reached=True)
-            room = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.known)
+            remaining = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.known)
             free = [s.id not in self.known for s in self.pool]
-            wanted = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), room, sum(free))
+            wanted = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), remaining, sum(free))
             if wanted <= 0:
                 ended = (
-                    f"{len(self.known)} networks are measured" if room <= 0 else "every network of the pool is measured"
+                    f"{len(self.known)} networks are measured"
+                    if remaining <= 0
+                    else "every network of the pool is measured"
                 )
                 return self._end(ended, reached=self.plan.criterion is None)
             count = self._affordable(wanted)
@@ -313,32 +316,34 @@ class _Session:
         return arrange([spaces.kernels(s) for s in self.pool])
 
     @property
-    def form(self) -> Form | None:
-        return None if self.model is None else active_sampling.best_form(self.model)
+    def model_family(self) -> ModelFamily | None:
+        return None if self.model is None else active_sampling.richest_family(self.model)
 
-    def _next(self, free: active_sampling.Bools, count: int) -> list[int]:
+    def _next(self, free: BoolArray, count: int) -> list[int]:
         if not latency.can_fit():
             return active_sampling.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
         if self.model is None and not self.known:
             return active_sampling.first(
-                active_sampling.belief(self.table, threads=self.plan.settings.threads), count, self.plan.seed
+                active_sampling.pool_posterior(self.table, threads=self.plan.settings.threads), count, self.plan.seed
             )
-        belief = active_sampling.belief(self.table, self.model, self.plan.settings.threads)
+        posterior = active_sampling.pool_posterior(self.table, self.model, self.plan.settings.threads)
         for index in np.flatnonzero(~free).tolist() if self.model is None else []:
-            belief = belief.after(index)
-        return active_sampling.choose(belief, free, count, self._weights())
+            posterior = posterior.after(index)
+        return active_sampling.choose(posterior, free, count, self._weights())
 
-    def _weights(self) -> Floats | None:
+    def _weights(self) -> Float64Array | None:
         if self.plan.deadline_s is None or self.model is None:
             return None
-        open_ = active_sampling.undecided(self.model.of_table(self.table, form=self.form), self.plan.deadline_s)
-        return open_ if open_.any() else None
+        open_nets = active_sampling.undecided(
+            self.model.of_table(self.table, model_family=self.model_family), self.plan.deadline_s
+        )
+        return open_nets if open_nets.any() else None
 
     def _batch(self, subs: Sequence[SubNetwork]) -> list[ProfileRecord]:
         """Write and measure; the folder is the caller's to delete."""
         start_s = time.monotonic()
-        made = [Target(self.folder / f"{s.id}.onnx", spaces.write(s, self.folder / f"{s.id}.onnx")) for s in subs]
-        records = self.measure([Job(target, self.plan.settings) for target in made], self._limit(len(subs)))
+        targets = [Target(self.folder / f"{s.id}.onnx", spaces.write(s, self.folder / f"{s.id}.onnx")) for s in subs]
+        records = self.measure([Job(target, self.plan.settings) for target in targets], self._limit(len(subs)))
         self.each_s = (time.monotonic() - start_s) / len(subs)
         self.known |= {r.artifact.artifact_id: r for r in records}
         self.new += len(records)
@@ -363,7 +368,7 @@ class _Session:
         return min(count, max(fits, 0 if self.new else 1))
 
     def _limit(self, count: int) -> float | None:
-        """The budget for a batch: None where it would fit in any case, so that a killed batch is found again."""
+        """The budget for a batch: None where it would fit in any case, so that a killed batch is taken up again."""
         left_s = self._left_s()
         if left_s is None or left_s > count * self._cost_s(self.plan.settings.rounds_max):
             return None
@@ -382,7 +387,7 @@ class _Session:
     def _predict(self, subs: Sequence[SubNetwork]) -> Predictions | None:
         if self.model is None:
             return None
-        return self.model.predict([spaces.kernels(s) for s in subs], form=self.form)
+        return self.model.predict([spaces.kernels(s) for s in subs], model_family=self.model_family)
 
     def _tell(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
         within = (self.plan.criterion or Criterion()).within
@@ -391,23 +396,23 @@ class _Session:
         if len(errors):
             share, error = float(np.mean(errors <= within)), float(np.mean(errors))
             step = Step(step.measured, batch, len(errors), share, error)
-        if self.model is not None and self.form is not None:
-            step = self._judged(step, self.model, self.form, within)
+        if self.model is not None and self.model_family is not None:
+            step = self._evaluated(step, self.model, self.model_family, within)
         self.steps.append(step)
-        self.told(step)
+        self.on_step(step)
 
-    def _judged(self, step: Step, model: Predictor, form: Form, within: float) -> Step:
+    def _evaluated(self, step: Step, model: Predictor, family: ModelFamily, within: float) -> Step:
         rest = np.array([i for i, s in enumerate(self.pool) if s.id not in self.known], dtype=np.int64)
-        found = model.of_table(self.table.pick(rest), form=form) if len(rest) else None
+        predictions = model.of_table(self.table.pick(rest), model_family=family) if len(rest) else None
         deadline_s = self.plan.deadline_s
         return replace(
             step,
-            form=form,
-            estimated=1.0 if found is None else active_sampling.share_within(found, model.level, within),
-            validated=_validated(model, form, within),
+            form=family,
+            estimated=1.0 if predictions is None else active_sampling.share_within(predictions, model.level, within),
+            validated=_validated(model, family, within),
             undecided=None
-            if deadline_s is None or found is None
-            else float(active_sampling.undecided(found, deadline_s).mean()),
+            if deadline_s is None or predictions is None
+            else float(active_sampling.undecided(predictions, deadline_s).mean()),
         )
 
     def _reached(self) -> str | None:
@@ -428,10 +433,10 @@ class _Session:
         return Exploration(tuple(records), self.new, tuple(self.steps), ended, reached, self.model)
 
 
-def _validated(model: Predictor, form: Form, within: float) -> float | None:
+def _validated(model: Predictor, model_family: ModelFamily, within: float) -> float | None:
     """The share of the measured networks that cross-validation predicts within ``within``: as counted at 5 and 10 %, else by the
-    spread of the form's errors."""
-    score = next((s for s in model.scores if s.form == form and s.candidate), None)
+    spread of the family's errors."""
+    score = next((s for s in model.scores if s.form == model_family and s.candidate), None)
     if score is None:
         return None
     counted = {0.05: score.quality.within_5, 0.10: score.quality.within_10}
@@ -440,7 +445,7 @@ def _validated(model: Predictor, form: Form, within: float) -> float | None:
     return active_sampling.normal_share(score.reach * score.sd, model.level, within)
 
 
-def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Floats:
+def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Float64Array:
     """Relative errors of a batch's predictions, of the records that can be trusted."""
     if before is None:
         return np.zeros(0)
@@ -449,11 +454,11 @@ def _errors(before: Predictions | None, records: Sequence[ProfileRecord]) -> Flo
 
 
 def _seconds(record: ProfileRecord) -> float | None:
-    found = record.measurement
-    return None if found is None else found.usual_s
+    measured = record.measurement
+    return None if measured is None else measured.usual_s
 
 
-def _features(subs: Sequence[SubNetwork], table: Table) -> Floats:
+def _features(subs: Sequence[SubNetwork], table: Table) -> Float64Array:
     """Where a network stands in its space: log MACs, log weight bytes, depth, log width, log resolution, precision."""
     rows = [(s.depth, np.log(s.width), np.log(s.resolution_px), 3.0 * s.bits) for s in subs]
     return np.column_stack(

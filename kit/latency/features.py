@@ -12,12 +12,10 @@ from functools import cached_property
 from operator import attrgetter
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kit.records import BITS, Kernel, Record
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
-Ints = NDArray[np.int64]
 KINDS = (
     "conv", "pointwise", "depthwise", "linear", "matmul", "pool", "add", "norm", "softmax", "elementwise", "move",
 )  # fmt: skip
@@ -46,61 +44,61 @@ class Networks(Record):
 class Table:
     """``attributes`` [kernels, columns]; entry ``i`` says that network ``net[i]`` runs kernel ``kernel[i]`` ``count[i]`` times."""
 
-    attributes: Ints
-    net: Ints
-    kernel: Ints
-    count: Floats
+    attributes: Int64Array
+    net: Int64Array
+    kernel: Int64Array
+    count: Float64Array
     nets: int
 
-    def column(self, name: str) -> Ints:
+    def column(self, name: str) -> Int64Array:
         return self.attributes[:, COLUMNS.index(name)]
 
     @cached_property
-    def macs(self) -> Floats:
+    def macs(self) -> Float64Array:
         """Of one run of each kernel, [kernels]."""
         product = np.prod(self.attributes[:, 2:6].astype(np.float64), axis=1)
         return np.where(self.column("kind") < WORKING, product, 0.0)
 
     @cached_property
-    def moved_bytes(self) -> Floats:
+    def moved_bytes(self) -> Float64Array:
         """Activations read and written by one run, [kernels]."""
         return (self.column("read_bytes") + self.column("written_bytes")).astype(np.float64)
 
     @cached_property
-    def features(self) -> Floats:
+    def features(self) -> Float64Array:
         """What the efficiency of a kernel may depend on, [kernels, features] in the order of :data:`FEATURES`."""
         logs = np.log(np.maximum(self.attributes[:, 2:5], 1).astype(np.float64))
         shape = np.log2(np.maximum(self.attributes[:, 6:8], 1).astype(np.float64))
         return np.column_stack([logs, shape, np.minimum(self.misaligned, 1.0)])
 
     @cached_property
-    def misaligned(self) -> Floats:
+    def misaligned(self) -> Float64Array:
         """Share of work added when output channels are filled up to whole vectors, [kernels]; the lighter kinds waste none."""
         columns = np.maximum(self.column("columns"), 1)
         waste = -(-columns // ALIGNED) * ALIGNED / columns - 1.0
         return np.where(self.column("kind") < WORKING, waste, 0.0)
 
-    def total(self, per_kernel: Floats) -> Floats:
+    def total(self, per_kernel: Float64Array) -> Float64Array:
         """Sum over the kernels of each network, [nets]."""
         return self.sum_entries(self.count * per_kernel[self.kernel])
 
-    def sum_entries(self, per_entry: Floats) -> Floats:
+    def sum_entries(self, per_entry: Float64Array) -> Float64Array:
         """Sum over the entries of each network, [nets]."""
         return np.bincount(self.net, weights=per_entry, minlength=self.nets).astype(np.float64)
 
     @cached_property
-    def weight_bytes(self) -> Floats:
+    def weight_bytes(self) -> Float64Array:
         """Of each whole network, [nets]."""
         return self.total(self.column("weight_bytes").astype(np.float64))
 
-    def precisions(self) -> Ints:
+    def precisions(self) -> Int64Array:
         """The precision that most multiply-accumulates of each network run at, as an index into :data:`PRECISIONS`, [nets]."""
         share = np.zeros((self.nets, len(PRECISIONS)))
         work = self.count * (self.macs + 1e-9 * self.moved_bytes)[self.kernel]
         np.add.at(share, (self.net, self.column("precision")[self.kernel]), work)
         return np.asarray(share.argmax(axis=1))
 
-    def pick(self, nets: Ints) -> Table:
+    def pick(self, nets: Int64Array) -> Table:
         """The networks of these indices, in their order, with only the kernels that they run."""
         place = [np.flatnonzero(self.net == n) for n in nets]
         entries = np.concatenate(place) if place else np.zeros(0, dtype=np.int64)

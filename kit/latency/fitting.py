@@ -1,4 +1,4 @@
-"""Fitting the forms, with scipy: the workshop's half of the latency models. Predicting needs none of it.
+"""Fitting the model families, with scipy, which a board does without: predicting needs none of this.
 
 All fits minimise relative errors. The roofline and the process have priors on every parameter, so that ten measurements are
 enough to get something sensible and hundreds override them.
@@ -13,11 +13,11 @@ import numpy as np
 from scipy import optimize
 
 from kit.latency.efficiency_factor import line
-from kit.latency.features import FEATURES, KINDS, PRECISIONS, WORKING, Ints
-from kit.latency.gaussian_process import JITTER, NAMES, Covariance, Learned, Posterior, Shares, mixed, sigmoid
-from kit.latency.parametric import Cases, Kinds, Line, Roof, Roofline, State, kind_amounts
+from kit.latency.features import FEATURES, KINDS, PRECISIONS, WORKING
+from kit.latency.gaussian_process import JITTER, NAMES, Covariance, GaussianProcess, Posterior, Shares, mixed, sigmoid
+from kit.latency.parametric import Cases, Line, PerKindLinear, Roof, Roofline, State, kind_amounts
 from kit.records import BITS
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
 #: name -> (prior mean, standard deviation, lowest, highest); costs are logarithms relative to one multiply-accumulate.
 PRIORS: dict[str, tuple[float, float, float, float]] = {
@@ -28,12 +28,12 @@ PRIORS: dict[str, tuple[float, float, float, float]] = {
     "align": (0.4, 0.3, 0.0, 1.5),  # share of the filled-up channels that is paid for
     "rows": (0.7, 1.0, -4.0, 4.0),  # log of the output positions that cost as much as starting
     "power": (2.0, 1.0, 1.0, 6.0),  # of the smooth maximum; 1 is the sum
-    "borrow": (1.0, 0.25, -0.2, 1.5),  # how far another device's efficiencies hold here
+    "borrow": (1.0, 0.25, -0.2, 1.5),  # how far the source device's efficiencies hold here
     "clock": (0.3, 0.3, 0.0, 1.0),  # how far memory follows the core's clock
 }
 DATA_SPREAD = 0.03  # relative error that a roofline is allowed before the priors give way
 FEWEST = {"line": 3, "kinds": 5, "roofline": 6, "learned": 8}
-FEWEST_BORROWED = {"line": 3, "kinds": 5, "roofline": 3, "learned": 5}
+FEWEST_TRANSFERRED = {"line": 3, "kinds": 5, "roofline": 3, "learned": 5}
 STARTS = 3
 
 #: name -> (prior mean, standard deviation) of the process's hyperparameters, logarithms of variances and lengths, logits of shares.
@@ -62,16 +62,16 @@ HYPER_PRIORS: dict[str, tuple[float, float]] = {
 class Data:
     """Measured cases: seconds [n], their own relative standard error [n], and which sub-network each is of [n].
 
-    ``efficiency`` [entries] is what another device's model says about each kernel beyond its roofline.
+    ``efficiency`` [entries] is the source device's time of each kernel over its roofline time.
     """
 
     cases: Cases
-    seconds: Floats
-    spread: Floats
-    group: Ints
-    efficiency: Floats | None = None
+    seconds: Float64Array
+    spread: Float64Array
+    group: Int64Array
+    efficiency: Float64Array | None = None
 
-    def pick(self, index: Ints) -> Data:
+    def pick(self, index: Int64Array) -> Data:
         efficiency = self.efficiency
         if efficiency is not None:
             place = [np.flatnonzero(self.cases.table.net == n) for n in index]
@@ -81,12 +81,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The forms that the data carry; the others are None. ``posterior`` belongs to ``learned``."""
+    """The model families that the data carry; the others are None. ``posterior`` is that of ``gaussian_process``."""
 
     line: Line | None
-    kinds: Kinds | None
+    per_kind_linear: PerKindLinear | None
     roofline: Roofline | None
-    learned: Learned | None
+    gaussian_process: GaussianProcess | None
     posterior: Posterior | None = None
 
 
@@ -98,17 +98,21 @@ def fit(
     seed: int = 0,
     kernels: bool = True,
 ) -> Fitted:
-    """Every form that has enough data. ``prior``: another device's roofline; ``warm``: a fit of nearly the same data;
+    """Every model family that has enough data. ``prior``: the source device's roofline; ``warm``: a fit of nearly the same data;
     ``kernels``: whether the kernels of the networks are known."""
-    fewest = FEWEST if prior is None else FEWEST_BORROWED
+    fewest = FEWEST if prior is None else FEWEST_TRANSFERRED
     count = len(data.seconds)
     straight = fit_line(data) if _enough_for_a_line(data) else None
     if not kernels or count < fewest["roofline"]:
         return Fitted(straight, None, None, None)
-    kinds = fit_kinds(data) if count >= fewest["kinds"] else None
+    per_kind_linear = fit_per_kind_linear(data) if count >= fewest["kinds"] else None
     roofline = fit_roofline(data, prior, warm.roofline if warm else None, seed)
-    found = Fitted(straight, kinds, roofline, None)
-    return found if count < fewest["learned"] else fit_learned(data, found, prior, warm.learned if warm else None)
+    fitted = Fitted(straight, per_kind_linear, roofline, None)
+    return (
+        fitted
+        if count < fewest["learned"]
+        else fit_gaussian_process(data, fitted, prior, warm.gaussian_process if warm else None)
+    )
 
 
 def _enough_for_a_line(data: Data) -> bool:
@@ -122,15 +126,15 @@ def _grouped(data: Data) -> dict[str, list[float]]:
     return out
 
 
-# ------------------------------------------------------------------------------------------------------------------ line, kinds
+# ------------------------------------------------------------------------------------------------------------------ line, per-kind linear
 
 
 def fit_line(data: Data) -> Line:
     """Per precision and state with three different MACs a line, else the largest group's line, scaled."""
-    groups, found = _indices(data), _grouped(data)
-    whole = [key for key in groups if len(set(found[key])) >= FEWEST["line"]]
+    groups, macs_by_group = _indices(data), _grouped(data)
+    whole = [key for key in groups if len(set(macs_by_group[key])) >= FEWEST["line"]]
     fallback = max(whole, key=lambda key: (len(groups[key]), key))
-    seconds = data.seconds / data.cases.slowness
+    seconds = data.seconds / data.cases.slowdown
     overheads: dict[str, float] = {}
     slopes: dict[str, float] = {}
     for key in sorted(groups, key=lambda key: (key != fallback, key)):
@@ -145,11 +149,11 @@ def fit_line(data: Data) -> Line:
     return Line(overhead_s=overheads, s_per_mac=slopes, fallback=fallback)
 
 
-def fit_kinds(data: Data) -> Kinds:
+def fit_per_kind_linear(data: Data) -> PerKindLinear:
     """Non-negative least squares on relative errors; a group with too few records takes the largest one's factors, scaled."""
     groups = _indices(data)
     fallback = max(groups, key=lambda key: (len(groups[key]), key))
-    amounts, seconds = kind_amounts(data.cases.table), data.seconds / data.cases.slowness
+    amounts, seconds = kind_amounts(data.cases.table), data.seconds / data.cases.slowdown
     out: dict[str, tuple[float, ...]] = {}
     for key in sorted(groups, key=lambda key: (key != fallback, key)):
         index = groups[key]
@@ -159,16 +163,16 @@ def fit_kinds(data: Data) -> Kinds:
             base = np.array(out[fallback])
             row = base * float(np.median(seconds[index] / np.maximum(amounts[index] @ base, 1e-30)))
         out[key] = tuple(row.tolist())
-    return Kinds(coefficients=out, fallback=fallback)
+    return PerKindLinear(coefficients=out, fallback=fallback)
 
 
-def _relative_nnls(amounts: Floats, seconds: Floats) -> Floats:
+def _relative_nnls(amounts: Float64Array, seconds: Float64Array) -> Float64Array:
     scale = np.maximum(amounts.max(axis=0), 1e-30)
-    found, _ = optimize.nnls(amounts / scale / seconds[:, None], np.ones(len(seconds)))
-    return np.asarray(found / scale)
+    coefficients, _ = optimize.nnls(amounts / scale / seconds[:, None], np.ones(len(seconds)))
+    return np.asarray(coefficients / scale)
 
 
-def _indices(data: Data) -> dict[str, Ints]:
+def _indices(data: Data) -> dict[str, Int64Array]:
     names = np.array(data.cases.groups())
     return {str(key): np.flatnonzero(names == key) for key in np.unique(names)}
 
@@ -183,7 +187,11 @@ def fit_roofline(data: Data, prior: dict[str, float] | None, warm: Roofline | No
 
 
 def _least_squares(
-    data: Data, prior: dict[str, float] | None, whiten: Callable[[Floats], Floats], warm: Roofline | None, seed: int = 0
+    data: Data,
+    prior: dict[str, float] | None,
+    whiten: Callable[[Float64Array], Float64Array],
+    warm: Roofline | None,
+    seed: int = 0,
 ) -> Roofline:
     """``whiten`` turns log errors [n] into ones that are independent and of unit spread."""
     table = roofline_priors(data, prior)
@@ -191,7 +199,7 @@ def _least_squares(
     mean, sd, low, high = (np.array([table[n][i] for n in names]) for i in range(4))
     roof = Roof(data.cases, data.efficiency)
 
-    def residuals(x: Floats) -> Floats:
+    def residuals(x: Float64Array) -> Float64Array:
         entries, call = roof.times(dict(zip(names, x.tolist(), strict=True)))
         predicted = data.cases.table.sum_entries(entries) + call
         return np.concatenate([whiten(np.log(predicted / data.seconds)), (x - mean) / sd])
@@ -199,16 +207,18 @@ def _least_squares(
     best = None
     for start in _starts(names, mean, sd, warm, seed):
         inside = np.clip(start, low + 1e-6, high - 1e-6)
-        found = optimize.least_squares(
+        solution = optimize.least_squares(
             residuals, inside, bounds=(low, high), x_scale=sd, max_nfev=60, xtol=1e-6, ftol=1e-6
         )
-        if best is None or found.cost < best.cost:
-            best = found
+        if best is None or solution.cost < best.cost:
+            best = solution
     assert best is not None
     return Roofline(parameters=dict(zip(names, best.x.tolist(), strict=True)))
 
 
-def _starts(names: list[str], mean: Floats, sd: Floats, warm: Roofline | None, seed: int) -> Iterator[Floats]:
+def _starts(
+    names: list[str], mean: Float64Array, sd: Float64Array, warm: Roofline | None, seed: int
+) -> Iterator[Float64Array]:
     if warm is not None:
         yield np.array([warm.parameters.get(n, m) for n, m in zip(names, mean, strict=True)])
         return
@@ -226,7 +236,7 @@ def roofline_priors(data: Data, prior: dict[str, float] | None) -> dict[str, tup
     kernels = float(np.log(np.maximum(np.median(cases.table.total(np.ones(len(cases.table.attributes)))), 1.0)))
     out = {"mac": (mac, 2.0, mac - 12.0, mac + 8.0)}
     skipped = {"borrow"} if data.efficiency is None else set()
-    skipped |= {"clock"} if np.ptp(cases.slowness) < 1e-9 else set()
+    skipped |= {"clock"} if np.ptp(cases.slowdown) < 1e-9 else set()
     out |= {name: values for name, values in PRIORS.items() if name not in skipped}
     out["kernel"] = (shortest - kernels - 2.5, 1.5, shortest - kernels - 9.0, shortest - kernels + 0.5)
     out["call"] = (shortest - 3.0, 1.5, shortest - 10.0, shortest + 0.3)
@@ -239,7 +249,7 @@ def roofline_priors(data: Data, prior: dict[str, float] | None) -> dict[str, tup
         if name != "fp32":
             out[f"precision:{name}"] = (float(np.log(BITS[name] / 32)), 0.6, -4.0, 4.0)
     out |= _state_priors(cases, shortest)
-    return out if prior is None else _borrowed(out, prior)
+    return out if prior is None else _transferred(out, prior)
 
 
 def _state_priors(cases: Cases, shortest: float) -> dict[str, tuple[float, float, float, float]]:
@@ -258,10 +268,10 @@ def _state_priors(cases: Cases, shortest: float) -> dict[str, tuple[float, float
     return out
 
 
-def _borrowed(
+def _transferred(
     own: dict[str, tuple[float, float, float, float]], base: dict[str, float]
 ) -> dict[str, tuple[float, float, float, float]]:
-    """Another device's values as means, each with half its freedom; its speed as such says nothing."""
+    """The source device's values as means, each with half its freedom; its speed as such says nothing."""
     out = {}
     for name, (mean, sd, low, high) in own.items():
         if name in base and name not in ("mac", "borrow", "call", "kernel"):
@@ -272,57 +282,67 @@ def _borrowed(
     return out
 
 
-# --------------------------------------------------------------------------------------------------------------------- learned
+# ------------------------------------------------------------------------------------------------------------ Gaussian process
 
 
-def fit_learned(data: Data, found: Fitted, prior: dict[str, float] | None, warm: Learned | None) -> Fitted:
-    """``found`` with the process on top of a roofline: of its own first, then of one that is fitted with the process's covariance."""
-    assert found.roofline is not None
-    learned = _on_top(data, found.roofline, warm)
-    if prior is None:  # borrowed efficiencies have taken out what networks with the same kernels have in common
-        learned = _on_top(data, _generalised(data, learned), learned)
+def fit_gaussian_process(
+    data: Data, fitted: Fitted, prior: dict[str, float] | None, warm: GaussianProcess | None
+) -> Fitted:
+    """``fitted`` with the process on top of a roofline: of its own first, then of one that is fitted with the process's covariance."""
+    assert fitted.roofline is not None
+    gaussian_process = _on_top(data, fitted.roofline, warm)
+    if (
+        prior is None
+    ):  # the source device's efficiencies have taken out what networks with the same kernels have in common
+        gaussian_process = _on_top(data, _generalised(data, gaussian_process), gaussian_process)
     freedom = {name: sd for name, (_, sd, _, _) in roofline_priors(data, prior).items()}
-    learned = learned.model_copy(update={"freedom": freedom})
-    shares = learned.shares(Roof(data.cases, data.efficiency))
+    gaussian_process = gaussian_process.model_copy(update={"freedom": freedom})
+    shares = gaussian_process.shares(Roof(data.cases, data.efficiency))
     ratio = data.seconds / shares.roof_s
-    return replace(found, learned=learned, posterior=Posterior(learned.hyper, shares, ratio, data.spread))
+    return replace(
+        fitted,
+        gaussian_process=gaussian_process,
+        posterior=Posterior(gaussian_process.hyper, shares, ratio, data.spread),
+    )
 
 
-def _on_top(data: Data, roofline: Roofline, warm: Learned | None) -> Learned:
+def _on_top(data: Data, roofline: Roofline, warm: GaussianProcess | None) -> GaussianProcess:
     shares, ratio = _seen(data, roofline)
-    return Learned(hyper=_maximise(_objective(shares, ratio, data.spread), warm), roofline=roofline)
+    return GaussianProcess(hyper=_maximise(_objective(shares, ratio, data.spread), warm), roofline=roofline)
 
 
-def _seen(data: Data, roofline: Roofline) -> tuple[Shares, Floats]:
+def _seen(data: Data, roofline: Roofline) -> tuple[Shares, Float64Array]:
     """(what the process sees of the networks, measured time over roofline time [n])."""
     shares = Shares(data.cases, *roofline.times(Roof(data.cases, data.efficiency)))
     return shares, data.seconds / shares.roof_s
 
 
-def _generalised(data: Data, learned: Learned) -> Roofline:
+def _generalised(data: Data, gaussian_process: GaussianProcess) -> Roofline:
     """Generalised least squares: the roofline when the errors of networks are as like each other as the process says."""
-    shares, _ = _seen(data, learned.roofline)
-    covariance = Covariance(learned.hyper)
+    shares, _ = _seen(data, gaussian_process.roofline)
+    covariance = Covariance(gaussian_process.hyper)
     matrix = covariance.whole(shares, shares)
     matrix[np.diag_indices_from(matrix)] += covariance.value["noise"] + data.spread**2 + JITTER
     whitening = np.linalg.inv(np.linalg.cholesky(matrix))
-    return _least_squares(data, None, lambda errors: whitening @ errors, learned.roofline)
+    return _least_squares(data, None, lambda errors: whitening @ errors, gaussian_process.roofline)
 
 
-def _maximise(objective: Callable[[Floats], tuple[float, Floats]], warm: Learned | None) -> dict[str, float]:
+def _maximise(
+    objective: Callable[[Float64Array], tuple[float, Float64Array]], warm: GaussianProcess | None
+) -> dict[str, float]:
     """From the priors' means, and from there a fit of nearly the same data only takes a few steps."""
     mean = np.array([HYPER_PRIORS[n][0] for n in NAMES])
     sd = np.array([HYPER_PRIORS[n][1] for n in NAMES])
     start = mean if warm is None else np.array([warm.hyper[n] for n in NAMES])
     bounds = list(zip((mean - 4 * sd).tolist(), (mean + 4 * sd).tolist(), strict=True))
-    found, _, _ = optimize.fmin_l_bfgs_b(objective, start, bounds=bounds, maxiter=60 if warm is None else 5)
-    return dict(zip(NAMES, found.tolist(), strict=True))
+    optimum, _, _ = optimize.fmin_l_bfgs_b(objective, start, bounds=bounds, maxiter=60 if warm is None else 5)
+    return dict(zip(NAMES, optimum.tolist(), strict=True))
 
 
 class _Likelihood:
     """What stays the same while hyperparameters change: squared distances and equalities, computed once."""
 
-    def __init__(self, shares: Shares, ratio: Floats, spread: Floats) -> None:
+    def __init__(self, shares: Shares, ratio: Float64Array, spread: Float64Array) -> None:
         table = shares.table
         self.shares, self.ratio, self.spread = shares, ratio, spread
         self.apart = np.stack([_apart(column) for column in table.features.T])
@@ -333,7 +353,7 @@ class _Likelihood:
         self.call = np.outer(shares.call, shares.call)
         self.net = np.exp(-0.5 * np.sum([_apart(column) for column in shares.size.T], axis=0))
 
-    def loss(self, hyper: dict[str, float]) -> tuple[float, Floats]:
+    def loss(self, hyper: dict[str, float]) -> tuple[float, Float64Array]:
         """Minus the log of the likelihood and its gradient, which goes through the kernels by B = A' (G * N) A, so that it costs
         about as much as the value itself."""
         cov, a = Covariance(hyper), self.shares.matrix
@@ -376,25 +396,27 @@ class _Likelihood:
         return loss, np.array([gradient[n] for n in NAMES])
 
 
-def _objective(shares: Shares, ratio: Floats, spread: Floats) -> Callable[[Floats], tuple[float, Floats]]:
+def _objective(
+    shares: Shares, ratio: Float64Array, spread: Float64Array
+) -> Callable[[Float64Array], tuple[float, Float64Array]]:
     """Minus the log of marginal likelihood times prior, and its gradient."""
     mean = np.array([HYPER_PRIORS[n][0] for n in NAMES])
     sd = np.array([HYPER_PRIORS[n][1] for n in NAMES])
     likelihood = _Likelihood(shares, ratio, spread)
 
-    def value(x: Floats) -> tuple[float, Floats]:
+    def value(x: Float64Array) -> tuple[float, Float64Array]:
         loss, gradient = likelihood.loss(dict(zip(NAMES, x.tolist(), strict=True)))
         return loss + 0.5 * float((((x - mean) / sd) ** 2).sum()), gradient + (x - mean) / sd**2
 
     return value
 
 
-def _apart(values: Floats) -> Floats:
+def _apart(values: Float64Array) -> Float64Array:
     """Squared differences of all pairs, [n, n]."""
     return np.asarray((values[:, None] - values[None]) ** 2)
 
 
-def _share_gradient(logit: float, values: Floats, outer: Floats) -> float:
+def _share_gradient(logit: float, values: Float64Array, outer: Float64Array) -> float:
     """d/dlogit of sum(outer * (s + (1 - s) own)), given the mixture itself: (1 - own) = (1 - values) / (1 - s)."""
     share = sigmoid(logit)
     return float((outer * (1.0 - values)).sum() * share)

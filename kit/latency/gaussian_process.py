@@ -20,10 +20,10 @@ from functools import cached_property
 
 import numpy as np
 
-from kit.latency.features import FEATURES, Ints, Table
+from kit.latency.features import FEATURES, Table
 from kit.latency.parametric import Cases, Roof, Roofline, place
 from kit.records import Record
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
 NAMES = (
     "scale", *(f"length {f}" for f in FEATURES), "precisions", "kinds", "kind", "call", "net", "states", "weights",
@@ -39,11 +39,11 @@ JITTER = 1e-9
 CHUNK = 512
 
 
-class Learned(Record):
+class GaussianProcess(Record):
     """Hyperparameters (see :data:`NAMES`) and the roofline below; the posterior follows from them and from the networks that were measured.
 
-    The roofline is fitted anew with the process's covariance: networks that share kernels share their errors, and a fit that counts them
-    as independent follows whatever was measured most often.
+    The roofline is fitted a second time, with the process's covariance: networks that share kernels share their errors, and a fit that
+    counts them as independent follows whatever was measured most often.
     """
 
     hyper: dict[str, float]
@@ -60,20 +60,22 @@ class Shares:
     ``slopes`` [nets, parameters] are those of :meth:`kit.latency.parametric.Roofline.slopes`; None: the roofline counts as known.
     """
 
-    def __init__(self, cases: Cases, entries: Floats, call: Floats, slopes: Floats | None = None) -> None:
+    def __init__(
+        self, cases: Cases, entries: Float64Array, call: Float64Array, slopes: Float64Array | None = None
+    ) -> None:
         table = cases.table
         self.table: Table = table
         self.roof_s = table.sum_entries(entries) + call
         self.entry = entries / self.roof_s[table.net]
         self.call = call / self.roof_s
         self.state = np.array([place(s) for s in cases.states])[cases.state]
-        self.state = np.column_stack([self.state, 4.0 * np.log(cases.slowness)])
+        self.state = np.column_stack([self.state, 4.0 * np.log(cases.slowdown)])
         self.log_weights = np.log(np.maximum(table.weight_bytes, 1.0))
         self.size = np.column_stack([np.log(self.roof_s), self.log_weights]) / 2.0
         self.slopes = np.zeros((table.nets, 0)) if slopes is None else slopes
 
     @cached_property
-    def matrix(self) -> Floats:
+    def matrix(self) -> Float64Array:
         """Shares as [nets, kernels]."""
         out = np.zeros((self.table.nets, len(self.table.attributes)))
         np.add.at(out, (self.table.net, self.table.kernel), self.entry)
@@ -92,60 +94,60 @@ class Covariance:
         self.value = {name: float(np.exp(hyper[name])) for name in NAMES if name not in SHARED}
         self.lengths = np.array([self.value[f"length {f}"] for f in FEATURES])
 
-    def kernels(self, a: Table, b: Table) -> Floats:
+    def kernels(self, a: Table, b: Table) -> Float64Array:
         """k(phi, phi'), [kernels of a, kernels of b]."""
         smooth, kind = self.parts(a, b)
         return self.precisions(a, b) * (self.kinds(a, b) * smooth + kind)
 
-    def parts(self, a: Table, b: Table) -> tuple[Floats, Floats]:
+    def parts(self, a: Table, b: Table) -> tuple[Float64Array, Float64Array]:
         """(the smooth part, the constant per kind)."""
         smooth = self.value["scale"] * matern(a.features / self.lengths, b.features / self.lengths)
         return smooth, self.value["kind"] * _same(a.column("kind"), b.column("kind"))
 
-    def precisions(self, a: Table, b: Table) -> Floats:
+    def precisions(self, a: Table, b: Table) -> Float64Array:
         return mixed(self.share["precisions"], _same(a.column("precision"), b.column("precision")))
 
-    def kinds(self, a: Table, b: Table) -> Floats:
+    def kinds(self, a: Table, b: Table) -> Float64Array:
         return mixed(self.share["kinds"], _same(a.column("kind"), b.column("kind")))
 
-    def nets(self, a: Shares, b: Shares) -> Floats:
+    def nets(self, a: Shares, b: Shares) -> Float64Array:
         """N, [nets of a, nets of b]."""
         return self.states(a, b) * self.weights(a, b)
 
-    def states(self, a: Shares, b: Shares) -> Floats:
+    def states(self, a: Shares, b: Shares) -> Float64Array:
         return mixed(self.share["states"], np.exp(-0.5 * _squares(a.state, b.state)))
 
-    def weights(self, a: Shares, b: Shares) -> Floats:
+    def weights(self, a: Shares, b: Shares) -> Float64Array:
         length = self.value["length weights"]
         near = np.exp(-0.5 * _squares(a.log_weights[:, None] / length, b.log_weights[:, None] / length))
         return mixed(self.share["weights"], near)
 
-    def whole(self, a: Shares, b: Shares) -> Floats:
+    def whole(self, a: Shares, b: Shares) -> Float64Array:
         """Everything but the noise, [nets of a, nets of b]."""
         cross = a.matrix @ self.kernels(a.table, b.table) @ b.matrix.T
         return np.asarray(self.nets(a, b) * cross + self.rest(a, b))
 
-    def rest(self, a: Shares, b: Shares) -> Floats:
+    def rest(self, a: Shares, b: Shares) -> Float64Array:
         call = self.value["call"] * np.outer(a.call, b.call)
         return np.asarray(call + self.value["net"] * np.exp(-0.5 * _squares(a.size, b.size)))
 
 
-def matern(a: Floats, b: Floats) -> Floats:
+def matern(a: Float64Array, b: Float64Array) -> Float64Array:
     """Matern 5/2 of unit length, [rows of a, rows of b]."""
     r = np.sqrt(5.0 * _squares(a, b))
     return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))
 
 
-def _squares(a: Floats, b: Floats) -> Floats:
+def _squares(a: Float64Array, b: Float64Array) -> Float64Array:
     distance = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2.0 * a @ b.T
     return np.asarray(np.maximum(distance, 0.0))
 
 
-def _same(a: Ints, b: Ints) -> Floats:
+def _same(a: Int64Array, b: Int64Array) -> Float64Array:
     return np.asarray(a[:, None] == b[None], dtype=np.float64)
 
 
-def mixed(share: float, own: Floats) -> Floats:
+def mixed(share: float, own: Float64Array) -> Float64Array:
     """``share`` for everybody, the rest only as far as ``own`` says."""
     return share + (1.0 - share) * own
 
@@ -153,7 +155,7 @@ def mixed(share: float, own: Floats) -> Floats:
 class Posterior:
     """The process after its observations: ``ratio`` [n] is measured time over roofline time, ``spread`` [n] its relative noise."""
 
-    def __init__(self, hyper: dict[str, float], shares: Shares, ratio: Floats, spread: Floats) -> None:
+    def __init__(self, hyper: dict[str, float], shares: Shares, ratio: Float64Array, spread: Float64Array) -> None:
         self.covariance = Covariance(hyper)
         self.shares = shares
         self.noise = self.covariance.value["noise"]
@@ -164,10 +166,10 @@ class Posterior:
         self.trend = self._solve(shares.slopes)  # of the roofline's parameters
         self.trend_left = np.linalg.inv(np.eye(self.trend.shape[1]) + shares.slopes.T @ self.trend)
 
-    def _solve(self, values: Floats) -> Floats:
+    def _solve(self, values: Float64Array) -> Float64Array:
         return np.asarray(np.linalg.solve(self.factor.T, np.linalg.solve(self.factor, values)))
 
-    def predict(self, at: Shares) -> tuple[Floats, Floats]:
+    def predict(self, at: Shares) -> tuple[Float64Array, Float64Array]:
         """(ratio to the roofline, its standard deviation with the noise of a measurement), each [nets of at]."""
         cross = self._cross(at)
         ratio = 1.0 + cross @ self.alpha
@@ -178,12 +180,12 @@ class Posterior:
         ratio = np.maximum(ratio, 0.1)
         return ratio, np.sqrt(variance + self.noise * ratio**2)
 
-    def efficiencies(self, at: Shares) -> Floats:
+    def efficiencies(self, at: Shares) -> Float64Array:
         """1 + h of each entry of ``at``: by how much it takes longer than its roofline time, [entries]."""
         each = self._kernels_to_nets(at.table)[at.table.kernel] * self.covariance.nets(at, self.shares)[at.table.net]
         return np.asarray(1.0 + each @ self.alpha)
 
-    def _kernels_to_nets(self, table: Table) -> Floats:
+    def _kernels_to_nets(self, table: Table) -> Float64Array:
         """Covariance of h at each kernel of ``table`` with the relative error of each measured network, [kernels, measured]."""
         out = np.empty((len(table.attributes), self.shares.table.nets))
         for start in range(0, len(out), CHUNK):
@@ -191,13 +193,13 @@ class Posterior:
             out[start : start + CHUNK] = self.covariance.kernels(part, self.shares.table) @ self.shares.matrix.T
         return out
 
-    def _cross(self, at: Shares) -> Floats:
+    def _cross(self, at: Shares) -> Float64Array:
         table = at.table
         out = np.zeros((table.nets, self.shares.table.nets))
         np.add.at(out, table.net, at.entry[:, None] * self._kernels_to_nets(table)[table.kernel])
         return self.covariance.nets(at, self.shares) * out + self.covariance.rest(at, self.shares)
 
-    def _prior(self, at: Shares) -> Floats:
+    def _prior(self, at: Shares) -> Float64Array:
         """Variance of each network before any measurement, [nets]: entries of one network against each other only."""
         table, cov = at.table, self.covariance
         out = cov.value["call"] * at.call**2 + cov.value["net"]
@@ -207,13 +209,13 @@ class Posterior:
         for start in range(0, table.nets, CHUNK):
             nets = np.arange(start, min(start + CHUNK, table.nets))
             slots = ends[nets][:, None] + np.arange(width)[None]
-            there = slots < ends[nets + 1][:, None]
-            entry = order[np.where(there, slots, 0)] if len(order) else np.zeros_like(slots)
-            share = np.where(there, at.entry[entry], 0.0)
+            filled = slots < ends[nets + 1][:, None]
+            entry = order[np.where(filled, slots, 0)] if len(order) else np.zeros_like(slots)
+            share = np.where(filled, at.entry[entry], 0.0)
             out[nets] += np.einsum("ni,nij,nj->n", share, self._block(table, table.kernel[entry]), share)
         return out
 
-    def _block(self, table: Table, kernel: Ints) -> Floats:
+    def _block(self, table: Table, kernel: Int64Array) -> Float64Array:
         """k within each row of ``kernel`` [n, width]: [n, width, width]."""
         cov = self.covariance
         x = (table.features / cov.lengths)[kernel]

@@ -13,8 +13,8 @@ def kernels_of(artifact: Artifact) -> tuple[Kernel, ...] | None:
 
     A space's kernels count only when their multiply-accumulates agree with the artifact's: two networks of one id need not be one.
     """
-    found = artifact.kernels or spaces.kernels_of(artifact)
-    if found is None or artifact.kernels:
-        return found
-    macs = sum(k.macs * k.count for k in found)
-    return found if artifact.macs and abs(macs - artifact.macs) <= AGREES * artifact.macs else None
+    listed = artifact.kernels or spaces.kernels_of(artifact)
+    if listed is None or artifact.kernels:
+        return listed
+    macs = sum(k.macs * k.count for k in listed)
+    return listed if artifact.macs and abs(macs - artifact.macs) <= AGREES * artifact.macs else None

@@ -1,7 +1,7 @@
 """The predictor: one JSON file that turns kernels into seconds with an interval, by numpy alone.
 
-It holds every form that was fitted, which of them is chosen and why, and the networks it was fitted to (the process needs them, and
-so does whoever asks whether a network lies outside of what was seen).
+It holds every model family that was fitted, which of them is chosen and why, and the networks it was fitted to (the Gaussian process
+needs them, and so does whoever asks whether a network lies outside of what was seen).
 """
 
 from __future__ import annotations
@@ -10,31 +10,54 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from kit import records, store, units
 from kit.errors import BadRecord, UsageError
-from kit.latency.features import KINDS, PRECISIONS, Ints, Networks, Table, arrange
-from kit.latency.gaussian_process import Learned, Posterior, Shares
-from kit.latency.parametric import Cases, Kinds, Line, Roof, Roofline, State, place
+from kit.latency.features import KINDS, PRECISIONS, Networks, Table, arrange
+from kit.latency.gaussian_process import GaussianProcess, Posterior, Shares
+from kit.latency.parametric import Cases, Line, PerKindLinear, Roof, Roofline, State, place
 from kit.records import FormScore, Kernel, LatencyModel, Point, Record
-from kit.stats import Floats
+from kit.stats import BoolArray, Float64Array, Int64Array
 
-Form = Literal["factor", "kinds", "roofline", "learned"]
-FORMS: tuple[Form, ...] = ("factor", "kinds", "roofline", "learned")  # the simplest first
-REJECTED = 0.10  # a form is out when chance explains its disadvantage against the best with a smaller probability
+ModelFamily = Literal["factor", "kinds", "roofline", "learned"]
+MODEL_FAMILIES: tuple[ModelFamily, ...] = ("factor", "kinds", "roofline", "learned")  # the simplest first
+#: What each family, and each baseline beside it, is called: the identifiers are those of the stored files.
+FAMILY_NAMES: dict[str, str] = {
+    "factor": "line",
+    "kinds": "per-kind linear",
+    "roofline": "roofline",
+    "learned": "Gaussian process",
+    "papers": "papers' lambda = 1",
+    "forest": "random forest",
+    "lookup": "layer-wise lookup table",
+}
+REJECTED = 0.10  # a family with a smaller p-value against the best one is out
 MARGIN = 0.35  # natural logarithms by which a feature may leave the range that was measured
 SHARE = 0.05  # a kernel that takes less of the time than this does not make a prediction an extrapolation
-WIDER = 3.0  # how much wider the interval of an extrapolation is, for forms that do not know how unsure they are
+WIDER = 3.0  # how much wider the interval of an extrapolation is, for families without a variance of their own
 UNSURE = 3.0  # a standard deviation so much larger than in cross-validation is an extrapolation as well
 CLOCK_MARGIN = 0.02
 OTHER_FAMILY = "no network of its family was measured, so it is predicted kernel by kernel"
 
 
-class Measured(Record):
+class Stored(Record):
+    """A record that files hold under the names of the first version: the ``alias`` of a field is its key there."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    @model_serializer(mode="wrap")
+    def _by_stored_keys(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields = type(self).model_fields
+        return {
+            (fields[name].alias if name in fields else None) or name: value for name, value in values_of(self).items()
+        }
+
+
+class Measured(Stored):
     """What a predictor was fitted to. ``spread`` is each latency's relative standard error, ``kernels_known`` False where only the
     multiply-accumulates of the networks were known."""
 
@@ -43,7 +66,7 @@ class Measured(Record):
     macs: tuple[float, ...]
     precision: tuple[int, ...]
     state: tuple[int, ...]
-    slowness: tuple[float, ...]
+    slowdown: tuple[float, ...] = Field(alias="slowness")
     seconds: tuple[float, ...]
     spread: tuple[float, ...]
     record_ids: tuple[str, ...]
@@ -52,12 +75,12 @@ class Measured(Record):
     def cases(self, states: tuple[State, ...]) -> Cases:
         return Cases(
             self.networks.table(), np.array(self.macs), np.array(self.precision, dtype=np.int64), states,
-            np.array(self.state, dtype=np.int64), np.array(self.slowness),
+            np.array(self.state, dtype=np.int64), np.array(self.slowdown),
         )  # fmt: skip
 
 
 class Clocks(Record):
-    """The range of clocks that was chosen on purpose and measured; ``reference_hz`` is the one at which the forms stand."""
+    """The range of clocks that was chosen on purpose and measured; ``reference_hz`` is the one that the coefficients are stated at."""
 
     low_hz: float
     high_hz: float
@@ -66,24 +89,25 @@ class Clocks(Record):
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of each network: seconds, interval, standard deviation (seconds), and why it is an extrapolation (None: it is none)."""
+    """Of each network [n]: median latency, interval and standard deviation, all in seconds, and why it is an extrapolation (None: it is
+    none)."""
 
-    seconds: Floats
-    low: Floats
-    high: Floats
-    sd: Floats
+    seconds: Float64Array
+    low: Float64Array
+    high: Float64Array
+    sd: Float64Array
     why: tuple[str | None, ...]
 
     @property
-    def extrapolates(self) -> NDArray[np.bool_]:
+    def extrapolates(self) -> BoolArray:
         return np.array([w is not None for w in self.why], dtype=bool)
 
 
-class Predictor(Record):
+class Predictor(Stored):
     """Latency of any network on one device and backend. Written by ``kit fit``, read by ``kit predict``."""
 
     kind: Literal["predictor"] = "predictor"
-    schema_version: Literal[2] = 2  # 1: the learned form stood on the roofline form
+    schema_version: Literal[2] = 2  # 1: the Gaussian process stood on the roofline that is a family of its own
     device_id: str
     backend: str
     level: float  # of the intervals
@@ -92,17 +116,21 @@ class Predictor(Record):
     clocks: Clocks | None
     measured: Measured
     line: Line | None = None
-    kinds: Kinds | None = None
+    per_kind_linear: PerKindLinear | None = Field(default=None, alias="kinds")
     roofline: Roofline | None = None
-    learned: Learned | None = None
-    chosen: Form
-    reason: str  # why this form, as a sentence
+    gaussian_process: GaussianProcess | None = Field(default=None, alias="learned")
+    chosen: ModelFamily
+    reason: str  # why this family, as a sentence
     scores: tuple[FormScore, ...]
-    held_out_s: tuple[float, ...] = ()  # what the chosen form says of each measured network that it was not fitted to
+    held_out_s: tuple[
+        float, ...
+    ] = ()  # what the chosen family predicts for each measured network that it was not fitted to
     held_out_sd: tuple[float, ...] = ()  # its relative standard deviation there
     notes: tuple[str, ...] = ()  # what was left out, and why
     models: tuple[LatencyModel, ...] = ()  # the efficiency factors beside it
-    base: Predictor | None = None  # another device, whose kernel efficiencies are borrowed
+    base: Predictor | None = (
+        None  # another device, the source of a transfer: its kernel efficiencies stand behind this one
+    )
 
     def summary(self) -> dict[str, str]:
         points = [
@@ -126,7 +154,7 @@ class Predictor(Record):
         point: Point | None = None,
         *,
         clock_hz: float | None = None,
-        form: Form | None = None,
+        model_family: ModelFamily | None = None,
         families: Sequence[str | None] | None = None,
     ) -> Predictions:
         """Latencies of ``networks`` (the kernels of each) at an operating point; None: the first measured one.
@@ -138,10 +166,12 @@ class Predictor(Record):
         if not networks or not all(networks):
             raise BadRecord("There is nothing to predict: a network without kernels has no latency.")
         table = arrange(networks)
-        strange = np.zeros(table.nets, dtype=bool)
+        out_of_distribution = np.zeros(table.nets, dtype=bool)
         if families is not None:
-            strange = np.array([family not in self.measured.families for family in families])
-        return self.of_table(table, point, clock_hz=clock_hz, form=form, strange=strange)
+            out_of_distribution = np.array([family not in self.measured.families for family in families])
+        return self.of_table(
+            table, point, clock_hz=clock_hz, model_family=model_family, out_of_distribution=out_of_distribution
+        )
 
     def of_table(
         self,
@@ -149,98 +179,104 @@ class Predictor(Record):
         point: Point | None = None,
         *,
         clock_hz: float | None = None,
-        form: Form | None = None,
-        strange: NDArray[np.bool_] | None = None,
+        model_family: ModelFamily | None = None,
+        out_of_distribution: BoolArray | None = None,
     ) -> Predictions:
-        """:meth:`predict` for networks that are arranged already; ``strange`` marks those of another family [nets]."""
-        form = form or self.chosen
-        score = self._score(form)
-        cases = Cases.of(table, self.states, np.full(table.nets, self._slowness(point, clock_hz)))
+        """:meth:`predict` for networks that are arranged already; ``out_of_distribution`` marks those of another family [nets]."""
+        model_family = model_family or self.chosen
+        score = self._score(model_family)
+        cases = Cases.of(table, self.states, np.full(table.nets, self._slowdown(point, clock_hz)))
         logs, sds = np.zeros(table.nets), np.zeros(table.nets)
         between = self._between(point)
         for state, weight in between:
-            seconds, sd = self.evaluate(form, cases.at(state))
+            seconds, sd = self.evaluate(model_family, cases.at(state))
             logs, sds = logs + weight * np.log(seconds), sds + weight * sd
-        why = self._why(form, cases, [state for state, _ in between], sds, score)
-        if form != "learned":
+        why = self._why(model_family, cases, [state for state, _ in between], sds, score)
+        if model_family != "learned":
             sds = sds * np.where([w is not None for w in why], WIDER, 1.0)
-        for index in np.flatnonzero(strange).tolist() if strange is not None else []:
-            sds[index] *= WIDER if form == "learned" or why[index] is None else 1.0
+        for index in np.flatnonzero(out_of_distribution).tolist() if out_of_distribution is not None else []:
+            sds[index] *= WIDER if model_family == "learned" or why[index] is None else 1.0
             why[index] = OTHER_FAMILY + (f"; {why[index]}" if why[index] else "")
         seconds = np.exp(logs)
         reach = score.reach * sds
         return Predictions(seconds, seconds * np.exp(-reach), seconds * np.exp(reach), seconds * sds, tuple(why))
 
-    def held_out(self) -> tuple[Floats, Floats, Floats]:
+    def held_out(self) -> tuple[Float64Array, Float64Array, Float64Array]:
         """(seconds, low, high) of each measured network, [n], from the fold that it was left out of. Raises BadRecord without."""
         if len(self.held_out_s) != len(self.measured.seconds):
             raise BadRecord(
-                "This model was written without its held-out predictions: write it anew with kit fit --out."
+                "This model was written without its held-out predictions: write it again with kit fit --out."
             )
         seconds = np.array(self.held_out_s)
         reach = self._score(self.chosen).reach * np.array(self.held_out_sd)
         return seconds, seconds * np.exp(-reach), seconds * np.exp(reach)
 
-    def evaluate(self, form: Form, cases: Cases) -> tuple[Floats, Floats]:
+    def evaluate(self, model_family: ModelFamily, cases: Cases) -> tuple[Float64Array, Float64Array]:
         """(seconds, relative standard deviation) of cases at measured states, before calibration."""
-        score = self._score(form)
-        found = {"factor": self.line, "kinds": self.kinds, "roofline": self.roofline}.get(form)
-        if form == "learned" and self.posterior is not None:
+        score = self._score(model_family)
+        linear = {"factor": self.line, "kinds": self.per_kind_linear}.get(model_family)
+        if model_family == "learned" and self.posterior is not None:
             shares = self.shares(cases)
             ratio, sd = self.posterior.predict(shares)
             return ratio * shares.roof_s, sd / ratio
-        if form == "roofline" and self.roofline is not None:
+        if model_family == "roofline" and self.roofline is not None:
             entries, call = self.roofline.times(self.roof(cases))
             seconds = cases.table.sum_entries(entries) + call
-        elif isinstance(found, (Line, Kinds)):
-            seconds = found.predict(cases)
+        elif linear is not None:
+            seconds = linear.predict(cases)
         else:
-            raise UsageError(f"The form '{form}' was not fitted here: measure more networks, or take '{self.chosen}'.")
+            raise self._not_fitted(model_family)
         return np.maximum(seconds, 1e-12), np.full(cases.table.nets, score.sd)
 
     @property
     def roofline_below(self) -> Roofline | None:
         """The roofline that the kernels' efficiencies are relative to."""
-        return self.roofline if self.learned is None else self.learned.roofline
+        return self.roofline if self.gaussian_process is None else self.gaussian_process.roofline
 
     def roof(self, cases: Cases) -> Roof:
-        return Roof(cases, self.borrowed(cases))
+        return Roof(cases, self.source_efficiencies(cases))
 
-    def borrowed(self, cases: Cases) -> Floats | None:
-        """What the other device says about each kernel beyond its roofline, [entries]; None without another device."""
+    def source_efficiencies(self, cases: Cases) -> Float64Array | None:
+        """The source device's time of each kernel over its roofline time, [entries]; None without a source."""
         return None if self.base is None else self.base.efficiencies(cases)
 
-    def efficiencies(self, cases: Cases) -> Floats | None:
-        """1 + h of each entry of networks, seen from this device at its first state; None where no process was fitted."""
+    def efficiencies(self, cases: Cases) -> Float64Array | None:
+        """1 + h of each entry of networks, seen from this device at its first state; None where no Gaussian process was fitted."""
         states = np.zeros_like(cases.state)
-        here = Cases(cases.table, cases.macs, cases.precision, self.states, states, np.ones_like(cases.slowness))
+        here = Cases(cases.table, cases.macs, cases.precision, self.states, states, np.ones_like(cases.slowdown))
         if self.posterior is None:
-            return self.borrowed(here)
-        own, lent = self.posterior.efficiencies(self.shares(here)), self.borrowed(here)
-        borrow = self.learned.roofline.parameters.get("borrow", 0.0) if self.learned else 0.0
-        return own if lent is None else own * np.maximum(lent, 0.05) ** borrow
+            return self.source_efficiencies(here)
+        own, source = self.posterior.efficiencies(self.shares(here)), self.source_efficiencies(here)
+        transferred = self.gaussian_process.roofline.parameters.get("borrow", 0.0) if self.gaussian_process else 0.0
+        return own if source is None else own * np.maximum(source, 0.05) ** transferred
 
     def shares(self, cases: Cases) -> Shares:
-        assert self.learned is not None
-        return self.learned.shares(self.roof(cases))
+        assert self.gaussian_process is not None
+        return self.gaussian_process.shares(self.roof(cases))
 
     @cached_property
     def posterior(self) -> Posterior | None:
-        if self.learned is None:
+        if self.gaussian_process is None:
             return None
         shares = self.shares(self.measured.cases(self.states))
         ratio = np.array(self.measured.seconds) / shares.roof_s
-        return Posterior(self.learned.hyper, shares, ratio, np.array(self.measured.spread))
+        return Posterior(self.gaussian_process.hyper, shares, ratio, np.array(self.measured.spread))
 
-    def _score(self, form: str) -> FormScore:
+    def _score(self, model_family: str) -> FormScore:
         for score in self.scores:
-            if score.form == form and score.candidate:
+            if score.form == model_family and score.candidate:
                 return score
-        raise UsageError(f"The form '{form}' was not fitted here: measure more networks, or take '{self.chosen}'.")
+        raise self._not_fitted(model_family)
+
+    def _not_fitted(self, model_family: str) -> UsageError:
+        name = FAMILY_NAMES.get(model_family, model_family)
+        return UsageError(
+            f"The model family '{name}' was not fitted here: measure more networks, or take '{FAMILY_NAMES[self.chosen]}'."
+        )
 
     # ------------------------------------------------------------------------------------------------------ operating points
 
-    def _slowness(self, point: Point | None, clock_hz: float | None) -> float:
+    def _slowdown(self, point: Point | None, clock_hz: float | None) -> float:
         wanted = clock_hz or (point.clock_cap_hz if point else None)
         if wanted is None:
             return 1.0
@@ -283,12 +319,18 @@ class Predictor(Record):
 
     # ------------------------------------------------------------------------------------------------------- extrapolation
 
-    def _why(self, form: Form, cases: Cases, states: list[int], sds: Floats, score: FormScore) -> list[str | None]:
+    def _why(
+        self, model_family: ModelFamily, cases: Cases, states: list[int], sds: Float64Array, score: FormScore
+    ) -> list[str | None]:
         why: list[str | None] = [None] * cases.table.nets
-        strange = self._strange_kernels(cases.table) if self.measured.kernels_known and form != "factor" else []
-        for index, text in [*self._unmeasured(cases, states), *self._sizes(cases), *strange]:
+        out_of_distribution = (
+            self._out_of_distribution_kernels(cases.table)
+            if self.measured.kernels_known and model_family != "factor"
+            else []
+        )
+        for index, text in [*self._unmeasured(cases, states), *self._sizes(cases), *out_of_distribution]:
             why[index] = why[index] or text
-        if form == "learned":
+        if model_family == "learned":
             for index in np.flatnonzero(sds > UNSURE * score.sd).tolist():
                 why[index] = why[index] or f"unlike the measured networks (sd {sds[index]:.0%})"
         return why
@@ -312,7 +354,7 @@ class Predictor(Record):
         side = np.where(logs < seen.min(), "fewer", "more")
         return [(i, f"{side[i]} multiply-accumulates than measured") for i in np.flatnonzero(outside).tolist()]
 
-    def _strange_kernels(self, table: Table) -> list[tuple[int, str]]:
+    def _out_of_distribution_kernels(self, table: Table) -> list[tuple[int, str]]:
         """Networks with a kernel that matters and whose kind was never measured, or whose shape leaves the measured range."""
         known = self._box
         why: dict[int, str] = {}
@@ -338,19 +380,27 @@ class Predictor(Record):
         return [(net, why[kernel]) for net, (_, kernel) in first.items() if total[net] > SHARE]
 
     @cached_property
-    def _box(self) -> dict[int, tuple[Floats, Floats]]:
+    def _box(self) -> dict[int, tuple[Float64Array, Float64Array]]:
         table = self.measured.networks.table()
         kinds = table.column("kind")
         rows = {int(k): table.features[kinds == k] for k in np.unique(kinds)}
         return {kind: (x.min(axis=0), x.max(axis=0)) for kind, x in rows.items()}
 
 
-def _rough_work(table: Table) -> Floats:
+def _rough_work(table: Table) -> Float64Array:
     """A scale of how long kernels take that needs no fit: multiply-accumulates and bytes."""
     return np.asarray(table.macs + 4.0 * (table.moved_bytes + table.column("weight_bytes")))
 
 
-def state_indices(states: Sequence[State], wanted: Sequence[State]) -> Ints:
+def check_level(level: float) -> None:
+    """Raises UsageError for a level that no interval can have."""
+    if not 0.5 <= level < 1:
+        raise UsageError(
+            f"An interval cannot hold a share of {level:g}: give a level from 0.5 to below 1, such as 0.9."
+        )
+
+
+def state_indices(states: Sequence[State], wanted: Sequence[State]) -> Int64Array:
     place = {state: i for i, state in enumerate(states)}
     return np.array([place[s] for s in wanted], dtype=np.int64)
 
@@ -360,15 +410,15 @@ def save(path: Path, predictor: Predictor) -> None:
 
 
 def load(path: Path) -> Predictor:
-    """A model file. Raises UsageError (missing), BadRecord (not JSON, another schema, the work of an older kit)."""
+    """A model file. Raises UsageError (missing), BadRecord (not JSON, another schema, the work of an older version)."""
     data = store.read_json(path)
     if isinstance(data, list):
         raise BadRecord(
-            f"{path} holds efficiency factors of an older kit and no predictor: write it anew with kit fit --out."
+            f"{path} holds efficiency factors alone, as an older version of kit wrote them: write a model with kit fit --out."
         )
     version = data.get("schema_version") if isinstance(data, dict) else None
     if isinstance(version, int) and version < Predictor.model_fields["schema_version"].default:
         raise BadRecord(
-            f"{path} was fitted by an older kit (schema version {version}): fit it anew with kit fit --out."
+            f"{path} was fitted by an older version of kit (schema version {version}): fit it again with kit fit --out."
         )
     return records.load(Predictor, data, str(path))

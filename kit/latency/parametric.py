@@ -1,7 +1,7 @@
-"""The forms that need no training data to predict: a line, a factor per kind, a roofline. Evaluated with numpy alone.
+"""The model families that need no training data to predict: line, per-kind linear, roofline. Evaluated with numpy alone.
 
 Each is a record that turns :class:`Cases` (networks at operating states) into seconds. States are the measured combinations
-of threads, idle gap and background load; between them the predictor interpolates, inside a form they are categories.
+of threads, idle gap and background load; between them the predictor interpolates, inside a family they are categories.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kit.latency.features import KINDS, PRECISIONS, WORKING, Ints, Table
+from kit.latency.features import KINDS, PRECISIONS, WORKING, Table
 from kit.records import Point, Record
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
 
 class State(Record):
@@ -40,32 +40,32 @@ class Cases:
     """
 
     table: Table
-    macs: Floats
-    precision: Ints
+    macs: Float64Array
+    precision: Int64Array
     states: tuple[State, ...]
-    state: Ints
-    slowness: Floats
+    state: Int64Array
+    slowdown: Float64Array
 
     @classmethod
-    def of(cls, table: Table, states: tuple[State, ...], slowness: Floats | None = None) -> Cases:
+    def of(cls, table: Table, states: tuple[State, ...], slowdown: Float64Array | None = None) -> Cases:
         """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowness`` says nothing else."""
         zero = np.zeros(table.nets, dtype=np.int64)
-        clock = np.ones(table.nets) if slowness is None else slowness
+        clock = np.ones(table.nets) if slowdown is None else slowdown
         return cls(table, table.total(table.macs), table.precisions(), states, zero, clock)
 
-    def pick(self, index: Ints) -> Cases:
+    def pick(self, index: Int64Array) -> Cases:
         return Cases(
             self.table.pick(index),
             self.macs[index],
             self.precision[index],
             self.states,
             self.state[index],
-            self.slowness[index],
+            self.slowdown[index],
         )
 
     def at(self, state: int) -> Cases:
         """The same networks, all at one state."""
-        return Cases(self.table, self.macs, self.precision, self.states, np.full_like(self.state, state), self.slowness)
+        return Cases(self.table, self.macs, self.precision, self.states, np.full_like(self.state, state), self.slowdown)
 
     def groups(self) -> list[str]:
         """Precision and state of each case as one word: what a line is drawn through."""
@@ -81,25 +81,25 @@ class Line(Record):
     s_per_mac: dict[str, float]
     fallback: str
 
-    def predict(self, cases: Cases) -> Floats:
+    def predict(self, cases: Cases) -> Float64Array:
         keys = [k if k in self.s_per_mac else self.fallback for k in cases.groups()]
         slope, overhead = (np.array([d[k] for k in keys]) for d in (self.s_per_mac, self.overhead_s))
-        return (overhead + slope * cases.macs) * cases.slowness
+        return (overhead + slope * cases.macs) * cases.slowdown
 
 
-class Kinds(Record):
+class PerKindLinear(Record):
     """overhead + seconds per multiply-accumulate of each working kind + seconds per byte of each lighter kind, by precision and
     state. ``coefficients`` follow :func:`kind_amounts`."""
 
     coefficients: dict[str, tuple[float, ...]]
     fallback: str
 
-    def predict(self, cases: Cases) -> Floats:
+    def predict(self, cases: Cases) -> Float64Array:
         rows = np.array([self.coefficients.get(k, self.coefficients[self.fallback]) for k in cases.groups()])
-        return np.asarray((kind_amounts(cases.table) * rows).sum(axis=1) * cases.slowness)
+        return np.asarray((kind_amounts(cases.table) * rows).sum(axis=1) * cases.slowdown)
 
 
-def kind_amounts(table: Table) -> Floats:
+def kind_amounts(table: Table) -> Float64Array:
     """[nets, 1 + kinds]: one call, multiply-accumulates of the working kinds, bytes moved by the lighter ones."""
     kind = table.column("kind")
     amount = np.where(kind < WORKING, table.macs, table.moved_bytes)
@@ -118,18 +118,18 @@ class Roofline(Record):
 
     parameters: dict[str, float]
 
-    def predict(self, cases: Cases) -> Floats:
+    def predict(self, cases: Cases) -> Float64Array:
         entries, call = self.times(Roof(cases))
         return cases.table.sum_entries(entries) + call
 
-    def times(self, roof: Roof) -> tuple[Floats, Floats]:
+    def times(self, roof: Roof) -> tuple[Float64Array, Float64Array]:
         """Seconds of each entry (kernel times count), [entries], and of each call as such, [nets]."""
         return roof.times(self.parameters)
 
-    def slopes(self, roof: Roof, freedom: dict[str, float]) -> Floats:
+    def slopes(self, roof: Roof, freedom: dict[str, float]) -> Float64Array:
         """d log latency / d parameter times the parameter's standard deviation in ``freedom``, [nets, parameters]."""
 
-        def log_seconds(name: str, step: float) -> Floats:
+        def log_seconds(name: str, step: float) -> Float64Array:
             entries, call = roof.times({**self.parameters, name: self.parameters[name] + step})
             return np.log(roof.cases.table.sum_entries(entries) + call)
 
@@ -140,7 +140,7 @@ class Roofline(Record):
 class Roof:
     """What a roofline computes with, laid out once per set of cases: fitting evaluates it thousands of times."""
 
-    def __init__(self, cases: Cases, efficiency: Floats | None = None) -> None:
+    def __init__(self, cases: Cases, efficiency: Float64Array | None = None) -> None:
         table = cases.table
         self.cases = cases
         of = table.kernel
@@ -152,10 +152,10 @@ class Roof:
         self.misaligned = table.misaligned[of]
         self.rows = np.maximum(table.column("rows")[of], 1).astype(np.float64)
         self.log_held = np.log(np.maximum(table.weight_bytes, 1.0))[table.net]
-        self.slowness = cases.slowness[table.net]
+        self.slowdown = cases.slowdown[table.net]
         self.log_efficiency = None if efficiency is None else np.log(np.maximum(efficiency, 0.05))
 
-    def times(self, p: dict[str, float]) -> tuple[Floats, Floats]:
+    def times(self, p: dict[str, float]) -> tuple[Float64Array, Float64Array]:
         states = self.cases.states
         kind = np.array([p.get(f"kind:{k}", 0.0) for k in KINDS])
         bits = np.array([p.get(f"precision:{k}", 0.0) for k in PRECISIONS])
@@ -169,20 +169,20 @@ class Roof:
         fill = (1.0 + p.get("align", 0.0) * self.misaligned) * (1.0 + np.exp(p.get("rows", -20.0)) / self.rows)
         working = self.kind < WORKING
         arithmetic = mac * self.macs * fill * np.exp(np.where(working, kind[self.kind], 0.0))
-        arithmetic = arithmetic * np.exp(bits[self.precision] + threads[self.state]) * self.slowness
+        arithmetic = arithmetic * np.exp(bits[self.precision] + threads[self.state]) * self.slowdown
         far = 1.0 / (1.0 + np.exp(-(self.log_held - p.get("edge", 15.0)) / EDGE_WIDTH))
-        traffic = mac * np.exp(memory[self.state]) * self.slowness ** p.get("clock", 0.0)
+        traffic = mac * np.exp(memory[self.state]) * self.slowdown ** p.get("clock", 0.0)
         weight = traffic * self.weights * (np.exp(p["weight"]) * (1.0 + far * np.expm1(p.get("far", 0.0))))
         light = np.where(working, 0.0, kind[self.kind])
         moved = traffic * self.moved * np.exp(p["byte"] + light)
         power = p.get("power", 2.0)
         largest = np.maximum(np.maximum(arithmetic, weight), np.maximum(moved, 1e-30))
         parts = (arithmetic / largest) ** power + (weight / largest) ** power + (moved / largest) ** power
-        each = largest * parts ** (1.0 / power) + (mac * np.exp(p["kernel"]) + spawn[self.state]) * self.slowness
+        each = largest * parts ** (1.0 / power) + (mac * np.exp(p["kernel"]) + spawn[self.state]) * self.slowdown
         if self.log_efficiency is not None:
             each = each * np.exp(p.get("borrow", 1.0) * self.log_efficiency)
         level = np.exp(scale)
-        call = (mac * np.exp(p["call"]) * self.cases.slowness + wake[self.cases.state]) * level[self.cases.state]
+        call = (mac * np.exp(p["call"]) * self.cases.slowdown + wake[self.cases.state]) * level[self.cases.state]
         return self.count * each * level[self.state], call
 
 

@@ -1,7 +1,7 @@
-"""Which form is believed: k-fold cross-validation over sub-networks, and the simplest form that it cannot reject.
+"""Model selection: k-fold cross-validation over sub-networks, and the simplest model family that it cannot reject.
 
-All records of one sub-network (its precisions, threads) fall into one fold. Errors are logarithms of predicted over measured. A form is
-rejected against the best when its absolute errors are larger than the best one's by more than signs flipped at random explain
+All records of one sub-network (its precisions, threads) fall into one fold. Errors are logarithms of predicted over measured. A
+family is rejected against the best when its absolute errors are larger than the best one's by more than signs flipped at random explain
 (one-sided, paired). The same residuals calibrate the intervals (conformal prediction, Vovk et al. 2005; normalised by the model's own
 standard deviation, Papadopoulos et al. 2002).
 """
@@ -17,48 +17,43 @@ import numpy as np
 from kit.errors import BadRecord
 from kit.latency.baselines import forest, forest_available, lookup
 from kit.latency.efficiency_factor import quality
-from kit.latency.features import Ints
 from kit.latency.fitting import Data, Fitted, fit
-from kit.latency.model import FORMS, REJECTED, Form
+from kit.latency.model import FAMILY_NAMES, MODEL_FAMILIES, REJECTED, ModelFamily
 from kit.latency.parametric import Cases, Roof
 from kit.records import FormScore
-from kit.stats import Floats
+from kit.stats import Float64Array, Int64Array
 
 FOLDS = 10
 LEAST_FOR_BASELINES = 8
 FLIPS = 4000
-BASELINES = {
-    "papers": "MACs / clock (lambda = 1)",
-    "forest": "random forest on network features",
-    "lookup": "layer-wise lookup table",
-}
+BASELINES = ("papers", "forest", "lookup")
 
 Fit = Callable[[Data], Fitted]
 
 
 @dataclass(frozen=True)
 class Validated:
-    """Held-out predictions of each form: seconds [n] and relative standard deviation [n] (nan: the form has none of its own)."""
+    """Held-out predictions of each family: seconds [n] and relative standard deviation [n] (nan: the family has none of its own)."""
 
-    seconds: dict[str, Floats]
-    sd: dict[str, Floats]
+    seconds: dict[str, Float64Array]
+    sd: dict[str, Float64Array]
 
 
-def evaluate(found: Fitted, data: Data) -> dict[Form, tuple[Floats, Floats]]:
-    """(seconds, relative standard deviation) by every form that was fitted."""
-    out: dict[Form, tuple[Floats, Floats]] = {}
+def evaluate(fitted: Fitted, data: Data) -> dict[ModelFamily, tuple[Float64Array, Float64Array]]:
+    """(seconds, relative standard deviation) by every model family that was fitted."""
+    out: dict[ModelFamily, tuple[Float64Array, Float64Array]] = {}
     nothing = np.full(len(data.seconds), np.nan)
-    if found.line is not None:
-        out["factor"] = (found.line.predict(data.cases), nothing)
-    if found.kinds is not None:
-        out["kinds"] = (np.maximum(found.kinds.predict(data.cases), 1e-12), nothing)
-    if found.roofline is not None:
+    if fitted.line is not None:
+        out["factor"] = (fitted.line.predict(data.cases), nothing)
+    if fitted.per_kind_linear is not None:
+        out["kinds"] = (np.maximum(fitted.per_kind_linear.predict(data.cases), 1e-12), nothing)
+    if fitted.roofline is not None:
         roof = Roof(data.cases, data.efficiency)
-        entries, call = found.roofline.times(roof)
+        entries, call = fitted.roofline.times(roof)
         out["roofline"] = (data.cases.table.sum_entries(entries) + call, nothing)
-        if found.learned is not None and found.posterior is not None:
-            shares = found.learned.shares(roof)
-            ratio, sd = found.posterior.predict(shares)
+        if fitted.gaussian_process is not None and fitted.posterior is not None:
+            shares = fitted.gaussian_process.shares(roof)
+            ratio, sd = fitted.posterior.predict(shares)
             out["learned"] = (ratio * shares.roof_s, sd / ratio)
     return out
 
@@ -73,12 +68,12 @@ def cross_validate(
     clock_hz: float | None,
     seed: int,
 ) -> Validated:
-    """Every form (and baseline), fitted without each fold and asked for it. ``whole`` is the fit of all, from which folds start."""
-    seconds: dict[str, Floats] = {}
-    sds: dict[str, Floats] = {}
+    """Every family (and baseline), fitted without each fold and asked for it. ``whole`` is the fit of all, from which folds start."""
+    seconds: dict[str, Float64Array] = {}
+    sds: dict[str, Float64Array] = {}
     count = len(data.seconds)
 
-    def keep(name: str, index: Ints, values: Floats, sd: Floats | None = None) -> None:
+    def keep(name: str, index: Int64Array, values: Float64Array, sd: Float64Array | None = None) -> None:
         seconds.setdefault(name, np.full(count, np.nan))[index] = values
         sds.setdefault(name, np.full(count, np.nan))[index] = np.nan if sd is None else sd
 
@@ -87,18 +82,18 @@ def cross_validate(
         train, test = data.pick(rest), data.pick(held)
         if len(rest) < 2 or not len({*train.cases.macs.tolist()}) > 2:
             continue
-        found = fit(train, prior=prior, warm=whole, seed=seed, kernels=kernels)
-        for form, (values, sd) in evaluate(found, test).items():
-            keep(form, held, values, sd)
+        fitted = fit(train, prior=prior, warm=whole, seed=seed, kernels=kernels)
+        for family, (values, sd) in evaluate(fitted, test).items():
+            keep(family, held, values, sd)
         if baselines and kernels:
             for name, values in _baselines(train, test.cases, seed).items():
                 keep(name, held, values)
     if baselines and clock_hz is not None:
-        seconds["papers"] = data.cases.macs / clock_hz * data.cases.slowness
+        seconds["papers"] = data.cases.macs / clock_hz * data.cases.slowdown
     return Validated({k: v for k, v in seconds.items() if np.isfinite(v).all()}, sds)
 
 
-def _baselines(train: Data, test: Cases, seed: int) -> dict[str, Floats]:
+def _baselines(train: Data, test: Cases, seed: int) -> dict[str, Float64Array]:
     if len(train.seconds) < LEAST_FOR_BASELINES - 1:
         return {}
     out = {"lookup": lookup(train, test)}
@@ -107,7 +102,7 @@ def _baselines(train: Data, test: Cases, seed: int) -> dict[str, Floats]:
     return out
 
 
-def folds(group: Ints, seed: int) -> list[Ints]:
+def folds(group: Int64Array, seed: int) -> list[Int64Array]:
     """Indices held out together; each group is in one fold. Ten folds, or one for each group where there are fewer."""
     names = np.unique(group)
     shuffled = np.random.default_rng(seed).permutation(names)
@@ -116,65 +111,72 @@ def folds(group: Ints, seed: int) -> list[Ints]:
 
 
 def choose(
-    found: Validated, data: Data, level: float, seed: int, usual: Form | None = None
-) -> tuple[Form, str, tuple[FormScore, ...]]:
-    """(form, sentence, table). The first form in :data:`FORMS` that the best one does not beat beyond chance.
+    validated: Validated, data: Data, level: float, seed: int, preferred: ModelFamily | None = None
+) -> tuple[ModelFamily, str, tuple[FormScore, ...]]:
+    """(family, sentence, table): the first family in :data:`MODEL_FAMILIES` that the best one does not beat significantly.
 
-    ``usual`` is the form that served another device, whose structure is borrowed: it is taken before the simpler ones, since ten records
-    can reject nothing, and where even they reject it, the best one is.
+    ``preferred`` is the family that served the source device of a transfer: it is taken before the simpler ones, since ten records can
+    reject nothing, and where even they reject it, the best one is.
 
-    Raises BadRecord where the records are too few for every form.
+    Raises BadRecord where the records are too few for every family.
     """
-    errors = {f: np.abs(np.log(found.seconds[f] / data.seconds)) for f in FORMS if f in found.seconds}
+    errors = {f: np.abs(np.log(validated.seconds[f] / data.seconds)) for f in MODEL_FAMILIES if f in validated.seconds}
     if not errors:
         raise BadRecord(
             f"{len(data.seconds)} records, of which some are left out to test on, are too few for any latency model: profile more."
         )
     best = min(errors, key=lambda f: float(errors[f].mean()))
-    chances = {f: chance(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
-    kept = [f for f in FORMS if f in errors and chances[f] > REJECTED]
-    if usual in errors:
-        kept = [usual] if usual in kept else [best]
+    p_values = {f: sign_flip_p_value(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
+    kept = [f for f in MODEL_FAMILIES if f in errors and p_values[f] > REJECTED]
+    if preferred in errors:
+        kept = [preferred] if preferred in kept else [best]
     chosen = kept[0]
-    scores = [_score(f, found, data, level, chances[f]) for f in errors]
-    scores += [_score(b, found, data, level, None) for b in BASELINES if b in found.seconds]
-    return chosen, _sentence(chosen, best, errors, chances, usual), tuple(scores)
+    scores = [_score(f, validated, data, level, p_values[f]) for f in errors]
+    scores += [_score(b, validated, data, level, None) for b in BASELINES if b in validated.seconds]
+    return chosen, _sentence(chosen, best, errors, p_values, preferred), tuple(scores)
 
 
-def chance(worse_by: Floats, group: Ints, seed: int) -> float:
-    """Probability that the mean of ``worse_by`` is as large when, per sub-network, its sign is a coin's (one-sided)."""
+def sign_flip_p_value(worse_by: Float64Array, group: Int64Array, seed: int) -> float:
+    """One-sided p-value: how often the mean of ``worse_by`` is as large when its sign is a fair coin's, per sub-network."""
     sums = np.bincount(np.unique(group, return_inverse=True)[1], weights=worse_by)
     coins = np.random.default_rng(seed).choice((-1.0, 1.0), size=(FLIPS, len(sums)))
     return float((1 + np.sum(coins @ sums >= sums.sum() - 1e-15)) / (FLIPS + 1))
 
 
 def _sentence(
-    chosen: Form, best: Form, errors: dict[Form, Floats], chances: dict[Form, float], usual: Form | None
+    chosen: ModelFamily,
+    best: ModelFamily,
+    errors: dict[ModelFamily, Float64Array],
+    p_values: dict[ModelFamily, float],
+    preferred: ModelFamily | None,
 ) -> str:
-    mean = {form: float(np.mean(values)) for form, values in errors.items()}
-    rivals = [f for f in errors if FORMS.index(f) < FORMS.index(chosen) or f == usual]
-    rejected = [f for f in rivals if chances[f] <= REJECTED]
-    text = f"{chosen}: mean error {mean[chosen]:.1%} on {len(errors[chosen])} held-out records"
-    if chosen == best:
-        text += ", the smallest of all forms"
+    off = {family: float(np.exp(np.mean(values))) for family, values in errors.items()}
+    rivals = [f for f in errors if MODEL_FAMILIES.index(f) < MODEL_FAMILIES.index(chosen) or f == preferred]
+    rejected = [f for f in rivals if p_values[f] <= REJECTED]
+    count = len(errors[chosen])
+    text = f"{FAMILY_NAMES[chosen]}: on average a factor of {off[chosen]:.4g} off (geometric mean over {count} held-out records)"
+    if len(errors) == 1:
+        text += ", the only model family that these records carry"
+    elif chosen == best:
+        text += f", the smallest of {len(errors)} model families"
     else:
-        text += f"; {best} has {mean[best]:.1%}, which chance explains (p = {chances[chosen]:.2f})"
-    if chosen == usual:
-        text += "; it goes first because it served the device that is borrowed from"
+        text += f"; {FAMILY_NAMES[best]} has {off[best]:.4g}, which is not significantly better (p = {p_values[chosen]:.2f})"
+    if chosen == preferred:
+        text += "; it goes first because it served the source device of the transfer"
     elif rejected:
-        text += f"; rejected as worse: {', '.join(rejected)}"
+        text += f"; rejected as worse: {', '.join(FAMILY_NAMES[f] for f in rejected)}"
     return text + "."
 
 
-def _score(form: str, found: Validated, data: Data, level: float, p_value: float | None) -> FormScore:
-    errors = np.abs(np.log(found.seconds[form] / data.seconds))
-    sd = deviations(form, found, data)
+def _score(family: str, validated: Validated, data: Data, level: float, p_value: float | None) -> FormScore:
+    errors = np.abs(np.log(validated.seconds[family] / data.seconds))
+    sd = deviations(family, validated, data)
     reach, how = calibrate(errors / sd, level)
     return FormScore(
-        form=form,
-        candidate=form in FORMS,
+        form=family,
+        candidate=family in MODEL_FAMILIES,
         count=len(errors),
-        quality=quality(found.seconds[form], data.seconds),
+        quality=quality(validated.seconds[family], data.seconds),
         median_error=float(np.median(errors)),
         sd=float(np.median(sd)),
         reach=reach,
@@ -183,17 +185,17 @@ def _score(form: str, found: Validated, data: Data, level: float, p_value: float
     )
 
 
-def deviations(form: str, found: Validated, data: Data) -> Floats:
-    """The relative standard deviation of each held-out prediction [n]: the form's own, else one for all from its errors."""
-    own = found.sd.get(form)
+def deviations(family: str, validated: Validated, data: Data) -> Float64Array:
+    """The relative standard deviation of each held-out prediction [n]: the family's own, else one for all from its errors."""
+    own = validated.sd.get(family)
     if own is not None and np.isfinite(own).all():
         return own
-    errors = np.log(found.seconds[form] / data.seconds)
+    errors = np.log(validated.seconds[family] / data.seconds)
     return np.full(len(errors), max(float(np.sqrt(np.mean(errors**2))), 1e-6))
 
 
-def calibrate(scores: Floats, level: float) -> tuple[float, str]:
-    """(standard deviations that an interval reaches to each side, how that was found).
+def calibrate(scores: Float64Array, level: float) -> tuple[float, str]:
+    """(standard deviations that an interval reaches to each side, how that was calibrated).
 
     The conformal quantile is the ceil((n + 1) level)-th smallest score; with too few scores for it (n < 9 at 90 %) there is none, and
     the largest score is stretched by Student's t instead, which assumes normal errors.

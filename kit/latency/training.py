@@ -14,19 +14,19 @@ from kit.latency import efficiency_factor, fitting, selection
 from kit.latency.features import arrange
 from kit.latency.fitting import Data, Fitted
 from kit.latency.kernels import kernels_of
-from kit.latency.model import Clocks, Measured, Predictor, state_indices
+from kit.latency.model import Clocks, Measured, Predictor, check_level, state_indices
 from kit.latency.parametric import Cases, State
 from kit.records import DECIDING, Artifact, CurvePoint, Kernel, LatencyModel, Measurement, ProfileRecord
-from kit.stats import Floats
+from kit.stats import Float64Array
 
 KernelsOf = Callable[[Artifact], tuple[Kernel, ...] | None]
-LEAST = 3  # records, of different multiply-accumulates
-LEAST_WITH_KERNELS = 6
+RECORDS_MIN = 3  # records, of different multiply-accumulates
+RECORDS_MIN_WITH_KERNELS = 6
 TIMES_OF_HALF_WIDTH = 1.96
 
 
 @dataclass(frozen=True)
-class _Point:
+class Observation:
     """One usable record."""
 
     profile: ProfileRecord
@@ -44,32 +44,31 @@ def predictor(
     kernels: KernelsOf = kernels_of,
     baselines: bool = True,
 ) -> Predictor:
-    """The latency model of one device and backend: every form, cross-validated, the simplest that cannot be rejected chosen.
-
-    ``base`` is the predictor of another device (or backend, precision, thread count) whose structure is borrowed, ``level`` that
-    of the intervals, ``kernels`` tells the kernels of an artifact, ``baselines`` False leaves the papers' line, the
-    forest and the lookup table out of the scores (a third faster). Equal records and seed give an equal predictor.
-    Raises BadRecord: several devices or backends, or too few usable records.
-    """
+    """See :func:`kit.latency.predictor`."""
+    check_level(level)
     _refuse_mixtures(profiles)
-    if not 0.5 <= level < 1:
-        raise BadRecord(f"An interval of {level:g} cannot be: give a share from 0.5 to below 1, such as 0.9.")
-    points, notes = _points(profiles, kernels)
-    known = _with_kernels(points, notes)
-    if known is not None:
-        points = known
-    _refuse_too_few(points, notes, borrowed=base is not None and known is not None)
-    lent = base if known is not None else None
-    states, clocks = _states(points), _clocks(points)
-    data = _data(points, states, clocks, lent)
-    prior = None if lent is None or lent.roofline_below is None else lent.roofline_below.parameters
-    found = fitting.fit(data, prior=prior, seed=seed, kernels=known is not None)
+    observations, notes = _observations(profiles, kernels)
+    usable = _with_kernels(observations, notes)
+    if usable is not None:
+        observations = usable
+    _refuse_too_few(observations, notes, transferred=base is not None and usable is not None)
+    source = base if usable is not None else None
+    states, clocks = _states(observations), _clocks(observations)
+    data = _data(observations, states, clocks, source)
+    prior = None if source is None or source.roofline_below is None else source.roofline_below.parameters
+    fitted = fitting.fit(data, prior=prior, seed=seed, kernels=usable is not None)
     validated = selection.cross_validate(
-        data, found, prior, kernels=known is not None, baselines=baselines, clock_hz=_papers_clock(points), seed=seed
+        data,
+        fitted,
+        prior,
+        kernels=usable is not None,
+        baselines=baselines,
+        clock_hz=_papers_clock(observations),
+        seed=seed,
     )
-    chosen, reason, scores = selection.choose(validated, data, level, seed, None if lent is None else lent.chosen)
+    chosen, reason, scores = selection.choose(validated, data, level, seed, None if source is None else source.chosen)
     kept = {s.form for s in scores}
-    first = points[0].profile
+    first = observations[0].profile
     return Predictor(
         device_id=first.device.device_id,
         backend=first.settings.backend,
@@ -77,25 +76,26 @@ def predictor(
         seed=seed,
         states=states,
         clocks=clocks,
-        measured=_measured(points, data, known is not None),
+        measured=_measured(observations, data, usable is not None),
         chosen=chosen,
         reason=reason,
         scores=scores,
         held_out_s=tuple(validated.seconds[chosen].tolist()),
         held_out_sd=tuple(selection.deviations(chosen, validated, data).tolist()),
-        notes=tuple(notes + _said_of_baselines(kept, known is not None)),
+        notes=tuple(notes + _absent_baselines(kept, usable is not None)),
         models=_factors(profiles, seed),
-        base=lent,
-        **_forms(found, kept),
+        base=source,
+        **_families(fitted, kept),
     )
 
 
-def _forms(found: Fitted, kept: set[str]) -> dict[str, object]:
+def _families(fitted: Fitted, kept: set[str]) -> dict[str, object]:
+    """The fitted families that cross-validation kept, by the predictor's fields."""
     return {
-        "line": found.line if "factor" in kept else None,
-        "kinds": found.kinds if "kinds" in kept else None,
-        "roofline": found.roofline if kept & {"roofline", "learned"} else None,
-        "learned": found.learned if "learned" in kept else None,
+        "line": fitted.line if "factor" in kept else None,
+        "per_kind_linear": fitted.per_kind_linear if "kinds" in kept else None,
+        "roofline": fitted.roofline if kept & {"roofline", "learned"} else None,
+        "gaussian_process": fitted.gaussian_process if "learned" in kept else None,
     }
 
 
@@ -112,16 +112,16 @@ def _refuse_mixtures(profiles: Sequence[ProfileRecord]) -> None:
         )
 
 
-def _points(profiles: Sequence[ProfileRecord], kernels: KernelsOf) -> tuple[list[_Point], list[str]]:
-    points, notes = [], []
+def _observations(profiles: Sequence[ProfileRecord], kernels: KernelsOf) -> tuple[list[Observation], list[str]]:
+    observations, notes = [], []
     for profile in store.decisive(profiles):
         listed = kernels(profile.artifact)
         why = _unusable(profile, listed)
         if why:
             notes.append(f"{profile.artifact.artifact_id}: {why}")
         else:
-            points.append(_point(profile, listed))
-    return points, notes
+            observations.append(_observation(profile, listed))
+    return observations, notes
 
 
 def _unusable(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> str | None:
@@ -139,61 +139,67 @@ def _unusable(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> str
     return None
 
 
-def _point(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> _Point:
+def _observation(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> Observation:
     how = profile.settings
     assert profile.measurement is not None
     chosen = how.clock_cap_hz is not None or how.power_mode is not None
     clock = (profile.measurement.clock_hz or how.clock_cap_hz) if chosen else None
-    return _Point(profile, kernels, State(threads=how.threads, gap_s=how.gap_s, load=how.load), clock)
+    return Observation(profile, kernels, State(threads=how.threads, gap_s=how.gap_s, load=how.load), clock)
 
 
-def _with_kernels(points: list[_Point], notes: list[str]) -> list[_Point] | None:
+def _with_kernels(observations: list[Observation], notes: list[str]) -> list[Observation] | None:
     """The records whose kernels are known, when they are enough to go by; else None, and only a line can be drawn."""
-    known = [p for p in points if p.kernels]
-    if len(known) < min(LEAST_WITH_KERNELS, len(points)) or not known:
-        if points:
+    known = [p for p in observations if p.kernels]
+    if len(known) < min(RECORDS_MIN_WITH_KERNELS, len(observations)) or not known:
+        if observations:
             notes.append("the kernels of these networks are unknown (kit describe lists them): only a line was fitted")
         return None
     notes += [
-        f"{p.profile.artifact.artifact_id}: kernels unknown (kit describe lists them)" for p in points if not p.kernels
+        f"{p.profile.artifact.artifact_id}: kernels unknown (kit describe lists them)"
+        for p in observations
+        if not p.kernels
     ]
     return known
 
 
-def _refuse_too_few(points: list[_Point], notes: list[str], *, borrowed: bool) -> None:
-    different = len({p.profile.artifact.macs or sum(k.macs * k.count for k in p.kernels or ()) for p in points})
-    if different >= LEAST:
+def _refuse_too_few(observations: list[Observation], notes: list[str], *, transferred: bool) -> None:
+    different = len({p.profile.artifact.macs or sum(k.macs * k.count for k in p.kernels or ()) for p in observations})
+    if different >= RECORDS_MIN:
         return
     why = sorted({text.split(": ", 1)[-1] for text in notes})
     more = f" Left out: {'; '.join(why)}." if why else ""
-    need = "ten are enough with --from" if borrowed else "ten serve a roofline, forty the best form"
+    need = "ten are enough with --from" if transferred else "ten serve a roofline, forty a Gaussian process"
     raise BadRecord(
-        f"A latency model needs {LEAST} measured networks with different MACs and found {different} ({need}): profile more.{more}"
+        f"A latency model needs {RECORDS_MIN} measured networks with different MACs and these are {different} ({need}): profile more.{more}"
     )
 
 
-def _states(points: Sequence[_Point]) -> tuple[State, ...]:
+def _states(observations: Sequence[Observation]) -> tuple[State, ...]:
     """The quietest state with the fewest threads stands first."""
-    return tuple(sorted({p.state for p in points}, key=lambda s: (s.gap_s, s.load, s.threads)))
+    return tuple(sorted({p.state for p in observations}, key=lambda s: (s.gap_s, s.load, s.threads)))
 
 
-def _clocks(points: Sequence[_Point]) -> Clocks | None:
+def _clocks(observations: Sequence[Observation]) -> Clocks | None:
     """The measured range of clocks, where they were chosen; the reference is the fastest, left alone or not."""
-    chosen = [p.clock_hz for p in points if p.clock_hz is not None]
+    chosen = [p.clock_hz for p in observations if p.clock_hz is not None]
     if not chosen:
         return None
-    free = [m.clock_hz for p in points if p.clock_hz is None and (m := p.profile.measurement) and m.clock_hz]
+    free = [m.clock_hz for p in observations if p.clock_hz is None and (m := p.profile.measurement) and m.clock_hz]
     reference = float(np.median(free)) if free else max(chosen)
     return Clocks(low_hz=min(*chosen, reference), high_hz=max(*chosen, reference), reference_hz=reference)
 
 
-def _data(points: Sequence[_Point], states: tuple[State, ...], clocks: Clocks | None, base: Predictor | None) -> Data:
-    table = arrange([p.kernels or _nameless(p.profile.artifact) for p in points])
-    slowness = np.array([clocks.reference_hz / p.clock_hz if clocks and p.clock_hz else 1.0 for p in points])
+def _data(
+    observations: Sequence[Observation], states: tuple[State, ...], clocks: Clocks | None, base: Predictor | None
+) -> Data:
+    table = arrange([p.kernels or _nameless(p.profile.artifact) for p in observations])
+    slowdown = np.array([clocks.reference_hz / p.clock_hz if clocks and p.clock_hz else 1.0 for p in observations])
     macs = table.total(table.macs)
-    cases = Cases(table, macs, table.precisions(), states, state_indices(states, [p.state for p in points]), slowness)
-    targets = [_target(p.profile.measurement) for p in points if p.profile.measurement is not None]
-    names = [_family_member(p.profile.artifact) for p in points]
+    cases = Cases(
+        table, macs, table.precisions(), states, state_indices(states, [p.state for p in observations]), slowdown
+    )
+    targets = [_target(p.profile.measurement) for p in observations if p.profile.measurement is not None]
+    names = [_family_member(p.profile.artifact) for p in observations]
     group = np.unique(np.array(names), return_inverse=True)[1]
     efficiency = None if base is None else base.efficiencies(cases)
     return Data(cases, np.array([t[0] for t in targets]), np.array([t[1] for t in targets]), group, efficiency)
@@ -223,7 +229,7 @@ def _family_member(artifact: Artifact) -> str:
     return artifact.subnetwork.model_copy(update={"precision": "fp32"}).id
 
 
-def _measured(points: Sequence[_Point], data: Data, known: bool) -> Measured:
+def _measured(observations: Sequence[Observation], data: Data, known: bool) -> Measured:
     cases = data.cases
     return Measured(
         networks=cases.table.networks(),
@@ -231,31 +237,31 @@ def _measured(points: Sequence[_Point], data: Data, known: bool) -> Measured:
         macs=tuple(cases.macs.tolist()),
         precision=tuple(cases.precision.tolist()),
         state=tuple(cases.state.tolist()),
-        slowness=tuple(cases.slowness.tolist()),
+        slowdown=tuple(cases.slowdown.tolist()),
         seconds=tuple(data.seconds.tolist()),
         spread=tuple(data.spread.tolist()),
-        record_ids=tuple(p.profile.record_id for p in points),
-        families=tuple(sorted({sub.family for p in points if (sub := p.profile.artifact.subnetwork)})),
+        record_ids=tuple(p.profile.record_id for p in observations),
+        families=tuple(sorted({sub.family for p in observations if (sub := p.profile.artifact.subnetwork)})),
     )
 
 
-def _papers_clock(points: Sequence[_Point]) -> float | None:
+def _papers_clock(observations: Sequence[Observation]) -> float | None:
     """The clock for the papers' line: measured, else nominal."""
-    found = [m.clock_hz for p in points if (m := p.profile.measurement) and m.clock_hz]
-    if found:
-        return float(np.median(found))
-    clock = points[0].profile.device.clock
+    clocks_hz = [m.clock_hz for p in observations if (m := p.profile.measurement) and m.clock_hz]
+    if clocks_hz:
+        return float(np.median(clocks_hz))
+    clock = observations[0].profile.device.clock
     return clock.nominal_hz or clock.max_hz
 
 
 def _factors(profiles: Sequence[ProfileRecord], seed: int) -> tuple[LatencyModel, ...]:
     try:
         return tuple(efficiency_factor.fit(profiles, seed=seed))
-    except BadRecord:  # ten records at several points may hold no line of their own
+    except BadRecord:  # ten records at several points may carry no line of their own
         return ()
 
 
-def _said_of_baselines(kept: set[str], known: bool) -> list[str]:
+def _absent_baselines(kept: set[str], known: bool) -> list[str]:
     from kit.latency import baselines
 
     if known and "lookup" in kept and not baselines.forest_available():
@@ -276,20 +282,17 @@ def learning_curve(
     seed: int = 0,
     kernels: KernelsOf = kernels_of,
 ) -> tuple[CurvePoint, ...]:
-    """Error on the networks that were left out, against how many were measured; each count with ``repeats`` random choices.
-
-    Counts that leave nothing to test, or are too few for any form, are left out. Raises BadRecord as :func:`predictor` does.
-    """
+    """See :func:`kit.latency.learning_curve`."""
     usable = [p for p in store.decisive(profiles) if _unusable(p, kernels(p.artifact)) is None and kernels(p.artifact)]
     out = []
     for count in sorted(set(counts)):
-        if LEAST <= count < len(usable):
+        if RECORDS_MIN <= count < len(usable):
             rng = np.random.default_rng((seed, count))
             orders = [rng.permutation(len(usable)) for _ in range(repeats)]
             runs = []
             for order in orders:
                 train, test = ([usable[i] for i in part] for part in (order[:count], order[count:]))
-                with suppress(BadRecord):  # so few may carry no form at all
+                with suppress(BadRecord):  # so few may carry no model at all
                     runs.append(_one_run(train, test, base, level, seed, kernels))
             if runs:
                 out.append(_curve_point(count, runs))
@@ -307,21 +310,21 @@ def _one_run(
     level: float,
     seed: int,
     kernels: KernelsOf,
-) -> tuple[str, Floats, Floats]:
-    """(form, relative errors, whether the interval held) on the networks of ``test`` that lie at a state that ``train`` has."""
+) -> tuple[str, Float64Array, Float64Array]:
+    """(model family, relative errors, whether the interval held) on the networks of ``test`` that lie at a state that ``train`` has."""
     model = predictor(train, base=base, level=level, seed=seed, kernels=kernels, baselines=False)
     errors, inside = [], []
     for point in model.states:
-        here = [p for p in test if _point(p, None).state == point]
+        here = [p for p in test if _observation(p, None).state == point]
         if here:
-            found = model.predict([kernels(p.artifact) or () for p in here], here[0].settings)
+            predictions = model.predict([kernels(p.artifact) or () for p in here], here[0].settings)
             truth = np.array([_target(p.measurement)[0] for p in here if p.measurement is not None])
-            errors.append(found.seconds / truth - 1.0)
-            inside.append(((found.low <= truth) & (truth <= found.high)).astype(np.float64))
+            errors.append(predictions.seconds / truth - 1.0)
+            inside.append(((predictions.low <= truth) & (truth <= predictions.high)).astype(np.float64))
     return model.chosen, np.concatenate(errors), np.concatenate(inside)
 
 
-def _curve_point(count: int, runs: Sequence[tuple[str, Floats, Floats]]) -> CurvePoint:
+def _curve_point(count: int, runs: Sequence[tuple[str, Float64Array, Float64Array]]) -> CurvePoint:
     errors = np.abs(np.concatenate([r[1] for r in runs]))
     return CurvePoint(
         measurements=count,

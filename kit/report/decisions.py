@@ -32,7 +32,7 @@ def write_page(
     against: str = "memory",
     percentile: int = 99,
     min_accuracy: float | None = None,
-    found: Mapping[str, Regret] | None = None,
+    regrets: Mapping[str, Regret] | None = None,
     no_regret: str = "",
 ) -> Path:
     """Write the map of ``table``, and the regret of each kind of knowledge in ``found``; ``no_regret`` says why there is none.
@@ -57,8 +57,8 @@ def write_page(
             section("The choice over two limits", place(figures, "map", figure, caption, "")),
             section(
                 "What it costs not to have measured everything",
-                place(figures, "regret", regret(found) if found else None, _judged(found or {}), no_regret),
-                _regrets(found) if found else None,
+                place(figures, "regret", regret(regrets) if regrets else None, _judged(regrets or {}), no_regret),
+                _regrets(regrets) if regrets else None,
             ),
         ]
     )
@@ -66,18 +66,18 @@ def write_page(
     return out
 
 
-def _judged(found: Mapping[str, Regret]) -> str:
-    count = max((len(r.needs) for r in found.values()), default=0)
+def _judged(regrets: Mapping[str, Regret]) -> str:
+    count = max((len(r.needs) for r in regrets.values()), default=0)
     return (
         f"{count:,} random needs, each answered from what is known and judged by what was measured. A choice that misses a limit in "
         "truth counts as no accuracy at all, as does none. Each prediction is one that the model made without this network."
     )
 
 
-def _regrets(found: Mapping[str, Regret]) -> Markup:
+def _regrets(regrets: Mapping[str, Regret]) -> Markup:
     rows = [
         [name, show.percent(r.equal_share), show.percent(float(r.loss.mean()), 2), show.percent(r.missed_share)]
-        for name, r in found.items()
+        for name, r in regrets.items()
     ]
     return markup.table(["Chosen by", "As accurate as the best", "Mean accuracy lost", "Deadline missed"], rows)
 
@@ -212,16 +212,16 @@ def _steps(colours: Sequence[str]) -> list[list[object]]:
     return [[edge / count, colour] for i, colour in enumerate(colours) for edge in (i, i + 1)]
 
 
-def regret(found: Mapping[str, Regret]) -> go.Figure:
+def regret(regrets: Mapping[str, Regret]) -> go.Figure:
     """Of each kind of knowledge the share of needs (vertical) in which no more than so much accuracy is lost (horizontal).
 
     Raises BadRecord on nothing to draw.
     """
-    if not found:
+    if not regrets:
         raise BadRecord("There is no regret to draw: give at least one.")
     figure = go.Figure()
     most = 0.0
-    for number, (name, one) in enumerate(found.items()):
+    for number, (name, one) in enumerate(regrets.items()):
         loss = np.sort(one.loss) * 100
         most = max(most, float(loss[-1]))
         share = np.arange(1, len(loss) + 1) / len(loss) * 100

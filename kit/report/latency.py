@@ -24,9 +24,9 @@ from kit.records import CurvePoint, Kernel, Point, ProfileRecord
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks
-from kit.stats import Floats
+from kit.stats import Float64Array
 
-FORMS = {
+MODEL_FAMILIES = {
     "factor": "1 overhead + λ · MACs",
     "kinds": "2 λ per kind of kernel",
     "roofline": "3 roofline over kernels",
@@ -126,9 +126,9 @@ def _entry_seconds(predictor: Predictor) -> list[dict[tuple[int, ...], float]]:
     if predictor.roofline is None:
         return []
     cases = predictor.measured.cases(predictor.states)
-    learned = predictor.learned if predictor.chosen == "learned" else None
-    seconds, _ = (learned.roofline if learned else predictor.roofline).times(predictor.roof(cases))
-    if learned is not None and predictor.posterior is not None:
+    gaussian_process = predictor.gaussian_process if predictor.chosen == "learned" else None
+    seconds, _ = (gaussian_process.roofline if gaussian_process else predictor.roofline).times(predictor.roof(cases))
+    if gaussian_process is not None and predictor.posterior is not None:
         seconds = seconds * np.maximum(predictor.posterior.efficiencies(predictor.shares(cases)), 0.05)
     table = cases.table
     rows = [tuple(row) for row in table.attributes.tolist()]
@@ -176,7 +176,7 @@ def _header(predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
     held = f"{show.counted(len(drawn), 'network')}, each held out"
     tiles = (
         [
-            tile("form", predictor.chosen, FORMS[predictor.chosen].split(" ", 1)[1]),
+            tile("form", predictor.chosen, MODEL_FAMILIES[predictor.chosen].split(" ", 1)[1]),
             tile("mean error", show.percent(float(errors.mean())), held),
             tile("within 10 %", shares[1], f"within 5 %: {shares[0]}"),
             tile(
@@ -233,12 +233,12 @@ def _forms(predictor: Predictor) -> Markup:
     rows = []
     for s in predictor.scores:
         q = s.quality
-        name = FORMS[s.form] + (" (chosen)" if s.form == predictor.chosen else "")
+        name = MODEL_FAMILIES[s.form] + (" (chosen)" if s.form == predictor.chosen else "")
         reach = f"±{show.percent(s.reach * s.sd)}" if s.candidate else ""
-        chance = "" if s.p_value is None else f"{s.p_value:.3f}"
+        p_value = "" if s.p_value is None else f"{s.p_value:.3f}"
         far = q.mape > 10
         errors = [f"{e:,.0f} ×" if far else show.percent(e) for e in (q.mape, s.median_error, q.worst)]
-        rows.append([name, *errors, show.percent(q.within_5, 0), show.percent(q.within_10, 0), reach, chance])
+        rows.append([name, *errors, show.percent(q.within_5, 0), show.percent(q.within_10, 0), reach, p_value])
     head = ["Form", "Mean error", "Median", "Worst", "Within 5 %", "Within 10 %", "Interval", "p"]
     words = "p is the probability that chance alone puts a form so far behind the best: below 0.1 it is rejected."
     return section("The forms beside each other", table(head, rows), tag("p", words, class_="soft"))
@@ -345,8 +345,8 @@ def error_by_part(drawn: Sequence[Dot], by: str) -> go.Figure | None:
         return None
     figure = _figure(320)
     for series, colour in _series(drawn).items():
-        found = {name: _weighted(drawn, series, by, name) for name in names}
-        kept = [(name, one) for name, one in found.items() if one is not None]
+        errors = {name: _weighted(drawn, series, by, name) for name in names}
+        kept = [(name, one) for name, one in errors.items() if one is not None]
         about = [
             f"{escape(series)}, {escape(n)}<br>mean error {e:.1%}, bias {b:+.1%}<br>{s:.0%} of the time"
             for n, (e, b, s) in kept
@@ -457,7 +457,7 @@ def _figure(height: int) -> go.Figure:
     )
 
 
-def _line(x: Floats, y: Floats, line: dict[str, object]) -> go.Scatter:
+def _line(x: Float64Array, y: Float64Array, line: dict[str, object]) -> go.Scatter:
     return go.Scatter(x=x.tolist(), y=y.tolist(), mode="lines", line=line, hoverinfo="skip", showlegend=False)
 
 
@@ -475,7 +475,7 @@ def _scatter(
     )  # fmt: skip
 
 
-def _log_axis(figure: go.Figure, axis: str, ends: Floats, title: str) -> None:
+def _log_axis(figure: go.Figure, axis: str, ends: Float64Array, title: str) -> None:
     low, high = float(ends.min()), float(ends.max())
     ticks = log_ticks(low, high)
     pad = 0.03 * float(np.log10(high / low)) + 0.01

@@ -200,8 +200,8 @@ def _device(device: DeviceSpec, drawn: Sequence[Point]) -> Markup:
 
 def _clock(clock: ClockSpec) -> str:
     parts = [("nominal", clock.nominal_hz), ("now", clock.current_hz), ("highest", clock.max_hz)]
-    told = [f"{name} {show.hertz(value)}" for name, value in parts if value is not None]
-    return f"{', '.join(told)}; source: {clock.source}" if told else show.UNKNOWN
+    known = [f"{name} {show.hertz(value)}" for name, value in parts if value is not None]
+    return f"{', '.join(known)}; source: {clock.source}" if known else show.UNKNOWN
 
 
 def _cache(cache: CacheSpec) -> str:

@@ -49,8 +49,8 @@ class Point:
 
     @property
     def accuracy(self) -> float | None:
-        found = self.record.artifact.accuracy
-        return found.top1 if found else None
+        evaluated = self.record.artifact.accuracy
+        return evaluated.top1 if evaluated else None
 
     @property
     def macs(self) -> int | None:
@@ -196,46 +196,48 @@ def _span(values: Sequence[int], noun: str) -> str:
 
 def weaknesses(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
     """Where the numbers are weak: each sentence follows from a record."""
-    found = [*_machine(device, drawn, models), *_trust(drawn), *_small_print(drawn, models)]
-    return found or ["The records show no weakness beyond this: one machine, at one time."]
+    sentences = [*_machine(device, drawn, models), *_trust(drawn), *_small_print(drawn, models)]
+    return sentences or ["The records show no weakness beyond this: one machine, at one time."]
 
 
 def _machine(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
-    found = []
+    sentences = []
     if device.virtual:
-        found.append(
+        sentences.append(
             f"This is a virtual machine ({device.virtual}): its neighbours disturb it and it hides its hardware."
         )
     sources = {m.clock_source for m in models}
     if "nominal" in sources:
-        found.append(
+        sentences.append(
             "The clock was not observed: λ is stated at the nominal clock, from which the real one may differ by tens "
             "of percent."
         )
     if "unknown" in sources or not (models or device.clock.nominal_hz or device.clock.current_hz):
-        found.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
+        sentences.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
     visits = [v for p in drawn for v in p.measurement.visits]
     if visits and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in visits):
-        found.append("The machine tells neither temperature nor throttling: only the reference timing can reveal them.")
-    return found
+        sentences.append(
+            "The machine tells neither temperature nor throttling: only the reference timing can reveal them."
+        )
+    return sentences
 
 
 def _trust(drawn: Sequence[Point]) -> list[str]:
-    found = []
+    sentences = []
     doubtful = [p.label for p in drawn if p.label != "stable"]
     if doubtful:
         kinds = [f"{doubtful.count(name)} {name}" for name in sorted(set(doubtful))]
-        found.append(
+        sentences.append(
             f"{len(doubtful)} of {show.counted(len(drawn), 'measurement')} are not stable: {show.listed(kinds)}."
         )
     wide = [p for p in drawn if _half_width(p) > p.record.settings.precision_target]
     if wide:
         worst = max(wide, key=_half_width)
-        found.append(
+        sentences.append(
             f"{show.counted(len(wide), 'median')} missed the precision asked for; the widest interval is "
             f"±{show.percent(_half_width(worst))} ({worst.short})."
         )
-    return found
+    return sentences
 
 
 def _half_width(point: Point) -> float:
@@ -244,20 +246,22 @@ def _half_width(point: Point) -> float:
 
 
 def _small_print(drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
-    found = []
+    sentences = []
     visits = [v for p in drawn for v in p.measurement.visits]
     fewest = min((len(p.measurement.visits) for p in drawn), default=3)
     if fewest < 3:
-        found.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
+        sentences.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
     if cold := sum(not v.warm for v in visits):
-        found.append(f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up.")
+        sentences.append(
+            f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up."
+        )
     if (loops := max((v.loops for v in visits), default=1)) > 1:
-        found.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
+        sentences.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
     images = min((p.record.artifact.accuracy.count for p in drawn if p.record.artifact.accuracy), default=0)
     if 0 < images < 10_000:
-        found.append(f"Accuracy comes from {images} held-out images: one image weighs {100 / images:.2g} %.")
+        sentences.append(f"Accuracy comes from {images} held-out images: one image weighs {100 / images:.2g} %.")
     if models and (worst := max(m.quality.worst for m in models)) > 0.1:
-        found.append(
+        sentences.append(
             f"The fitted line misses a measured median by up to {show.percent(worst, 0)}: measure before you decide."
         )
-    return found
+    return sentences

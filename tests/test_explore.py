@@ -18,7 +18,7 @@ from kit import backends, latency, spaces, store
 from kit.cli import app
 from kit.errors import BackendUnavailable, MeasurementError, UnknownName, UsageError
 from kit.latency import explore
-from kit.latency.explore import Criterion, Plan, Step
+from kit.latency.explore import Criterion, ExplorationPlan, Step
 from kit.measure import profiler, targets
 from kit.measure.profiler import Job
 from kit.records import Measurement, MeasureSettings, ProfileRecord
@@ -49,12 +49,14 @@ class Bench:
         assert artifact.subnetwork is not None
         seconds = self.machine.seconds(spaces.kernels(artifact.subnetwork))
         visits = tuple(made.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
-        found = made.profile(artifact.artifact_id, settings=job.settings).model_copy(update={"artifact": artifact})
+        measured_record = made.profile(artifact.artifact_id, settings=job.settings).model_copy(
+            update={"artifact": artifact}
+        )
         if self.outcome != "ok":
-            return found.model_copy(
+            return measured_record.model_copy(
                 update={"outcome": self.outcome, "reason": "no luck.", "measurement": None, "label": None}
             )
-        return found.model_copy(update={"measurement": Measurement(visits=visits)})
+        return measured_record.model_copy(update={"measurement": Measurement(visits=visits)})
 
 
 @pytest.fixture
@@ -63,55 +65,59 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explore, "POOL", 60)
 
 
-def run(tmp_path: Path, plan: Plan, bench: Bench | None = None, **more: Any) -> tuple[explore.Exploration, Bench]:
+def run(
+    tmp_path: Path, plan: ExplorationPlan, bench: Bench | None = None, **more: Any
+) -> tuple[explore.Exploration, Bench]:
     bench = bench or Bench(tmp_path / "x.jsonl")
     return explore.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
 
 
-def test_it_measures_until_the_aim_is_reached(tmp_path: Path, small: None) -> None:
+def test_it_measures_until_the_criterion_is_met(tmp_path: Path, small: None) -> None:
     steps: list[Step] = []
-    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), Criterion(0.10, 0.9), at_most=40), told=steps.append)
-    assert found.reached and "are expected within +-10%" in found.ended
+    exploration, bench = run(
+        tmp_path, ExplorationPlan(SPACE, MeasureSettings(), Criterion(0.10, 0.9), at_most=40), on_step=steps.append
+    )
+    assert exploration.reached and "are expected within +-10%" in exploration.ended
     assert len(bench.batches[0]) == 10 and all(len(b) == 5 for b in bench.batches[1:])
-    assert len(found.records) == found.new == len({r.artifact.artifact_id for r in found.records})
-    assert steps == list(found.steps) and steps[0].error is None and steps[0].form is not None
+    assert len(exploration.records) == exploration.new == len({r.artifact.artifact_id for r in exploration.records})
+    assert steps == list(exploration.steps) and steps[0].error is None and steps[0].form is not None
     last = steps[-1]
     assert last.share == min(last.estimated or 0, last.validated or 0) and last.share >= 0.9
     assert all(s.error is not None and s.predicted == 5 for s in steps[1:])
-    assert found.model is not None and len(found.model.measured.seconds) == found.new
+    assert exploration.model is not None and len(exploration.model.measured.seconds) == exploration.new
 
 
 def test_equal_seeds_choose_equally(tmp_path: Path, small: None) -> None:
-    plans = [Plan(SPACE, MeasureSettings(), at_most=15, seed=s) for s in (1, 1, 2)]
+    plans = [ExplorationPlan(SPACE, MeasureSettings(), at_most=15, seed=s) for s in (1, 1, 2)]
     chosen = [run(tmp_path, p, Bench(tmp_path / f"{i}.jsonl"))[1].batches for i, p in enumerate(plans)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
 def test_a_killed_run_goes_on_and_counts_what_is_there(tmp_path: Path, small: None) -> None:
-    whole, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), at_most=20), Bench(tmp_path / "whole.jsonl"))
-    run(tmp_path, Plan(SPACE, MeasureSettings(), at_most=15))
-    again, rest = run(tmp_path, Plan(SPACE, MeasureSettings(), at_most=20))
+    whole, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20), Bench(tmp_path / "whole.jsonl"))
+    run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=15))
+    again, rest = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20))
     assert rest.batches == bench.batches[2:] and again.new == 5
     assert {r.artifact.artifact_id for r in again.records} == {r.artifact.artifact_id for r in whole.records}
     assert len(store.read_profiles([tmp_path / "x.jsonl"])) == 20
-    done, idle = run(tmp_path, Plan(SPACE, MeasureSettings(), at_most=20))
+    done, idle = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20))
     assert not idle.batches and done.new == 0 and "20 networks are measured" in done.ended
 
 
 def test_records_of_another_point_or_space_do_not_count(tmp_path: Path, small: None) -> None:
-    run(tmp_path, Plan(SPACE, MeasureSettings(threads=2), sample=3))
-    run(tmp_path, Plan(spaces.space_of("resnet32"), MeasureSettings(), sample=2))
-    found, _ = run(tmp_path, Plan(SPACE, MeasureSettings(), sample=3))
-    assert found.new == len(found.records) == 3
-    fresh, _ = run(tmp_path, Plan(SPACE, MeasureSettings(), sample=3), fresh=True)
+    run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(threads=2), sample=3))
+    run(tmp_path, ExplorationPlan(spaces.space_of("resnet32"), MeasureSettings(), sample=2))
+    exploration, _ = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), sample=3))
+    assert exploration.new == len(exploration.records) == 3
+    fresh, _ = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), sample=3), fresh=True)
     assert fresh.new == 3
 
 
 def test_a_sample_is_the_space_s_own_and_goes_in_fixed_pieces(tmp_path: Path) -> None:
     wanted = [s.id for s in SPACE.sample(45, 7)]
-    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), sample=45, seed=7))
+    exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), sample=45, seed=7))
     assert [len(b) for b in bench.batches] == [profiler.WAVE, 5] and [i for b in bench.batches for i in b] == wanted
-    assert found.reached and "all 45" in found.ended and found.model is None
+    assert exploration.reached and "all 45" in exploration.ended and exploration.model is None
 
 
 def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +129,9 @@ def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytes
         now[0] += 6.0 * len(jobs)
         return bench(jobs, budget_s)
 
-    plan = Plan(SPACE, MeasureSettings(), budget_s=100.0)
-    found = explore.run(plan, made.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
-    assert found.ended == "the budget is spent" and [len(b) for b in bench.batches] == [10, 5, 1]
+    plan = ExplorationPlan(SPACE, MeasureSettings(), budget_s=100.0)
+    exploration = explore.run(plan, made.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
+    assert exploration.ended == "the budget is spent" and [len(b) for b in bench.batches] == [10, 5, 1]
     assert bench.budgets == [
         None,
         38.0,
@@ -135,40 +141,40 @@ def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytes
 
 
 def test_a_budget_too_small_for_one_network_measures_one(tmp_path: Path, small: None) -> None:
-    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), budget_s=1.0))
+    exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), budget_s=1.0))
     assert len(bench.batches[0]) == 1 and (bench.budgets[0] or 9.0) <= 1.0
-    assert found.new >= 1
+    assert exploration.new >= 1
 
 
 def test_a_deadline_ends_when_all_is_decided(tmp_path: Path, small: None) -> None:
-    found, bench = run(tmp_path, Plan(SPACE, MeasureSettings(), deadline_s=10.0, at_most=30))
-    assert found.reached and found.steps[-1].undecided == 0.0 and len(bench.batches) == 1
-    middle = sorted(r.measurement.median_s for r in found.records if r.measurement)[5]
+    exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), deadline_s=10.0, at_most=30))
+    assert exploration.reached and exploration.steps[-1].undecided == 0.0 and len(bench.batches) == 1
+    middle = sorted(r.measurement.median_s for r in exploration.records if r.measurement)[5]
     hard, more = run(
-        tmp_path, Plan(SPACE, MeasureSettings(), deadline_s=middle, at_most=15), Bench(tmp_path / "y.jsonl")
+        tmp_path, ExplorationPlan(SPACE, MeasureSettings(), deadline_s=middle, at_most=15), Bench(tmp_path / "y.jsonl")
     )
     assert (hard.steps[0].undecided or 0) > 0 and len(more.batches) == 2
 
 
 def test_nothing_but_failures_is_an_error(tmp_path: Path, small: None) -> None:
     with pytest.raises(MeasurementError, match=r"Nothing of this batch was measured: no luck\.$"):
-        run(tmp_path, Plan(SPACE, MeasureSettings(), at_most=12), Bench(tmp_path / "x.jsonl", "failed"))
+        run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=12), Bench(tmp_path / "x.jsonl", "failed"))
 
 
 def test_without_scipy_it_spreads_and_says_so(tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency, "can_fit", lambda: False)
-    plan = Plan(SPACE, MeasureSettings(), at_most=12)
-    found, bench = run(tmp_path, plan)
-    assert [len(b) for b in bench.batches] == [10, 2] and found.model is None
+    plan = ExplorationPlan(SPACE, MeasureSettings(), at_most=12)
+    exploration, bench = run(tmp_path, plan)
+    assert [len(b) for b in bench.batches] == [10, 2] and exploration.model is None
     with pytest.raises(BackendUnavailable, match="needs scipy"):
         explore.check(replace(plan, criterion=Criterion()))
 
 
 @given(st.integers(1, 99), st.integers(1, 100))
-def test_aims_are_read(within: int, share: int) -> None:
+def test_criteria_are_read(within: int, share: int) -> None:
     for text in (f"within{within}={share / 100}", f"within{within}={share}%"):
-        found = explore.read_criterion(text)
-        assert found.within == pytest.approx(within / 100) and found.share == pytest.approx(share / 100)
+        criterion = explore.read_criterion(text)
+        assert criterion.within == pytest.approx(within / 100) and criterion.share == pytest.approx(share / 100)
 
 
 @pytest.mark.parametrize("text", ["within10", "within10=", "within10=2", "within0=0.9", "within100=0.9", "10=0.9", ""])
@@ -180,8 +186,8 @@ def test_aims_that_cannot_be(text: str) -> None:
 def test_an_id_of_a_space_is_a_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "require", lambda name: None)
     name = "resnet20-d1.2.1-w0.50-int8-32"
-    (found,) = targets.resolve([name], backend="onnxruntime", folder=tmp_path)
-    assert found.path == tmp_path / f"{name}.onnx" and found.path.is_file() and found.artifact.artifact_id == name
+    (target,) = targets.resolve([name], backend="onnxruntime", folder=tmp_path)
+    assert target.path == tmp_path / f"{name}.onnx" and target.path.is_file() and target.artifact.artifact_id == name
     for other in ("resnet20-d9.1.1-w0.50-int8-32", "resnet18-d8-w1.00-fp32-32", "nothing"):
         with pytest.raises(UsageError, match="does not exist|--build"):
             targets.resolve([other], backend="onnxruntime", folder=tmp_path)
@@ -260,9 +266,9 @@ def test_the_verb_shows_the_way_and_the_end(
     words = ["explore", "resnet20", "--budget", "15", "--profiles", str(tmp_path)]
     done = CliRunner().invoke(app, [*words, "--json"])
     assert done.exit_code == 0, done.exception
-    told = json.loads(done.stdout)
-    assert told["measured"] == told["new"] == 15 and [s["measured"] for s in told["steps"]] == [10, 15]
-    assert told["file"].endswith("resnet20-space-onnxruntime-t1.jsonl") and Path(told["file"]).is_file()
+    printed = json.loads(done.stdout)
+    assert printed["measured"] == printed["new"] == 15 and [s["measured"] for s in printed["steps"]] == [10, 15]
+    assert printed["file"].endswith("resnet20-space-onnxruntime-t1.jsonl") and Path(printed["file"]).is_file()
     assert not any(path.exists() for path in folders)
     shown = CliRunner().invoke(app, [*words[:3], "16", *words[4:], "--keep", str(tmp_path / "kept")])
     assert shown.exit_code == 0 and "Error of each batch before it was measured" in shown.stdout
