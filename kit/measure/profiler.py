@@ -10,13 +10,12 @@ parent only waits.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -140,20 +139,9 @@ def _run_key(jobs: Sequence[Job], device: DeviceSpec) -> str:
     return store.sha256_bytes(store.canonical_json([machine, parts]))[:12]
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two measurements at once would disturb each other."""
-    lock = folder / ".lock"
-    with store.explained(lock, "write"):
-        handle = lock.open("a")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"Another kit profile is measuring into {folder}: wait for it, or stop it first."
-            ) from None
-        yield
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder's lock: two measurements at once would disturb each other. Raises StorageError."""
+    return store.locked(folder, f"Another kit profile is measuring into {folder}: wait for it, or stop it first.")
 
 
 def _read_journal(journal: Path) -> _Run:
