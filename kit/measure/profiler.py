@@ -226,7 +226,7 @@ class _Session:
     began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
     progress: Callable[[Progress], None]
     children: forkserver.ForkServer
-    beside: dict[str, worker.Network]
+    beside: dict[str, worker.WorkerNetwork]
 
     def measure(self, wave: Sequence[int]) -> None:
         """Rounds over the jobs of ``wave`` until all are closed or the budget is spent."""
@@ -322,7 +322,7 @@ class _Session:
                 request = _request(job, round_, visit_s, self.idle_power_w, self.beside)
                 reply = self.children.ask(request, job.settings.timeout_s)
         except MeasurementError as error:  # the background load ended early
-            reply = worker.Reply(outcome="failed", reason=str(error))
+            reply = worker.WorkerReply(outcome="failed", reason=str(error))
         wall_s = time.perf_counter() - start
         if reply.visit is None:
             self._fail(index, reply.outcome, reply.reason or "The runtime gave no reason.", wall_s)
@@ -392,16 +392,16 @@ def _kept_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: 
     return found
 
 
-def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.Network]:
+def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.WorkerNetwork]:
     """The reference networks that these jobs need, written to ``folder``."""
-    found: dict[str, worker.Network] = {}
+    found: dict[str, worker.WorkerNetwork] = {}
     for job in jobs:
         if not _drifts(job.settings) or backends.LEAVES[job.settings.backend].target != "cpu":
             continue
         for name, text in drift.networks(job.target.artifact.precision).items():
             if name not in found:
                 path = folder / f"{name}.onnx"
-                found[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
+                found[name] = worker.WorkerNetwork(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
     return found
 
 
@@ -416,11 +416,11 @@ def _idle_power_w(jobs: Sequence[Job]) -> dict[str, float]:
 
 
 def _request(
-    job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.Network]
-) -> worker.Request:
+    job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.WorkerNetwork]
+) -> worker.WorkerRequest:
     settings = job.settings
     wanted = drift.networks(job.target.artifact.precision) if _drifts(settings) else {}
-    return worker.Request(
+    return worker.WorkerRequest(
         path=str(job.target.path),
         artifact=job.target.artifact,
         backend=settings.backend,
