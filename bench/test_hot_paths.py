@@ -24,7 +24,7 @@ def test_stopwatch(benchmark) -> None:
     """A thousand calls of a model that costs nothing through the timed loop. Floor: the same number of bare calls."""
     session = fake.FakeSession("fake:0us")
     call = session.prepare({})
-    plan = stopwatch.Plan(loops=1000, block=1, between=0, rewarm=0, values_max=1)
+    plan = stopwatch.TimingPlan(loops=1000, block=1, between=0, rewarm=0, values_max=1)
     values, _, _ = benchmark(
         stopwatch._collect, call, stopwatch._timed(call, perf_counter_ns), plan, 0, {}, None, perf_counter_ns
     )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from kit import delivery, knowledge, latency, store, variants, versions
 from kit.delivery import Delivery
-from kit.devices import recognise
+from kit.devices import operating_point, recognise
 from kit.errors import MeasurementError, UsageError
 from kit.knowledge import limits
 from kit.latency import fits, networks
@@ -107,6 +107,7 @@ def profile(
         gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=run_s,
         timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
+    operating_point.require_cpus(settings.threads, settings.affinity)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         text = str(_exported(network, example_input, name, Path(folder)))
         found = targets.resolve(

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kit import backends, knowledge, store, trust
+from kit import backends, knowledge, store, trust, units
 from kit.backends import onnxgraph
 from kit.devices import recognise
 from kit.errors import BrokenPromise, NoAnswer
-from kit.library import client
+from kit.library import client, swap
 from kit.measure import jobs
 from kit.measure.profiler import Progress
 from kit.records import Answer, KnowledgeRow, Manifest, MeasureSettings, Need, ProfileRecord, Promise
@@ -45,10 +45,14 @@ def check(folder: Path, manifest: Manifest) -> str:
 
 @dataclass(frozen=True)
 class Delivery:
-    """An installed package, and its measurement on this machine (None: it was not asked for)."""
+    """An installed package, its measurement on this machine (None: it was not asked for), and the install that is current now.
+
+    A package that breaks its promise does not become the current install: the one before it stays.
+    """
 
     pulled: client.Pulled
     record: ProfileRecord | None
+    current: Path | None
 
     @property
     def promise(self) -> KnowledgeRow:
@@ -57,22 +61,44 @@ class Delivery:
         return self.pulled.answer.chosen
 
     @property
+    def measured(self) -> KnowledgeRow | None:
+        """What was measured here, as the row that compares with :attr:`promise`; None where nothing was."""
+        record = self.record
+        return knowledge.row_of(record) if record is not None and record.measurement and record.label else None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the latency measured here meets the deadline; None without a deadline or a measurement."""
+        need, measured = self.pulled.answer.need, self.measured
+        if need.deadline_s is None or measured is None:
+            return None
+        return measured.latency_s(need.percentile) <= need.deadline_s
+
+    @property
+    def sentence(self) -> str | None:
+        """What became of the promise, for people; None where :attr:`kept` is."""
+        need, measured = self.pulled.answer.need, self.measured
+        if self.kept is None or need.deadline_s is None or measured is None:
+            return None
+        name, what = self.pulled.receipt.package, "median" if need.percentile == 50 else f"p{need.percentile}"
+        times = (
+            f"its {what} was promised as {units.seconds(self.promise.latency_s(need.percentile))} and measured as "
+            f"{units.seconds(measured.latency_s(need.percentile))} ({measured.label})"
+        )
+        if self.kept:
+            return f"{name} keeps its promise here: {times}, within the deadline of {units.seconds(need.deadline_s)}."
+        stays = f"{self.current} stays the current install" if self.current else "no install is current"
+        return (
+            f"{name} breaks its promise here: {times}, over the deadline of {units.seconds(need.deadline_s)}. It lies in "
+            f"{self.pulled.folder} and {stays}: pull with a wider deadline, or profile it here and add it to the library again."
+        )
+
+    @property
     def broken(self) -> BrokenPromise | None:
         """What is wrong when the measured latency misses the deadline that the library promised to meet."""
-        need, record = self.pulled.answer.need, self.record
-        if need.deadline_s is None or record is None or record.measurement is None or record.label is None:
+        if self.kept is not False:
             return None
-        measured = knowledge.row_of(record)
-        latency_s, promised_s = measured.latency_s(need.percentile), self.promise.latency_s(need.percentile)
-        if latency_s <= need.deadline_s:
-            return None
-        what = "median" if need.percentile == 50 else f"p{need.percentile}"
-        return BrokenPromise(
-            f"{self.pulled.receipt.package} breaks its promise here: its {what} was promised as {promised_s * 1e3:.4g} ms and "
-            f"measured as {latency_s * 1e3:.4g} ms ({record.label}), over the deadline of {need.deadline_s * 1e3:.4g} ms. It stays "
-            f"installed in {self.pulled.folder}: pull with a wider deadline, or profile it here and add it to the library again.",
-            measured=measured, promise=self.promise,
-        )  # fmt: skip
+        return BrokenPromise(self.sentence or "", measured=self.measured, promise=self.promise)
 
 
 def pull(
@@ -86,15 +112,23 @@ def pull(
 ) -> Delivery:
     """As a device: ask the library at ``url`` for what meets ``need``, install it in ``to``, and measure what was installed.
 
-    ``on_bytes`` is called with bytes done and in all, ``on_step`` by the profiler. Raises what :func:`kit.library.client.pull` raises.
+    It becomes the current install unless its measurement misses the deadline. ``on_bytes`` is called with bytes done and in all,
+    ``on_step`` by the profiler. Raises what :func:`kit.library.client.pull` and :func:`kit.measure.jobs.once` raise.
     """
-    pulled = client.pull(url, need, to, check=check, progress=on_bytes)
-    if not measure:
-        return Delivery(pulled, None)
+    records: list[ProfileRecord] = []
+
+    def accept(pulled: client.Pulled) -> bool:
+        if measure:
+            records.append(_measured(pulled, to, on_step))
+        return Delivery(pulled, records[0] if records else None, None).kept is not False
+
+    pulled = client.pull(url, need, to, check=check, accept=accept, progress=on_bytes)
+    return Delivery(pulled, records[0] if records else None, swap.current(to))
+
+
+def _measured(pulled: client.Pulled, to: Path, on_step: Callable[[Progress], None]) -> ProfileRecord:
     row, device = pulled.answer.chosen, recognise()
     assert row is not None
-    settings = MeasureSettings(backend=row.backend, threads=row.threads)
     out = to / "profiles" / device.device_id / "installed.jsonl"
-    return Delivery(
-        pulled, jobs.once(pulled.folder / pulled.manifest.artifact.model.file, settings, device, out, on_step)
-    )
+    settings = MeasureSettings(backend=row.backend, threads=row.threads)
+    return jobs.once(pulled.folder / pulled.manifest.artifact.model.file, settings, device, out, on_step)

@@ -13,7 +13,7 @@
     ├── IntegrityError          exit 1   bytes that are not what their hash, size or place promised
     │   └── UntrustedPackage             something from a library that could run code here
     ├── MeasurementError        exit 1   nothing could be measured
-    ├── BrokenPromise           exit 1   what was installed is slower here than was promised
+    ├── BrokenPromise           exit 1   what was pulled misses its deadline here: the install before it stays
     └── NoAnswer                exit 3   the question is sound and no variant meets it
 
 Every message is one sentence (or two): what is wrong, then what to do.

@@ -1,4 +1,4 @@
-"""Files: canonical JSON, sha256, atomic write, append-only JSONL, names under profiles/.
+"""Files: canonical JSON, sha256, atomic write, append-only JSONL, the lock of a folder.
 
 Whatever is written here is either wholly there or not there at all: a temporary file in the same folder, flushed, then
 renamed. A line appended to a JSONL file is one write and one flush; a reader skips a torn last line.
@@ -7,6 +7,7 @@ renamed. A line appended to a JSONL file is one write and one flush; a reader sk
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import logging
@@ -21,7 +22,7 @@ from typing import Any, BinaryIO
 
 from kit import folders, records
 from kit.errors import BadRecord, StorageError, UsageError
-from kit.records import Record
+from kit.records import FileRef, Record
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +95,28 @@ def make_folder(path: Path) -> Path:
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{path} is, or lies under, a file: choose a folder.") from None
     return path
+
+
+def is_whole(path: Path, ref: FileRef) -> bool:
+    """Whether the file at ``path`` is the one that ``ref`` names by size and sha256 (reads all of it)."""
+    return path.is_file() and path.stat().st_size == ref.size_bytes and sha256_file(path) == ref.sha256
+
+
+@contextmanager
+def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
+    """Hold ``folder/.lock`` (the folder is made when missing): one process at a time, and a kill leaves nothing locked.
+
+    Where another process holds it, StorageError with the sentence ``busy``; without one, the call waits.
+    """
+    path = make_folder(folder) / ".lock"
+    with explained(path, "write"):
+        file = path.open("ab")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (fcntl.LOCK_NB if busy else 0))
+        except BlockingIOError:
+            raise StorageError(busy or f"{path} is held by another process.") from None
+        yield
 
 
 def write_atomic(path: Path, data: bytes) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import library_case
 import made
 import pytest
 from invoke import kit
@@ -17,6 +18,7 @@ from kit import delivery, knowledge
 from kit.cli import app
 from kit.delivery import Delivery
 from kit.errors import BrokenPromise, NoAnswer
+from kit.library import client, package, server, swap
 from kit.records import Answer, Need, ProfileRecord
 
 
@@ -30,7 +32,7 @@ def delivered(need: Need, measured_s: float | None, promised_s: float = 0.07e-3,
         folder=Path("models/net"),
         answer=Answer(need=need, chosen=row, runner_up=None, margin=None, binding=None, rejected=(), text=""),
     )
-    return Delivery(pulled, record)
+    return Delivery(pulled, record, Path("models/before"))
 
 
 def test_a_promise_that_holds_and_one_that_does_not() -> None:
@@ -41,9 +43,11 @@ def test_a_promise_that_holds_and_one_that_does_not() -> None:
     assert delivered(Need(), 2.9e-3).broken is None  # nothing was asked
     broken = delivered(need, 2.9e-3).broken
     assert isinstance(broken, BrokenPromise) and broken.exit_code == 1
-    said = str(broken)
-    assert "net:1 breaks its promise here: its p99 was promised as 0.07" in said and "measured as 2.9" in said
-    assert "over the deadline of 1 ms" in said and "models/net" in said
+    message = str(broken)
+    assert "net:1 breaks its promise here: its p99 was promised as 7" in message and "measured as 2.9" in message
+    assert "over the deadline of 1.00 ms" in message
+    assert "lies in models/net and models/before stays the current install" in message
+    assert "no install is current" in str(replace(delivered(need, 2.9e-3), current=None).broken)
     assert "its median was promised" in str(delivered(Need(deadline_s=1e-3, percentile=50), 2.9e-3).broken)
 
 
@@ -62,10 +66,56 @@ def test_pull_says_that_the_promise_is_broken(monkeypatch: pytest.MonkeyPatch) -
     )
     done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
     assert isinstance(done.exception, BrokenPromise) and not done.stdout
-    assert done.exception.details["measured_p99_s"] == pytest.approx(2.9e-3, rel=0.1)
+    details = done.exception.details
+    assert details["measured_p99_s"] == pytest.approx(2.9e-3, rel=0.1)
+    assert details["promise_kept"] is False and details["current"] == "models/before"
     monkeypatch.setattr(delivery, "pull", lambda *_, **__: delivered(Need(deadline_s=1e-3), 0.08e-3))
     data = json.loads(kit("pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"))
     assert data["package"] == "net:1" and data["measured_s"] == pytest.approx(0.08e-3, rel=0.01)
+    assert data["promise_kept"] is True and data["current"] == "models/before"
+    assert "keeps its promise here" in kit("pull", "http://127.0.0.1:1", "--deadline-ms", "1")
+
+
+@pytest.fixture
+def device_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with one install, and a library, network and runtime that are replaced: what is pulled next is net-b."""
+    to = tmp_path / "device"
+    monkeypatch.setattr(delivery, "check", lambda *_: "checked")
+    with server.running(_library(tmp_path, "net-a"), library_case.choose) as url:
+        client.pull(url, Need(), to, check=lambda *_: "checked")
+    return to
+
+
+def _library(root: Path, name: str) -> Path:
+    artifact = library_case.make_artifact(root / name, name)
+    package.add(root / f"library-{name}", root / name, [artifact], {name: [library_case.make_promise(p99_s=0.07e-3)]})
+    return root / f"library-{name}"
+
+
+@pytest.mark.parametrize(("measured_s", "current"), [(2.9e-3, "net-a"), (0.08e-3, "net-b")])
+def test_only_a_promise_that_holds_becomes_the_current_install(
+    device_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_s: float, current: str
+) -> None:
+    monkeypatch.setattr(delivery.jobs, "once", lambda *_: made.profile("net-b", measured_s))
+    need = Need(deadline_s=1e-3)
+    with server.running(_library(tmp_path, "net-b"), library_case.choose) as url:
+        first, again = (delivery.pull(url, need, device_folder) for _ in range(2))
+    assert first.kept is (current == "net-b") and first.pulled.folder.is_dir()
+    assert first.current == swap.current(device_folder) and current in str(first.current)
+    assert again.pulled.receipt.bytes_downloaded == 0 and again.current == first.current
+
+
+def test_a_measurement_that_is_interrupted_leaves_the_install_before(
+    device_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> ProfileRecord:
+        raise KeyboardInterrupt
+
+    before = swap.current(device_folder)
+    monkeypatch.setattr(delivery.jobs, "once", interrupt)
+    with server.running(_library(tmp_path, "net-b"), library_case.choose) as url, pytest.raises(KeyboardInterrupt):
+        delivery.pull(url, Need(deadline_s=1e-3), device_folder)
+    assert before is not None and swap.current(device_folder) == before
 
 
 def of_backend(backend: str, median_s: float, **changes: Any) -> ProfileRecord:

@@ -30,6 +30,7 @@ from kit.records import MeasureSettings
         (["clock-ghz=0"], "a point that cannot be: clock_cap_hz"),
         (["clock-ghz=fast"], "--sweep clock-ghz does not take 'fast': gigahertz"),
         (["affinity=x"], "CPUs"),
+        (["affinity=0,1+1"], "names CPU 1 twice"),
         (["threads=1", "gap-ms=slow"], "milliseconds from 0"),
     ],
 )

@@ -168,7 +168,9 @@ class Attacker:
             download_s=1.0,
             checked="nothing",
         )
-        return swap.install(to, staged, receipt, manifest)
+        folder = swap.install(to, staged, receipt, manifest)
+        swap.point(to, folder)
+        return folder
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from machines import RECORDED, put
 
 from kit.devices import operating_point
-from kit.devices.operating_point import busy, controlled, restore_left_over, unsupported
+from kit.devices.operating_point import busy, controlled, require_cpus, restore_left_over, unsupported
 from kit.errors import BadRecord, KitError, MeasurementError, StorageError, UnknownName, UsageError
 from kit.records import Point
 
@@ -197,6 +197,20 @@ def test_the_running_machine_knows_its_cpus() -> None:
     here = min(os.sched_getaffinity(0))
     assert unsupported(Point(affinity=(here,))) is None
     assert "does not exist" in (unsupported(Point(affinity=(4095,))) or "")
+
+
+def test_the_only_point_of_a_run_has_to_be_one_of_this_machine() -> None:
+    here, cpus = min(os.sched_getaffinity(0)), os.cpu_count() or 1
+    require_cpus(1, (here,))
+    require_cpus(8 * cpus)
+    refused: list[tuple[int, tuple[int, ...] | None, str]] = [
+        (8 * cpus + 1, None, f"{8 * cpus + 1} threads are more than 8 for each of the {cpus} CPUs"),
+        (1, (4095,), "CPU 4095 does not exist; this machine has"),
+        (2, (here,), "The affinity holds 1 CPUs and 2 threads want one each"),
+    ]
+    for threads, affinity, sentence in refused:
+        with pytest.raises(UsageError, match=sentence):
+            require_cpus(threads, affinity)
 
 
 # ------------------------------------------------------------------------------------------------------------------ cap

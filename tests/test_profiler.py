@@ -29,7 +29,7 @@ from kit.errors import MeasurementError, StorageError, UsageError
 from kit.measure import forkserver, profiler, quality, targets, worker
 from kit.measure.profiler import Job, Progress
 from kit.measure.targets import Target
-from kit.measure.worker import Reply, Request
+from kit.measure.worker import WorkerReply, WorkerRequest
 from kit.records import (
     Layers,
     LayerTime,
@@ -75,22 +75,22 @@ class Machine:
     the answer itself. ``product_ns`` is what the reference product takes.
     """
 
-    latency: Callable[[Request, int], float | Reply] = lambda request, before: 0.01
+    latency: Callable[[WorkerRequest, int], float | WorkerReply] = lambda request, before: 0.01
     product_ns: int = 1_000_000
     overhead_s: float = 0.7
     now_s: float = 100.0
-    asked: list[Request] = field(default_factory=list)
+    asked: list[WorkerRequest] = field(default_factory=list)
 
-    def ask(self, request: Request, timeout_s: float) -> Reply:
+    def ask(self, request: WorkerRequest, timeout_s: float) -> WorkerReply:
         before = sum(r.artifact == request.artifact for r in self.asked)
         self.asked.append(request)
         self.now_s += self.overhead_s + request.visit_s
         found = self.latency(request, before)
-        if isinstance(found, Reply):
+        if isinstance(found, WorkerReply):
             return found
         values = [found * (1 + 1e-4 * ((i * 7 + before) % 5)) for i in range(10)]
         references = {"product": [self.product_ns] * 6}
-        return Reply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
+        return WorkerReply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
 
     def install(self, patch: Callable[[Any, str, Any], None]) -> Machine:
         patch(forkserver.ForkServer, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
@@ -212,7 +212,7 @@ def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pyte
     burning: list[tuple[int, list[psutil.Process]]] = []
     real = forkserver.ForkServer.ask
 
-    def ask(own: forkserver.ForkServer, request: Request, timeout_s: float) -> Reply:
+    def ask(own: forkserver.ForkServer, request: WorkerRequest, timeout_s: float) -> WorkerReply:
         burners = [
             c
             for c in psutil.Process().children(recursive=True)
@@ -265,7 +265,7 @@ HANGS = "import os, pathlib; from kit.backends import fake; plain = fake.FakeSes
         "fake.FakeSession._end = end\\n"
 worker.CODE = HANGS % sys.argv[1] + worker.CODE
 artifact = targets.resolve(["fake:hang"], backend="fake")[0].artifact
-forkserver.ask(worker.Request(path="x", artifact=artifact, backend="fake", threads=1), 600)
+forkserver.ask(worker.WorkerRequest(path="x", artifact=artifact, backend="fake", threads=1), 600)
 """
 
 
@@ -297,7 +297,7 @@ def test_records_carry_what_is_needed_to_judge_them_again(tmp_path: Path) -> Non
 
 def test_a_child_that_says_nonsense_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/echo")
-    reply = forkserver.ask(worker.Request(path="x", artifact=None, backend="fake", threads=1), 5)
+    reply = forkserver.ask(worker.WorkerRequest(path="x", artifact=None, backend="fake", threads=1), 5)
     assert reply.outcome == "failed" and reply.reason == "The child process gave an unreadable answer."
 
 
@@ -330,13 +330,13 @@ def test_a_request_carries_its_point(tmp_path: Path, machine: Machine) -> None:
     profiler.profile(at("fake:10us", point), made.device(), tmp_path / "x.jsonl")
     (request,) = machine.asked
     assert {name: getattr(request, name) for name in point} == point and request.visit_s == ONCE.visit_s
-    assert Request.model_validate_json(forkserver.request_line(request)) == request
+    assert WorkerRequest.model_validate_json(forkserver.request_line(request)) == request
 
 
 def test_a_job_closes_when_nothing_speaks_against_it(tmp_path: Path, machine: Machine) -> None:
     """The quiet network gets its six rounds, the wild one all ten, the one that calms down something between."""
 
-    def latency(request: Request, before: int) -> float:
+    def latency(request: WorkerRequest, before: int) -> float:
         assert request.artifact is not None
         wild = {"net1": False, "net2": True, "net3": before in (1, 3)}[request.artifact.artifact_id]
         return 0.01 * (1 + 0.2 * (before % 3) if wild else 1)
@@ -349,7 +349,7 @@ def test_a_job_closes_when_nothing_speaks_against_it(tmp_path: Path, machine: Ma
 
 
 def test_a_network_that_fails_later_keeps_what_was_measured(tmp_path: Path, machine: Machine) -> None:
-    crash = Reply(outcome="crashed", reason="The process died by signal 11.")
+    crash = WorkerReply(outcome="crashed", reason="The process died by signal 11.")
     machine.latency = lambda request, before: crash if before == 1 and request.path == "net1.onnx" else 0.01
     records = profiler.profile(
         sized(1, 2, how=FAST.model_copy(update={"rounds_max": 4})), made.device(), tmp_path / "x.jsonl"
@@ -375,11 +375,11 @@ def test_layers_come_from_a_process_of_their_own(tmp_path: Path, machine: Machin
         source="made up",
     )
 
-    def latency(request: Request, before: int) -> float | Reply:
+    def latency(request: WorkerRequest, before: int) -> float | WorkerReply:
         if not request.layers:
             return 0.01
-        none = Reply(outcome="unsupported", reason="This runtime has no profiler.")
-        return none if request.path == "net2.onnx" else Reply(outcome="ok", layers=layers)
+        none = WorkerReply(outcome="unsupported", reason="This runtime has no profiler.")
+        return none if request.path == "net2.onnx" else WorkerReply(outcome="ok", layers=layers)
 
     machine.latency = latency
     one, two = profiler.profile(sized(1, 2), made.device(), tmp_path / "x.jsonl", layers=True)
@@ -733,7 +733,7 @@ def test_a_kill_in_the_second_wave_keeps_the_records_of_the_first(
 
 
 def test_a_failure_before_the_kill_is_not_tried_again(tmp_path: Path, machine: Machine) -> None:
-    machine.latency = lambda request, before: Reply(outcome="crashed", reason="The process died by signal 11.")
+    machine.latency = lambda request, before: WorkerReply(outcome="crashed", reason="The process died by signal 11.")
 
     def stop(step: Progress) -> None:
         if step.done == 1:

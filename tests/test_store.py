@@ -13,7 +13,7 @@ import pytest
 
 from kit import store
 from kit.errors import BadRecord, StorageError, UsageError
-from kit.records import Artifact, MeasureSettings
+from kit.records import Artifact, FileRef, MeasureSettings
 
 
 def test_canonical_json_does_not_depend_on_order() -> None:
@@ -215,3 +215,36 @@ def test_a_record_where_a_folder_lies(tmp_path: Path) -> None:
 def test_slug() -> None:
     assert store.slug("AMD EPYC (2 cores)") == "amd-epyc-2-cores"
     assert store.slug("../..") == "unnamed"
+
+
+# ------------------------------------------------------------------------------------------------------ locks and hashes
+
+
+def test_a_locked_folder_has_one_holder_and_is_free_after_a_kill(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    holder = f"""
+import os, time
+from pathlib import Path
+from kit import store
+with store.locked(Path({str(folder)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "held\n"
+        with pytest.raises(StorageError, match=r"^busy: wait\.$"), store.locked(folder, "busy: wait."):
+            pass
+        process.kill()
+    with store.locked(folder, "busy: wait."), pytest.raises(StorageError, match="again"), store.locked(folder, "again"):
+        pass
+    with store.locked(folder):
+        assert [path.name for path in folder.iterdir()] == [".lock"]
+
+
+def test_a_file_is_whole_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    ref = FileRef(file="x", sha256=store.sha256_bytes(b"content"), size_bytes=7)
+    assert not store.is_whole(path, ref)
+    for data, whole in ((b"content", True), (b"Content", False), (b"content!", False)):
+        path.write_bytes(data)
+        assert store.is_whole(path, ref) is whole

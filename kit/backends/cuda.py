@@ -171,11 +171,6 @@ def gpu_name() -> str:
 
 
 def process_memory() -> dict[str, int] | None:
-    """Bytes that this process holds on GPU 0 as NVML counts them; None where it does not tell (Jetson, other namespaces)."""
-    nvml, _ = telemetry.nvml_of(Path("/"))
-    if nvml is None:
-        return None
-    handle = telemetry.ask(nvml, "nvmlDeviceGetHandleByIndex", 0)
-    processes = telemetry.ask(nvml, "nvmlDeviceGetComputeRunningProcesses", handle) or []
-    used = next((p.usedGpuMemory for p in processes if p.pid == os.getpid()), None)
-    return {"allocated_bytes": int(used)} if used else None
+    """Bytes that this process holds on the GPUs as NVML counts them; None where it does not tell (Jetson, other namespaces)."""
+    used = telemetry.gpu_memory_bytes()
+    return {"allocated_bytes": used} if used else None

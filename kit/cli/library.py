@@ -122,7 +122,8 @@ def pull(
 ) -> None:
     """As a device: state the need, receive the choice, download, verify, install, run the sample, compare promise and measurement.
 
-    Exit code 3: no variant meets the need. Exit code 1: among other things, what was installed misses the deadline here.
+    Exit code 3: no variant meets the need. Exit code 1: among other things, the model misses the deadline here; the install before it
+    then stays the current one.
     """
     from kit.devices import recognise
 
@@ -161,6 +162,8 @@ def _print_delivery(delivered: Delivery) -> None:
         )
     if broken := delivered.broken:
         raise broken
+    if delivered.sentence:
+        print(delivered.sentence)
 
 
 def as_json(delivered: Delivery) -> dict[str, Any]:
@@ -180,6 +183,8 @@ def as_json(delivered: Delivery) -> dict[str, Any]:
         "measured_s": timing.median_s if timing else None,
         "measured_p99_s": timing.p99_s if timing else None,
         "label": record.label if record else None,
+        "promise_kept": delivered.kept,
+        "current": str(delivered.current) if delivered.current else None,
         **({"measured_record": record.record_id} if record else {}),
     }
 

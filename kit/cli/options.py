@@ -136,14 +136,17 @@ class OperatingPoint:
     ] = 0
 
     def cpus(self) -> tuple[int, ...] | None:
-        """Raises UsageError for an affinity that is no list of numbers."""
+        """Raises UsageError for an affinity that is no list of CPUs of this machine, or more threads than it can serve."""
+        from kit.devices.operating_point import require_cpus
         from kit.errors import UsageError
         from kit.measure.jobs import cpus
 
         try:
-            return cpus(self.affinity) if self.affinity else None
+            numbers = cpus(self.affinity) if self.affinity else None
         except ValueError:
             raise UsageError(f"--affinity {self.affinity} cannot be read: give logical CPUs like 0 or 0,1.") from None
+        require_cpus(self.threads, numbers)
+        return numbers
 
 
 @dataclass(frozen=True)

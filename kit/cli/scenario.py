@@ -116,9 +116,11 @@ def scenario(
     PROFILES/<device_id>/NAME.scenarios.ndjson. The default of 10 s a run is quick and no submission. Exit code 3: no rate keeps the bound.
     """
     from kit.devices import recognise
+    from kit.devices.operating_point import require_cpus
     from kit.measure import jobs
     from kit.measure import scenario as scenarios
 
+    require_cpus(threads)
     settings = load.settings(backend, threads, seed)
     planned = jobs.targets(targets or [], backend, build=build)
     spec = recognise()

@@ -52,6 +52,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPUFREQ = re.compile(r"sys/devices/system/cpu/(cpufreq/policy\d+|cpu\d+/cpufreq)/scaling_(max|min)_freq")
 KEPT_SHARE = 0.02  # drivers without a table round a cap to their own steps
 READY_S = 30.0
+OVERSUBSCRIBED = 8  # threads for each CPU: more only measures the scheduler
 BUSY = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.devices.operating_point import burn; burn(sys.argv[1:])"
 PR_SET_PDEATHSIG = 1
 
@@ -221,12 +222,6 @@ def _nvpmodel(root: Path, run: Run) -> _Nvpmodel | str:
     return _Nvpmodel(command, run, modes) if modes else "/etc/nvpmodel.conf names no power mode"
 
 
-def power_modes(root: Path = HERE, run: Run = run_tool) -> dict[str, int]:
-    """The power modes of a Jetson, id by name (``15W``, ``MAXN``); empty elsewhere."""
-    found = _nvpmodel(root, run)
-    return {} if isinstance(found, str) else dict(found.modes)
-
-
 # ------------------------------------------------------------------------------------------------------------ the point
 
 
@@ -240,6 +235,21 @@ def unsupported(point: Point, root: Path = HERE, run: Run = run_tool) -> str | N
         )
     except Exception as error:  # the answer is recorded in place of a measurement: any reason is better than none
         return str(error) or type(error).__name__
+
+
+def require_cpus(threads: int, affinity: Sequence[int] | None = None) -> None:
+    """Raises UsageError where the CPUs of one point are none that this process may use, or its threads are far too many.
+
+    For what is asked as the only point, before anything runs; in a sweep such a point is a record (:func:`unsupported`).
+    """
+    cpus = os.cpu_count() or 1
+    if threads > OVERSUBSCRIBED * cpus:
+        raise UsageError(
+            f"{threads} threads are more than {OVERSUBSCRIBED} for each of the {cpus} CPUs of this machine: give at most "
+            f"{OVERSUBSCRIBED * cpus}."
+        )
+    if affinity is not None and (reason := _no_affinity(HERE, affinity, threads)):
+        raise UsageError(f"{reason[:1].upper()}{reason[1:]}: change the affinity or the threads.")
 
 
 def _no_affinity(root: Path, affinity: Sequence[int], threads: int) -> str | None:

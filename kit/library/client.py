@@ -26,6 +26,7 @@ from kit.records import Answer, FileRef, InstallReceipt, Manifest, Need
 
 Check = Callable[[Path, Manifest], str]  # runs the staged model; says what was compared, or raises to refuse
 Progress = Callable[[int, int], None]  # (bytes there, bytes in all)
+Accept = Callable[["Pulled"], bool]  # the last word on an install: whether it becomes the current one
 
 MAX_PACKAGE_BYTES = 4 << 30
 MAX_JSON_BYTES = 4 << 20  # the size that OCI sets for a manifest
@@ -60,34 +61,40 @@ def pull(
     to: Path,
     *,
     check: Check,
+    accept: Accept = lambda _: True,
     progress: Progress | None = None,
     max_bytes: int = MAX_PACKAGE_BYTES,
     transport: httpx.BaseTransport | None = None,
 ) -> Pulled:
     """Ask the library at ``url`` for a package that meets ``need`` and make it the current install in ``to``.
 
+    ``accept`` is asked when the package is installed and verified. Where it says no, the package stays in its folder and the
+    install that was current still is; the next pull of the same package finds it there, and of another one removes it.
     Raises NoAnswer (nothing fits), UsageError (address, need), LinkError (unreachable, broken off: call again),
     IntegrityError and BadRecord (not what was promised), UntrustedPackage (could run code here), StorageError (read-only,
-    full, too large), and whatever ``check`` raises. After any of them the install that was current still is.
+    full, too large), and whatever ``check`` and ``accept`` raise. After any of them the install that was current still is.
     """
     base = _address(url)
     with _client(base, transport) as client:
         choice = _choose(client, need)
         with swap.slot(to):
             if swap.find(to, choice.package, choice.digest):
-                return _again(to, choice, check)
-            return _install(client, choice, to, check, progress, max_bytes)
+                pulled = _again(to, choice, check)
+            else:
+                pulled = _install(client, choice, to, check, progress, max_bytes)
+            if accept(pulled):
+                swap.point(to, pulled.folder)
+            return pulled
 
 
 def _again(to: Path, choice: _Choice, check: Check) -> Pulled:
-    """The package is here already: try it on today's runtime and make it current."""
+    """The package is here already: try it on today's runtime."""
     folder = swap.folder_of(to, choice.package, choice.digest)
     receipt, manifest = swap.read_install(folder)
     oci.check_files(manifest, f"Package {choice.package}")  # an older kit may have installed it
     _check_answer(choice, manifest)
     package.check_sidecar(folder, manifest)
     checked = check(folder, manifest)
-    swap.point(to, folder)
     receipt = receipt.model_copy(update={"bytes_downloaded": 0, "download_s": 0.0, "checked": checked})
     return Pulled(receipt, manifest, choice.answer, folder)
 
@@ -307,7 +314,7 @@ class _Partial:
 def _fetch_files(client: httpx.Client, manifest: Manifest, staged: Path, progress: Progress | None) -> int:
     """Bring every file of ``manifest`` into ``staged``. Returns the bytes that came over the link."""
     with store.explained(staged, "write"):
-        missing = [f for f in manifest.files if not package.is_whole(staged / f.file, f)]
+        missing = [f for f in manifest.files if not store.is_whole(staged / f.file, f)]
         _check_room(staged, missing)
         before = manifest.size_bytes - sum(f.size_bytes for f in missing)
         received = 0

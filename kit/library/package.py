@@ -26,7 +26,6 @@ import kit
 from kit import records, store
 from kit.errors import BadRecord, IntegrityError, KitError, UsageError
 from kit.library import oci
-from kit.library.lock import only_writer
 from kit.library.oci import Descriptor
 from kit.records import Artifact, FileRef, Manifest, Promise
 
@@ -138,11 +137,6 @@ def _read_index(layout_dir: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def is_whole(path: Path, ref: FileRef) -> bool:
-    """Whether the file at ``path`` is the one that ``ref`` promises (reads all of it)."""
-    return path.is_file() and path.stat().st_size == ref.size_bytes and store.sha256_file(path) == ref.sha256
-
-
 def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise]) -> Manifest:
     """The manifest of ``artifact``, whose files lie in ``folder``: model, sidecar and, where there is one, the sample.
 
@@ -229,7 +223,7 @@ def add(
     names = [manifest.name for manifest in wanted]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"Two artifacts would both be package {min(twice)}: rename one of them.")
-    with only_writer(layout_dir, wait=True):
+    with store.locked(layout_dir):
         _prepare(layout_dir)
         entries = {_entry_name(e, i): e for i, e in enumerate(_read_index(layout_dir)["manifests"])}
         kept = {m.name: _kept(layout_dir, entries.get(m.name), m) for m in wanted}
@@ -277,14 +271,14 @@ def _kept(layout_dir: Path, entry: object, wanted: Manifest) -> Manifest | None:
         found = _read_package(layout_dir, entry).manifest
     except KitError:  # a broken package is repaired by adding it again
         return None
-    whole = all(is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
+    whole = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
     return found if whole and same_content(found, wanted) else None
 
 
 def _copy_blob(layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, done: int, total: int) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")
-    if is_whole(target, ref):
+    if store.is_whole(target, ref):
         return
     with store.explained(target, "write"):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from kit import store, trust
 from kit.errors import KitError, UsageError
-from kit.library import oci, package
-from kit.library.lock import only_writer
+from kit.library import oci
 from kit.records import InstallReceipt, Manifest
 
 _INSTALLED = re.compile(r".+-[0-9a-f]{12}")
@@ -32,7 +31,7 @@ _INSTALLED = re.compile(r".+-[0-9a-f]{12}")
 @contextmanager
 def slot(to: Path) -> Iterator[None]:
     """Be the only one that installs into ``to`` (made when missing). Raises StorageError, UsageError."""
-    with only_writer(to, wait=False):
+    with store.locked(to, f"Another kit is writing in {to}: wait until it has ended."):
         if (to / "current").exists() and not (to / "current").is_symlink():
             raise UsageError(f"{to / 'current'} was not made by kit pull: choose another folder.")
         yield
@@ -62,7 +61,7 @@ def find(to: Path, name: str, digest: str) -> Path | None:
     folder = folder_of(to, name, digest)
     try:
         receipt, manifest = read_install(folder)
-        whole = receipt.manifest_digest == digest and all(package.is_whole(folder / f.file, f) for f in manifest.files)
+        whole = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
     except KitError:
         return None
     return folder if whole else None
@@ -95,7 +94,7 @@ def keep_only(staged: Path, manifest: Manifest) -> None:
 
 
 def install(to: Path, staged: Path, receipt: InstallReceipt, manifest: Manifest) -> Path:
-    """Turn a staged and checked package into an install, the current one. Returns its folder.
+    """Turn a staged and checked package into an install, which :func:`point` makes the current one. Returns its folder.
 
     The receipt is written last of all files, so a folder with a receipt is whole. Raises StorageError.
     """
@@ -108,7 +107,6 @@ def install(to: Path, staged: Path, receipt: InstallReceipt, manifest: Manifest)
                 path.replace(target / path.name)
         else:
             staged.replace(target)
-    point(to, target)
     return target
 
 

@@ -21,7 +21,7 @@ from typing import IO, Any
 
 from kit import backends
 from kit.measure import worker
-from kit.measure.worker import Answer, Reply, Request
+from kit.measure.worker import ProcessEnd, WorkerReply, WorkerRequest
 from kit.records import Outcome, Record
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class ForkServer:
         while self._templates:
             self._templates.popitem()[1].stop()
 
-    def ask(self, request: Request, timeout_s: float) -> Reply:
+    def ask(self, request: WorkerRequest, timeout_s: float) -> WorkerReply:
         """One fresh child process, one answer."""
         key = request.backend, request.threads
         template = self._templates.get(key)
@@ -83,16 +83,16 @@ class ForkServer:
         code, said = template.process.poll(), worker.last_said(template.complaints)
         self._templates.pop(key).stop()
         if line is None:
-            return Reply(outcome="timeout", reason=_late(timeout_s))
+            return WorkerReply(outcome="timeout", reason=_late(timeout_s))
         if line or code == 0:
-            return Reply(outcome="failed", reason=NONSENSE)
-        return Reply(**_end(code or 0, said))
+            return WorkerReply(outcome="failed", reason=NONSENSE)
+        return WorkerReply(**_end(code or 0, said))
 
 
 NONSENSE = "The child process gave an unreadable answer."
 
 
-def ask(request: Request, timeout_s: float) -> Reply:
+def ask(request: WorkerRequest, timeout_s: float) -> WorkerReply:
     """One question to one fresh process."""
     with ForkServer() as fork_server:
         return fork_server.ask(request, timeout_s)
@@ -132,14 +132,14 @@ def _exchange(process: subprocess.Popen[bytes], line: str, timeout_s: float) -> 
     return bytes(found)
 
 
-def _reply(line: bytes) -> Reply:
+def _reply(line: bytes) -> WorkerReply:
     try:
-        answer = Answer.model_validate_json(line)
+        answer = ProcessEnd.model_validate_json(line)
         if answer.code:
-            return Reply(**_end(answer.code, answer.complaint))
+            return WorkerReply(**_end(answer.code, answer.complaint))
         return parse_reply(answer.line)
     except ValueError:
-        return Reply(outcome="failed", reason=NONSENSE)
+        return WorkerReply(outcome="failed", reason=NONSENSE)
 
 
 def _late(timeout_s: float) -> str:
@@ -176,9 +176,9 @@ def request_line(request: Record) -> str:
     return json.dumps(request.model_dump(mode="json"))
 
 
-def parse_reply(line: str) -> Reply:
+def parse_reply(line: str) -> WorkerReply:
     data: Any = json.loads(line)
-    return Reply.model_validate(data)
+    return WorkerReply.model_validate(data)
 
 
 def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, Outcome, str]:

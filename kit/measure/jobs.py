@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -158,8 +158,11 @@ def _point(settings: MeasureSettings, changes: dict[str, object]) -> MeasureSett
 
 
 def cpus(text: str, separator: str = ",") -> tuple[int, ...]:
-    """Logical CPUs of ``0,1``. Raises ValueError."""
-    return tuple(sorted({int(part) for part in text.split(separator)}))
+    """Logical CPUs of ``0,1``. Raises ValueError (no numbers), UsageError (one of them twice)."""
+    numbers = sorted(int(part) for part in text.split(separator))
+    if twice := [a for a, b in pairwise(numbers) if a == b]:
+        raise UsageError(f"The affinity {text} names CPU {twice[0]} twice: name each CPU once.")
+    return tuple(numbers)
 
 
 _AXES: dict[str, tuple[str, Callable[[str], object], str]] = {

@@ -10,13 +10,12 @@ parent only waits.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -140,20 +139,9 @@ def _run_key(jobs: Sequence[Job], device: DeviceSpec) -> str:
     return store.sha256_bytes(store.canonical_json([machine, parts]))[:12]
 
 
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: two measurements at once would disturb each other."""
-    lock = folder / ".lock"
-    with store.explained(lock, "write"):
-        handle = lock.open("a")
-    with handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(
-                f"Another kit profile is measuring into {folder}: wait for it, or stop it first."
-            ) from None
-        yield
+def alone(folder: Path) -> AbstractContextManager[None]:
+    """Hold the folder's lock: two measurements at once would disturb each other. Raises StorageError."""
+    return store.locked(folder, f"Another kit profile is measuring into {folder}: wait for it, or stop it first.")
 
 
 def _read_journal(journal: Path) -> _Run:
@@ -238,7 +226,7 @@ class _Session:
     began_s: float  # on the monotonic clock, so that what an interrupted run spent counts
     progress: Callable[[Progress], None]
     children: forkserver.ForkServer
-    beside: dict[str, worker.Network]
+    beside: dict[str, worker.WorkerNetwork]
 
     def measure(self, wave: Sequence[int]) -> None:
         """Rounds over the jobs of ``wave`` until all are closed or the budget is spent."""
@@ -334,7 +322,7 @@ class _Session:
                 request = _request(job, round_, visit_s, self.idle_power_w, self.beside)
                 reply = self.children.ask(request, job.settings.timeout_s)
         except MeasurementError as error:  # the background load ended early
-            reply = worker.Reply(outcome="failed", reason=str(error))
+            reply = worker.WorkerReply(outcome="failed", reason=str(error))
         wall_s = time.perf_counter() - start
         if reply.visit is None:
             self._fail(index, reply.outcome, reply.reason or "The runtime gave no reason.", wall_s)
@@ -404,16 +392,16 @@ def _kept_reference(run: _Run, jobs: Sequence[Job], device: DeviceSpec, folder: 
     return found
 
 
-def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.Network]:
+def _reference_networks(jobs: Sequence[Job], folder: Path) -> dict[str, worker.WorkerNetwork]:
     """The reference networks that these jobs need, written to ``folder``."""
-    found: dict[str, worker.Network] = {}
+    found: dict[str, worker.WorkerNetwork] = {}
     for job in jobs:
         if not _drifts(job.settings) or backends.LEAVES[job.settings.backend].target != "cpu":
             continue
         for name, text in drift.networks(job.target.artifact.precision).items():
             if name not in found:
                 path = folder / f"{name}.onnx"
-                found[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
+                found[name] = worker.WorkerNetwork(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
     return found
 
 
@@ -428,11 +416,11 @@ def _idle_power_w(jobs: Sequence[Job]) -> dict[str, float]:
 
 
 def _request(
-    job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.Network]
-) -> worker.Request:
+    job: Job, round_: int, visit_s: float, idle_power_w: dict[str, float], beside: dict[str, worker.WorkerNetwork]
+) -> worker.WorkerRequest:
     settings = job.settings
     wanted = drift.networks(job.target.artifact.precision) if _drifts(settings) else {}
-    return worker.Request(
+    return worker.WorkerRequest(
         path=str(job.target.path),
         artifact=job.target.artifact,
         backend=settings.backend,

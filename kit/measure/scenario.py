@@ -191,7 +191,7 @@ def search(holds: Callable[[float], bool], capacity_hz: float, precision: float,
 # --------------------------------------------------------------------------------------------------------- the child process
 
 
-class Request(Record):
+class ScenarioRequest(Record):
     """What the parent asks for: a stream of queries, or, with ``rate_hz``, ``queries`` arrivals at that rate."""
 
     path: str
@@ -209,21 +209,21 @@ class Request(Record):
 
 def main() -> None:
     """Entry of the child."""
-    worker.serve(lambda line: answer(Request.model_validate_json(line)))
+    worker.serve(lambda line: answer(ScenarioRequest.model_validate_json(line)))
 
 
-def answer(request: Request) -> ScenarioRun:
+def answer(request: ScenarioRequest) -> ScenarioRun:
     try:
         return _run(request)
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         return _failed(request, *worker.failure(error))
 
 
-def _failed(request: Request, outcome: Outcome, reason: str) -> ScenarioRun:
+def _failed(request: ScenarioRequest, outcome: Outcome, reason: str) -> ScenarioRun:
     return ScenarioRun(outcome=outcome, reason=reason, batch=request.batch, rate_hz=request.rate_hz)
 
 
-def _run(request: Request) -> ScenarioRun:
+def _run(request: ScenarioRequest) -> ScenarioRun:
     at_start = worker.resident_bytes()
     backend = backends.load(request.backend)
     version = backend.probe().version or "unknown"
@@ -262,7 +262,7 @@ def _run(request: Request) -> ScenarioRun:
     )
 
 
-def _load(call: Callable[[], object], request: Request, allowed: int | None) -> Served:
+def _load(call: Callable[[], object], request: ScenarioRequest, allowed: int | None) -> Served:
     """The load itself; the garbage collector rests meanwhile."""
     collecting = gc.isenabled()
     gc.collect()
@@ -472,7 +472,7 @@ def _ask(
     planned_s: float,
 ) -> ScenarioRun:
     """One child process, one run; a child that dies is a run too."""
-    request = Request(
+    request = ScenarioRequest(
         path=str(target.path),
         artifact=target.artifact,
         backend=settings.backend,

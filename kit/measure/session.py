@@ -92,7 +92,7 @@ class StateRequest(Record):
     """What the parent asks of a process that reads the state."""
 
     backend: str
-    networks: dict[str, worker.Network]
+    networks: dict[str, worker.WorkerNetwork]
     avx: bool  # whether this processor has the registers of the reading loop (x86)
     repeats: int = WORKLOAD_REPEATS
     seed: int = 0
@@ -221,11 +221,11 @@ def _device_reference(folder: Path, device: DeviceSpec) -> Reference | None:
 # --------------------------------------------------------------------------------------------------------------- the state
 
 
-def _calibration_networks(folder: Path) -> dict[str, worker.Network]:
+def _calibration_networks(folder: Path) -> dict[str, worker.WorkerNetwork]:
     networks = {}
     for name, text in drift.NETWORKS.items():
         path = folder / f"calibration-{name}.onnx"
-        networks[name] = worker.Network(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
+        networks[name] = worker.WorkerNetwork(path=str(path), artifact=spaces.write(SubNetwork.parse(text), path))
     return networks
 
 

@@ -111,7 +111,7 @@ def measure(
 
 
 @dataclass(frozen=True)
-class Plan:
+class TimingPlan:
     """``blocks`` of ``block`` values of ``loops`` calls, with ``between`` untimed calls after each value and ``rewarm`` before a block."""
 
     loops: int
@@ -121,7 +121,7 @@ class Plan:
     values_max: int
 
 
-def _plan(call_ns: float, resolution_ns: float, collect_s: float, gap_s: float, values_max: int) -> Plan:
+def _plan(call_ns: float, resolution_ns: float, collect_s: float, gap_s: float, values_max: int) -> TimingPlan:
     loops = 1 if gap_s else max(1, round(RESOLUTION_FACTOR * resolution_ns / call_ns))
     value_ns = call_ns * loops + gap_s * 1e9
     collect_ns = collect_s * 1e9
@@ -130,7 +130,7 @@ def _plan(call_ns: float, resolution_ns: float, collect_s: float, gap_s: float, 
     stride = ceil(wanted / max(1, values_max // blocks))  # one value in so many is timed
     block, between = wanted // stride, 0 if gap_s else (stride - 1) * loops
     rewarm = 0 if call_ns >= LONG_NS else max(1, min(REWARM_CALLS, round(REWARM_NS / call_ns)))
-    return Plan(loops, block, between, rewarm, max(block, values_max // block * block))
+    return TimingPlan(loops, block, between, rewarm, max(block, values_max // block * block))
 
 
 def warm_up(call: Callable[[], Any], limit_s: float, clock: Clock = perf_counter_ns) -> bool:
@@ -197,7 +197,7 @@ def _after_idling(timed: Run, gap_s: float, sleep: Callable[[float], None]) -> R
 def _collect(
     call: Callable[[], Any],
     timed: Run,
-    plan: Plan,
+    plan: TimingPlan,
     collect_ns: int,
     beside: Mapping[str, Callable[[], int]],
     counter: Callable[[], int] | None,

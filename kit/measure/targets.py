@@ -195,7 +195,7 @@ def _onnx_target(path: Path, backend: str) -> Target:
         return _from_sidecar(sidecar, backend)
     _refuse_untrusted(path, backend)
     reply = forkserver.ask(
-        worker.Request(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
+        worker.WorkerRequest(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
     if reply.outcome != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")

@@ -42,14 +42,14 @@ PARENT = "KIT_PARENT_PID"
 CODE = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.measure.worker import main; main()"
 
 
-class Network(Record):
+class WorkerNetwork(Record):
     """A reference network: its file and its sidecar."""
 
     path: str
     artifact: Artifact
 
 
-class Request(Record):
+class WorkerRequest(Record):
     """What the parent asks for: a visit, or only the tensors (``describe``), or the times of the layers (``layers``)."""
 
     path: str
@@ -64,13 +64,13 @@ class Request(Record):
     warmup_max_s: float = 1.0
     energy: bool = True
     idle_power_w: float | None = None
-    references: dict[str, Network] = Field(default_factory=dict)
+    references: dict[str, WorkerNetwork] = Field(default_factory=dict)
     seed: int = 0
     describe: bool = False
     layers: bool = False
 
 
-class Reply(Record):
+class WorkerReply(Record):
     """``outcome`` says whether there is an answer (``visit``, ``tensors`` or ``layers``) or a ``reason``."""
 
     outcome: Outcome
@@ -103,7 +103,7 @@ class Baseline:
         return max(0, self.file_bytes - _status_bytes("RssFile"))
 
 
-class Answer(Record):
+class ProcessEnd(Record):
     """What became of one request's process: its reply line, its exit code (negative: the signal), the last thing it complained of."""
 
     line: str
@@ -121,7 +121,7 @@ def main() -> None:
     gc.freeze()  # a child's collections leave the pages that it shares with this process alone
     while line := sys.stdin.readline():
         if not backends.LEAVES[sys.argv[1]].forks:
-            _write(channel, Answer(line=_line(answer(Request.model_validate_json(line), baseline)), code=0))
+            _write(channel, ProcessEnd(line=_line(answer(WorkerRequest.model_validate_json(line), baseline)), code=0))
             os._exit(0)  # a runtime's tear-down must not turn a good measurement into a crash
         _write(channel, _in_a_child(line, baseline))
 
@@ -141,7 +141,7 @@ def _baseline(backend: str) -> Baseline:
     return Baseline(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
 
 
-def _in_a_child(line: str, baseline: Baseline) -> Answer:
+def _in_a_child(line: str, baseline: Baseline) -> ProcessEnd:
     """Fork; the child answers ``line`` through a pipe, and what it complains of lies in a file without a name."""
     receive, send = os.pipe()
     with tempfile.TemporaryFile() as complaints:
@@ -155,7 +155,7 @@ def _in_a_child(line: str, baseline: Baseline) -> Answer:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 die_with_parent()
                 with os.fdopen(send, "w") as channel:
-                    _write(channel, answer(Request.model_validate_json(line), baseline))
+                    _write(channel, answer(WorkerRequest.model_validate_json(line), baseline))
                 os._exit(0)
             except SystemExit as end:
                 os._exit(end.code if isinstance(end.code, int) else 1)
@@ -167,7 +167,7 @@ def _in_a_child(line: str, baseline: Baseline) -> Answer:
         with os.fdopen(receive) as channel:
             reply = channel.read()
         _, status = os.waitpid(pid, 0)
-        return Answer(line=reply, code=os.waitstatus_to_exitcode(status), complaint=last_said(complaints))
+        return ProcessEnd(line=reply, code=os.waitstatus_to_exitcode(status), complaint=last_said(complaints))
 
 
 def last_said(complaints: IO[bytes]) -> str:
@@ -204,16 +204,16 @@ def die_with_parent() -> None:
         os._exit(1)
 
 
-def answer(request: Request, baseline: Baseline) -> Reply:
+def answer(request: WorkerRequest, baseline: Baseline) -> WorkerReply:
     try:
         if request.affinity is not None:
             os.sched_setaffinity(0, request.affinity)
         if request.describe:
             return _describe(request)
-        return _layers(request) if request.layers else Reply(outcome="ok", visit=_visit(request, baseline))
+        return _layers(request) if request.layers else WorkerReply(outcome="ok", visit=_visit(request, baseline))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         outcome, reason = failure(error)
-        return Reply(outcome=outcome, reason=reason)
+        return WorkerReply(outcome=outcome, reason=reason)
 
 
 def failure(error: Exception) -> tuple[Outcome, str]:
@@ -243,23 +243,23 @@ def tells_of_memory(text: str) -> bool:
     )
 
 
-def _describe(request: Request) -> Reply:
+def _describe(request: WorkerRequest) -> WorkerReply:
     session = _opened(request)
-    return Reply(outcome="ok", inputs=session.inputs, outputs=session.outputs)
+    return WorkerReply(outcome="ok", inputs=session.inputs, outputs=session.outputs)
 
 
-def _layers(request: Request) -> Reply:
+def _layers(request: WorkerRequest) -> WorkerReply:
     session = _opened(request)
-    return Reply(
+    return WorkerReply(
         outcome="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
     )
 
 
-def _opened(request: Request) -> backends.Session:
+def _opened(request: WorkerRequest) -> backends.Session:
     return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
 
 
-def _visit(request: Request, baseline: Baseline) -> Visit:
+def _visit(request: WorkerRequest, baseline: Baseline) -> Visit:
     backend = backends.load(request.backend)
     version, target = backend.probe().version, backend.target
     start = time.perf_counter()
@@ -335,7 +335,7 @@ class _Peaks:
         self.running_bytes = self.until_collecting_bytes if self._can_reset else None
 
 
-def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
+def _beside(request: WorkerRequest, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
     """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
 
     def beside() -> Mapping[str, drift.Workload]:
@@ -352,7 +352,7 @@ def _beside(request: Request, target: str, peaks: _Peaks) -> Callable[[], Mappin
     return beside
 
 
-def calibration_call(backend_name: str, known: Network) -> Callable[[], Any] | None:
+def calibration_call(backend_name: str, known: WorkerNetwork) -> Callable[[], Any] | None:
     """A call of a reference network through a runtime; None where this runtime does not run it."""
     backend = backends.load(backend_name)
     try:
@@ -385,7 +385,7 @@ def _clock(
     return observed_hz, "observed", ()
 
 
-def _energy(call: Callable[[], Any], target: telemetry.Target, request: Request) -> Energy | None:
+def _energy(call: Callable[[], Any], target: telemetry.Target, request: WorkerRequest) -> Energy | None:
     """Energy over a window of its own, in which nothing but the network runs; None without a meter."""
     meter = next(iter(telemetry.meters(target=target)), None)
     if meter is None:

@@ -201,7 +201,7 @@ class _Bench:
             artifact = store.read_record(self.out / f"{sub.id}.json", Artifact)
             files = [f for f in (artifact.model, artifact.torch_program, artifact.sample) if f is not None]
             mine = artifact.origin is not None and artifact.origin.versions.get("recipe") == self.key
-            if mine and all(_is_whole(self.out, f) for f in files):
+            if mine and all(store.is_whole(self.out / f.file, f) for f in files):
                 return artifact
         return None
 
@@ -296,11 +296,6 @@ _SAMPLE_IMAGES = 4
 def _share(width: float) -> float:
     """What training at a width costs beside the root's, roughly: the multiply-accumulates go with its square."""
     return width * width
-
-
-def _is_whole(folder: Path, file: FileRef) -> bool:
-    path = folder / file.file
-    return path.is_file() and path.stat().st_size == file.size_bytes and store.sha256_file(path) == file.sha256
 
 
 def _save_weights(net: nn.Module, path: Path) -> None:
