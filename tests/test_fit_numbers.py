@@ -141,7 +141,7 @@ def test_the_chosen_forms_errors_are_of_what_it_said_of_each_network(fit: Fit) -
     assert score["median_error"] == pytest.approx(statistics.median(logarithms.tolist()), rel=1e-9)
     means = {s["form"]: s["quality"]["mape"] for s in fit.json["predictor"]["scores"] if s["candidate"]}
     assert (
-        f"on average a factor of {np.exp(logarithms.mean()):.3f} off (geometric mean over 9 held-out records)"
+        f"on average a factor of {np.exp(logarithms.mean()):.4g} off (geometric mean over 9 held-out records)"
         in fit.json["predictor"]["reason"]
     )
     assert set(means) <= set(latency.MODEL_FAMILIES)
