@@ -138,11 +138,6 @@ def _read_index(layout_dir: Path) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- writing
 
 
-def is_whole(path: Path, ref: FileRef) -> bool:
-    """Whether the file at ``path`` is the one that ``ref`` promises (reads all of it)."""
-    return path.is_file() and path.stat().st_size == ref.size_bytes and store.sha256_file(path) == ref.sha256
-
-
 def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise]) -> Manifest:
     """The manifest of ``artifact``, whose files lie in ``folder``: model, sidecar and, where there is one, the sample.
 
@@ -277,14 +272,14 @@ def _kept(layout_dir: Path, entry: object, wanted: Manifest) -> Manifest | None:
         found = _read_package(layout_dir, entry).manifest
     except KitError:  # a broken package is repaired by adding it again
         return None
-    whole = all(is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
+    whole = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
     return found if whole and same_content(found, wanted) else None
 
 
 def _copy_blob(layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, done: int, total: int) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")
-    if is_whole(target, ref):
+    if store.is_whole(target, ref):
         return
     with store.explained(target, "write"):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")

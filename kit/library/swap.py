@@ -22,7 +22,7 @@ from pathlib import Path
 
 from kit import store, trust
 from kit.errors import KitError, UsageError
-from kit.library import oci, package
+from kit.library import oci
 from kit.library.lock import only_writer
 from kit.records import InstallReceipt, Manifest
 
@@ -62,7 +62,7 @@ def find(to: Path, name: str, digest: str) -> Path | None:
     folder = folder_of(to, name, digest)
     try:
         receipt, manifest = read_install(folder)
-        whole = receipt.manifest_digest == digest and all(package.is_whole(folder / f.file, f) for f in manifest.files)
+        whole = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
     except KitError:
         return None
     return folder if whole else None
