@@ -60,7 +60,7 @@ def test_a_residual_block_is_two_convolutions() -> None:
     found = listed(with_weights(body))
     assert [k.kind for k in found] == ["conv", "conv"]
     assert (found[0].rows, found[0].inner, found[0].columns, found[0].size) == (256, 72, 8, 3)
-    assert found[0].weight_bytes == 8 * 8 * 9 * 4 and found[0].written_bytes == 8 * 256 * 4
+    assert found[0].weight_bytes == (8 * 8 * 9 + 5 * 8) * 4 and found[0].written_bytes == 8 * 256 * 4
     assert found[1].read_bytes == 2 * found[0].read_bytes == 2 * 8 * 256 * 4
 
 

@@ -362,7 +362,10 @@ class _Fusion:
             return 0 if size == 1 or stored.data_type == TensorProto.INT64 else size * _dtype(stored.data_type).itemsize
         if name not in self.maker:
             return 0
-        return sum(self._stored_bytes(source) for source in self._weights_of(self.nodes[self.maker[name]]))
+        node = self.nodes[self.maker[name]]
+        if node.op_type == "QuantizeLinear":  # a weight that the file holds in float: the runtime keeps its integers
+            return math.prod(self.graph.shapes.get(name, ()))
+        return sum(self._stored_bytes(source) for source in self._weights_of(node))
 
     def _kernel(self, index: int) -> Kernel | None:
         node = self.nodes[index]
