@@ -99,7 +99,7 @@ def runtimes(kind: str, size: Size, folder: Path) -> dict[str, Callable[[], Any]
     return calls | torch_call(net)
 
 
-def torch_call(net: fileformat.Network) -> dict[str, Callable[[], Any]]:
+def torch_call(net: fileformat.AllocatorNetwork) -> dict[str, Callable[[], Any]]:
     torch = pytest.importorskip("torch")
     nets = pytest.importorskip("kit.nets.allocator")
     torch.set_num_threads(1)

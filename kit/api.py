@@ -42,7 +42,7 @@ from kit.records import KnowledgeBase as KnowledgeRecord
 if TYPE_CHECKING:
     import torch
 
-    from kit.allocators.fileformat import Network as Allocator
+    from kit.allocators.fileformat import AllocatorNetwork
     from kit.latency.model import Predictor
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -187,7 +187,7 @@ def _exported(network: object, example_input: Any, name: str | None, folder: Pat
     return folder / export_module(network, example_input, folder, stem).model.file
 
 
-def _program(allocator: Allocator, path: Path) -> FileRef:
+def _program(allocator: AllocatorNetwork, path: Path) -> FileRef:
     versions.need("This needs", "torch")
     from kit.variants import program
 

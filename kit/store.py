@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from kit import folders, records
 from kit.errors import BadRecord, StorageError, UsageError
-from kit.records import FileRef, Record
+from kit.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,22 @@ def sha256_file(path: Path) -> str:
     return digest.hexdigest()
 
 
+def file_ref(path: Path) -> records.FileRef:
+    """What a record keeps of the file at ``path``. Raises UsageError: it is missing, or has a name that cannot be stored."""
+    sha256, size_bytes = sha256_file(path), path.stat().st_size
+    try:
+        return records.FileRef(file=path.name, sha256=sha256, size_bytes=size_bytes)
+    except ValueError:
+        raise UsageError(
+            f"{path} has a name that kit cannot store: rename it without leading dot or backslash."
+        ) from None
+
+
+def is_whole(path: Path, file: records.FileRef) -> bool:
+    """Whether the file at ``path`` is the one that ``file`` promises (reads all of it)."""
+    return path.is_file() and path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
+
+
 @contextmanager
 def explained(path: Path, doing: str) -> Iterator[None]:
     """Turn the operating system's refusals into one sentence that says what to do."""
@@ -97,11 +113,6 @@ def make_folder(path: Path) -> Path:
     return path
 
 
-def is_whole(path: Path, ref: FileRef) -> bool:
-    """Whether the file at ``path`` is the one that ``ref`` names by size and sha256 (reads all of it)."""
-    return path.is_file() and path.stat().st_size == ref.size_bytes and sha256_file(path) == ref.sha256
-
-
 @contextmanager
 def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
     """Hold ``folder/.lock`` (the folder is made when missing): one process at a time, and a kill leaves nothing locked.
@@ -125,7 +136,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path} is no regular file: name a file to write.")
     with explained(path, "write"):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=".tmp")
         temporary = Path(name)
         try:
             with os.fdopen(handle, "wb") as file:
@@ -156,6 +167,15 @@ def read_json(path: Path) -> Any:
 
 def read_record(path: Path, kind: type[records.R]) -> records.R:
     return records.load(kind, read_json(path), str(path))
+
+
+def is_of_kind(path: Path, kind: str) -> bool:
+    """Whether ``path`` is JSON of kit's own ``kind``, such as "artifact"; somebody else's, or none, is not."""
+    try:
+        data = read_json(path) if path.is_file() else None
+    except BadRecord:
+        return False
+    return isinstance(data, dict) and data.get("kind") == kind
 
 
 def append_line(path: Path, record: Record | dict[str, Any]) -> None:

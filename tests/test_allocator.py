@@ -17,6 +17,7 @@ from kit.errors import BadModel, UsageError
 from kit.nets import allocator
 from kit.spaces.allocator import papers_count
 
+RATIOS = tuple(f.model_copy(update={"log": False}) for f in fileformat.FEATURES_A)
 A, B, U = fileformat.paper_a(), fileformat.paper_b(), fileformat.per_user(width=16)
 SPECS = {
     "a": A,
@@ -232,7 +233,7 @@ def test_a_few_steps_lower_the_delay_of_paper_a(name: str) -> None:
 
 
 def test_the_features_are_the_runtimes() -> None:
-    for features_ in (fileformat.FEATURES_A, fileformat.RATIOS_A):
+    for features_ in (fileformat.FEATURES_A, RATIOS):
         tasks = tasks_a(3, 0)
         ours = allocator.normalise(features_, tasks).numpy()
         for sample, expected in zip(tasks.numpy(), ours, strict=True):

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 
 from kit import backends, spaces, store
 from kit.allocators import fileformat, runtime
-from kit.allocators.fileformat import FEATURES_A, RATIOS_A, AllocatorSpec, Network, Size
+from kit.allocators.fileformat import FEATURES_A, AllocatorNetwork, AllocatorSpec, Size
 from kit.allocators.runtime import Decider, SizeTable
 from kit.errors import BadModel, UsageError
 from kit.knowledge import dynamic
 from kit.records import Artifact, SizeTiming
 
+RATIOS = tuple(f.model_copy(update={"log": False}) for f in fileformat.FEATURES_A)
 SPECS = {
     "a": fileformat.paper_a(),
-    "a50": fileformat.paper_a(50, RATIOS_A),
+    "a50": fileformat.paper_a(50, RATIOS),
     "a_static": fileformat.paper_a(gated=False),
     "b": fileformat.paper_b(),
     "b_static": fileformat.static_b(hidden=(24, 24, 8)),
@@ -31,15 +32,15 @@ SPECS = {
 WAYS = [pytest.param("", marks=pytest.mark.skipif(not runtime.has_numba(), reason="no Numba")), "numpy"]
 
 
-def network(name: str, seed: int = 0) -> Network:
+def network(name: str, seed: int = 0) -> AllocatorNetwork:
     return fileformat.random_network(SPECS[name], seed)
 
 
-def inputs(net: Network, seed: int) -> np.ndarray:
+def inputs(net: AllocatorNetwork, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(fileformat.tensors(net)[0].shape).astype(np.float32)
 
 
-def by_torch(net: Network, x: np.ndarray) -> np.ndarray:
+def by_torch(net: AllocatorNetwork, x: np.ndarray) -> np.ndarray:
     torch = pytest.importorskip("torch")
     nets = pytest.importorskip("kit.nets.allocator")
     shaped = x.reshape(1, -1, net.users).transpose(0, 2, 1) if net.spec.form == "flat" else x
@@ -48,7 +49,7 @@ def by_torch(net: Network, x: np.ndarray) -> np.ndarray:
     return got
 
 
-def answer(net: Network, x: np.ndarray, mode: str, folder: Path) -> np.ndarray:
+def answer(net: AllocatorNetwork, x: np.ndarray, mode: str, folder: Path) -> np.ndarray:
     path = folder / "x.alloc.npz"
     artifact = fileformat.write(net, path)
     session = runtime.open(path, artifact, 1, mode)
@@ -83,10 +84,10 @@ def test_equal_gate_values_and_large_numbers(mode: str, tmp_path: Path) -> None:
     net = network("a")
     same = {k: np.broadcast_to(v[:1], v.shape).copy() if k.startswith("expert") else v for k, v in net.arrays.items()}
     same["gate_weight"] = np.zeros_like(same["gate_weight"])
-    equal = Network(net.spec, same, Size(7, 2), 30)
+    equal = AllocatorNetwork(net.spec, same, Size(7, 2), 30)
     x = inputs(equal, 0)
     assert close(answer(equal, x, mode, tmp_path), by_torch(equal, x))
-    large = Network(net.spec, {k: v * 20 for k, v in net.arrays.items()}, Size(30, 2), 30)
+    large = AllocatorNetwork(net.spec, {k: v * 20 for k, v in net.arrays.items()}, Size(30, 2), 30)
     got = answer(large, x * 10, mode, tmp_path)
     assert np.isfinite(got).all() and got.sum() == pytest.approx(1, abs=1e-5)
 
@@ -102,7 +103,7 @@ def test_experts_that_are_not_picked_are_not_read(tmp_path: Path) -> None:
         if key.startswith("expert"):
             value[np.arange(30) != best] = np.nan
     for compiled in (False, True) if runtime.has_numba() else (False,):
-        decider = Decider(Network(net.spec, poisoned, net.size, 30), compiled=compiled)
+        decider = Decider(AllocatorNetwork(net.spec, poisoned, net.size, 30), compiled=compiled)
         tasks = np.exp(np.array(x[0].reshape(3, 30) * 0 + 1.0, np.float64))
         whole = Decider(net, compiled=compiled)
         if not np.isnan(decider.decide(tasks)).any():
@@ -114,7 +115,7 @@ def test_experts_that_are_not_picked_are_not_read(tmp_path: Path) -> None:
         scratch = module.aligned(np.zeros(code.scratch))
         code.run(code.pack(net.spec, poisoned, 30), module.aligned(x), out, scratch, 30, 1, 2)
         assert close(out, by_torch(net, x)[0])
-    assert close(runtime.shares(Network(net.spec, poisoned, net.size, 30), x), by_torch(net, x))
+    assert close(runtime.shares(AllocatorNetwork(net.spec, poisoned, net.size, 30), x), by_torch(net, x))
 
 
 # ------------------------------------------------------------------------------------------------------------- a backend
@@ -194,7 +195,7 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         fileformat.read(path)
     net = network("a")
     broken = {**net.arrays, "gate_weight": np.full((36, 30), np.nan, np.float32)}
-    fileformat.write(Network(net.spec, broken, net.size, 30), path)
+    fileformat.write(AllocatorNetwork(net.spec, broken, net.size, 30), path)
     with pytest.raises(BadModel, match="gate_weight is not finite numbers"):
         fileformat.read(path)
     with pytest.raises(UsageError, match=r"ending \.alloc\.npz"):

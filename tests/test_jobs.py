@@ -7,7 +7,9 @@ from pathlib import Path
 import made
 import pytest
 
-from kit.errors import UsageError
+from kit import spaces
+from kit.backends import onnxgraph
+from kit.errors import UnknownName, UsageError
 from kit.measure import jobs, profiler
 from kit.records import MeasureSettings
 
@@ -77,6 +79,20 @@ def test_every_target_with_every_backend_at_every_point(tmp_path: Path) -> None:
             jobs.jobs(names, points, "fake", tmp_path, every=every)
 
 
+def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sub = spaces.space_of("resnet20")[0]
+    spaces.write(sub, tmp_path / "net.onnx")
+    batches = jobs.points(MeasureSettings(), ["batch=1,8"])
+    with pytest.raises(UsageError, match="fixed batch 1, not 8") as caught:
+        jobs.jobs([str(tmp_path / "net.onnx")], batches, "onnxruntime", tmp_path)
+    assert caught.value.exit_code == 2
+    graph = onnxgraph.Graph((), (onnxgraph.Value("x", ("batch", 3)),), (), {})
+    monkeypatch.setattr(onnxgraph, "read", lambda path: graph)
+    assert len(jobs.jobs([str(tmp_path / "net.onnx")], batches, "onnxruntime", tmp_path)) == 2
+    with pytest.raises(UnknownName, match="did you mean 'fake'"):
+        jobs.jobs(["none.onnx"], batches, "onnxruntime,fakes", tmp_path)
+
+
 def test_a_workspace_lives_as_long_as_the_run_unless_it_is_kept(tmp_path: Path) -> None:
     with jobs.workspace() as folder:
         assert folder.is_dir()
@@ -92,6 +108,8 @@ def test_the_name_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     assert jobs.stem(["."], "fake", 1) == f"{tmp_path.name}-fake-t1"
     assert jobs.record_file(tmp_path, "board", "fake:1us/..") == tmp_path / "board" / "fake-1us.jsonl"
+    long = [jobs.record_file(tmp_path, "board", "n" * 240 + end).name for end in "ab"]
+    assert long[0] != long[1] and {len(name) for name in long} == {180 + len(".jsonl")}
 
 
 def test_one_network_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ onnx = pytest.importorskip("onnx")
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
-from kit import store  # noqa: E402
-from kit.records import Artifact, Kernel  # noqa: E402
+from kit import spaces, store  # noqa: E402
+from kit.records import Artifact, Kernel, Precision  # noqa: E402
 from kit.variants import export, graph, quantize  # noqa: E402
 
 
@@ -57,11 +57,11 @@ def test_a_residual_block_is_two_convolutions() -> None:
         s = Add(c, x)
         y = Relu(s)
     """
-    kernels = listed(with_weights(body))
-    assert [k.kind for k in kernels] == ["conv", "conv"]
-    assert (kernels[0].rows, kernels[0].inner, kernels[0].columns, kernels[0].size) == (256, 72, 8, 3)
-    assert kernels[0].weight_bytes == 8 * 8 * 9 * 4 and kernels[0].written_bytes == 8 * 256 * 4
-    assert kernels[1].read_bytes == 2 * kernels[0].read_bytes == 2 * 8 * 256 * 4
+    found = listed(with_weights(body))
+    assert [k.kind for k in found] == ["conv", "conv"]
+    assert (found[0].rows, found[0].inner, found[0].columns, found[0].size) == (256, 72, 8, 3)
+    assert found[0].weight_bytes == (8 * 8 * 9 + 5 * 8) * 4 and found[0].written_bytes == 8 * 256 * 4
+    assert found[1].read_bytes == 2 * found[0].read_bytes == 2 * 8 * 256 * 4
 
 
 def test_a_branch_that_comes_later_takes_the_addition() -> None:
@@ -156,7 +156,10 @@ def test_exported_and_quantized_networks(tmp_path: Path) -> None:
     working = [k for k in small if k.macs]
     assert [(k.kind, k.precision) for k in working] == [("conv", "int8"), ("linear", "int8")]
     assert [k.macs for k in working] == [k.macs for k in floats]
-    assert [k.weight_bytes * 4 for k in working] == [k.weight_bytes for k in floats]
+    biases = [4 * 8, 4 * 10]  # float32, and int32 beside int8
+    assert [(k.weight_bytes - b) * 4 + b for k, b in zip(working, biases, strict=True)] == [
+        k.weight_bytes for k in floats
+    ]
 
 
 def test_what_cannot_be_counted_has_no_kernels() -> None:
@@ -167,6 +170,33 @@ def test_what_cannot_be_counted_has_no_kernels() -> None:
 def test_describe_stores_the_kernels(tiny_build: Path, tmp_path: Path) -> None:
     source = sorted(tiny_build.glob("*.onnx"))[0]
     (tmp_path / "own.onnx").write_bytes(source.read_bytes())
-    artifact = export.describe_onnx(tmp_path / "own.onnx")
-    assert artifact.kernels is not None and sum(k.macs for k in artifact.kernels) == artifact.macs
-    assert store.read_record(tmp_path / "own.json", Artifact) == artifact
+    made = export.describe_onnx(tmp_path / "own.onnx")
+    assert made.kernels is not None and sum(k.macs * k.count for k in made.kernels) == made.macs
+    assert store.read_record(tmp_path / "own.json", Artifact) == made
+    old = made.model_copy(update={"kernels": None})  # as an older kit wrote it
+    store.write_record(tmp_path / "own.json", old)
+    assert export.describe_onnx(tmp_path / "own.onnx") == made == store.read_record(tmp_path / "own.json", Artifact)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("name", ["resnet20", "vgg11", "vit_tiny"])
+def test_a_file_and_its_space_count_the_same(name: str, precision: Precision, tmp_path: Path) -> None:
+    sub = spaces.space_of(name).root.model_copy(update={"precision": precision})
+    written = spaces.write(sub, tmp_path / f"{sub.id}.onnx")
+    of_file, of_space = (
+        graph.distinct(graph.kernels(graph.load(tmp_path / written.model.file), sub.id)),
+        spaces.kernels(sub),
+    )
+    assert of_file is not None
+    for count in (lambda k: k.macs, lambda k: k.weight_bytes):
+        assert sum(count(k) * k.count for k in of_file) == sum(count(k) * k.count for k in of_space) > 0
+    assert len(of_file) < 40  # 295 kernels of a ViT are 22 different ones
+    assert len(store.pretty_json([k.model_dump(mode="json") for k in of_file])) < 12_000
+
+
+def test_equal_kernels_stand_as_one() -> None:
+    model = with_weights("a = Relu(x) b = Sigmoid(a) c = Relu(b) y = Conv<kernel_shape=[3,3], pads=[1,1,1,1]>(c, w)")
+    kernels = graph.kernels(model, "g")
+    assert kernels is not None and len(kernels) == 4
+    assert graph.distinct(kernels) == (kernels[0].model_copy(update={"count": 3}), kernels[3])
+    assert graph.distinct(None) is None

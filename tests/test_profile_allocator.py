@@ -11,7 +11,7 @@ import pytest
 from invoke import kit
 
 from kit import backends, knowledge, spaces, store
-from kit.allocators import fileformat
+from kit.allocators import fileformat, registry
 from kit.allocators import runtime as runtime
 from kit.errors import BadRecord, IntegrityError, KitError, UnknownName, UsageError
 from kit.measure import targets
@@ -66,7 +66,7 @@ def test_a_torch_program_computes_the_active_experts_alone(tmp_path: Path) -> No
     for name, value in arrays.items():
         if name.startswith("expert"):
             value[np.setdiff1d(np.arange(30), chosen)] = np.nan
-    poisoned = fileformat.Network(net.spec, arrays, net.size, net.users)
+    poisoned = fileformat.AllocatorNetwork(net.spec, arrays, net.size, net.users)
     program.write(poisoned, tmp_path / "x.pt2")
     with torch.inference_mode():
         answer = torch.export.load(tmp_path / "x.pt2").module()(torch.tensor(x)).numpy()
@@ -92,14 +92,14 @@ def test_both_descriptions_count_the_same(root: str) -> None:
         net = fileformat.member(sub)
         assert fileformat.subnetwork(net) == sub
         assert fileformat.macs(net.spec, net.size, net.users) == spaces.macs(sub)
-        stored = spaces.space_of(root).plan(sub).net().stored
+        stored = spaces.space_of(root).architecture(sub).net().stored
         shapes = {name: s.shape for name, s in stored.items() if not s.setting}
         assert {name: w.shape for name, w in allocator.weights_of(net).items()} == shapes
 
 
 def test_sizes_of_the_families() -> None:
-    named = {name: [s.id for s in allocator.sizes(name)] for name in allocator.FAMILIES}
-    every = {name: [s.id for s in allocator.sizes(name, every=True)] for name in allocator.FAMILIES}
+    named = {name: [s.id for s in registry.sizes(name)] for name in registry.FAMILIES}
+    every = {name: [s.id for s in registry.sizes(name, every=True)] for name in registry.FAMILIES}
     assert [len(v) for v in named.values()] == [57, 11, 31, 15, 15]
     assert [len(v) for v in every.values()] == [158, 31, 31, 96, 96]
     assert all(set(named[f]) <= set(every[f]) for f in named)

@@ -60,6 +60,40 @@ def test_targets_that_cannot_be_are_refused(tmp_path: Path) -> None:
         targets.resolve(["\udcff.onnx"], backend="onnxruntime")
 
 
+def test_an_ending_in_capitals_is_an_ending(tmp_path: Path) -> None:
+    path = variant(tmp_path / "b", "net").rename(tmp_path / "b" / "NET.ONNX")
+    sidecar = (tmp_path / "b" / "net.json").rename(tmp_path / "b" / "NET.json")
+    artifact = store.read_record(sidecar, Artifact)
+    store.write_record(sidecar, artifact.model_copy(update={"model": store.file_ref(path)}))
+    for name in (path, path.parent):
+        (target,) = targets.resolve([str(name)], backend="onnxruntime")
+        assert (target.path, target.artifact.model.file) == (path, "NET.ONNX")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("resnet18", r"kit explore resnet18 .* kit export"),
+        ("resnet20-d3.3.4-w1.00-fp32-32", r"stages keep 1 to 3\.3\.3 blocks"),
+        ("vit_tiny-d13-w1.00-fp32-224", "keeps 1 to 12 blocks"),
+        ("allocator_b-d4-w1.00-fp32-30", "keeps 1 to 3 blocks"),
+        ("resnet20-d3.3.3-w0.99-fp32-32", "no width 0.99"),
+        ("resnet18-d7-w1.00-fp32-32", "of resnet18 it holds the depths 2, 8"),
+        ("resnet18-d8-w0.50-fp32-32", "holds no variant resnet18-d8-w0.50-fp32-32; it holds"),
+        ("ending", r"rename it to ending\.onnx"),
+    ],
+)
+def test_a_name_that_is_nearly_one_says_what_there_is(
+    name: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ending").touch()
+    for depth in (2, 8):
+        variant(tmp_path / "b", f"resnet18-d{depth}-w1.00-fp32-32")
+    with pytest.raises(UsageError, match=says):
+        targets.resolve([name], backend="onnxruntime", build=tmp_path / "b", folder=tmp_path)
+
+
 def test_a_backend_that_is_not_there_is_said_before_any_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match="did you mean 'onnxruntime'"):
         targets.resolve(["none.onnx"], backend="onnxruntim")

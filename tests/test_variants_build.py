@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import made as records
 import numpy as np
 import pytest
 
@@ -12,6 +13,8 @@ torch = pytest.importorskip("torch")
 
 from kit import nets, store  # noqa: E402
 from kit.errors import UnknownName, UsageError  # noqa: E402
+from kit.latency import training  # noqa: E402
+from kit.latency.kernels import kernels_of  # noqa: E402
 from kit.records import Accuracy, Artifact  # noqa: E402
 from kit.variants import build as building  # noqa: E402
 from kit.variants import data, evaluate, quantize, train  # noqa: E402
@@ -76,6 +79,19 @@ def test_every_variant_is_whole_and_checked(made: Path, monkeypatch: pytest.Monk
     assert small.parameters == whole.parameters
     assert small.quantization == "dynamic-u8s8"
     assert small.torch_program is None
+    for a in artifacts:
+        assert a.kernels is not None
+        assert sum(k.macs * k.count for k in a.kernels) == a.macs
+        assert sum(k.weight_bytes * k.count for k in a.kernels) == pytest.approx(a.weight_bytes, rel=1e-3)
+
+
+def test_a_fit_of_built_variants_knows_their_kernels(made: Path) -> None:
+    built = build(made)
+    profiles = [records.profile(a.artifact_id, 1e-3 * (i + 1)) for i, a in enumerate(built)]
+    profiles = [p.model_copy(update={"artifact": a}) for p, a in zip(profiles, built, strict=True)]
+    points, notes = training._points(profiles, kernels_of)
+    assert training._with_kernels(points, notes) == points
+    assert not [note for note in notes if "unknown" in note]
 
 
 def test_the_more_accurate_form_wins_over_the_faster(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,8 @@ move all users alike: each expert's log-softmax (paper A) and the biases of the 
 network to a few parts in ten million.
 
 Weights lie in the order in which they are read. A vector holds the outputs of a layer (``flat``: a weight is read once, so memory is the
-limit) or the users (``shared``, ``per_user``: a weight serves all of them, so arithmetic is). exp and log are polynomials (Cephes), because
-a call per number would take longer than the network. The sizes of a network are constants of its code; Numba keeps the code on disk.
+limit) or the users (``shared``, ``per_user``: a weight serves all of them, so arithmetic is). The sizes of a network are constants of its
+code; Numba keeps the code on disk. The pieces that the three forms share are in :mod:`kit.allocators.vector_code`.
 """
 
 from __future__ import annotations
@@ -16,211 +16,45 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import numba
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped,import-not-found,unused-ignore]
-from numba import float32, int32, types
-from numba.extending import intrinsic as numba_intrinsic
+from numba import float32
 
-from kit.allocators.fileformat import LEAK, AllocatorSpec, Floats
+from kit.allocators.fileformat import LEAK, AllocatorSpec, Float32Array
+from kit.allocators.vector_code import (
+    VERSION,
+    Run,
+    add_scaled,
+    aligned,
+    compiled,
+    gate_weights,
+    inlined,
+    literally,
+    look_up,
+    normalise,
+    padded,
+    padded_inside,
+    row_sums,
+    small,
+    softmax,
+    start,
+    zero_padded,
+)
 
-VERSION = f"numba {numba.__version__}"
-LANES = 16  # floats in the widest vector
+__all__ = ["VERSION", "Code", "aligned", "code"]
+
 INPUTS = 32  # of a flat network's first layer, taken together
 STEP_FEATURES, STEP = 8, 16  # rows that are taken together: of features and a user's units, of an expert's
-HEAD = 3  # numbers at the front of a book: row of the size, rows and columns of the table
-PER_FEATURE = 5
-HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "boundscheck": False, "error_model": "numpy"}
-_numba: Any = numba
-_inline: Callable[[Any], Any] = _numba.njit(inline="always", **HOW)
-_small: Callable[[Any], Any] = _numba.njit(**HOW)
-_intrinsic: Callable[[Any], Any] = numba_intrinsic
-_literally = _numba.literally  # a machine code of its own for each value of this argument, with it as a constant
 _LEAK = np.float32(LEAK)
-Run = Callable[..., Any]
-
-
-def padded(count: int, to: int = LANES) -> int:
-    return -(-count // to) * to
-
-
-def aligned(values: Any) -> Floats:
-    """A copy that begins where a cache line does."""
-    flat = np.ravel(np.asarray(values, np.float32))
-    room = np.zeros(flat.size + LANES, np.float32)
-    start = (-room.ctypes.data // 4) % LANES
-    view = room[start : start + flat.size]
-    view[:] = flat
-    return view
-
-
-# ------------------------------------------------------------------------------------------------------------- exp and log
-
-
-@_intrinsic
-def _float_of(context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.FloatType())
-
-    return types.float32(types.int32), generate
-
-
-@_intrinsic
-def _bits_of(context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.IntType(32))
-
-    return types.int32(types.float32), generate
-
-
-@_small
-def _exp(x: Any) -> Any:
-    """e to the x for x <= 0."""
-    x = max(x, float32(-87.0))
-    n = np.floor(x * float32(1.44269504) + float32(0.5))
-    r = x - n * float32(0.693359375) + n * float32(2.12194440e-4)
-    p = float32(1.9875691500e-4)
-    p = p * r + float32(1.3981999507e-3)
-    p = p * r + float32(8.3334519073e-3)
-    p = p * r + float32(4.1665795894e-2)
-    p = p * r + float32(1.6666665459e-1)
-    p = p * r + float32(5.0000001201e-1)
-    return (p * r * r + r + float32(1.0)) * _float_of(int32((int32(n) + int32(127)) << int32(23)))
-
-
-@_small
-def _log(x: Any) -> Any:
-    """Natural logarithm of a positive, normal number."""
-    bits = _bits_of(x)
-    e = float32(int32(bits >> int32(23)) - int32(127))
-    m = _float_of(int32((bits & int32(0x7FFFFF)) | int32(0x3F800000)))
-    large = m > float32(1.41421356)
-    t = (m * float32(0.5) if large else m) - float32(1.0)
-    e = e + float32(1.0) if large else e
-    p = float32(7.0376836292e-2)
-    p = p * t - float32(1.1514610310e-1)
-    p = p * t + float32(1.1676998740e-1)
-    p = p * t - float32(1.2420140846e-1)
-    p = p * t + float32(1.4249322787e-1)
-    p = p * t - float32(1.6668057665e-1)
-    p = p * t + float32(2.0000714765e-1)
-    p = p * t - float32(2.4999993993e-1)
-    p = p * t + float32(3.3333331174e-1)
-    squared = t * t
-    low = p * t * squared - e * float32(2.12194440e-4) - float32(0.5) * squared
-    return t + low + e * float32(0.693359375)
-
-
-# -------------------------------------------------------------------------------------------------- what all networks share
-
-
-@_inline
-def _normalise(book: Any, tasks: Any, s: Any, at: Any, stride: Any, n: Any, count: Any) -> None:
-    """Inputs ``s[at + f * stride + user]`` from raw quantities ``tasks[f, user]``."""
-    for f in range(count):
-        rule = book[HEAD + f * PER_FEATURE : HEAD + (f + 1) * PER_FEATURE]
-        row, x = tasks[f], s[at + f * stride : at + f * stride + n]
-        inverse = rule[0]
-        if inverse == 0.0:
-            total = 0.0
-            for u in range(n):
-                total += row[u]
-            inverse = n / total
-        least, centre, spread = float32(rule[2]), float32(rule[3]), float32(rule[4])
-        if rule[1] > 0.0:
-            for u in range(n):
-                x[u] = (_log(max(float32(row[u] * inverse), least)) - centre) * spread
-        else:
-            for u in range(n):
-                x[u] = (max(float32(row[u] * inverse), least) - centre) * spread
-
-
-@_inline
-def _look_up(book: Any, tasks: Any, clock_hz: Any, n: Any, count: Any) -> Any:
-    """The cell of the table for the mean task size and the clock: the number of bounds below each."""
-    rows, columns = int(book[1]), int(book[2])
-    at = HEAD + count * PER_FEATURE
-    row = column = 0
-    if rows > 0:
-        sizes = tasks[int(book[0])]
-        total = 0.0
-        for u in range(n):
-            total += sizes[u]
-        row = _below(book[at : at + rows], total / n)
-    if columns > 0:
-        column = _below(book[at + rows : at + rows + columns], clock_hz)
-    return at + rows + columns + row * (columns + 1) + column
-
-
-@_small
-def _below(bounds: Any, value: Any) -> Any:
-    low, high = 0, bounds.size
-    while low < high:
-        middle = (low + high) // 2
-        if bounds[middle] < value:
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-@_inline
-def _gate(s: Any, at: Any, ranks: Any, many: Any, room: Any, width: Any) -> None:
-    """Gate values ``s[at:]`` become the weights of the ``width`` largest, the others zero. Of equal ones the first counts as larger."""
-    g, r = s[at : at + room], s[ranks : ranks + room]
-    top, best = g[0], 0
-    for j in range(1, many):
-        if g[j] > top:
-            top, best = g[j], j
-    if width == 1:
-        for j in range(room):
-            g[j] = float32(0.0)
-        g[best] = float32(1.0)
-    else:
-        if width < many:
-            for j in range(room):
-                r[j] = float32(0.0)
-            for i in range(many):
-                v = g[i]
-                for j in range(many):
-                    r[j] += float32(1.0) if (v > g[j] or (v == g[j] and i < j)) else float32(0.0)
-            for j in range(many):
-                g[j] = _exp(g[j] - top) if r[j] < float32(width) else float32(0.0)
-        else:
-            for j in range(many):
-                g[j] = _exp(g[j] - top)
-        total = float32(0.0)
-        for j in range(many):
-            total += g[j]
-        for j in range(many):
-            g[j] /= total
-
-
-@_small
-def _softmax(s: Any, at: Any, lanes: Any, out: Any, begin: Any, n: Any) -> None:
-    _literally(lanes)
-    v, answer = s[at : at + lanes], out[begin : begin + n]
-    top = v[0]
-    for u in range(n):
-        top = max(top, v[u])
-    for u in range(lanes):
-        v[u] = _exp(min(v[u] - top, float32(0.0)))
-    total = float32(0.0)
-    for u in range(n):
-        total += v[u]
-    share = float32(1.0) / total
-    for u in range(n):
-        answer[u] = v[u] * share
 
 
 # ---------------------------------------------------------------------------------------------------------------- paper A
 
 
-@_small
+@small
 def _add(w_: Any, wo: Any, x_: Any, xo: Any, y_: Any, yo: Any, inner: Any, columns: Any, factor: Any) -> None:
     """``y += factor * (x W)``, W ``(inner, columns)``. ``inner`` is a constant and its loop unrolled: a sum stays in a register."""
-    _literally(inner)
-    _literally(columns)
+    literally(inner)
+    literally(columns)
     w, x, y = w_[wo : wo + inner * columns], x_[xo : xo + inner], y_[yo : yo + columns]
     for j in range(columns):
         total = float32(0.0)
@@ -229,31 +63,15 @@ def _add(w_: Any, wo: Any, x_: Any, xo: Any, y_: Any, yo: Any, inner: Any, colum
         y[j] += factor * total
 
 
-@_small
-def _start(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any) -> None:
-    _literally(columns)
-    y, w = y_[yo : yo + columns], w_[wo : wo + columns]
-    for j in range(columns):
-        y[j] = w[j]
-
-
-@_small
-def _add_bias(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any, factor: Any) -> None:
-    _literally(columns)
-    y, w = y_[yo : yo + columns], w_[wo : wo + columns]
-    for j in range(columns):
-        y[j] += factor * w[j]
-
-
-@_small
+@small
 def _rectify(y_: Any, yo: Any, columns: Any) -> None:
-    _literally(columns)
+    literally(columns)
     y = y_[yo : yo + columns]
     for j in range(columns):
         y[j] = max(y[j], float32(0.0))
 
 
-@_inline
+@inlined
 def _flat(
     w: Any,
     s: Any,
@@ -274,7 +92,7 @@ def _flat(
     gate = first + inner_
     acc = gate + many_
     hid = acc + users
-    _start(s, first, w, inputs * inner_, inner_)
+    start(s, first, w, inputs * inner_, inner_)
     for i in range(0, inputs, INPUTS):
         _add(w, i * inner_, s, i, s, first, INPUTS, inner_, float32(1.0))
     _rectify(s, first, inner_)
@@ -285,7 +103,7 @@ def _flat(
         for j in range(many_):
             g[j] = float32(0.0)
         _add(w, at, s, first, s, gate, inner, many_, float32(1.0))
-        _gate(s, gate, hid, many, many_, width)
+        gate_weights(s, gate, hid, many, many_, width)
         at += inner * many_
     else:
         for j in range(many):
@@ -298,28 +116,29 @@ def _flat(
         weight = g[e]
         if weight > float32(0.0):
             begin = at + e * (one + two)
-            _start(s, hid, w, begin + inner * hidden, hidden)
+            start(s, hid, w, begin + inner * hidden, hidden)
             _add(w, begin, s, first, s, hid, inner, hidden, float32(1.0))
             _rectify(s, hid, hidden)
             _add(w, begin + one, s, hid, s, acc, hidden, users, weight)
-            _add_bias(s, acc, w, begin + one + hidden * users, users, weight)
-    _softmax(s, acc, users, out, 0, n)
+            add_scaled(s, acc, w, begin + one + hidden * users, users, weight)
+    softmax(s, acc, users, out, 0, n)
 
 
-def _flat_pack(spec: AllocatorSpec, arrays: Mapping[str, Floats], n: int) -> Floats:
+def _flat_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: int) -> Float32Array:
     inner, hidden = padded(spec.inner), padded(spec.hidden[0])
     inputs, users, many = padded(len(spec.features) * spec.users, INPUTS), padded(spec.users), padded(spec.experts)
-    parts = [_room(arrays["input_weight"], inputs, inner), _room(arrays["input_bias"], inner)]
-    parts += [_room(arrays["gate_weight"], spec.inner, many)] if spec.gated else []
+    parts = [zero_padded(arrays["input_weight"], inputs, inner), zero_padded(arrays["input_bias"], inner)]
+    parts += [zero_padded(arrays["gate_weight"], spec.inner, many)] if spec.gated else []
     for e in range(spec.experts):
-        parts += [_room(arrays["expert0_weight"][e], spec.inner, hidden), _room(arrays["expert0_bias"][e], hidden)]
-        parts += [_room(arrays["expert1_weight"][e], hidden, users), _room(arrays["expert1_bias"][e], users)]
+        parts += [
+            zero_padded(arrays["expert0_weight"][e], spec.inner, hidden),
+            zero_padded(arrays["expert0_bias"][e], hidden),
+        ]
+        parts += [
+            zero_padded(arrays["expert1_weight"][e], hidden, users),
+            zero_padded(arrays["expert1_bias"][e], users),
+        ]
     return aligned(np.concatenate([part.ravel() for part in parts]))
-
-
-def _room(array: Floats, *shape: int) -> Floats:
-    """``array`` with zeros behind it in each direction."""
-    return np.pad(array, [(0, after - before) for before, after in zip(array.shape, shape, strict=True)])
 
 
 def _flat_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
@@ -339,21 +158,21 @@ def _flat_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
 
     def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = _look_up(book, tasks, clock_hz, n, count)
-        _normalise(book, tasks, s, 0, users, n, count)
+        cell = look_up(book, tasks, clock_hz, n, count)
+        normalise(book, tasks, s, 0, users, n, count)
         for f in range(count):
             for u in range(n, users):
                 s[f * users + u] = float32(0.0)
         _flat(w, s, out, n, int(book[cell]), inputs, inner, inner_, hidden, users_, many_, many, gated)
         return cell
 
-    return _compiled(run), _compiled(decide), room
+    return compiled(run), compiled(decide), room
 
 
 # ------------------------------------------------------------------------------------- paper B, and kit's own: users in a vector
 
 
-@_small
+@small
 def _product(
     w_: Any,
     wo: Any,
@@ -372,8 +191,8 @@ def _product(
 
     ``b`` lies in the scratch at ``bo``, or in the weights where ``bo`` is negative: at ``-bo``.
     """
-    _literally(step)
-    _literally(lanes)
+    literally(step)
+    literally(lanes)
     for j in range(0, columns, 4):
         y = y_[yo + j * lanes : yo + (j + 4) * lanes]
         b = y_[bo + j : bo + j + 4] if bo >= 0 else w_[j - bo : j - bo + 4]
@@ -397,15 +216,15 @@ def _product(
                 y[u], y[lanes + u], y[2 * lanes + u], y[3 * lanes + u] = t0, t1, t2, t3
 
 
-def _blocks(weight: Floats, step: int) -> Floats:
+def _blocks(weight: Float32Array, step: int) -> Float32Array:
     """``(inputs, outputs)`` as :func:`_product` reads it: four outputs a block, in it ``step`` inputs of one, of the next, ..."""
     inner, columns = padded(weight.shape[0], step), padded(weight.shape[1], 4)
-    wide = _room(weight, inner, columns)
-    blocks: Floats = wide.reshape(inner // step, step, columns // 4, 4).transpose(2, 0, 3, 1).ravel()
+    wide = zero_padded(weight, inner, columns)
+    blocks: Float32Array = wide.reshape(inner // step, step, columns // 4, 4).transpose(2, 0, 3, 1).ravel()
     return blocks
 
 
-@_small
+@small
 def _leaky(s: Any, at: Any, onto: Any, count: Any, factor: Any, fresh: Any) -> None:
     """``onto = factor * leaky(at)`` where ``fresh``, else added to what is there. Both lie in the scratch; ``count`` numbers."""
     y, z = s[at : at + count], s[onto : onto + count]
@@ -417,10 +236,10 @@ def _leaky(s: Any, at: Any, onto: Any, count: Any, factor: Any, fresh: Any) -> N
             z[u] += factor * max(y[u], _LEAK * y[u])
 
 
-@_small
+@small
 def _weigh(w: Any, wo: Any, s: Any, at: Any, onto: Any, rows: Any, lanes: Any) -> None:
     """``onto[user] += sum over rows of w[row] * s[at + row, user]``."""
-    _literally(lanes)
+    literally(lanes)
     y = s[onto : onto + lanes]
     for j in range(rows):
         factor, x = w[wo + j], s[at + j * lanes : at + (j + 1) * lanes]
@@ -428,16 +247,7 @@ def _weigh(w: Any, wo: Any, s: Any, at: Any, onto: Any, rows: Any, lanes: Any) -
             y[u] += factor * x[u]
 
 
-@_small
-def _sums(s: Any, at: Any, onto: Any, rows: Any, lanes: Any, n: Any) -> None:
-    for i in range(rows):
-        row, total = s[at + i * lanes : at + i * lanes + n], float32(0.0)
-        for u in range(n):
-            total += row[u]
-        s[onto + i] = total
-
-
-@_inline
+@inlined
 def _shared(
     w: Any,
     s: Any,
@@ -466,12 +276,12 @@ def _shared(
     logits = together + wide * lanes
     g = s[gate : gate + many_]
     if gated:
-        _sums(s, 0, mean, count, lanes, n)
+        row_sums(s, 0, mean, count, lanes, n)
         for j in range(many_):
             g[j] = float32(0.0)
         for f in range(count):
-            _add_bias(s, gate, w, outputs * wide + f * many_, many_, s[mean + f] / float32(n))
-        _gate(s, gate, gate + many_, many, many_, width)
+            add_scaled(s, gate, w, outputs * wide + f * many_, many_, s[mean + f] / float32(n))
+        gate_weights(s, gate, gate + many_, many, many_, width)
     else:
         for j in range(many):
             g[j] = float32(1.0 / many)
@@ -496,7 +306,7 @@ def _shared(
         for u in range(lanes):
             s[logits + u] = float32(0.0)
         _weigh(w, o * wide, s, together, logits, last, lanes)
-        _softmax(s, logits, lanes, out, o * n, n)
+        softmax(s, logits, lanes, out, o * n, n)
 
 
 def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
@@ -537,9 +347,9 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
 
     def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = _look_up(book, tasks, clock_hz, n, count)
+        cell = look_up(book, tasks, clock_hz, n, count)
         depth = int(book[cell + (int(book[1]) + 1) * (int(book[2]) + 1)])
-        _normalise(book, tasks, s, 0, lanes, n, count)
+        normalise(book, tasks, s, 0, lanes, n, count)
         _shared(
             w,
             s,
@@ -562,22 +372,22 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
         )
         return cell
 
-    return _compiled(run), _compiled(decide), room
+    return compiled(run), compiled(decide), room
 
 
-def _shared_pack(spec: AllocatorSpec, arrays: Mapping[str, Floats], n: int) -> Floats:
+def _shared_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: int) -> Float32Array:
     columns = [padded(h, STEP) for h in spec.hidden]
-    parts = [_room(arrays["output_weight"].T, len(spec.outputs), max(columns))]
-    parts += [_room(arrays["gate_weight"], len(spec.features), padded(spec.experts))] if spec.gated else []
+    parts = [zero_padded(arrays["output_weight"].T, len(spec.outputs), max(columns))]
+    parts += [zero_padded(arrays["gate_weight"], len(spec.features), padded(spec.experts))] if spec.gated else []
     for e in range(spec.experts):
         for layer, (wide, before) in enumerate(zip(columns, [0, *columns], strict=False)):
             weight, bias = arrays[f"expert{layer}_weight"][e], arrays[f"expert{layer}_bias"][e]
-            weight = _room(weight, before or weight.shape[0], wide)
-            parts += [_blocks(weight, STEP if layer else STEP_FEATURES), _room(bias, wide)]
+            weight = zero_padded(weight, before or weight.shape[0], wide)
+            parts += [_blocks(weight, STEP if layer else STEP_FEATURES), zero_padded(bias, wide)]
     return aligned(np.concatenate([part.ravel() for part in parts]))
 
 
-@_inline
+@inlined
 def _per_user(
     w: Any,
     s: Any,
@@ -598,15 +408,15 @@ def _per_user(
     biases = sums + max(units, rows)
     h, z = biases + units, biases + units + units * lanes
     logits = z + units * lanes
-    block, up = padded_in(width, 4), padded_in(width, STEP_FEATURES)
+    block, up = padded_inside(width, 4), padded_inside(width, STEP_FEATURES)
     begin = outputs * (units + rows)
     for layer in range(depth):
         have = count if layer == 0 else width
-        _sums(s, 0 if layer == 0 else h, sums, have, lanes, n)
+        row_sums(s, 0 if layer == 0 else h, sums, have, lanes, n)
         others = begin + inner * units
-        _start(s, biases, w, others + inner * units, units)
+        start(s, biases, w, others + inner * units, units)
         for i in range(have):
-            _add_bias(s, biases, w, others + i * units, units, s[sums + i])
+            add_scaled(s, biases, w, others + i * units, units, s[sums + i])
         if layer == 0:
             _product(w, begin, biases, s, 0, s, z, rows, block, rows, STEP_FEATURES, lanes)
         else:
@@ -621,12 +431,7 @@ def _per_user(
             s[logits + u] = float32(0.0)
         _weigh(w, o * (units + rows), s, h, logits, width, lanes)
         _weigh(w, o * (units + rows) + units, s, 0, logits, count, lanes)
-        _softmax(s, logits, lanes, out, o * n, n)
-
-
-@_small
-def padded_in(count: Any, to: Any) -> Any:
-    return (count + to - 1) // to * to
+        softmax(s, logits, lanes, out, o * n, n)
 
 
 def _per_user_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
@@ -642,27 +447,27 @@ def _per_user_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
 
     def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = _look_up(book, tasks, clock_hz, n, count)
+        cell = look_up(book, tasks, clock_hz, n, count)
         depth = int(book[cell + (int(book[1]) + 1) * (int(book[2]) + 1)])
-        _normalise(book, tasks, s, 0, lanes, n, count)
+        normalise(book, tasks, s, 0, lanes, n, count)
         _per_user(w, s, out, n, int(book[cell]), depth, count, rows, lanes, units, outputs)
         return cell
 
-    return _compiled(run), _compiled(decide), room
+    return compiled(run), compiled(decide), room
 
 
-def _per_user_pack(spec: AllocatorSpec, arrays: Mapping[str, Floats], n: int) -> Floats:
+def _per_user_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: int) -> Float32Array:
     units, rows = padded(spec.hidden[0]), padded(len(spec.features), STEP_FEATURES)
     share = np.float32(1.0 / (n - 1) if n > 1 else 0.0)
     parts = []
     for o in range(len(spec.outputs)):
-        parts += [_room(arrays["output_weight"][:, o], units), _room(arrays["direct_weight"][:, o], rows)]
+        parts += [zero_padded(arrays["output_weight"][:, o], units), zero_padded(arrays["direct_weight"][:, o], rows)]
     for layer in range(len(spec.hidden)):
         inner = units if layer else rows
         others = arrays[f"others{layer}_weight"] * share
         own = arrays[f"own{layer}_weight"] - others
-        parts += [_blocks(_room(own, inner, units), STEP_FEATURES), _room(others, inner, units)]
-        parts.append(_room(arrays[f"layer{layer}_bias"], units))
+        parts += [_blocks(zero_padded(own, inner, units), STEP_FEATURES), zero_padded(others, inner, units)]
+        parts.append(zero_padded(arrays[f"layer{layer}_bias"], units))
     return aligned(np.concatenate([part.ravel() for part in parts]))
 
 
@@ -681,7 +486,7 @@ class Code:
     run: Run
     decide: Run
     scratch: int  # floats
-    pack: Callable[[AllocatorSpec, Mapping[str, Floats], int], Floats]  # the weights, for a number of users
+    pack: Callable[[AllocatorSpec, Mapping[str, Float32Array], int], Float32Array]  # the weights, for a number of users
 
 
 _FORMS = {
@@ -692,7 +497,7 @@ _FORMS = {
 
 
 @lru_cache(maxsize=64)
-def _made(shape: AllocatorSpec) -> Code:
+def _code_of_shape(shape: AllocatorSpec) -> Code:
     code, pack = _FORMS[shape.form]
     run, decide, room = code(shape)
     return Code(run, decide, room, pack)
@@ -707,12 +512,4 @@ def code(spec: AllocatorSpec, users: int) -> Code:
     }  # fmt: skip
     if spec.form != "flat":
         plain["users"] = padded(users)
-    return _made(spec.model_copy(update=plain))
-
-
-def _compiled(function: Run) -> Run:
-    try:
-        made = numba.njit(cache=True, **HOW)(function)
-    except RuntimeError:  # no folder in which Numba may keep it
-        made = numba.njit(**HOW)(function)
-    return made  # type: ignore[no-any-return]
+    return _code_of_shape(spec.model_copy(update=plain))

@@ -37,7 +37,7 @@ SUFFIX = ".alloc.npz"
 ABOUT = "about"  # the array that holds the description, as bytes of JSON
 FLAT_DEPTH = 2  # layers of an expert of paper A; they are always both run
 LEAK = 0.01  # torch's LeakyReLU
-Floats = NDArray[np.float32]
+Float32Array = NDArray[np.float32]
 Form = Literal["flat", "shared", "per_user"]
 
 
@@ -96,15 +96,15 @@ class About(Record):
 
 
 @dataclass(frozen=True)
-class Network:
+class AllocatorNetwork:
     """An allocator with its weights, cut to ``size``, for ``users`` users. Sub-networks share the arrays: nothing is copied."""
 
     spec: AllocatorSpec
-    arrays: dict[str, Floats]
+    arrays: dict[str, Float32Array]
     size: Size
     users: int
 
-    def cut(self, width: int | None = None, depth: int | None = None, users: int | None = None) -> Network:
+    def cut(self, width: int | None = None, depth: int | None = None, users: int | None = None) -> AllocatorNetwork:
         """Another sub-network of the same weights. Raises UsageError when there is none of this size."""
         size = Size(self.size.width if width is None else width, self.size.depth if depth is None else depth)
         made = replace(self, size=size, users=self.users if users is None else users)
@@ -118,12 +118,6 @@ FEATURES_A = (
     Feature(name="importance", centre=-0.284, spread=0.775),
     Feature(name="size_bit", centre=-0.307),
     Feature(name="distance_m", scale=500.0, centre=-1.0),
-)
-#: The same without logarithms.
-RATIOS_A = (
-    Feature(name="importance", log=False, centre=1.0, spread=0.72),
-    Feature(name="size_bit", log=False, centre=1.0, spread=0.577),
-    Feature(name="distance_m", scale=500.0, log=False, centre=0.5, spread=0.289),
 )
 #: Paper B, eq. (7): size, workload, deadline, distance, local clock; scales from its section V.
 FEATURES_B = (
@@ -188,7 +182,7 @@ ROOTS: dict[str, Callable[[int], AllocatorSpec]] = {
 WIDEST = {root: make(1).largest.width for root, make in ROOTS.items()}  # experts; units of kit's own
 
 
-def member(sub: SubNetwork, seed: int = 0) -> Network:
+def member(sub: SubNetwork, seed: int = 0) -> AllocatorNetwork:
     """The sub-network that an id names, with random weights. Raises UnknownName, UsageError for a size that there is not."""
     if sub.root not in ROOTS:
         raise UnknownName("allocator", sub.root, ROOTS)
@@ -225,7 +219,7 @@ def fan_in(spec: AllocatorSpec, name: str) -> int:
     return shapes(spec)[beside][-2]
 
 
-def random_arrays(spec: AllocatorSpec, seed: int) -> dict[str, Floats]:
+def random_arrays(spec: AllocatorSpec, seed: int) -> dict[str, Float32Array]:
     """Weights as torch's Linear draws them (uniform within 1 / sqrt(inputs)); equal seeds give equal arrays."""
     rng = np.random.default_rng(seed)
     return {
@@ -234,9 +228,11 @@ def random_arrays(spec: AllocatorSpec, seed: int) -> dict[str, Floats]:
     }
 
 
-def random_network(spec: AllocatorSpec, seed: int, width: int | None = None, depth: int | None = None) -> Network:
+def random_network(
+    spec: AllocatorSpec, seed: int, width: int | None = None, depth: int | None = None
+) -> AllocatorNetwork:
     """A network to be timed: what it takes does not depend on its weights. Raises UsageError for a size that it has not."""
-    return Network(spec, random_arrays(spec, seed), spec.largest, spec.users).cut(width, depth)
+    return AllocatorNetwork(spec, random_arrays(spec, seed), spec.largest, spec.users).cut(width, depth)
 
 
 def check_size(spec: AllocatorSpec, size: Size, users: int) -> None:
@@ -287,7 +283,7 @@ def macs(spec: AllocatorSpec, size: Size, users: int) -> int:
     return gate + expert_macs(spec, size, users) + users * last * (weighing + outputs)
 
 
-def normalise(features: tuple[Feature, ...], tasks: ArrayLike) -> Floats:
+def normalise(features: tuple[Feature, ...], tasks: ArrayLike) -> Float32Array:
     """Inputs ``(features, users)`` from raw quantities ``(features, users)`` in the units that the features' names give."""
     raw = np.asarray(tasks, np.float64)
     rows = []
@@ -298,7 +294,7 @@ def normalise(features: tuple[Feature, ...], tasks: ArrayLike) -> Floats:
     return np.asarray(rows, np.float32)
 
 
-def subnetwork(network: Network) -> SubNetwork:
+def subnetwork(network: AllocatorNetwork) -> SubNetwork:
     """Its name among all sub-networks: width as a share, the number of users in the place of the resolution."""
     return SubNetwork(
         family="allocator",
@@ -310,7 +306,7 @@ def subnetwork(network: Network) -> SubNetwork:
     )
 
 
-def tensors(network: Network) -> tuple[TensorSpec, TensorSpec]:
+def tensors(network: AllocatorNetwork) -> tuple[TensorSpec, TensorSpec]:
     """Input and output, as in kit.spaces: users in one vector, feature after feature (``flat``), or user after user."""
     count, users = len(network.spec.features), network.users
     shape = (1, count * users) if network.spec.form == "flat" else (1, users, count)
@@ -320,7 +316,9 @@ def tensors(network: Network) -> tuple[TensorSpec, TensorSpec]:
     )
 
 
-def describe(network: Network, model: FileRef, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
+def describe(
+    network: AllocatorNetwork, model: FileRef, *, seed: int | None = None, steps: tuple[str, ...] = ()
+) -> Artifact:
     """The sidecar of ``network`` in the file ``model``."""
     spec, sub = network.spec, subnetwork(network)
     given, made = tensors(network)
@@ -340,7 +338,7 @@ def describe(network: Network, model: FileRef, *, seed: int | None = None, steps
     )
 
 
-def write(network: Network, path: Path, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
+def write(network: AllocatorNetwork, path: Path, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
     """``network`` as the file ``path`` (``x.alloc.npz``), its sidecar ``x.alloc.json`` beside it; equal networks give equal files.
 
     Raises UsageError (another ending, a size that the network has not), StorageError.
@@ -361,7 +359,7 @@ def write(network: Network, path: Path, *, seed: int | None = None, steps: tuple
     return artifact
 
 
-def read(path: Path) -> Network:
+def read(path: Path) -> AllocatorNetwork:
     """The network in ``path``. Raises UsageError when it is missing, BadModel when it is no allocator or its arrays do not fit."""
     with store.explained(path, "read"):
         data = path.read_bytes()
@@ -376,6 +374,6 @@ def read(path: Path) -> Network:
     for name, shape in wanted.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise BadModel(f"{path}: its array {name} is not finite numbers of shape {shape}: export it anew.")
-    network = Network(about.spec, arrays, Size(about.width, about.depth), about.users)
+    network = AllocatorNetwork(about.spec, arrays, Size(about.width, about.depth), about.users)
     check_size(network.spec, network.size, network.users)
     return network

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kit.allocators import fileformat
-from kit.allocators.fileformat import LEAK, Floats, Network, Size
+from kit.allocators.fileformat import LEAK, AllocatorNetwork, Float32Array, Size
 from kit.backends import Feeds, Probe, check_batch
 from kit.errors import UsageError
 from kit.records import Artifact, DynamicTable, Layers
@@ -44,20 +44,20 @@ def probe(mode: str) -> Probe:
 # ------------------------------------------------------------------------------------------------------------------ NumPy
 
 
-def shares(network: Network, x: ArrayLike) -> Floats:
+def shares(network: AllocatorNetwork, x: ArrayLike) -> Float32Array:
     """Shares ``(resources, users)`` for inputs ``x`` as :func:`kit.allocators.fileformat.tensors` shapes them, by NumPy."""
     given = np.asarray(x, np.float32)
-    answer: Floats = _FORMS[network.spec.form](network, given)
+    answer: Float32Array = _FORMS[network.spec.form](network, given)
     return answer
 
 
-def _softmax(values: Floats) -> Floats:
-    e: Floats = np.exp(values - values.max(-1, keepdims=True))
+def _softmax(values: Float32Array) -> Float32Array:
+    e: Float32Array = np.exp(values - values.max(-1, keepdims=True))
     e /= e.sum(-1, keepdims=True)
     return e
 
 
-def _picked(network: Network, gate: Floats) -> tuple[NDArray[np.int64] | slice, Floats]:
+def _picked(network: AllocatorNetwork, gate: Float32Array) -> tuple[NDArray[np.int64] | slice, Float32Array]:
     """Numbers and weights of the experts with the largest gate values; all of them as a slice, which copies nothing."""
     width = network.size.width
     if width == gate.size:
@@ -66,12 +66,12 @@ def _picked(network: Network, gate: Floats) -> tuple[NDArray[np.int64] | slice, 
     return chosen, _softmax(gate[chosen])
 
 
-def _equal(network: Network) -> tuple[slice, Floats]:
+def _equal(network: AllocatorNetwork) -> tuple[slice, Float32Array]:
     many = network.spec.experts
     return slice(None), np.full(many, 1.0 / many, np.float32)
 
 
-def _flat(network: Network, x: Floats) -> Floats:
+def _flat(network: AllocatorNetwork, x: Float32Array) -> Float32Array:
     """Paper A, eqs. (4) to (6). An expert's log-softmax moves all users alike, and the last softmax takes that out again."""
     spec, a, users = network.spec, network.arrays, network.users
     if users < spec.users:
@@ -85,7 +85,7 @@ def _flat(network: Network, x: Floats) -> Floats:
     return _softmax(logits[None, :users])
 
 
-def _shared(network: Network, x: Floats) -> Floats:
+def _shared(network: AllocatorNetwork, x: Float32Array) -> Float32Array:
     """Paper B, eqs. (12) to (20), without the noise of training."""
     spec, a = network.spec, network.arrays
     y = x.reshape(network.users, -1)
@@ -98,7 +98,7 @@ def _shared(network: Network, x: Floats) -> Floats:
     return _softmax((together @ a["output_weight"]).T)
 
 
-def _per_user(network: Network, x: Floats) -> Floats:
+def _per_user(network: AllocatorNetwork, x: Float32Array) -> Float32Array:
     a, users, width = network.arrays, network.users, network.size.width
     x = h = x.reshape(users, -1)
     for layer in range(network.size.depth):
@@ -111,7 +111,11 @@ def _per_user(network: Network, x: Floats) -> Floats:
     return _softmax((h @ a["output_weight"][:width] + x @ a["direct_weight"]).T)
 
 
-_FORMS: dict[str, Callable[[Network, Floats], Floats]] = {"flat": _flat, "shared": _shared, "per_user": _per_user}
+_FORMS: dict[str, Callable[[AllocatorNetwork, Float32Array], Float32Array]] = {
+    "flat": _flat,
+    "shared": _shared,
+    "per_user": _per_user,
+}
 
 
 # ---------------------------------------------------------------------------------------------------------------- session
@@ -212,7 +216,9 @@ class Decider:
     Without a table the network's own size is run. ``compiled`` None takes Numba where it is.
     """
 
-    def __init__(self, network: Network, table: SizeTable | None = None, *, compiled: bool | None = None) -> None:
+    def __init__(
+        self, network: AllocatorNetwork, table: SizeTable | None = None, *, compiled: bool | None = None
+    ) -> None:
         self.network, self.table = network, table
         for size in {s for row in table.sizes for s in row} if table else ():
             fileformat.check_size(network.spec, size, network.users)
@@ -221,7 +227,7 @@ class Decider:
             raise UsageError("A size table asks for the mean task size: the network needs a feature size_bit.")
         self._row = names.index("size_bit") if table else -1
         self._bits, self._clocks = (_middles(table.task_bits), _middles(table.clocks_hz)) if table else ((), ())
-        self._calls: dict[int, tuple[Callable[..., Any], Floats]] = {}
+        self._calls: dict[int, tuple[Callable[..., Any], Float32Array]] = {}
         self._book: NDArray[np.float64] | None = None
         if has_numba() if compiled is None else compiled:
             self._book = self._write_book()
@@ -236,20 +242,20 @@ class Decider:
         row, column = (int(np.searchsorted(b, v)) for b, v in ((self._bits, mean_bit), (self._clocks, clock_hz)))
         return self.table.sizes[row][column]
 
-    def _decide_numpy(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Floats:
+    def _decide_numpy(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Float32Array:
         users = tasks.shape[1]
         size = self.size(float(tasks[self._row].mean()), clock_hz) if self.table else self.network.size
         x = fileformat.normalise(self.network.spec.features, tasks)
         network = self.network.cut(*size, users)
         return shares(network, x if network.spec.form == "flat" else x.T)
 
-    def _decide_compiled(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Floats:
+    def _decide_compiled(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Float32Array:
         users = tasks.shape[1]
         made = self._calls.get(users) or self._prepare(users)
         made[0](tasks, clock_hz)
         return made[1]
 
-    def _prepare(self, users: int) -> tuple[Callable[..., Any], Floats]:
+    def _prepare(self, users: int) -> tuple[Callable[..., Any], Float32Array]:
         spec = self.network.spec
         fileformat.check_size(spec, self.network.size, users)
         module = importlib.import_module(_COMPILED)

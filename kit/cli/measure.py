@@ -13,7 +13,7 @@ from kit.cli import options, show
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from kit.allocators.fileformat import Network
+    from kit.allocators.fileformat import AllocatorNetwork
     from kit.measure.profiler import Job
     from kit.records import FileRef, MeasureSettings, ProfileRecord
 
@@ -228,7 +228,7 @@ def _print(records: Sequence[ProfileRecord], warnings: tuple[str, ...], out: Pat
     show.say(f"Appended to {out}")
 
 
-def _program(network: Network, path: Path) -> FileRef:
+def _program(network: AllocatorNetwork, path: Path) -> FileRef:
     """What PyTorch runs of an allocator: torch is loaded when the first is asked for."""
     from kit.cli.produce import need_training_tools
 

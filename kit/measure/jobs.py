@@ -13,21 +13,24 @@ from typing import Any
 from pydantic import ValidationError
 
 from kit import store
+from kit.allocators.registry import FAMILIES, WriteProgram
+from kit.backends import check_batch, onnxgraph, require
 from kit.errors import MeasurementError, UnknownName, UsageError
 from kit.measure import profiler
+from kit.measure.onnx_files import is_onnx
 from kit.measure.profiler import Job, Progress
-from kit.measure.targets import Program, Target, resolve
+from kit.measure.targets import Target, resolve
 from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, ScenarioRecord, first_problem
-from kit.spaces.allocator import FAMILIES
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)")
 _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_STEM_MAX = 180  # characters: a file name has 255, and others are made of this one
 BUILDS = (Path("build"), Path("run/build"))  # where kit build and kit run leave variants
 
 
 def targets(
     names: Sequence[str], backend: str, folder: Path | None = None, *, build: Path | None = None, every: bool = False,
-    program: Program | None = None,
+    program: WriteProgram | None = None,
 ) -> list[Target]:  # fmt: skip
     """What ``names`` are for one backend: :func:`kit.measure.targets.resolve`, with variants looked up in the usual builds.
 
@@ -45,15 +48,33 @@ def targets(
 
 def jobs(
     names: Sequence[str], points: Sequence[MeasureSettings], backends: str, folder: Path, *, build: Path | None = None,
-    every: bool = False, program: Program | None = None,
+    every: bool = False, program: WriteProgram | None = None,
 ) -> list[Job]:  # fmt: skip
-    """Every target with every one of the comma-separated ``backends`` at every one of ``points``. Raises as :func:`targets` does."""
-    return [
-        Job(target, point.model_copy(update={"backend": backend}))
-        for backend in dict.fromkeys(part.strip() for part in backends.split(","))
-        for target in targets(names, backend, folder, build=build, every=every, program=program)
+    """Every target with every one of the comma-separated ``backends`` at every one of ``points``.
+
+    All of it is checked before any of it runs. Raises as :func:`targets` does, and UsageError for a batch that a network has not.
+    """
+    runtimes = list(dict.fromkeys(part.strip() for part in backends.split(",")))
+    for runtime in runtimes:
+        require(runtime)
+    listed = [
+        Job(target, point.model_copy(update={"backend": runtime}))
+        for runtime in runtimes
+        for target in targets(names, runtime, folder, build=build, every=every, program=program)
         for point in points
     ]
+    for job in listed:
+        _refuse_batch(job.target, job.settings.batch)
+    return listed
+
+
+def _refuse_batch(target: Target, batch: int | None) -> None:
+    """Raises UsageError where ``batch`` is asked of a file with another, fixed one."""
+    if batch is None or not target.path.is_file():
+        return
+    graph = onnxgraph.read(target.path) if is_onnx(target.path) else None
+    if graph is None or graph.free_batch is None:
+        check_batch(target.path, target.artifact.inputs, batch)
 
 
 def usual_build() -> Path | None:
@@ -72,8 +93,11 @@ def workspace(keep: Path | None = None) -> Iterator[Path]:
 
 
 def record_file(folder: Path, device_id: str, stem: str, suffix: str = ".jsonl") -> Path:
-    """FOLDER/DEVICE/STEM.jsonl, the stem made fit for a file name."""
-    return folder / device_id / f"{store.slug(stem)}{suffix}"
+    """FOLDER/DEVICE/STEM.jsonl, the stem made fit for a file name: a long one is cut and ends in eight digits of its hash."""
+    name = store.slug(stem)
+    if len(name) > _STEM_MAX:
+        name = f"{name[: _STEM_MAX - 9]}-{store.sha256_bytes(name.encode())[:8]}"
+    return folder / device_id / f"{name}{suffix}"
 
 
 def stem(names: Sequence[str], backend: str, threads: int) -> str:

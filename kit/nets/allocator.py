@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kit.allocators import fileformat
-from kit.allocators.fileformat import LEAK, AllocatorSpec, Feature, Network, Size
+from kit.allocators.fileformat import LEAK, AllocatorNetwork, AllocatorSpec, Feature, Size
 from kit.errors import BadModel
 from kit.records import Artifact
 
@@ -171,9 +171,11 @@ def export_arrays(net: Allocator) -> dict[str, NDArray[np.float32]]:
     return {name: np.array(p.detach().cpu().numpy(), np.float32) for name, p in net.named_parameters()}
 
 
-def network_of(net: Allocator, width: int | None = None, depth: int | None = None, users: int | None = None) -> Network:
+def network_of(
+    net: Allocator, width: int | None = None, depth: int | None = None, users: int | None = None
+) -> AllocatorNetwork:
     """A sub-network without torch. Raises UsageError for a size that it has not."""
-    return Network(net.spec, export_arrays(net), net.spec.largest, net.spec.users).cut(width, depth, users)
+    return AllocatorNetwork(net.spec, export_arrays(net), net.spec.largest, net.spec.users).cut(width, depth, users)
 
 
 def write(

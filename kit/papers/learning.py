@@ -8,7 +8,6 @@ not at all.
 from __future__ import annotations
 
 import time
-import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 
 from kit import store
-from kit.errors import BadModel, IntegrityError, UsageError
+from kit.errors import BadModel, UsageError
+from kit.nets.export import onnx_of, program_of
 from kit.papers.channel import Floats
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
@@ -33,7 +33,6 @@ Told: TypeAlias = Callable[[str, float], None]
 
 CHECKPOINT_S = 20.0
 SAID_S = 0.25
-OPSET = 18  # the newest that every onnxruntime in use on boards runs
 
 
 class Learner(Protocol):
@@ -137,19 +136,9 @@ def check_device(device: str) -> None:
 
 def exported(module: torch.nn.Module, columns: int) -> bytes:
     """A module as ONNX: float32 rows of ``columns`` numbers to rows of numbers, any number of rows. Raises IntegrityError."""
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        rows = ({0: torch.export.Dim("rows")},)
-        program = torch.export.export(module.eval(), (torch.zeros(2, columns),), dynamic_shapes=rows)
-        for node in program.graph.nodes:
-            node.meta.pop("stack_trace", None)  # paths of this machine
-        onnx = torch.onnx.export(
-            program, input_names=["input"], output_names=["output"], opset_version=OPSET, dynamo=True, verbose=False
-        )
-    if onnx is None:
-        raise IntegrityError("torch exported nothing: try another torch version.")
-    data: bytes = onnx.model_proto.SerializeToString(deterministic=True)
-    return data
+    rows = ({0: torch.export.Dim("rows")},)
+    program = program_of(module.eval(), (torch.zeros(2, columns),), rows)
+    return onnx_of(program, input_names=["input"], output_names=["output"])
 
 
 def _write(path: Path, name: str, done: int, losses: Sequence[float] | Floats, state: Arrays) -> None:

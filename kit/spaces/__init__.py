@@ -84,7 +84,7 @@ def kernels(sub: SubNetwork, block: int = 16) -> tuple[Kernel, ...]:
         )
     space = space_of(sub.root)
     normal = space.normal(sub)
-    return fusion.kernels(space.plan(normal), normal.precision, block)
+    return fusion.kernels(space.architecture(normal), normal.precision, block)
 
 
 def kernels_of(artifact: Artifact, block: int = 16) -> tuple[Kernel, ...] | None:
@@ -138,7 +138,7 @@ def write(
 
 
 def _net(sub: SubNetwork) -> Net:
-    net = space_of(sub.root).plan(space_of(sub.root).normal(sub)).net()
+    net = space_of(sub.root).architecture(space_of(sub.root).normal(sub)).net()
     return quantization.quantize(net) if sub.precision == "int8" else net
 
 

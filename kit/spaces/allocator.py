@@ -29,17 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit.allocators import fileformat
-from kit.allocators.fileformat import LEAK, WIDEST, Network
+from kit.allocators.fileformat import LEAK, WIDEST, AllocatorNetwork
 from kit.errors import UsageError
 from kit.records import SubNetwork
 from kit.spaces.graph import (
     ALONE,
     BIAS,
     FLOAT_BACK,
+    Architecture,
     Net,
     Node,
     Part,
-    Plan,
     Shape,
     Spread,
     linear,
@@ -56,8 +56,6 @@ EXPERTS = {"allocator_a": 30, "allocator_b": 10}
 LAYERS_B, LAYERS_U = 3, 3
 STATIC_B = (384, 384, 64)
 CROWDS = tuple(range(5, 61, 5))  # numbers of users
-UNITS = (4, 8, 16, 24, 32)  # of kit's own, where not every size is asked for
-FEW = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30)  # experts of paper A, likewise
 
 
 def experts_of(sub: SubNetwork) -> int:
@@ -198,22 +196,22 @@ def _gather(net: Net, table: str, picked: str) -> str:
     return net.add("Gather", (table, picked), f"{table}.picked", shape, Spread.bell(net.stored[table].std), axis=0)
 
 
-def plan(sub: SubNetwork) -> Plan:
+def architecture(sub: SubNetwork) -> Architecture:
     """The one part of an allocator."""
     width, users = round(sub.width * WIDEST[sub.root]), sub.resolution_px
     if sub.root == "allocator_a":
-        return Plan((1, 3 * USERS), (Part(whole_a, 0, ("experts",), (width,)),))
+        return Architecture((1, 3 * USERS), (Part(whole_a, 0, ("experts",), (width,)),))
     if sub.root == "allocator_a_static":
-        return Plan((1, 3 * USERS), (Part(whole_a_static, 0, ("experts",)),))
+        return Architecture((1, 3 * USERS), (Part(whole_a_static, 0, ("experts",)),))
     if sub.root == "allocator_b":
-        return Plan((1, users, FEATURES), (Part(whole_b, 0, ("experts",), (width, sub.depth)),))
+        return Architecture((1, users, FEATURES), (Part(whole_b, 0, ("experts",), (width, sub.depth)),))
     if sub.root == "allocator_b_static":
-        return Plan((1, users, FEATURES), (Part(whole_b_static, 0, ("expert",)),))
+        return Architecture((1, users, FEATURES), (Part(whole_b_static, 0, ("expert",)),))
     features, outputs = (3, 1) if sub.root == "allocator_u" else (FEATURES, 2)
-    return Plan((1, users, features), (Part(whole_u, 0, ("layer",), (outputs, width, sub.depth)),))
+    return Architecture((1, users, features), (Part(whole_u, 0, ("layer",), (outputs, width, sub.depth)),))
 
 
-_space = partial(Space, family=FAMILY, full_px=USERS, plan=plan, precisions=("fp32",), image=False)
+_space = partial(Space, family=FAMILY, full_px=USERS, architecture=architecture, precisions=("fp32",), image=False)
 SPACES = [
     _space("allocator_a", stages=(2,), widths=ladder(1, 30), resolutions=(USERS,), least_depth=2),
     _space("allocator_a_static", stages=(2,), widths=(1.0,), resolutions=(USERS,), least_depth=2),
@@ -222,33 +220,11 @@ SPACES = [
     _space("allocator_u", stages=(LAYERS_U,), widths=ladder(1, 32), resolutions=CROWDS),
     _space("allocator_u_b", stages=(LAYERS_U,), widths=ladder(1, 32), resolutions=CROWDS),
 ]
-#: What each family name stands for: its dynamic networks, and the static network beside them.
-FAMILIES = {
-    "allocator": ("allocator_a", "allocator_a_static", "allocator_b", "allocator_b_static", "allocator_u"),
-    "allocator_a": ("allocator_a", "allocator_a_static"),
-    "allocator_b": ("allocator_b", "allocator_b_static"),
-    "allocator_u": ("allocator_u",),
-    "allocator_u_b": ("allocator_u_b",),
-}
-
-
-def sizes(family: str, *, every: bool = False) -> list[SubNetwork]:
-    """The sub-networks of :data:`FAMILIES` for 30 users: of paper A ten K, of paper B each (k, l), of kit's own 5 widths by 3 depths, and
-    the static networks. ``every``: each K and each width.
-    """
-    few = {
-        "allocator_a": {k / 30 for k in FEW},
-        "allocator_u": {u / 32 for u in UNITS},
-        "allocator_u_b": {u / 32 for u in UNITS},
-    }
-    members = (sub for space in SPACES if space.name in FAMILIES[family] for sub in space)
-    return [m for m in members if m.resolution_px == USERS and (every or m.width in few.get(m.root, (m.width,)))]
-
 
 # ---------------------------------------------------------------------------------------------------- the weights of a network
 
 
-def weights_of(network: Network) -> dict[str, NDArray[np.float32]]:
+def weights_of(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
     """The weights of ``network`` under the names that its ONNX file gives them, in the shapes that it stores.
 
     Raises UsageError for a network of other shapes than its id names.
@@ -282,7 +258,7 @@ def _trimmed(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
     return {name: shape for name, shape in shapes.items() if name != "noise_weight"}
 
 
-def _per_user(network: Network) -> dict[str, NDArray[np.float32]]:
+def _per_user(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
     """The weights of the others divided by their number; the file takes a mean over all users, so times all of them."""
     given, users, width = network.arrays, network.users, network.size.width
     share = 1.0 / max(users - 1, 1)

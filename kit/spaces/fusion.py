@@ -18,7 +18,7 @@ from math import prod
 from typing import Any, Literal, NamedTuple
 
 from kit.records import Kernel, Precision
-from kit.spaces.graph import ITEM_BYTES, Net, Node, Plan, Shape, without_relu
+from kit.spaces.graph import ITEM_BYTES, Architecture, Net, Node, Shape, without_relu
 
 Kind = Literal[
     "conv", "pointwise", "depthwise", "linear", "matmul", "pool", "add", "norm", "softmax", "elementwise", "move"
@@ -48,11 +48,11 @@ def owners(nodes: list[Node], net: Net, known: tuple[str, ...] = ()) -> dict[str
     return found
 
 
-def kernels(plan: Plan, precision: Precision, block: int) -> tuple[Kernel, ...]:
+def kernels(architecture: Architecture, precision: Precision, block: int) -> tuple[Kernel, ...]:
     """The kernels of a network in their order; equal ones of a repeated part stand as one. ``block`` 1: maps are never blocked."""
     found: list[Kernel] = []
-    shape, blocked = plan.shape, False
-    for index, part in enumerate(plan.parts):
+    shape, blocked = architecture.shape, False
+    for index, part in enumerate(architecture.parts):
         where = _Where(precision, block, index == 0, blocked)
         made, shape, blocked = _of_part(part.build, part.settings, part.stage, len(part.names), shape, where)
         found += made

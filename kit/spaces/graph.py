@@ -152,7 +152,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Architecture:
     """A whole sub-network as parts, from an input of ``shape`` (batch first)."""
 
     shape: Shape

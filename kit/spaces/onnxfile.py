@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 import kit
 from kit.spaces.graph import Attribute, DType, Net, Node, Shape, Stored
 
-OPSET = 18  # as kit.variants.export writes
+OPSET = (
+    18  # of every file that kit writes (kit.nets.export, too): the newest that every onnxruntime in use on boards runs
+)
 IR_VERSION = 8  # the one that came with this opset: read by every onnxruntime since 1.14
 _BLOCK = 65537
 _CODES: dict[DType, int] = {"float32": 1, "uint8": 2, "int8": 3, "int32": 6, "int64": 7}  # TensorProto.DataType

@@ -9,7 +9,7 @@ be fused with and is slower than what it saves.
 from __future__ import annotations
 
 from kit.records import SubNetwork
-from kit.spaces.graph import Net, Part, Plan, channels, classifier, conv, max_pool, relu, residual
+from kit.spaces.graph import Architecture, Net, Part, channels, classifier, conv, max_pool, relu, residual
 from kit.spaces.space import Space, ladder
 
 BRANCH = 0.5  # size of a residual branch over that of the shortcut: values grow by an eighth in each block
@@ -43,7 +43,7 @@ def _shortcut(net: Net, x: str, name: str, out: int, stride: int) -> str:
     return conv(net, x, f"{name}.downsample.0", out, 1, stride, rms=net.spreads[x].rms)
 
 
-def plan(sub: SubNetwork) -> Plan:
+def architecture(sub: SubNetwork) -> Architecture:
     """The parts of a sub-network of one of these spaces."""
     small = sub.root in CIFAR
     widths = [channels(base, sub.width) for base in ((16, 32, 64) if small else (64, 128, 256, 512))]
@@ -54,12 +54,15 @@ def plan(sub: SubNetwork) -> Plan:
         parts.append(Part(block, stage, names[:1], (width, 2 if stage > 1 else 1)))
         parts += [Part(block, stage, names[1:], (width, 1))] if blocks > 1 else []
     parts.append(Part(classifier, len(widths) + 1, ("fc",), (10 if small else 1000,)))
-    return Plan((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
+    return Architecture((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
 
 
 IMAGENET = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 CIFAR = {f"resnet{6 * n + 2}": (n, n, n) for n in (3, 5, 7, 9)}
 SPACES = [
-    Space(name, "resnet", stages, ladder(2, 8), tuple(range(96, 257, 16)), 224, plan)
+    Space(name, "resnet", stages, ladder(2, 8), tuple(range(96, 257, 16)), 224, architecture)
     for name, stages in IMAGENET.items()
-] + [Space(name, "resnet", stages, ladder(2, 8), tuple(range(16, 65, 8)), 32, plan) for name, stages in CIFAR.items()]
+] + [
+    Space(name, "resnet", stages, ladder(2, 8), tuple(range(16, 65, 8)), 32, architecture)
+    for name, stages in CIFAR.items()
+]

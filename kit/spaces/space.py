@@ -12,7 +12,7 @@ import numpy as np
 
 from kit.errors import UsageError
 from kit.records import Precision, SubNetwork
-from kit.spaces.graph import Plan
+from kit.spaces.graph import Architecture
 
 _PRINTED = 0.0051  # how far the two digits of an id may lie off the width
 
@@ -36,7 +36,7 @@ class Space(Sequence[SubNetwork]):
     widths: tuple[float, ...]
     resolutions: tuple[int, ...]  # pixels; users, for an allocator
     full_px: int
-    plan: Callable[[SubNetwork], Plan]
+    architecture: Callable[[SubNetwork], Architecture]
     least_depth: int = 1
     precisions: tuple[Precision, ...] = ("fp32", "int8")
     image: bool = True
@@ -93,11 +93,15 @@ class Space(Sequence[SubNetwork]):
         return [self[int(i)] for i in chosen]
 
     def contains(self, sub: SubNetwork) -> bool:
+        return self.outside(sub) is None
+
+    def outside(self, sub: SubNetwork) -> str | None:
+        """Why ``sub`` is no member, in a sentence with what is; None for a member."""
         try:
             self.normal(sub)
-        except UsageError:
-            return False
-        return True
+        except UsageError as error:
+            return str(error)
+        return None
 
     def normal(self, sub: SubNetwork) -> SubNetwork:
         """``sub`` with the exact width that its id prints in two digits. Raises UsageError: what of it lies outside this space."""

@@ -8,7 +8,7 @@ first convolutions of each stage (one at least), every pooling, and a share of a
 from __future__ import annotations
 
 from kit.records import SubNetwork
-from kit.spaces.graph import Net, Part, Plan, channels, classifier, conv, max_pool, relu
+from kit.spaces.graph import Architecture, Net, Part, channels, classifier, conv, max_pool, relu
 from kit.spaces.space import Space, ladder
 
 WIDTHS = (64, 128, 256, 512, 512)
@@ -23,7 +23,7 @@ def last_layer(net: Net, x: str, name: str, out: int) -> str:
     return max_pool(net, layer(net, x, name, out), 2, 2)
 
 
-def plan(sub: SubNetwork) -> Plan:
+def architecture(sub: SubNetwork) -> Architecture:
     """The parts of a sub-network of one of these spaces."""
     parts: list[Part] = []
     place = 0  # torchvision numbers convolution, batch norm, Relu and pooling of ``features``
@@ -34,10 +34,10 @@ def plan(sub: SubNetwork) -> Plan:
         parts.append(Part(last_layer, stage, (names[-1],), out))
         place += 3 * layers + 1
     parts.append(Part(classifier, len(WIDTHS) + 1, ("classifier",), (1000,)))
-    return Plan((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
+    return Architecture((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
 
 
 SPACES = [
-    Space(name, "vgg", stages, ladder(2, 8), tuple(range(96, 257, 16)), 224, plan)
+    Space(name, "vgg", stages, ladder(2, 8), tuple(range(96, 257, 16)), 224, architecture)
     for name, stages in {"vgg11": (1, 1, 2, 2, 2), "vgg16": (2, 2, 3, 3, 3)}.items()
 ]

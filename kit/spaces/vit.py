@@ -10,7 +10,7 @@ from __future__ import annotations
 from math import e, sqrt
 
 from kit.records import SubNetwork
-from kit.spaces.graph import ALONE, FLOAT_ON, Net, Part, Plan, Spread, conv, linear, matmul, reshape, transpose
+from kit.spaces.graph import ALONE, FLOAT_ON, Architecture, Net, Part, Spread, conv, linear, matmul, reshape, transpose
 from kit.spaces.space import Space, ladder
 
 PATCH, CLASSES = 16, 1000
@@ -136,7 +136,7 @@ def _sum(net: Net, a: str, b: str, name: str, *, last: bool = False) -> str:
     return net.add("Add", (a, b), name, net.shapes[a], Spread.bell(rms), folds=FLOAT_ON if last else ALONE)
 
 
-def plan(sub: SubNetwork) -> Plan:
+def architecture(sub: SubNetwork) -> Architecture:
     """The parts of a sub-network of one of these spaces."""
     heads = HEADS[sub.root]
     hidden = heads * round(HEAD_DEPTH * sub.width)
@@ -144,9 +144,10 @@ def plan(sub: SubNetwork) -> Plan:
     parts = [Part(patches, 0, ("encoder",), (hidden,))]
     parts += [Part(block, 1, names[:-1], (heads,))] if sub.depth > 1 else []
     parts += [Part(last_block, 1, names[-1:], (heads,)), Part(head, 2, ("heads.head",), (CLASSES,))]
-    return Plan((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
+    return Architecture((1, 3, sub.resolution_px, sub.resolution_px), tuple(parts))
 
 
 SPACES = [
-    Space(name, "vit", (blocks,), ladder(2, 8), tuple(range(64, 225, 16)), 224, plan) for name, blocks in BLOCKS.items()
+    Space(name, "vit", (blocks,), ladder(2, 8), tuple(range(64, 225, 16)), 224, architecture)
+    for name, blocks in BLOCKS.items()
 ]

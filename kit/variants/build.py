@@ -24,10 +24,11 @@ from kit import nets, store
 from kit.errors import UsageError
 from kit.nets.exits import MultiExit
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Precision, SubNetwork
+from kit.spaces.onnxfile import OPSET
 from kit.variants import data, evaluate, export, graph, prune, quantize, train
 from kit.variants.train import Schedule
 
-_FORMAT = 2  # raise it when the same settings would give other files
+_FORMAT = 3  # raise it when the same settings would give other files
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Bench:
             "root": asdict(self.root),
             "recipe": asdict(self.recipe),
             "seed": self.seed,
-            "opset": export.OPSET,
+            "opset": OPSET,
             "versions": export.versions(),
         }
         return store.sha256_bytes(store.canonical_json(settings))[:12]
@@ -248,7 +249,8 @@ class _Bench:
         program: FileRef | None = None,
         made: quantize.Quantized | None = None,
     ) -> Artifact:
-        facts = graph.facts(graph.load(self.out / model.file), sub.id)
+        onnx = graph.load(self.out / model.file)
+        facts = graph.facts(onnx, sub.id)
         return Artifact(
             artifact_id=sub.id,
             model=model,
@@ -269,6 +271,7 @@ class _Bench:
                 self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), answers[:_SAMPLE_IMAGES]
             ),
             licence=export.LICENCE,
+            kernels=graph.distinct(graph.kernels(onnx, sub.id)),
             origin=Origin(
                 root=self.root.name,
                 dataset=data.NAME,
@@ -286,7 +289,7 @@ class _Bench:
         if sub.width < 1:
             yield f"pruned to {sub.width:.2f} of the channels (multiples of {prune.ALIGN}), fine-tuned {self.recipe.finetune.epochs} epochs"
         yield f"cut after {self.root.block} {sub.depth} of {self.root.depths[-1]}"
-        yield f"exported to ONNX opset {export.OPSET}, batch norm folded"
+        yield f"exported to ONNX opset {OPSET}, batch norm folded"
 
 
 _VARIANT_SHARE = 0.05

@@ -6,10 +6,8 @@ they open the file.
 
 from __future__ import annotations
 
-import contextlib
 import io
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +21,11 @@ from torch import Tensor, nn
 import kit
 from kit import store
 from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
+from kit.nets.export import archive_of, onnx_of, program_of, quiet
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
 from kit.variants import evaluate, graph, train
 from kit.versions import installed
 
-OPSET = 18  # the newest that every onnxruntime in use on boards runs
 LICENCE = "Apache-2.0"
 _TOOLS = ("python", "torch", "torchvision", "torch-pruning", "onnx", "onnxruntime", "scikit-learn")
 _PROTOBUF_LIMIT_BYTES = 2**31 - 2**20
@@ -67,37 +65,8 @@ def _refuse_large(net: nn.Module) -> None:
 
 
 def _exported(net: nn.Module, examples: tuple[Tensor, ...], shapes: Any, **names: list[str]) -> Exported:
-    with _quiet(), torch.no_grad():
-        program = torch.export.export(net, examples, dynamic_shapes=shapes)
-        for node in program.graph.nodes:
-            node.meta.pop(
-                "stack_trace", None
-            )  # paths of this machine: they tell nothing and make equal networks differ
-        onnx = torch.onnx.export(program, opset_version=OPSET, dynamo=True, verbose=False, **names)  # type: ignore[arg-type]
-        if onnx is None:
-            raise IntegrityError("torch exported nothing: try another torch version.")
-        archive = io.BytesIO()
-        torch.export.save(program, archive)
-    model = onnx.model_proto
-    # Every tool infers the shapes again; kept, those of a weight turn stale when a tool transposes it, and it then refuses.
-    del model.graph.value_info[:]
-    for part in (
-        model,
-        model.graph,
-        *model.graph.node,
-        *model.graph.initializer,
-        *model.graph.input,
-        *model.graph.output,
-    ):
-        del part.metadata_props[:]
-    return Exported(model.SerializeToString(deterministic=True), archive.getvalue())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    program = program_of(net, examples, shapes)
+    return Exported(onnx_of(program, **names), archive_of(program))
 
 
 def save_file(folder: Path, name: str, data: bytes) -> FileRef:
@@ -145,7 +114,8 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         files = to_files(net, example if batch is None else example[:batch], free_batch=batch is None)
     stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
     model = save_file(out, f"{stem}.onnx", files.onnx)
-    facts = graph.facts(graph.with_batch(graph.load(out / model.file), 1 if batch is None else batch), stem)
+    described = graph.with_batch(graph.load(out / model.file), batch or 1)
+    facts = graph.facts(described, stem)
     answers = evaluate.logits(out / model.file, example)
     check = evaluate.compare(answers, wanted)
     assert_same(check, answers, stem)
@@ -165,6 +135,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         check=check,
         sample=save_sample(out, stem, example[: batch or 1].numpy(), answers[: batch or 1]),
         licence=LICENCE,
+        kernels=graph.distinct(graph.kernels(described, stem)),
         origin=Origin(
             root=name, seed=seed, made_by=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
         ),
@@ -179,7 +150,7 @@ def _architecture(name: str, resolution_px: int) -> nn.Module:
         "maxvit": {"input_size": (resolution_px,) * 2},
     }
     try:
-        with _quiet():
+        with quiet():
             net: nn.Module = torchvision.models.get_model(name, weights=None, **sizes.get(name.split("_")[0], {}))
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_resolution(name, resolution_px, error) from None
@@ -270,7 +241,8 @@ def first_line(error: Exception) -> str:
 
 
 def describe_onnx(path: Path) -> Artifact:
-    """The sidecar ``x.json`` of the user's own ``x.onnx``, written beside it. A sidecar that already fits the file is kept.
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written beside it. A sidecar that already fits the file is kept,
+    with the kernels of the graph where it lists none.
 
     Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
     """
@@ -280,6 +252,9 @@ def describe_onnx(path: Path) -> Artifact:
     sidecar = path.with_suffix(".json")
     existing = _existing(sidecar)
     if existing is not None and existing.model == reference:
+        if existing.kernels is None and (kernels := graph.distinct(graph.kernels(model, str(path)))):
+            existing = existing.model_copy(update={"kernels": kernels})  # a sidecar of an older kit
+            store.write_record(sidecar, existing)
         return existing
     evaluate.open_session(path)
     artifact = Artifact(
@@ -292,7 +267,7 @@ def describe_onnx(path: Path) -> Artifact:
         activation_bytes=facts.activation_bytes,
         inputs=facts.inputs,
         outputs=facts.outputs,
-        kernels=graph.kernels(model, str(path)),
+        kernels=graph.distinct(graph.kernels(model, str(path))),
         origin=Origin(
             root=store.slug(path.stem),
             made_by=f"kit {kit.__version__}",

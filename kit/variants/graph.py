@@ -96,6 +96,17 @@ def kernels(model: onnx.ModelProto, name: str) -> tuple[Kernel, ...] | None:
     return None if graph.macs() is None else _Fusion(graph).kernels()
 
 
+def distinct(kernels: tuple[Kernel, ...] | None) -> tuple[Kernel, ...] | None:
+    """Equal kernels as one with their count, in the order of the first of each: what a sidecar keeps, a few kB for any network."""
+    if kernels is None:
+        return None
+    counts: dict[Kernel, int] = {}
+    for kernel in kernels:
+        one = kernel.model_copy(update={"count": 1})
+        counts[one] = counts.get(one, 0) + kernel.count
+    return tuple(one.model_copy(update={"count": count}) for one, count in counts.items())
+
+
 def with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     """``model`` itself where its shapes are fixed, else a copy whose inputs have ``batch`` as their free first dimension."""
     if all(value.type.tensor_type.shape.dim[0].dim_value for value in _true_inputs(model)):
@@ -323,8 +334,38 @@ class _Fusion:
         for i, node in enumerate(self.nodes):
             if i not in self.done and node.op_type in _ANCHORS:
                 self._spelt_out(i)
-        found = [self._kernel(i) for i in range(len(self.nodes))]
-        return tuple(kernel for kernel in found if kernel is not None)
+        return tuple(kernel for i in range(len(self.nodes)) if (kernel := self._weighed(i)) is not None)
+
+    def _weighed(self, index: int) -> Kernel | None:
+        """The kernel that begins (a function that is spelt out: ends) at a node, with the stored numbers that its nodes read."""
+        before = set(self.done)
+        kernel = self._kernel(index)
+        if kernel is None:
+            return None
+        nodes = [self.nodes[i] for i in self.members.get(index, {index} | self.done - before)]
+        weight_bytes = sum(self._stored_bytes(name) for node in nodes for name in self._weights_of(node))
+        if any(node.op_type == "Gather" and node.input[0] in self.fixed for node in nodes):
+            weight_bytes += kernel.written_bytes  # rows of a stored table: what is written is what is read of it
+        return kernel.model_copy(update={"weight_bytes": weight_bytes})
+
+    def _weights_of(self, node: onnx.NodeProto) -> list[str]:
+        if node.op_type == "Gather":
+            return []
+        settings = _settings_of(node)
+        return [name for name in node.input if name in self.fixed and name not in settings]
+
+    def _stored_bytes(self, name: str) -> int:
+        """Of a constant as the file holds it, or of what it is computed from; a single number and a shape count nothing."""
+        if name in self.graph.constants:
+            stored = self.graph.constants[name]
+            size = math.prod(stored.dims)
+            return 0 if size == 1 or stored.data_type == TensorProto.INT64 else size * _dtype(stored.data_type).itemsize
+        if name not in self.maker:
+            return 0
+        node = self.nodes[self.maker[name]]
+        if node.op_type == "QuantizeLinear":  # a weight that the file holds in float: the runtime keeps its integers
+            return math.prod(self.graph.shapes.get(name, ()))
+        return sum(self._stored_bytes(source) for source in self._weights_of(node))
 
     def _kernel(self, index: int) -> Kernel | None:
         node = self.nodes[index]
@@ -410,7 +451,6 @@ class _Fusion:
         read = math.prod(shapes[left]) + (0 if held else weights) + extra
         return Kernel(
             precision=precision,
-            weight_bytes=weights * size if held else 0,
             read_bytes=read * size,
             written_bytes=math.prod(shapes[node.output[0]]) * self._itemsize(out, size),
             **geometry,

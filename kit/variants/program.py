@@ -6,7 +6,6 @@ Allocators alone are made so; what kit.nets trains is exported by kit.variants.e
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from torch.nn import functional
 
 from kit import spaces, store
 from kit.allocators import fileformat
-from kit.allocators.fileformat import Network
+from kit.allocators.fileformat import AllocatorNetwork
+from kit.nets.export import archive_of, program_of
 from kit.records import FileRef
 from kit.spaces.allocator import weights_of
 from kit.spaces.graph import Net, Node
@@ -66,18 +66,13 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
 }
 
 
-def write(network: Network, path: Path) -> FileRef:
+def write(network: AllocatorNetwork, path: Path) -> FileRef:
     """``network`` as the program ``path`` (``x.pt2``); equal networks give equal files. Raises UsageError (a network of other shapes than
     its id names), StorageError.
     """
     sub = fileformat.subnetwork(network)
-    net = spaces.space_of(sub.root).plan(sub).net()
+    net = spaces.space_of(sub.root).architecture(sub).net()
     module = Program(net, weights_of(network)).eval()
-    with torch.no_grad():
-        program = torch.export.export(module, (torch.zeros(net.shapes["input"]),))
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
-    archive = io.BytesIO()
-    torch.export.save(program, archive)
-    store.write_atomic(path, archive.getvalue())
-    return FileRef(file=path.name, sha256=store.sha256_bytes(archive.getvalue()), size_bytes=len(archive.getvalue()))
+    data = archive_of(program_of(module, (torch.zeros(net.shapes["input"]),)))
+    store.write_atomic(path, data)
+    return store.file_ref(path)
