@@ -57,11 +57,11 @@ def test_a_residual_block_is_two_convolutions() -> None:
         s = Add(c, x)
         y = Relu(s)
     """
-    found = listed(with_weights(body))
-    assert [k.kind for k in found] == ["conv", "conv"]
-    assert (found[0].rows, found[0].inner, found[0].columns, found[0].size) == (256, 72, 8, 3)
-    assert found[0].weight_bytes == (8 * 8 * 9 + 5 * 8) * 4 and found[0].written_bytes == 8 * 256 * 4
-    assert found[1].read_bytes == 2 * found[0].read_bytes == 2 * 8 * 256 * 4
+    kernels = listed(with_weights(body))
+    assert [k.kind for k in kernels] == ["conv", "conv"]
+    assert (kernels[0].rows, kernels[0].inner, kernels[0].columns, kernels[0].size) == (256, 72, 8, 3)
+    assert kernels[0].weight_bytes == (8 * 8 * 9 + 5 * 8) * 4 and kernels[0].written_bytes == 8 * 256 * 4
+    assert kernels[1].read_bytes == 2 * kernels[0].read_bytes == 2 * 8 * 256 * 4
 
 
 def test_a_branch_that_comes_later_takes_the_addition() -> None:

@@ -248,3 +248,29 @@ def test_a_file_is_whole_when_size_and_hash_are_as_named(tmp_path: Path) -> None
     for data, whole in ((b"content", True), (b"Content", False), (b"content!", False)):
         path.write_bytes(data)
         assert store.is_whole(path, ref) is whole
+
+
+def test_a_file_and_what_a_record_keeps_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    path.write_bytes(b"model")
+    ref = store.file_ref(path)
+    assert (ref.file, ref.size_bytes) == ("net.onnx", 5) and store.is_whole(path, ref)
+    path.write_bytes(b"moddl")
+    assert not store.is_whole(path, ref) and not store.is_whole(tmp_path / "none", ref)
+    (tmp_path / ".net").touch()
+    with pytest.raises(UsageError, match="rename it"):
+        store.file_ref(tmp_path / ".net")
+    with pytest.raises(UsageError, match="does not exist"):
+        store.file_ref(tmp_path / "none")
+
+
+def test_only_json_of_kits_own_kind_is_of_it(tmp_path: Path) -> None:
+    for number, text in enumerate(('{"labels": []}', "no JSON", "[1]", '{"kind": "manifest"}', '{"kind": "artifact"}')):
+        (tmp_path / str(number)).write_text(text)
+    assert [store.is_of_kind(tmp_path / str(n), "artifact") for n in range(6)] == [False] * 4 + [True, False]
+
+
+def test_a_file_with_the_longest_name_is_written_whole(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 255)
+    store.write_atomic(path, b"data")
+    assert path.read_bytes() == b"data" and [p.name for p in tmp_path.iterdir()] == [path.name]

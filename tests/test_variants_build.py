@@ -89,7 +89,7 @@ def test_a_fit_of_built_variants_knows_their_kernels(made: Path) -> None:
     built = build(made)
     profiles = [records.profile(a.artifact_id, 1e-3 * (i + 1)) for i, a in enumerate(built)]
     profiles = [p.model_copy(update={"artifact": a}) for p, a in zip(profiles, built, strict=True)]
-    points, notes = training._points(profiles, kernels_of)
+    points, notes = training._observations(profiles, kernels_of)
     assert training._with_kernels(points, notes) == points
     assert not [note for note in notes if "unknown" in note]
 
