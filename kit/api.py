@@ -34,7 +34,7 @@ from kit.records import (
     FileRef,
     KnowledgeRow,
     Need,
-    Point,
+    OperatingPoint,
     ProfileRecord,
 )
 from kit.records import KnowledgeBase as KnowledgeRecord
@@ -309,7 +309,7 @@ def predict(
             raise UsageError(f"{name} {value:g} cannot be: give a number from 0 to 1000000.")
     wanted = list(network) if isinstance(network, (list, tuple)) else [network]
     kernels = [_kernels(n, example_input) for n in wanted]
-    point = Point(threads=threads or model.states[0].threads, gap_s=gap_ms * 1e-3)
+    point = OperatingPoint(threads=threads or model.states[0].threads, gap_s=gap_ms * 1e-3)
     found = networks.predict(model, kernels, point, None if clock_ghz is None else clock_ghz * 1e9)
     return found if isinstance(network, (list, tuple)) else found[0]
 

@@ -20,7 +20,7 @@ from kit.records import (
     Measurement,
     MeasureSettings,
     Need,
-    Point,
+    OperatingPoint,
     ProfileRecord,
     SubNetwork,
 )
@@ -267,7 +267,7 @@ def test_a_base_of_version_1_is_read() -> None:
         ({"origin": "predicted"}, "a measured row has a label"),
         ({"origin": "predicted", "label": None}, "states its interval"),
         ({"low_s": 0.02, "high_s": 0.03}, "outside its own interval"),
-        ({"point": Point(threads=2)}, "another thread count"),
+        ({"point": OperatingPoint(threads=2)}, "another thread count"),
         ({"median_s": 0.0}, "greater than 0"),
         ({"p99_s": float("nan")}, "finite"),
     ],

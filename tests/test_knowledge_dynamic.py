@@ -10,7 +10,7 @@ import pytest
 from kit import knowledge, records
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.knowledge.dynamic import EXPERTS, MACS_PER_EXPERT, measured_s
-from kit.records import AllocationQuality, KnowledgeRow, Point, SizeTiming, SubNetwork
+from kit.records import AllocationQuality, KnowledgeRow, OperatingPoint, SizeTiming, SubNetwork
 
 PAPER_HZ = 0.5e9  # table II of paper A
 KS = (1, 2, 5, 10, 20, 30)
@@ -148,8 +148,8 @@ def test_the_k_l_table_of_paper_b_by_the_same_code() -> None:
 
 def test_rows_become_timings_at_their_own_clocks() -> None:
     rows = [
-        row(1, 1e-5), row(1, 4e-5, point=Point(clock_cap_hz=2.5e8), clock_hz=2.5e8), row(1, 9.0, point=Point(gap_s=0.01)),
-        row(1, 9.0, point=Point(load=1)), row(2, 9.0, label="inconclusive"), row(2, 2e-5, clock_hz=None),
+        row(1, 1e-5), row(1, 4e-5, point=OperatingPoint(clock_cap_hz=2.5e8), clock_hz=2.5e8), row(1, 9.0, point=OperatingPoint(gap_s=0.01)),
+        row(1, 9.0, point=OperatingPoint(load=1)), row(2, 9.0, label="inconclusive"), row(2, 2e-5, clock_hz=None),
         row(3, 1.0, artifact_id="resnet18-d8-w1.00-fp32-32"),
     ]  # fmt: skip
     timings = knowledge.timings_of(rows, "allocator_a", clock_hz=3e9)

@@ -25,7 +25,7 @@ from kit.latency.features import arrange
 from kit.latency.gaussian_process import NAMES, Shares
 from kit.latency.model import Predictor
 from kit.latency.parametric import Cases, Roof
-from kit.records import Kernel, MeasureSettings, Point, ProfileRecord
+from kit.records import Kernel, MeasureSettings, OperatingPoint, ProfileRecord
 from kit.stats import Float64Array
 
 NETS = simulated.sample(200, 0)
@@ -139,18 +139,20 @@ def test_one_predictor_covers_precisions_and_threads_and_fp32_teaches_int8() -> 
         return float(np.mean(np.abs(model.predict(kernels_of(quantized[6:])).seconds / target - 1)))
 
     assert error(both) < 0.05 and error(both) < error(alone)
-    predictions = both.predict(kernels_of(NETS[100:]), Point(threads=4))
+    predictions = both.predict(kernels_of(NETS[100:]), OperatingPoint(threads=4))
     assert np.mean(np.abs(predictions.seconds / truth(machine, NETS[100:], 4) - 1)) < 0.05
     between = both.predict(
-        kernels_of(NETS[100:]), Point(threads=2)
+        kernels_of(NETS[100:]), OperatingPoint(threads=2)
     ).seconds  # the truth is a power law, as is the interpolation
     assert np.mean(np.abs(between / truth(machine, NETS[100:], 2) - 1)) < 0.06
-    assert set(both.predict(kernels_of(quantized[:1]), Point(threads=4)).why) == {"int8 was not measured at this point"}
-    for point in (Point(threads=8), Point(gap_s=0.1), Point(load=1)):
+    assert set(both.predict(kernels_of(quantized[:1]), OperatingPoint(threads=4)).why) == {
+        "int8 was not measured at this point"
+    }
+    for point in (OperatingPoint(threads=8), OperatingPoint(gap_s=0.1), OperatingPoint(load=1)):
         with pytest.raises(UsageError, match="outside of the measured ones .*profile a few networks there"):
             both.predict(kernels_of(NETS[:1]), point)
     with pytest.raises(UsageError, match="the rest of the point t1-cpu0"):
-        both.predict(kernels_of(NETS[:1]), Point(affinity=(0,)))
+        both.predict(kernels_of(NETS[:1]), OperatingPoint(affinity=(0,)))
 
 
 def capped(hz: float, nets: list[tuple[str, tuple[Kernel, ...]]]) -> list[ProfileRecord]:
@@ -174,7 +176,9 @@ def test_clocks_are_an_input_where_they_were_chosen() -> None:
     assert model.clocks is not None and (model.clocks.low_hz, model.clocks.high_hz) == (1.5e9, 3e9)
     expected = truth(Straight(0), nets[12:]) * 1.5
     assert model.predict(kernels_of(nets[12:]), clock_hz=2e9).seconds == pytest.approx(expected, rel=0.03)
-    assert model.predict(kernels_of(nets[12:]), Point(clock_cap_hz=2e9)).seconds == pytest.approx(expected, rel=0.03)
+    assert model.predict(kernels_of(nets[12:]), OperatingPoint(clock_cap_hz=2e9)).seconds == pytest.approx(
+        expected, rel=0.03
+    )
     with pytest.raises(UsageError, match="1 GHz lies outside of the measured clocks"):
         model.predict(kernels_of(nets[12:]), clock_hz=1e9)
     with pytest.raises(UsageError, match="fitted at one clock"):
@@ -193,9 +197,9 @@ def test_gaps_between_calls_are_an_input_and_are_interpolated() -> None:
     profiles = [*quiet.profiles(NETS[:20]), *gap.profiles(NETS[10:25], settings=MeasureSettings(gap_s=0.1))]
     model = quick(profiles)
     nets = kernels_of(NETS[30:60])
-    slow = model.predict(nets, Point(gap_s=0.1)).seconds / model.predict(nets).seconds
+    slow = model.predict(nets, OperatingPoint(gap_s=0.1)).seconds / model.predict(nets).seconds
     assert slow == pytest.approx(1.3, rel=0.06)
-    some = model.predict(nets, Point(gap_s=0.01)).seconds / model.predict(nets).seconds
+    some = model.predict(nets, OperatingPoint(gap_s=0.01)).seconds / model.predict(nets).seconds
     assert np.all((some > 1.0) & (some < slow))
 
 

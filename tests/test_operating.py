@@ -23,7 +23,7 @@ from machines import RECORDED, put
 from kit.devices import operating_point
 from kit.devices.operating_point import busy, controlled, require_cpus, restore_left_over, unsupported
 from kit.errors import BadRecord, KitError, MeasurementError, StorageError, UnknownName, UsageError
-from kit.records import Point
+from kit.records import OperatingPoint
 
 CONF = (RECORDED / "nvpmodel-orin-nano-super.conf").read_text()
 TABLE = "729600 1036800 1344000 1497600 1728000"
@@ -152,8 +152,8 @@ def test_a_cpu_list_is_read_as_it_was_written(cpus: set[int]) -> None:
 def test_points_that_this_machine_can_hold(tmp_path: Path) -> None:
     root = machine(tmp_path)
     run = FakeNvpmodel(root)
-    assert unsupported(Point(), root, run) is None
-    point = Point(threads=2, affinity=(0, 1), load=2, clock_cap_hz=1.5e9, power_mode="mode_15w")
+    assert unsupported(OperatingPoint(), root, run) is None
+    point = OperatingPoint(threads=2, affinity=(0, 1), load=2, clock_cap_hz=1.5e9, power_mode="mode_15w")
     assert unsupported(point, root, run) is None
     assert not [words for words in run.asked if "-m" in words] and limits(root) == [(729600, 1728000)] * 2
 
@@ -161,26 +161,26 @@ def test_points_that_this_machine_can_hold(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("point", "reason"),
     [
-        (Point(affinity=(0, 7)), "CPU 7 does not exist; this machine has 0-5"),
-        (Point(affinity=(5,)), "CPU 5 is offline"),
-        (Point(affinity=()), "the affinity names no CPU"),
-        (Point(affinity=(0,), threads=2), "the affinity holds 1 CPUs and 2 threads want one each"),
-        (Point(clock_cap_hz=0.5e9), "below what policy0 can do: choose one from 0.7296 GHz on"),
-        (Point(power_mode="30W"), "Unknown power mode '30W'"),
+        (OperatingPoint(affinity=(0, 7)), "CPU 7 does not exist; this machine has 0-5"),
+        (OperatingPoint(affinity=(5,)), "CPU 5 is offline"),
+        (OperatingPoint(affinity=()), "the affinity names no CPU"),
+        (OperatingPoint(affinity=(0,), threads=2), "the affinity holds 1 CPUs and 2 threads want one each"),
+        (OperatingPoint(clock_cap_hz=0.5e9), "below what policy0 can do: choose one from 0.7296 GHz on"),
+        (OperatingPoint(power_mode="30W"), "Unknown power mode '30W'"),
     ],
 )
-def test_points_that_it_cannot(tmp_path: Path, point: Point, reason: str) -> None:
+def test_points_that_it_cannot(tmp_path: Path, point: OperatingPoint, reason: str) -> None:
     root = machine(tmp_path)
     assert reason in (unsupported(point, root, FakeNvpmodel(root)) or "")
 
 
 def test_a_machine_without_any_knob(tmp_path: Path) -> None:
-    assert unsupported(Point(clock_cap_hz=1e9), tmp_path) == "the kernel offers no cpufreq"
-    assert "no nvpmodel" in (unsupported(Point(power_mode="15W"), tmp_path) or "")
+    assert unsupported(OperatingPoint(clock_cap_hz=1e9), tmp_path) == "the kernel offers no cpufreq"
+    assert "no nvpmodel" in (unsupported(OperatingPoint(power_mode="15W"), tmp_path) or "")
     put(tmp_path, "usr/sbin/nvpmodel", "a tool")
-    assert unsupported(Point(power_mode="15W"), tmp_path) == "/etc/nvpmodel.conf names no power mode"
+    assert unsupported(OperatingPoint(power_mode="15W"), tmp_path) == "/etc/nvpmodel.conf names no power mode"
     put(tmp_path, "etc/nvpmodel.conf", CONF)
-    told = unsupported(Point(power_mode="15W"), tmp_path, lambda _: None)
+    told = unsupported(OperatingPoint(power_mode="15W"), tmp_path, lambda _: None)
     assert told == "nvpmodel does not tell the present mode: run the command with sudo"
 
 
@@ -190,13 +190,13 @@ def test_a_question_never_raises(tmp_path: Path) -> None:
 
     root = machine(tmp_path)
     FakeNvpmodel(root)
-    assert unsupported(Point(power_mode="15W"), root, run) == "bus error"
+    assert unsupported(OperatingPoint(power_mode="15W"), root, run) == "bus error"
 
 
 def test_the_running_machine_knows_its_cpus() -> None:
     here = min(os.sched_getaffinity(0))
-    assert unsupported(Point(affinity=(here,))) is None
-    assert "does not exist" in (unsupported(Point(affinity=(4095,))) or "")
+    assert unsupported(OperatingPoint(affinity=(here,))) is None
+    assert "does not exist" in (unsupported(OperatingPoint(affinity=(4095,))) or "")
 
 
 def test_the_only_point_of_a_run_has_to_be_one_of_this_machine() -> None:
@@ -269,7 +269,7 @@ def test_without_permission_there_is_one_sentence(tmp_path: Path, monkeypatch: p
         raise AssertionError("the body must not run")
     assert limits(root) == [(729600, 1728000)] * 2 and not (tmp_path / "state.json").exists()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    told = unsupported(Point(clock_cap_hz=1.5e9), root)
+    told = unsupported(OperatingPoint(clock_cap_hz=1.5e9), root)
     assert told == "only root may change the clock: run the command with sudo"
 
 

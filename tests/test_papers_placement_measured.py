@@ -22,7 +22,7 @@ from kit.papers.placement.measured import NOISY_PART, Where, luckiest, models_of
 from kit.papers.placement.trace import Arrivals, Fading, Recorder, generate, replay
 from kit.papers.placement.world import CHOICES, MODELS, TASKS, TIMES, Spread, metrics, run, sample_models, step
 from kit.papers.streams import generator
-from kit.records import KnowledgeBase, KnowledgeRow, Point
+from kit.records import KnowledgeBase, KnowledgeRow, OperatingPoint
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = PlacementWorld(gateways=2, devices=4, band_hz=0.3e6, edge_band_hz=0.4e6, gateway_cache_bytes=30e6)
@@ -141,7 +141,7 @@ def test_rows_that_are_not_alike_are_told_apart() -> None:
     other = [r.model_copy(update={"dataset": "e"}) if r.artifact_id == "large" else r for r in rows()]
     with pytest.raises(BadRecord, match=r"2 data sets \(d, e\)"):
         models_of(other, ["small", "large"], end=END, edge=EDGE)
-    point = Point(threads=1, gap_s=0.01)
+    point = OperatingPoint(threads=1, gap_s=0.01)
     idle = [row("small", "slow", 0.02, point=point), row("small", "fast", 0.002)]
     found = models_of(idle, ["small"], end=Where(device_id="slow", point=point.name), edge=EDGE)
     assert found.variants[0].end.point == point.name

@@ -22,7 +22,7 @@ from kit.records import (
     Measurement,
     MeasureSettings,
     Memory,
-    Point,
+    OperatingPoint,
     ProfileRecord,
     Reference,
     SubNetwork,
@@ -196,7 +196,7 @@ def test_a_version_of_tomorrow_is_refused(version: object) -> None:
 # -------------------------------------------------------------------------------------------------------- operating points
 
 POINTS = st.builds(
-    Point,
+    OperatingPoint,
     threads=st.integers(1, 64),
     batch=st.none() | st.integers(1, 64),
     affinity=st.none() | st.lists(st.integers(0, 12), unique=True).map(sorted).map(tuple),
@@ -208,13 +208,13 @@ POINTS = st.builds(
 
 
 @given(POINTS, POINTS)
-def test_two_points_never_share_a_name(one: Point, two: Point) -> None:
+def test_two_points_never_share_a_name(one: OperatingPoint, two: OperatingPoint) -> None:
     assert (one.name == two.name) == (one == two)
 
 
 def test_names_of_points_are_short() -> None:
-    assert Point().name == "t1"
-    full = Point(threads=2, batch=8, affinity=(0, 1), gap_s=0.01, load=1, clock_cap_hz=1.5e9, power_mode="15W")
+    assert OperatingPoint().name == "t1"
+    full = OperatingPoint(threads=2, batch=8, affinity=(0, 1), gap_s=0.01, load=1, clock_cap_hz=1.5e9, power_mode="15W")
     assert full.name == "t2-b8-gap10ms-load1-cpu0.1-cap1.5GHz-15W"
 
 
@@ -234,7 +234,7 @@ def test_names_of_points_are_short() -> None:
 def test_a_plain_record_leaves_the_machine_as_it_is(change: dict[str, Any], plain: bool) -> None:
     settings = MeasureSettings(**change)
     record = made.profile().model_copy(update={"settings": settings})
-    assert record.plain is plain and settings.free_running is (plain or "batch" in change)
+    assert record.plain is plain and settings.is_default_state is (plain or "batch" in change)
 
 
 @pytest.mark.parametrize(

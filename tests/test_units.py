@@ -18,7 +18,7 @@ from kit.latency import explore
 from kit.library import client
 from kit.measure import profiler, scenario
 from kit.measure.jobs import duration_s
-from kit.records import KnowledgeBase, KnowledgeRow, Need, Point, SubNetwork
+from kit.records import KnowledgeBase, KnowledgeRow, Need, OperatingPoint, SubNetwork
 
 ROW = KnowledgeRow(
     artifact_id="net", sha256="5" * 64, device_id="d", backend="onnxruntime", threads=1, precision="fp32", median_s=0.010, p90_s=0.011,
@@ -152,7 +152,9 @@ def test_the_words_of_predict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     )
     _, _, point, more = called(monkeypatch, type(predictor), "predict", *words)
     assert (
-        isinstance(point, Point) and point.gap_s == pytest.approx(2.5e-3) and more["clock_hz"] == pytest.approx(1.5e9)
+        isinstance(point, OperatingPoint)
+        and point.gap_s == pytest.approx(2.5e-3)
+        and more["clock_hz"] == pytest.approx(1.5e9)
     )
 
 
@@ -186,7 +188,7 @@ def test_a_command_that_kit_suggests_measures_the_point_that_it_is_about(
     from kit.knowledge import choose
 
     monkeypatch.chdir(tmp_path)
-    point = Point(threads=1, gap_s=2.5e-3, clock_cap_hz=1.5e9)
+    point = OperatingPoint(threads=1, gap_s=2.5e-3, clock_cap_hz=1.5e9)
     row = ROW.model_copy(update={"artifact_id": "fake:5us", "origin": "predicted", "backend": "fake", "point": point})
     words = choose.command(row).split()
     (job,) = called(monkeypatch, profiler, "profile", *words[1:])[0]

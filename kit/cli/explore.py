@@ -51,7 +51,7 @@ Sample = Annotated[
 
 def explore(
     runtime: options.Runtime,
-    point: options.OperatingPoint,
+    point: options.PointOptions,
     precision: options.Precision,
     file: options.RecordFile,
     space: Space,

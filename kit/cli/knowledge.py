@@ -96,7 +96,7 @@ def build(
         return
     measured = [r for r in base.rows if r.origin == "measured"]
     undecided = sum(r.label not in DECIDING for r in measured)
-    elsewhere = sum(not r.free_running for r in measured)
+    elsewhere = sum(not r.is_default_state for r in measured)
     text = f"{out}: {len(measured)} rows, {undecided} of them not trusted to decide"
     text += f", {elsewhere} at chosen operating points (--point)" if elsewhere else ""
     print(text + (f"; {predicted} predicted, {len(extrapolations)} of them extrapolations" if model else ""))
@@ -580,7 +580,7 @@ def regrets(
     here = [
         r
         for r in rows
-        if r.free_running and need.threads in (None, r.threads) and need.device_id in (None, r.device_id)
+        if r.is_default_state and need.threads in (None, r.threads) and need.device_id in (None, r.device_id)
     ]
     try:
         predicted, truth = knowledge.held_out_rows(predictor, here)

@@ -151,7 +151,7 @@ Budget = Annotated[
 
 def profile(
     target: TargetOptions,
-    point: options.OperatingPoint,
+    point: options.PointOptions,
     sweep: Sweep,
     precision: options.Precision,
     file: options.RecordFile,

@@ -121,7 +121,7 @@ class Runtime:
 
 
 @dataclass(frozen=True)
-class OperatingPoint:
+class PointOptions:
     """How the machine stands while it is measured."""
 
     threads: Threads = 1
@@ -179,7 +179,7 @@ class Precision:
     ] = 0.02
     timeout_s: Timeout = 120.0
 
-    def settings(self, point: OperatingPoint, budget_s: float | None, seed: int) -> MeasureSettings:
+    def settings(self, point: PointOptions, budget_s: float | None, seed: int) -> MeasureSettings:
         """Options as settings in SI units. Raises UsageError for limits that contradict each other."""
         from kit.measure import jobs
 

@@ -47,7 +47,7 @@ def predict(
     from kit import latency, variants
     from kit.errors import UsageError
     from kit.latency import networks
-    from kit.records import Point
+    from kit.records import OperatingPoint
 
     if clock_ghz is not None and not (isfinite(clock_ghz) and clock_ghz > 0):
         raise UsageError(f"--clock-ghz {clock_ghz:g} is no clock: give a number above zero.")
@@ -55,7 +55,7 @@ def predict(
         raise UsageError(f"--gap-ms {gap_ms:g} is no gap: give a number from 0 to 1000000.")
     predictor = latency.load(model)
     wanted = [networks.of_name(text, variants.kernels) for text in targets]
-    point = Point(threads=threads or predictor.states[0].threads, gap_s=gap_ms * 1e-3)
+    point = OperatingPoint(threads=threads or predictor.states[0].threads, gap_s=gap_ms * 1e-3)
     predictions = networks.predict(predictor, wanted, point, None if clock_ghz is None else clock_ghz * 1e9)
     if json:
         show.emit(_as_json(predictor, wanted, predictions))

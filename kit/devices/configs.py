@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from kit import folders, store
 from kit.errors import BadRecord, UnknownName, UsageError
-from kit.records import DeviceSpec, GpuSpec, OperatingPoint, Record, first_problem
+from kit.records import DeviceMode, DeviceSpec, GpuSpec, Record, first_problem
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -83,7 +83,7 @@ class DeviceConfig(Record):
     memory: MemoryFacts = MemoryFacts()
     gpu: GpuFacts | None = None
     peaks: tuple[Peak, ...] = ()
-    operating_points: tuple[OperatingPoint, ...] = ()
+    operating_points: tuple[DeviceMode, ...] = ()
 
 
 def load_configs(folder: Path | None = None) -> dict[str, DeviceConfig]:

@@ -37,7 +37,7 @@ from typing import Any, Literal
 from kit import records, store
 from kit.devices.telemetry import Run, Site, clock_files, read_number, read_text
 from kit.errors import BadRecord, MeasurementError, StorageError, UnknownName, UsageError
-from kit.records import Point, Record
+from kit.records import OperatingPoint, Record
 
 HERE = Path("/")
 
@@ -225,7 +225,7 @@ def _nvpmodel(root: Path, run: Run) -> _Nvpmodel | str:
 # ------------------------------------------------------------------------------------------------------------ the point
 
 
-def unsupported(point: Point, root: Path = HERE, run: Run = run_tool) -> str | None:
+def unsupported(point: OperatingPoint, root: Path = HERE, run: Run = run_tool) -> str | None:
     """Why the machine below ``root`` cannot be put into this point, or None when it can. Changes nothing and never raises."""
     try:
         return (

@@ -150,10 +150,10 @@ def _named(
 
 
 def _of_state(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
-    """Those of the thread count and batch; without a named operating point only of a machine that is left as it is."""
+    """Those of the thread count and batch; without a named operating point only of a machine in its default state."""
     threads, batch = need.threads, need.batch
     if need.point is None:
-        rows = [r for r in rows if r.point is None or r.point.free_running]
+        rows = [r for r in rows if r.point is None or r.point.is_default_state]
         if not rows:
             raise BadRecord(
                 "The knowledge base has only rows at chosen operating points there: name one of them with --point."

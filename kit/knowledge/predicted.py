@@ -17,7 +17,7 @@ from kit.errors import BadRecord, KitError
 from kit.knowledge.rows import Tail, predicted_row, tail_of
 from kit.latency.features import PRECISIONS
 from kit.latency.model import Predictor
-from kit.records import DECIDING, Kernel, KnowledgeRow, Point, SubNetwork
+from kit.records import DECIDING, Kernel, KnowledgeRow, OperatingPoint, SubNetwork
 from kit.stats import Float64Array
 
 MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
@@ -54,7 +54,7 @@ def predicted_rows(
     if not kept:
         return Predicted((), {}, left_out)
     kernels = [spaces.kernels(sub) for sub in kept]
-    predictions = predictor.predict(kernels, Point(threads=threads), families=[sub.family for sub in kept])
+    predictions = predictor.predict(kernels, OperatingPoint(threads=threads), families=[sub.family for sub in kept])
     alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _place(predictor, threads)]
     memory = _memories(alike, kept, kernels)
     rows = tuple(
@@ -70,7 +70,7 @@ def predicted_rows(
 
 
 def _place(predictor: Predictor, threads: int) -> tuple[str, str, str]:
-    return predictor.device_id, predictor.backend, Point(threads=threads).name
+    return predictor.device_id, predictor.backend, OperatingPoint(threads=threads).name
 
 
 def _of_measured_precision(

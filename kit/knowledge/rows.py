@@ -16,7 +16,7 @@ from kit.records import (
     KnowledgeRow,
     Manifest,
     Measurement,
-    Point,
+    OperatingPoint,
     ProfileRecord,
     Promise,
     SubNetwork,
@@ -131,9 +131,9 @@ def _row_of(profile: ProfileRecord) -> KnowledgeRow:
     )
 
 
-def _point(profile: ProfileRecord) -> Point:
-    chosen = profile.settings.model_dump(include=set(Point.model_fields))
-    return Point(**{**chosen, "batch": profile.batch})
+def _point(profile: ProfileRecord) -> OperatingPoint:
+    chosen = profile.settings.model_dump(include=set(OperatingPoint.model_fields))
+    return OperatingPoint(**{**chosen, "batch": profile.batch})
 
 
 def _tail(measured: Measurement) -> dict[str, float]:
@@ -160,7 +160,7 @@ def predicted_row(
     device_id: str,
     backend: str,
     size_bytes: int,
-    point: Point | None = None,
+    point: OperatingPoint | None = None,
     threads: int = 1,
     tail: Tail | None = None,
     **known: Any,
@@ -217,9 +217,11 @@ class Tail(NamedTuple):
         return float(p99 * np.exp(-down)), float(p99 * np.exp(up))
 
 
-def tail_of(rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: Point | None, threads: int) -> Tail:
+def tail_of(
+    rows: Sequence[KnowledgeRow], device_id: str, backend: str, point: OperatingPoint | None, threads: int
+) -> Tail:
     """The tail of the trusted measured rows there, as medians and quantiles over them. Raises BadRecord without one."""
-    name = (point or Point(threads=threads)).name
+    name = (point or OperatingPoint(threads=threads)).name
     alike = [
         r for r in rows if r.label in DECIDING and (r.device_id, r.backend, r.point_name) == (device_id, backend, name)
     ]

@@ -20,7 +20,7 @@ from kit.errors import BadRecord, UsageError
 from kit.latency.features import KINDS, PRECISIONS, Networks, Table, arrange
 from kit.latency.gaussian_process import GaussianProcess, Posterior, Shares
 from kit.latency.parametric import Cases, Line, PerKindLinear, Roof, Roofline, State, place
-from kit.records import FormScore, Kernel, LatencyModel, Point, Record
+from kit.records import FormScore, Kernel, LatencyModel, OperatingPoint, Record
 from kit.stats import BoolArray, Float64Array, Int64Array
 
 ModelFamily = Literal["factor", "kinds", "roofline", "learned"]
@@ -151,7 +151,7 @@ class Predictor(Stored):
     def predict(
         self,
         networks: Sequence[Sequence[Kernel]],
-        point: Point | None = None,
+        point: OperatingPoint | None = None,
         *,
         clock_hz: float | None = None,
         model_family: ModelFamily | None = None,
@@ -176,7 +176,7 @@ class Predictor(Stored):
     def of_table(
         self,
         table: Table,
-        point: Point | None = None,
+        point: OperatingPoint | None = None,
         *,
         clock_hz: float | None = None,
         model_family: ModelFamily | None = None,
@@ -276,7 +276,7 @@ class Predictor(Stored):
 
     # ------------------------------------------------------------------------------------------------------ operating points
 
-    def _slowdown(self, point: Point | None, clock_hz: float | None) -> float:
+    def _slowdown(self, point: OperatingPoint | None, clock_hz: float | None) -> float:
         wanted = clock_hz or (point.clock_cap_hz if point else None)
         if wanted is None:
             return 1.0
@@ -291,7 +291,7 @@ class Predictor(Stored):
             )
         return self.clocks.reference_hz / wanted
 
-    def _between(self, point: Point | None) -> list[tuple[int, float]]:
+    def _between(self, point: OperatingPoint | None) -> list[tuple[int, float]]:
         """(state, weight) of the measured states around ``point``. Raises UsageError outside of them."""
         if point is None:
             return [(0, 1.0)]

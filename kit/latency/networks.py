@@ -11,7 +11,7 @@ from kit import spaces, store, units
 from kit.errors import BackendUnavailable, BadModel, BadRecord, UsageError
 from kit.latency.kernels import kernels_of
 from kit.latency.model import Predictor
-from kit.records import Artifact, Kernel, Point, Record, SubNetwork
+from kit.records import Artifact, Kernel, OperatingPoint, Record, SubNetwork
 
 CountKernels = Callable[[Path], "tuple[Kernel, ...] | None"]  # of a graph, by the onnx package: kit.variants.graph
 
@@ -53,13 +53,16 @@ class Prediction(Record):
 
 
 def predict(
-    predictor: Predictor, networks: Sequence[NetworkKernels], point: Point | None = None, clock_hz: float | None = None
+    predictor: Predictor,
+    networks: Sequence[NetworkKernels],
+    point: OperatingPoint | None = None,
+    clock_hz: float | None = None,
 ) -> list[Prediction]:
     """One prediction for each of ``networks``; ``point`` is the fewest threads that were measured unless given.
 
     Raises UsageError for a point or a clock outside of the measured ones.
     """
-    at = point or Point(threads=predictor.states[0].threads)
+    at = point or OperatingPoint(threads=predictor.states[0].threads)
     found = predictor.predict(
         [n.kernels for n in networks], at, clock_hz=clock_hz, families=[n.family for n in networks]
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.latency.features import KINDS, PRECISIONS, WORKING, Table
-from kit.records import Point, Record
+from kit.records import OperatingPoint, Record
 from kit.stats import Float64Array, Int64Array
 
 
@@ -27,7 +27,7 @@ class State(Record):
         return f"t{self.threads}-gap{self.gap_s:g}-load{self.load}"
 
 
-def place(of: State | Point) -> tuple[float, float, float]:
+def place(of: State | OperatingPoint) -> tuple[float, float, float]:
     """Where a state stands among others: logarithms of threads and idle gap (milliseconds), and the load."""
     return float(np.log2(of.threads)), float(np.log1p(of.gap_s * 1e3)), float(of.load)
 

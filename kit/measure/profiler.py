@@ -364,7 +364,7 @@ def _measurement(run: _Run, index: int, job: Job, scale: Reference | None) -> Me
 def _drifts(settings: MeasureSettings) -> bool:
     """Drift is divided out only where the machine is in its usual state on purpose: elsewhere its state is what is measured. The
     fake backend waits for a clock and does not drift."""
-    return settings.free_running and settings.backend != "fake"
+    return settings.is_default_state and settings.backend != "fake"
 
 
 def _scale(run: _Run, jobs: Sequence[Job], visits_min: int = 1, device_id: str = "") -> Reference | None:
@@ -432,7 +432,7 @@ def _request(
         visit_s=visit_s,
         warmup_max_s=settings.warmup_max_s,
         energy=not settings.load and not settings.gap_s,  # a background load's energy is not the network's
-        idle_power_w=idle_power_w.get(backends.LEAVES[settings.backend].target) if settings.free_running else None,
+        idle_power_w=idle_power_w.get(backends.LEAVES[settings.backend].target) if settings.is_default_state else None,
         references={name: beside[name] for name in wanted if name in beside},
         seed=settings.seed,
     )
@@ -485,8 +485,8 @@ def _record(
 
 def _layers_of(job: Job) -> tuple[Layers | None, str | None]:
     """The times per node from a process of their own, or why there are none."""
-    if not job.settings.free_running:
-        return None, "no times per layer: they are taken free-running only"
+    if not job.settings.is_default_state:
+        return None, "no times per layer: they are taken in the default state only"
     request = _request(job, 0, job.settings.visit_s, {}, {}).model_copy(update={"layers": True})
     reply = forkserver.ask(request, job.settings.timeout_s)
     return reply.layers, None if reply.layers else f"no times per layer: {reply.reason}"

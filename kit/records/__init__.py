@@ -5,7 +5,7 @@
 """
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
-from kit.records.device import CacheSpec, ClockSpec, DeviceSpec, GpuSpec, OperatingPoint
+from kit.records.device import CacheSpec, ClockSpec, DeviceMode, DeviceSpec, GpuSpec
 from kit.records.knowledge import (
     PERCENTILES_KEPT,
     AllocationQuality,
@@ -35,8 +35,8 @@ from kit.records.measurement import (
     Measurement,
     MeasureSettings,
     Memory,
+    OperatingPoint,
     Outcome,
-    Point,
     ProfileRecord,
     Reference,
     Visit,
@@ -71,6 +71,7 @@ __all__ = [
     "CacheSpec",
     "ClockSpec",
     "CurvePoint",
+    "DeviceMode",
     "DeviceSpec",
     "Disturbance",
     "DynamicTable",
@@ -103,7 +104,6 @@ __all__ = [
     "Origin",
     "Outcome",
     "Percentile",
-    "Point",
     "Precision",
     "Preprocessing",
     "ProfileRecord",

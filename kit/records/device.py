@@ -32,7 +32,7 @@ class GpuSpec(Record):
     max_clock_hz: float | None = None
 
 
-class OperatingPoint(Record):
+class DeviceMode(Record):
     """A named state that the device can be put into (a power mode, a clock cap)."""
 
     name: str
@@ -60,7 +60,7 @@ class DeviceSpec(Record):
     gpus: tuple[GpuSpec, ...] = ()
     runtimes: dict[str, str | None] = Field(default_factory=dict)  # runtime -> version, None when it is not installed
     telemetry: dict[str, str] = Field(default_factory=dict)  # source -> "available" or why not
-    operating_points: tuple[OperatingPoint, ...] = ()
+    operating_points: tuple[DeviceMode, ...] = ()
 
     def summary(self) -> dict[str, str]:
         cores = f"{units.known(self.physical_cores)} physical, {self.logical_cores} logical"

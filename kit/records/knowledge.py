@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from kit import units
-from kit.records.measurement import Label, Point
+from kit.records.measurement import Label, OperatingPoint
 from kit.records.network import Precision
 from kit.records.record import Record
 
@@ -31,7 +31,7 @@ class KnowledgeRow(Record):
     threads: int
     precision: Precision
     origin: Literal["measured", "predicted"] = "measured"
-    point: Point | None = None  # None: back-to-back calls of one input on an idle machine that is left as it is
+    point: OperatingPoint | None = None  # None: back-to-back calls of one input on an idle machine in its default state
     median_s: float = Field(gt=0)
     p90_s: float | None = Field(default=None, gt=0)
     p95_s: float | None = Field(default=None, gt=0)
@@ -68,12 +68,12 @@ class KnowledgeRow(Record):
         return (self.point.batch if self.point else None) or 1
 
     @property
-    def free_running(self) -> bool:
-        return self.point is None or self.point.free_running
+    def is_default_state(self) -> bool:
+        return self.point is None or self.point.is_default_state
 
     @property
     def point_name(self) -> str:
-        return (self.point or Point(threads=self.threads)).name
+        return (self.point or OperatingPoint(threads=self.threads)).name
 
     def latency_s(self, percentile: int = 99) -> float:
         """The latency at a percentile, in seconds; where it is unknown the next higher one, which is the safer."""
@@ -133,7 +133,7 @@ class Need(Record):
     backend: str | None = None
     threads: int | None = None
     batch: int | None = Field(default=None, ge=1)  # None: one input per call
-    point: str | None = None  # name of an operating point, such as t1-gap10ms; None: a machine that is left as it is
+    point: str | None = None  # name of an operating point, such as t1-gap10ms; None: a machine in its default state
     dataset: str | None = None  # None: the only one
     unknown_accuracy: bool = False  # variants of unknown accuracy compete (last) with those that know theirs
 

@@ -28,7 +28,7 @@ LABELS = {
 Outcome = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
 
 
-class Point(Record):
+class OperatingPoint(Record):
     """The operating point that a network is timed at: everything about the machine and the calls that one can choose."""
 
     threads: int = Field(default=1, ge=1)
@@ -40,8 +40,8 @@ class Point(Record):
     power_mode: str | None = None
 
     @property
-    def free_running(self) -> bool:
-        """Back-to-back calls on an idle machine that is left as it is."""
+    def is_default_state(self) -> bool:
+        """Back-to-back calls on an idle machine in its default state."""
         left_alone = self.affinity is None and self.clock_cap_hz is None and self.power_mode is None
         return left_alone and not self.gap_s and not self.load
 
@@ -58,7 +58,7 @@ class Point(Record):
         return "-".join(parts)
 
 
-class MeasureSettings(Point):
+class MeasureSettings(OperatingPoint):
     """How to measure. Two records are comparable only when device, backend and operating point agree."""
 
     backend: str = "onnxruntime"
@@ -478,7 +478,7 @@ class ProfileRecord(Record):
     @property
     def plain(self) -> bool:
         """Free-running, one input at a time: what decides where nothing else is asked for. Only threads are chosen."""
-        return self.settings.free_running and self.batch in (None, 1)
+        return self.settings.is_default_state and self.batch in (None, 1)
 
     @property
     def trusted(self) -> bool:

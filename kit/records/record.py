@@ -119,7 +119,7 @@ def _visit_2(visit: Any) -> Any:
 
 
 def _knowledge_2(data: Mapping[str, Any]) -> dict[str, Any]:
-    """Version 1 held measured rows of a machine that is left as it is; what it did not keep is None."""
+    """Version 1 held measured rows of a machine in its default state; what it did not keep is None."""
     return {**data, "schema_version": 2}
 
 

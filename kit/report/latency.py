@@ -20,7 +20,7 @@ from kit.latency.features import COLUMNS, KINDS, PRECISIONS
 from kit.latency.kernels import kernels_of
 from kit.latency.model import Predictor
 from kit.latency.parametric import State
-from kit.records import CurvePoint, Kernel, Point, ProfileRecord
+from kit.records import CurvePoint, Kernel, OperatingPoint, ProfileRecord
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks
@@ -197,7 +197,7 @@ def _header(predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
 
 
 def _point(state: State) -> str:
-    return Point(threads=state.threads, gap_s=state.gap_s, load=state.load).name
+    return OperatingPoint(threads=state.threads, gap_s=state.gap_s, load=state.load).name
 
 
 def _meeting(figures: Figures, predictor: Predictor, drawn: Sequence[Dot]) -> Markup:

@@ -53,14 +53,14 @@ class Where(Record):
     device_id: str
     backend: str | None = None
     threads: int | None = None
-    point: str | None = Field(default=None, description="none: a machine that is left as it is")
+    point: str | None = Field(default=None, description="none: a machine in its default state")
 
     def holds(self, row: KnowledgeRow) -> bool:
         if row.device_id != self.device_id or self.backend not in (None, row.backend):
             return False
         if self.threads not in (None, row.threads):
             return False
-        return row.free_running if self.point is None else row.point_name == self.point
+        return row.is_default_state if self.point is None else row.point_name == self.point
 
 
 class RunTime(Record):
