@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from pydantic import JsonValue
 
+from kit.papers import engine
 from kit.papers.channel import Floats
 from kit.papers.learning import Told
 from kit.papers.placement import experiment
@@ -130,8 +131,7 @@ def run(
     made = [figure for name in FIGURES if name in wanted for figure in makers[name](study)]
     if settings.quick:
         note = f"Quick: {settings.slots} slots, {settings.episodes} episodes and {settings.own_steps} steps, to see that it works."
-        made = [f.model_copy(update={"title": f"{f.title} (quick)"}) for f in made]
-        made[0] = made[0].model_copy(update={"notes": (note, *made[0].notes)})
+        made = engine.marked_quick(made, note)
     return Made(tuple(made), study.trained(), bars(study.points, world))
 
 
