@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kit.allocators.fileformat import Size
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.nets import allocator
-from kit.papers import learning, offloading
+from kit.papers import engine, learning, offloading
 from kit.papers.delays import Analytic, Measured
 from kit.papers.offloading import OffloadingWorld, evaluate, experiment, figures, schedule, size
 from kit.papers.offloading import train as training
@@ -224,11 +224,15 @@ def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return {p.name for p in tmp_path.glob("*.npz")}
 
     first = keep()
-    point = experiment._hash(WORLD, cast, experiment.Delays(), SHORT, True)
+
+    def point() -> str:
+        return engine.digest(experiment.FORMAT, experiment._key(WORLD, cast, experiment.Delays(), SHORT, True))
+
+    before = point()
     assert len(first) == 3 and keep() == first
     for module in (training, experiment):
         monkeypatch.setattr(module, "FORMAT", 99)
-    assert len(keep()) == 6 and experiment._hash(WORLD, cast, experiment.Delays(), SHORT, True) != point
+    assert len(keep()) == 6 and point() != before
 
 
 # --------------------------------------------------------------------------------------------------------------- scheduler

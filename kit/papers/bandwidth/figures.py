@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit.knowledge import TABLE_I
+from kit.papers import engine
 from kit.papers.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome, quality
 from kit.papers.bandwidth.printed import CLOCKS_HZ, FIG4, SIZES_BIT, STATIC_S, TABLE_II, best_sizes, pool
 from kit.papers.bandwidth.train import PER_USER
@@ -46,8 +47,7 @@ def figures_of(outcome: Outcome, delays: Delays, names: Sequence[str] = ()) -> t
     if not outcome.settings.quick:
         return tuple(made)
     short = f"Quick: {outcome.settings.steps} steps and {outcome.settings.frames:,} frames, to see that it works."
-    made = [f.model_copy(update={"title": f"{f.title} (quick)"}) for f in made]
-    return (made[0].model_copy(update={"notes": (short, *made[0].notes)}), *made[1:])
+    return tuple(engine.marked_quick(made, short))
 
 
 # ---------------------------------------------------------------------------------------------------------------- table I

@@ -28,7 +28,7 @@ from kit.allocators import fileformat
 from kit.allocators.fileformat import AllocatorSpec, Feature, Size
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
-from kit.papers import learning
+from kit.papers import engine, learning
 from kit.papers.bandwidth.split import best_band, equal_band
 from kit.papers.bandwidth.world import BandwidthWorld, Tasks, reach_hz, sample, weighted_delay_s
 from kit.papers.channel import Floats
@@ -237,13 +237,12 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None
 def _name(world: BandwidthWorld, recipe: Recipe) -> str:
     spec = spec_of(world, recipe.network)
     decides = {
-        "format": _FORMAT,
         "world": world.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "spec": spec.model_dump(mode="json"),
         "sizes": sizes_of(spec, recipe.order),
     }
-    digest = store.sha256_bytes(store.canonical_json(decides))
+    digest = engine.digest(_FORMAT, decides)
     return f"{recipe.network}-{store.slug(recipe.order)}-seed{recipe.seed}-{digest[:12]}"
 
 

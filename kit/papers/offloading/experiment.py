@@ -10,15 +10,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from kit import store
 from kit.allocators.fileformat import Size
 from kit.errors import BadRecord
 from kit.nets.allocator import Allocator
-from kit.papers import learning
+from kit.papers import engine, learning
 from kit.papers.channel import Bools
 from kit.papers.delays import Analytic, Delay, Measured, delay_of
 from kit.papers.learning import Said
@@ -183,8 +182,8 @@ def scheduler_of(steps: int, seed: int, folder: Path | None = None, said: Said |
     """kit's own scheduler, taught by the reference; kept in ``folder`` as plain arrays."""
     scheduler = Scheduler("kit", seed)
     lesson = Imitation(scheduler, steps, seed)
-    decides = {"format": FORMAT, "steps": steps, "seed": seed, "slots": lesson.slots, "rate": lesson.rate}
-    name = f"scheduler-kit-{steps}-{seed}-{store.sha256_bytes(store.canonical_json(decides))[:12]}"
+    decides = {"steps": steps, "seed": seed, "slots": lesson.slots, "rate": lesson.rate}
+    name = f"scheduler-kit-{steps}-{seed}-{engine.digest(FORMAT, decides)[:12]}"
     kept = None if folder is None else folder / f"{name}.npz"
     if kept is not None and kept.is_file():
         read_weights(kept, scheduler)
@@ -343,9 +342,11 @@ def point_of(
     joint: bool = True,
 ) -> Point:
     """Every method in one world, or what ``folder`` keeps of it; ``joint`` False leaves section V.B out. Raises StorageError."""
-    kept = None if folder is None else folder / f"point-{_hash(world, cast, delays, settings, joint)}.json"
-    if kept is not None and kept.is_file():
-        return store.read_record(kept, Point)
+    key = _key(world, cast, delays, settings, joint)
+    return engine.load_or_compute(folder, FORMAT, key, Point, lambda: _compute(world, cast, delays, settings, joint))
+
+
+def _compute(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> Point:
     bench = Bench(world, cast, delays, settings)
     policies = {
         "Policy MoE": bench.lessons.policy(bench.recipe),
@@ -353,10 +354,7 @@ def point_of(
         "Fix depth MoE": bench.lessons.policy(bench.recipe, lambda size: size.depth == LARGEST.depth),
     }
     found, gaps = bench.joint(policies) if joint else ({}, {})
-    point = Point(all_offloaded=bench.all_offloaded(policies), joint=found, gaps=gaps)
-    if kept is not None:
-        store.write_record(kept, point)
-    return point
+    return Point(all_offloaded=bench.all_offloaded(policies), joint=found, gaps=gaps)
 
 
 def policies_on_mixed(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> dict[str, float]:
@@ -392,10 +390,9 @@ def mixed(world: OffloadingWorld, samples: int, rng: np.random.Generator) -> Tas
     return replace(tasks, size_bit=tasks.size_bit * 2.0 ** rng.uniform(-3.0, 4.0, (samples, 1)))
 
 
-def _hash(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> str:
+def _key(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> dict[str, Any]:
     """Of all that decides a point but the other seeds."""
-    decides = {
-        "format": FORMAT,
+    return {
         "world": world.model_dump(mode="json"),
         "recipes": [t.report.recipe.model_dump(mode="json") for t in cast.allocators.values()],
         "joint": settings.joint.model_dump(mode="json"),
@@ -403,4 +400,3 @@ def _hash(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings
         "sizes": [list(OWN), list(STATIC), [list(size) for size in delays.sizes]],
         "delays": {name: None if d is None else d.model_dump(mode="json") for name, d in delays.of.items()},
     }
-    return store.sha256_bytes(store.canonical_json(decides))[:16]

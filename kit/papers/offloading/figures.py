@@ -28,6 +28,7 @@ from pydantic import JsonValue
 
 from kit.allocators import fileformat
 from kit.allocators.fileformat import Size
+from kit.papers import engine
 from kit.papers.channel import Floats
 from kit.papers.learning import Said, Told
 from kit.papers.offloading.experiment import (
@@ -152,13 +153,11 @@ def run(
     if "fig12" in wanted:
         made += fig12(world, settings, folder, _said(tell, 0.5, 0.015))
     trained = {t.report.recipe.name: t.report for cast in casts for t in cast.allocators.values()}
-    notes = (
-        *delays.notes,
-        *((f"Quick: {settings.steps} steps and {settings.slots} slots, to see that it works.",) * settings.quick),
-    )
-    made = [f.model_copy(update={"title": f"{f.title} (quick)"}) if settings.quick else f for f in made]
-    if made:
-        made[0] = made[0].model_copy(update={"notes": (*notes, *made[0].notes)})
+    if settings.quick:
+        made = engine.marked_quick(
+            made, f"Quick: {settings.steps} steps and {settings.slots} slots, to see that it works."
+        )
+    made = engine.with_notes(made, delays.notes)
     source = f"kit simulate offloading: {settings.steps:,} steps, seeds {', '.join(map(str, settings.seeds))}"
     return Made(tuple(made), trained, bars(runs), quality(world, casts, source) if casts else None)
 

@@ -53,7 +53,7 @@ from torch import Tensor, nn
 import kit
 from kit import store
 from kit.errors import UnknownName, UsageError
-from kit.papers import learning
+from kit.papers import engine, learning
 from kit.papers.learning import Arrays, Said
 from kit.papers.placement import trained
 from kit.papers.placement.environment import PlacementEnv, Vector
@@ -539,5 +539,4 @@ def _state_bytes(world: PlacementWorld, recipe: AgentRecipe) -> float:
 
 
 def _of_world(world: PlacementWorld, models_seed: int) -> str:
-    decides = {"format": FORMAT, "world": world.model_dump(mode="json"), "models_seed": models_seed}
-    return store.sha256_bytes(store.canonical_json(decides))[:8]
+    return engine.digest(FORMAT, {"world": world.model_dump(mode="json"), "models_seed": models_seed})[:8]

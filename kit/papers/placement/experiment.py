@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 
 import kit
 from kit import store
+from kit.papers import engine
 from kit.papers.learning import Said
 from kit.papers.placement import agents, own, prices, trained
 from kit.papers.placement.agents import AgentRecipe, TrainedAgent, recipe_of
@@ -129,7 +130,7 @@ Sayer: TypeAlias = Callable[[str], Said]
 
 def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tuple[TrainedPolicy, Policy]:
     """Kit's own policy, trained on random worlds now or read from ``folder``. Raises as :func:`kit.papers.placement.own.train` does."""
-    name = f"own-{seed}-{steps}-{_hash({'format': FORMAT, **own.recipe(steps)})[:8]}"
+    name = f"own-{seed}-{steps}-{engine.digest(FORMAT, own.recipe(steps))[:8]}"
     path = folder / f"{name}{SUFFIX}"
     if path.is_file():
         return trained.load(path)
@@ -240,14 +241,5 @@ def unlearned(seed: int) -> Policy:
 
 def _kept(folder: Path, found: Callable[[], Point], world: PlacementWorld, *said: object) -> Point:
     """What ``folder`` holds of this, or what is found now."""
-    decides = {"format": FORMAT, "world": world.model_dump(mode="json"), "said": list(said)}
-    path = folder / f"point-{_hash(decides)[:16]}.json"
-    if path.is_file():
-        return store.read_record(path, Point)
-    point = found()
-    store.write_record(path, point)
-    return point
-
-
-def _hash(decides: dict[str, Any]) -> str:
-    return store.sha256_bytes(store.canonical_json(decides))
+    key = {"world": world.model_dump(mode="json"), "said": list(said)}
+    return engine.load_or_compute(folder, FORMAT, key, Point, found)
