@@ -822,7 +822,7 @@ def test_io_binding_of_onnxruntime(gpu: CudaLibrary, tiny_build: Path, monkeypat
     assert session.device_ns(5) == 0.0 and gpu.calls["cudaStreamSynchronize"] == before + 1, (
         "the events wait, not each call"
     )
-    with pytest.raises(UsageError, match="not what it does"):
+    with pytest.raises(UsageError, match="not the work"):
         session.layers(feeds, 1)
     session.close()
 
