@@ -38,10 +38,10 @@ LAYERED = {"onnxruntime", "onnxruntime-xnnpack", "openvino", "pytorch", "pytorch
 
 
 def needs(name: str) -> None:
-    found = backends.probe(name)
-    if not found.available:
-        assert found.reason and found.fix
-        pytest.skip(f"{name}: {found.reason}")
+    availability = backends.probe(name)
+    if not availability.available:
+        assert availability.reason and availability.fix
+        pytest.skip(f"{name}: {availability.reason}")
 
 
 def network(build: Path, index: int = 0) -> tuple[Path, Artifact]:
@@ -132,8 +132,8 @@ def test_real_runtimes_agree_with_the_sample(name: str, tiny_build: Path) -> Non
     needs(name)
     for index in range(3):
         path, artifact = network(tiny_build, index)
-        said = backends.run_sample(path, artifact, backend=name)
-        assert "4 sample inputs" in said and "same answers" in said
+        comparison = backends.run_sample(path, artifact, backend=name)
+        assert "4 sample inputs" in comparison and "same answers" in comparison
 
 
 def test_a_model_that_answers_otherwise_is_refused(tiny_build: Path, tmp_path: Path) -> None:
@@ -196,8 +196,12 @@ def test_unknown_and_missing_backends(monkeypatch: pytest.MonkeyPatch) -> None:
         backends.load("pytorch")
     with pytest.raises(BackendUnavailable, match="not installed: pip install it"):
         backends.require("pytorch")
-    found = backends.probe("pytorch")
-    assert not found.available and found.fix == "pip install it." and "pip" not in (found.reason or "")
+    availability = backends.probe("pytorch")
+    assert (
+        not availability.available
+        and availability.fix == "pip install it."
+        and "pip" not in (availability.reason or "")
+    )
 
 
 @pytest.mark.parametrize("mode", ["xnnpack", "openvino"])
@@ -217,8 +221,8 @@ def test_a_provider_that_takes_a_part_says_so() -> None:
     provider = onnxrt.PROVIDERS["xnnpack"]
     cpu = "CPUExecutionProvider"
     assert onnxrt.coverage(Path("x.onnx"), provider, {provider.name: Counter(Conv=20)}) is None
-    said = onnxrt.coverage(Path("x.onnx"), provider, {provider.name: Counter(Conv=20), cpu: Counter(Add=8, Gemm=1)})
-    assert said == "XNNPACK takes 20 of 29 nodes; others run the rest (8 Add, 1 Gemm)."
+    sentence = onnxrt.coverage(Path("x.onnx"), provider, {provider.name: Counter(Conv=20), cpu: Counter(Add=8, Gemm=1)})
+    assert sentence == "XNNPACK takes 20 of 29 nodes; others run the rest (8 Add, 1 Gemm)."
     with pytest.raises(UsageError, match=r"takes no node of x.onnx \(2 Add\)"):
         onnxrt.coverage(Path("x.onnx"), provider, {cpu: Counter(Add=2)})
 
@@ -349,7 +353,7 @@ def test_a_model_borrows_no_weights_wherever_it_asks_for_them(where: str, locati
     [
         (b"\x70\x01", b"\xf0\x00\x01"),  # the tag of data_location in two bytes, of which one would do
         (b"\x70\x01", b"\x70\x81\x80\x80\x80\x10"),  # the enum, too
-        (b"\x70\x01", b"\x70\x00\x70\x01"),  # said twice: the last one counts
+        (b"\x70\x01", b"\x70\x00\x70\x01"),  # written twice: the last one counts
     ],
 )
 def test_a_disguised_reference_is_seen_as_protobuf_sees_it(written: bytes, disguise: bytes) -> None:
@@ -586,18 +590,18 @@ def resnet_like() -> onnxgraph.Graph:
 
 
 def test_stages_follow_the_weights() -> None:
-    found = resnet_like().stages()
-    assert [found[n] for n in ("node_Conv_1", "node_relu", "a")] == ["stem"] * 3
-    assert [found[n] for n in ("node_Conv_2", "node_add", "d")] == ["layer1.0"] * 3, (
+    stage = resnet_like().stages()
+    assert [stage[n] for n in ("node_Conv_1", "node_relu", "a")] == ["stem"] * 3
+    assert [stage[n] for n in ("node_Conv_2", "node_add", "d")] == ["layer1.0"] * 3, (
         "an addition belongs to the branch that it ends"
     )
-    assert found["node_Conv_3"] == found["node_mean"] == "layer1.1"
-    assert found["node_linear"] == "head"
+    assert stage["node_Conv_3"] == stage["node_mean"] == "layer1.1"
+    assert stage["node_linear"] == "head"
 
 
 def test_runtimes_rename_nodes() -> None:
     known = resnet_like().stages()
-    told = [
+    names = [
         "node_Conv_1_token_4",
         "d_nchwc",
         "node_Conv_3/WithoutBiases",
@@ -605,7 +609,7 @@ def test_runtimes_rename_nodes() -> None:
         "Reorder_7",
         "node_Conv_12",
     ]
-    nodes = stages.label([stages.Timed(name, "Op", 0.2) for name in told], known, calls=2)
+    nodes = stages.label([stages.Timed(name, "Op", 0.2) for name in names], known, calls=2)
     assert [n.stage for n in nodes] == ["stem", "layer1.0", "layer1.1", "head", "head", "head"]
     assert all(n.time_s == 0.1 and n.calls == 2 for n in nodes)
 
@@ -633,8 +637,14 @@ def test_a_recorded_onnxruntime_profile() -> None:
     onnxrt = importlib.import_module("kit.backends.onnxrt")
 
     def node(name: str, ts: int, dur: int, index: int) -> dict[str, Any]:
-        told = {"op_name": "Conv", "node_index": str(index), "output_type_shape": [{"float": [1, 8, 56, 56]}]}
-        return {"cat": "Node", "name": f"{name}_kernel_time", "ts": ts, "dur": dur, "args": {**told, "provider": "CPU"}}
+        arguments = {"op_name": "Conv", "node_index": str(index), "output_type_shape": [{"float": [1, 8, 56, 56]}]}
+        return {
+            "cat": "Node",
+            "name": f"{name}_kernel_time",
+            "ts": ts,
+            "dur": dur,
+            "args": {**arguments, "provider": "CPU"},
+        }
 
     events: list[dict[str, Any]] = [{"cat": "Session", "name": "session_initialization", "ts": 0, "dur": 9, "args": {}}]
     for start, dur in ((10, 99), (200, 30), (300, 50)):
@@ -822,7 +832,7 @@ def test_io_binding_of_onnxruntime(gpu: CudaLibrary, tiny_build: Path, monkeypat
     assert session.device_ns(5) == 0.0 and gpu.calls["cudaStreamSynchronize"] == before + 1, (
         "the events wait, not each call"
     )
-    with pytest.raises(UsageError, match="not what it does"):
+    with pytest.raises(UsageError, match="not the work"):
         session.layers(feeds, 1)
     session.close()
 
@@ -999,7 +1009,7 @@ def test_tensorrt_builds_keeps_and_runs(tensorrt: TensorRT, gpu: CudaLibrary, tm
     session.close()
     assert not gpu.blocks, "every buffer was freed"
     again = backend.open(tmp_path / "x.onnx", None, 1)
-    assert len(tensorrt.built) == 1 and "built earlier" in again.notes[0], "every visit times the same engine"
+    assert len(tensorrt.built) == 1 and "built earlier" in again.notes[0], "every run times the same engine"
 
 
 def test_an_engine_that_no_longer_loads_is_built_again(tensorrt: TensorRT, tmp_path: Path) -> None:
@@ -1079,8 +1089,8 @@ def test_an_inference_that_does_not_start_is_not_timed(
 def test_an_old_tensorrt_is_refused(tensorrt: TensorRT, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = backends.load("tensorrt")
     monkeypatch.setattr(tensorrt, "__version__", "8.6.1")
-    found = backend.probe()
-    assert not found.available and "too old" in (found.reason or "") and found.fix
+    availability = backend.probe()
+    assert not availability.available and "too old" in (availability.reason or "") and availability.fix
 
 
 # -------------------------------------------------------------------------------------------------------------- the verb
@@ -1094,9 +1104,9 @@ def test_the_verb_lists_every_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "probe", lambda name: answers.get(name, backends.Probe(None, "Not here.", "Get it.")))
     app = typer.Typer()
     runtimes.add_to(app)
-    told = json.loads(CliRunner().invoke(app, ["--json"]).stdout)["backends"]
-    assert [row["name"] for row in told] == list(backends.LEAVES)
-    rows = {row["name"]: row for row in told}
+    listed = json.loads(CliRunner().invoke(app, ["--json"]).stdout)["backends"]
+    assert [row["name"] for row in listed] == list(backends.LEAVES)
+    rows = {row["name"]: row for row in listed}
     assert rows["onnxruntime"]["version"] == "1.2.3" and rows["onnxruntime"]["available"]
     assert rows["tensorrt"]["fix"] == "pip install it." and not rows["tensorrt"]["tried"]
     text = CliRunner().invoke(app, []).stdout

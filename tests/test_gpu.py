@@ -63,10 +63,10 @@ def test_memory_on_the_gpu_is_told(name: str, resnet18: tuple[Path, Any]) -> Non
     path, artifact = resnet18
     session = backends.load(name).open(path, artifact, 1)
     session.run(backends.make_feeds(session.inputs, 0))
-    told = session.gpu_memory()
-    if told is None:
+    memory = session.gpu_memory()
+    if memory is None:
         pytest.skip("nobody tells how much GPU memory this process holds")
-    assert told["allocated_bytes"] > artifact.weight_bytes / 2
+    assert memory["allocated_bytes"] > artifact.weight_bytes / 2
     session.close()
 
 
@@ -90,8 +90,8 @@ def test_device_times_are_those_of_torch_utils_benchmark(resnet18: tuple[Path, A
 
     timer = Timer("launch()", globals={"launch": launch})
     device_ns(100)
-    found = ratio(lambda: device_ns(100) / 100e9, lambda: timer.timeit(100).mean)
-    assert found == pytest.approx(1, abs=0.02)
+    factor = ratio(lambda: device_ns(100) / 100e9, lambda: timer.timeit(100).mean)
+    assert factor == pytest.approx(1, abs=0.02)
 
 
 def test_a_cuda_graph_is_no_slower_than_its_launches(resnet18: tuple[Path, Any]) -> None:

@@ -145,14 +145,14 @@ def test_three_counters_agree(root: nets.Root, tmp_path: Path) -> None:
 
 def recorded_macs(root: str) -> dict[int, set[int]]:
     """MACs of the whole-width cuts of a root, by depth, as the records in profiles/ have them: those were made under torch 2.15.0."""
-    found: dict[int, set[int]] = {}
+    macs_by_depth: dict[int, set[int]] = {}
     for record in store.read_profiles([*PROFILES.glob(f"*/{root}-variants.jsonl")]):
         sub, origin = record.artifact.subnetwork, record.artifact.origin
         assert origin is not None
         assert origin.versions["torch"] == "2.15.0"
         if sub is not None and sub.width == 1.0:
-            found.setdefault(sub.depth, set()).add(record.artifact.macs or 0)
-    return found
+            macs_by_depth.setdefault(sub.depth, set()).add(record.artifact.macs or 0)
+    return macs_by_depth
 
 
 def test_macs_do_not_depend_on_the_version_of_torch(root: nets.Root, tmp_path: Path) -> None:

@@ -153,8 +153,8 @@ class Session(Protocol):
         ...
 
     def gpu_memory(self) -> dict[str, int] | None:
-        """``allocated_bytes`` that this process holds on the GPU (NVML's count of it, else the runtime's own), and what else is
-        told by name; None on a CPU or where nobody tells."""
+        """``allocated_bytes`` that this process holds on the GPU (NVML's count of it, else the runtime's own), and what else the
+        runtime counts, by name; None on a CPU or where nothing is counted."""
         ...
 
     def close(self) -> None: ...
@@ -179,8 +179,12 @@ class Backend:
         return LEAVES[self.name].target
 
     def probe(self) -> Probe:
-        found = self.leaf.probe(LEAVES[self.name].mode)
-        return found if found.available else replace(found, fix=found.fix or LEAVES[self.name].remedy)
+        availability = self.leaf.probe(LEAVES[self.name].mode)
+        return (
+            availability
+            if availability.available
+            else replace(availability, fix=availability.fix or LEAVES[self.name].remedy)
+        )
 
     def open(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None = None) -> Session:
         """The network in ``path``, ready to run on ``threads`` threads. ``batch`` fixes a free batch dimension (default 1).

@@ -40,8 +40,8 @@ class Cuda:
         if code == OUT_OF_MEMORY:
             raise MemoryError(f"The GPU has no memory left ({function}).")
         if code != 0:
-            said = self._library.cudaGetErrorString(code) or b"unknown error"
-            raise MeasurementError(f"CUDA failed in {function}: {said.decode()}.")
+            message = self._library.cudaGetErrorString(code) or b"unknown error"
+            raise MeasurementError(f"CUDA failed in {function}: {message.decode()}.")
 
     def devices(self) -> int:
         count = ctypes.c_int()
@@ -126,11 +126,11 @@ def load() -> Cuda:
     """The CUDA runtime of this machine. Raises BackendUnavailable when there is none or no GPU answers."""
     for name in _candidates():
         try:
-            found = Cuda(ctypes.CDLL(name))
+            runtime = Cuda(ctypes.CDLL(name))
         except (OSError, AttributeError):
             continue
-        if found.devices():
-            return found
+        if runtime.devices():
+            return runtime
         raise BackendUnavailable(f"The CUDA runtime finds no NVIDIA GPU: {FIX}.")
     raise BackendUnavailable(f"There is no CUDA runtime here: {FIX}.")
 

@@ -1,4 +1,4 @@
-"""A workload of known cost: it shows what the harness itself adds, and tests the whole measuring room without a runtime.
+"""A workload of known cost: it shows what the harness itself adds, and tests all of the measuring without a runtime.
 
 The target is written ``fake:250us``: each run spins for 250 microseconds of the monotonic clock; ``fake:0us`` returns at once.
 ``fake:crash``, ``fake:hang`` and ``fake:memory`` end a child process the way bad models do.

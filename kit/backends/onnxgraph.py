@@ -72,7 +72,7 @@ class Graph:
         """Names of nodes and of what they write -> stage (kit.backends.stages has the rule)."""
         weight = {name: stages.of_parameter(name) for name in self.weights}
         place: dict[str, str] = {}
-        made_by: dict[str, int] = {}
+        writer: dict[str, int] = {}
         numbered = False
         for index, node in enumerate(self.nodes):
             own = [s for s in (weight.get(name) for name in node.inputs) if s is not None]
@@ -81,14 +81,14 @@ class Graph:
                 weight |= dict.fromkeys(node.outputs, scope)  # a weight that is dequantized or transposed on its way
             elif scope is not None:
                 numbered = numbered or any(c.isdigit() for c in scope)
-            made = [name for name in node.inputs if name in made_by and name not in weight]
+            computed = [name for name in node.inputs if name in writer and name not in weight]
             if scope is not None:
                 stage = stages.place(scope, numbered)
             else:
-                stage = place[max(made, key=made_by.__getitem__)] if made else stages.place(stages.TOP, numbered)
+                stage = place[max(computed, key=writer.__getitem__)] if computed else stages.place(stages.TOP, numbered)
             for name in (*node.outputs, node.name):
                 place[name] = stage
-            made_by |= dict.fromkeys(node.outputs, index)
+            writer |= dict.fromkeys(node.outputs, index)
         return place
 
 
@@ -187,17 +187,17 @@ def _weight(view: memoryview) -> tuple[str, int]:
 
 
 def _value(view: memoryview) -> Value:
-    found = dict(_fields(view))
-    name = found.get(1)
-    return Value(_text(name) if isinstance(name, memoryview) else "", tuple(_shape(found.get(2))))
+    fields = dict(_fields(view))
+    name = fields.get(1)
+    return Value(_text(name) if isinstance(name, memoryview) else "", tuple(_shape(fields.get(2))))
 
 
 def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
     tensor = _child(_child(kind, 1), 2)  # TypeProto.tensor_type.shape
     for number, dim in _fields(tensor) if tensor is not None else ():
         if number == 1 and isinstance(dim, memoryview):
-            told = dict(_fields(dim))
-            size, symbol = told.get(1), told.get(2)
+            fields = dict(_fields(dim))
+            size, symbol = fields.get(1), fields.get(2)
             if isinstance(size, int) and size < 1 << 63:  # some exporters write -1 for a dimension that is not known
                 yield size
             else:
@@ -207,8 +207,8 @@ def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
 def _child(message: int | memoryview | None, wanted: int) -> memoryview | None:
     if not isinstance(message, memoryview):
         return None
-    found = dict(_fields(message)).get(wanted)
-    return found if isinstance(found, memoryview) else None
+    child = dict(_fields(message)).get(wanted)
+    return child if isinstance(child, memoryview) else None
 
 
 def _text(view: memoryview) -> str:

@@ -215,7 +215,7 @@ class OrtSession:
     def layers(self, feeds: Feeds, calls: int) -> Layers:
         if self._provider.gpu:
             raise UsageError(
-                "onnxruntime's profiler times what a GPU is told, not what it does: take the layers with tensorrt or pytorch-cuda."
+                "onnxruntime's profiler times the launches on a GPU, not the work: take the layers with tensorrt or pytorch-cuda."
             )
         if self._mode == "openvino":
             raise UsageError(
@@ -320,12 +320,12 @@ def parse_profile(events: list[dict[str, Any]], known: Mapping[str, str], calls:
     for event in events:
         if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < begin:
             continue
-        name, told = event["name"].removesuffix("_kernel_time"), event["args"]
-        key = f"{name}#{told.get('node_index')}"
+        name, arguments = event["name"].removesuffix("_kernel_time"), event["args"]
+        key = f"{name}#{arguments.get('node_index')}"
         before = rows[key].total_s if key in rows else 0.0
-        shapes = [tuple(size) for kind in told.get("output_type_shape", [])[:1] for size in kind.values()]
+        shapes = [tuple(size) for kind in arguments.get("output_type_shape", [])[:1] for size in kind.values()]
         shape = shapes[0] if shapes else None
-        rows[key] = stages.Timed(name, told["op_name"], before + event["dur"] * 1e-6, shape)
+        rows[key] = stages.Timed(name, arguments["op_name"], before + event["dur"] * 1e-6, shape)
     whole_s = sum(event["dur"] for event in runs) * 1e-6 / calls
     nodes = stages.label(rows.values(), known, calls)
     return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")

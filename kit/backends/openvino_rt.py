@@ -82,9 +82,9 @@ class OpenvinoSession:
             raise BadModel(_reason(self._path, error)) from None
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
-        found = self._request.infer({spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=False)
+        outputs = self._request.infer({spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=False)
         self._bound = []
-        return [np.array(found[index]) for index in range(len(self.outputs))]
+        return [np.array(outputs[index]) for index in range(len(self.outputs))]
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
         return self._bind(self._request, feeds)
@@ -151,7 +151,7 @@ def precision_note(asked: str, used: str) -> str:
 
 
 def _means_us(request: Any) -> dict[str, int]:
-    """Microseconds of each node whose time was told: the mean over all calls of the compiled network so far.
+    """Microseconds of each node whose time is reported: the mean over all calls of the compiled network so far.
 
     OpenVINO (perf_count.h of its CPU plugin) cuts the time of each call to whole microseconds, sums, and cuts the mean again.
     A node whose mean is below one microsecond reads as not run.
@@ -175,11 +175,11 @@ def mean_s(early_us: int, late_us: int, calls: int) -> float:
 
 def _shapes(compiled: Any) -> dict[str, tuple[int, ...]]:
     """Output shapes of the nodes that are run, by name."""
-    found = {}
+    shapes = {}
     for node in compiled.get_runtime_model().get_ordered_ops():
         if node.get_output_size() and node.get_output_partial_shape(0).is_static:
-            found[node.get_friendly_name()] = tuple(node.get_output_shape(0))
-    return found
+            shapes[node.get_friendly_name()] = tuple(node.get_output_shape(0))
+    return shapes
 
 
 def _spec(path: Path, port: Any) -> TensorSpec:

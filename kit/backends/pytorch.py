@@ -1,6 +1,6 @@
 """PyTorch in inference mode: eager kernels or torch.compile on the CPU, eager kernels or a CUDA graph on a GPU.
 
-It runs the ``torch.export`` program (.pt2) that the workshop wrote beside the ONNX file: in eager mode every operator of it is one
+It runs the ``torch.export`` program (.pt2) that the training tools wrote beside the ONNX file: in eager mode every operator of it is one
 call. There is none for int8 variants: they are ONNX graphs. torch.compile uses its defaults and compiles while the session opens,
 never in a timed call. On a GPU channels and precision stay as exported and TF32 is off; the timed call is launch and synchronise
 on inputs that lie there, outputs stay there. The GPU modes are untested on hardware.
@@ -116,12 +116,12 @@ class TorchSession:
     def gpu_memory(self) -> dict[str, int] | None:
         if self._mode not in GPU:
             return None
-        told = {
+        memory = {
             "allocated_bytes": int(torch.cuda.memory_reserved()),  # without CUDA's own context, which NVML counts
             "torch_used_bytes": int(torch.cuda.memory_allocated()),
             "torch_used_peak_bytes": int(torch.cuda.max_memory_allocated()),
         }
-        return told | (cuda.process_memory() or {})
+        return memory | (cuda.process_memory() or {})
 
     def close(self) -> None:
         self._launch = self._kept = None
@@ -151,8 +151,8 @@ def _load(program: Path, device: str) -> Any:
         except TypeError:  # an older torch, which has no such checks to leave out
             return _bare(exported.module())
     except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {said}") from None
+        message = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {message}") from None
 
 
 def _bare(module: Any) -> Any:
@@ -172,9 +172,9 @@ def _compiled(module: Any, options: dict[str, Any], tensors: list[torch.Tensor])
         with torch.inference_mode():
             compiled(*tensors)
     except Exception as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
+        message = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"torch.compile cannot compile this network ({said}): profile it with --backend pytorch."
+            f"torch.compile cannot compile this network ({message}): profile it with --backend pytorch."
         ) from None
     return compiled
 
@@ -243,14 +243,14 @@ def _operators(module: Any, calls: int) -> Rows:
     nodes = {node.name: node for node in module.graph.nodes}
 
     def rows(whole: list[Any]) -> tuple[Any, ...]:
-        found: dict[str, stages.Timed] = {}
+        timed: dict[str, stages.Timed] = {}
         for mark in (child for event in whole for child in event.cpu_children if child.name.startswith(NODE)):
             name = mark.name.removeprefix(NODE)
             on_device = getattr(mark, "device_time_total", 0.0)
             spent_s = (on_device or sum(child.cpu_time_total for child in mark.cpu_children)) * 1e-6
-            before = found[name].total_s if name in found else 0.0
-            found[name] = stages.Timed(name, _kind(nodes[name].target), before + spent_s, _shape(nodes[name]))
-        return stages.label(found.values(), _scopes(module), calls)
+            before = timed[name].total_s if name in timed else 0.0
+            timed[name] = stages.Timed(name, _kind(nodes[name].target), before + spent_s, _shape(nodes[name]))
+        return stages.label(timed.values(), _scopes(module), calls)
 
     return rows
 
@@ -259,15 +259,15 @@ def _kernels(calls: int) -> Rows:
     """Times of the kernels that inductor made or called; they belong to no node, so the resolution of an input is their stage."""
 
     def rows(whole: list[Any]) -> tuple[Any, ...]:
-        found: dict[int, stages.Timed] = {}
+        timed: dict[int, stages.Timed] = {}
         for event in whole:
             for index, kernel in enumerate(_leaves(event)):
                 name = kernel.name.split("::")[-1]
                 kind = "fused" if "fused" in name else name
                 shape = next((tuple(s) for s in kernel.input_shapes or [] if len(s) == 4), None)
-                before = found[index].total_s if index in found else 0.0
-                found[index] = stages.Timed(f"{index}_{name}", kind, before + kernel.cpu_time_total * 1e-6, shape)
-        return stages.label(found.values(), {}, calls)
+                before = timed[index].total_s if index in timed else 0.0
+                timed[index] = stages.Timed(f"{index}_{name}", kind, before + kernel.cpu_time_total * 1e-6, shape)
+        return stages.label(timed.values(), {}, calls)
 
     return rows
 
@@ -283,7 +283,7 @@ def _leaves(event: Any) -> list[Any]:
 
 def _scopes(module: Any) -> dict[str, str]:
     """Stage of every node of an exported program, from the modules that its operators came from."""
-    found: dict[str, str] = {}
+    stage_of: dict[str, str] = {}
     numbered = False
     for node in module.graph.nodes:
         if node.op != "call_function":
@@ -291,8 +291,8 @@ def _scopes(module: Any) -> dict[str, str]:
         stack = list((node.meta.get("nn_module_stack") or {}).values())
         scope = stages.of_parameter(f"{stack[-1][0]}.x") if stack and stack[-1][0] else None
         numbered = numbered or any(c.isdigit() for c in scope or "")
-        found[node.name] = stages.place(scope or stages.TOP, numbered)
-    return found
+        stage_of[node.name] = stages.place(scope or stages.TOP, numbered)
+    return stage_of
 
 
 def _kind(target: Any) -> str:

@@ -94,8 +94,8 @@ def label(rows: Iterable[Timed], known: Mapping[str, str], calls: int) -> tuple[
     stages: list[str | None] = []
     timed = list(rows)
     for row in timed:
-        found = lookup(known, row.name) if by_name else resolution(row.shape)
-        stages.append(found or (stages[-1] if stages else None))
+        stage = lookup(known, row.name) if by_name else resolution(row.shape)
+        stages.append(stage or (stages[-1] if stages else None))
     first = next((stage for stage in stages if stage), OTHER)
     return tuple(
         LayerTime(name=row.name, kind=row.kind, stage=stage or first, time_s=row.total_s / calls, calls=calls)

@@ -4,7 +4,7 @@ Networks are strongly typed: what a tensor computes in stands in the file, as Te
 explicit Q/DQ and fp16 from an fp16 file, never from a builder's flag. TF32 is off. TensorRT knows signed, symmetric int8 alone.
 
 An engine belongs to one GPU, driver and TensorRT version; it is kept under ``$XDG_CACHE_HOME/insitu-kit/tensorrt`` by the hash of
-all of these and the model, so that every visit times the same engine, and built again when it no longer loads. The timed call is
+all of these and the model, so that every run times the same engine, and built again when it no longer loads. The timed call is
 ``execute_async_v3`` and the wait for its stream; inputs lie on the device and outputs stay there.
 
 Untested on hardware: written after the 10.x and 11.x documentation and tested on an emulation of the module.
@@ -129,10 +129,10 @@ class TrtSession:
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
         self.prepare(feeds)()
-        found = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
-        for spec, array in zip(self.outputs, found, strict=True):
+        outputs = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
+        for spec, array in zip(self.outputs, outputs, strict=True):
             self._cuda.download(array, self._buffers[spec.name])
-        return found
+        return outputs
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
         self._upload(feeds)
@@ -238,8 +238,8 @@ def build(path: Path, free_batch: int | None) -> bytes:
     network = builder.create_network(creation_flags())
     parser = trt.OnnxParser(network, LOGGER)
     if not parser.parse(path.read_bytes()):
-        said = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise BadModel(f"TensorRT {trt.__version__} cannot read {path}: {said.splitlines()[0].rstrip('.')}.")
+        message = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise BadModel(f"TensorRT {trt.__version__} cannot read {path}: {message.splitlines()[0].rstrip('.')}.")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
     if free_batch is not None:

@@ -49,5 +49,5 @@ def root_of(name: str) -> Root:
 def network(name: str) -> MultiExit:
     """The untrained root network with all its exits, weights drawn from torch's current random state."""
     root = root_of(name)
-    made: MultiExit = importlib.import_module(f"kit.nets.{root.family}").make(root)
-    return made
+    net: MultiExit = importlib.import_module(f"kit.nets.{root.family}").make(root)
+    return net

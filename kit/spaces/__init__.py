@@ -143,7 +143,7 @@ def _net(sub: SubNetwork) -> Net:
 
 
 def _artifact(sub: SubNetwork, net: Net, model: FileRef, seed: int) -> Artifact:
-    space, found = space_of(sub.root), _counts(sub, net)
+    space, totals = space_of(sub.root), _counts(sub, net)
     steps = ("random weights", "written by kit.spaces")
     image = Preprocessing(
         resize_px=sub.resolution_px,
@@ -157,10 +157,10 @@ def _artifact(sub: SubNetwork, net: Net, model: FileRef, seed: int) -> Artifact:
         subnetwork=sub,
         precision=sub.precision,
         quantization=QUANTIZATION if sub.precision == "int8" else None,
-        macs=found.macs,
-        parameters=found.parameters,
-        weight_bytes=found.weight_bytes,
-        activation_bytes=found.activation_bytes,
+        macs=totals.macs,
+        parameters=totals.parameters,
+        weight_bytes=totals.weight_bytes,
+        activation_bytes=totals.activation_bytes,
         inputs=tuple(TensorSpec(name=n, shape=net.shapes[n], dtype=net.dtypes[n]) for n in net.inputs),
         outputs=(TensorSpec(name="output", shape=net.shapes["output"], dtype=net.dtypes["output"]),),
         preprocessing=image if space.image else None,

@@ -240,18 +240,18 @@ def weights_of(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
     if spec.form == "per_user":
         return _per_user(network)
     named = {"gate.weight": "gate_weight", "input_layer.bias": "input_bias", "output_layers.bias": "output_bias"}
-    found = {name: given[key] for name, key in named.items() if key in given}
+    weights = {name: given[key] for name, key in named.items() if key in given}
     turned = {"input_layer.weight": "input_weight", "output_layers.weight": "output_weight"}
-    found |= {name: given[key].T for name, key in turned.items() if key in given}
+    weights |= {name: given[key].T for name, key in turned.items() if key in given}
     alone = spec.form == "shared" and not spec.gated
     for layer in range(fileformat.FLAT_DEPTH if spec.form == "flat" else network.size.depth):
         weight, bias = given[f"expert{layer}_weight"], given[f"expert{layer}_bias"]
         prefix = f"{'expert' if alone else 'experts'}.{layer}"
-        found |= {
+        weights |= {
             f"{prefix}.weight": weight[0] if alone else weight,
             f"{prefix}.bias": bias[0] if alone else bias[:, None],
         }
-    return found
+    return weights
 
 
 def _trimmed(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -262,13 +262,13 @@ def _per_user(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
     """The weights of the others divided by their number; the file takes a mean over all users, so times all of them."""
     given, users, width = network.arrays, network.users, network.size.width
     share = 1.0 / max(users - 1, 1)
-    found = {"output_layer.weight": given["output_weight"][:width], "direct.weight": given["direct_weight"]}
+    weights = {"output_layer.weight": given["output_weight"][:width], "direct.weight": given["direct_weight"]}
     for layer in range(network.size.depth):
         rows = width if layer else len(network.spec.features)
         own, others = given[f"own{layer}_weight"][:rows, :width], given[f"others{layer}_weight"][:rows, :width] * share
-        found |= {
+        weights |= {
             f"layer.{layer}.own.weight": own - others,
             f"layer.{layer}.others.weight": others * users,
             f"layer.{layer}.others.bias": given[f"layer{layer}_bias"][:width],
         }
-    return {name: np.asarray(value, np.float32) for name, value in found.items()}
+    return {name: np.asarray(value, np.float32) for name, value in weights.items()}

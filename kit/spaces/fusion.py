@@ -38,25 +38,25 @@ _LIGHT: dict[str, Kind] = {
 
 def owners(nodes: list[Node], net: Net, known: tuple[str, ...] = ()) -> dict[str, str]:
     """The tensors that are int8 in the quantized network, each with the tensor whose scale it shares. ``known`` ones come in as int8."""
-    found = {name: name for name in known}
+    owner = {name: name for name in known}
     for node in nodes:
         if node.op in QUANTIZED:
             flowing = (name for name in (*node.inputs, *node.outputs) if name not in net.stored)
-            found |= {name: name for name in flowing if name not in found}
-        elif node.op in DIRECT and node.inputs[0] in found:
-            found[node.outputs[0]] = found[node.inputs[0]]
-    return found
+            owner |= {name: name for name in flowing if name not in owner}
+        elif node.op in DIRECT and node.inputs[0] in owner:
+            owner[node.outputs[0]] = owner[node.inputs[0]]
+    return owner
 
 
 def kernels(architecture: Architecture, precision: Precision, block: int) -> tuple[Kernel, ...]:
     """The kernels of a network in their order; equal ones of a repeated part stand as one. ``block`` 1: maps are never blocked."""
-    found: list[Kernel] = []
+    listed: list[Kernel] = []
     shape, blocked = architecture.shape, False
     for index, part in enumerate(architecture.parts):
         where = _Where(precision, block, index == 0, blocked)
-        made, shape, blocked = _of_part(part.build, part.settings, part.stage, len(part.names), shape, where)
-        found += made
-    return tuple(found)
+        of_part, shape, blocked = _of_part(part.build, part.settings, part.stage, len(part.names), shape, where)
+        listed += of_part
+    return tuple(listed)
 
 
 class _Where(NamedTuple):
@@ -76,8 +76,8 @@ def _of_part(
     net = Net()
     out = build(net, net.input("input" if where.first else "x", shape), "part", *settings)
     walk = _Walk(net, where)
-    made = tuple(Kernel(stage=stage, count=count, **draft.fields()) for draft in walk.drafts())
-    return made, net.shapes[out], out in walk.blocked
+    kernels = tuple(Kernel(stage=stage, count=count, **draft.fields()) for draft in walk.drafts())
+    return kernels, net.shapes[out], out in walk.blocked
 
 
 @dataclass
@@ -110,7 +110,7 @@ class _Walk:
         self.owner = owners(self.nodes, net, () if where.first else ("x",)) if self.int8 else {}
         self.blocked = {"x"} if where.blocked else set()  # maps in the layout of blocked convolutions ...
         self.both = set[str]()  # ... and those that are there in either layout, because they were reordered
-        self.made: list[_Draft] = []
+        self.drafted: list[_Draft] = []
         self.by: dict[str, _Draft] = {}  # tensor -> the kernel that writes it
         self.through: dict[str, tuple[str, ...]] = {}  # output of a node that runs inside its reader -> what it reads
         self.split: set[str] = set()
@@ -128,7 +128,7 @@ class _Walk:
                 self._join(node)
             else:
                 self._run(node)
-        return self.made
+        return self.drafted
 
     def _joins(self, node: Node) -> bool:
         """Whether what may run inside the kernel before it does so: in blocks, only when every input is blocked. A Relu behind a sum
@@ -145,12 +145,12 @@ class _Walk:
         self.by[node.outputs[0]] = draft
 
     def _run(self, node: Node) -> None:
-        self.made += self._before(node)
+        self.drafted += self._before(node)
         draft = self._kernel(node)
         if draft is not None:
-            self.made.append(draft)
+            self.drafted.append(draft)
             self.by[node.outputs[0]] = draft
-        self.made += self._after(node)
+        self.drafted += self._after(node)
 
     def _before(self, node: Node) -> Iterator[_Draft]:
         """Changes of layout and precision that the inputs of ``node`` need."""

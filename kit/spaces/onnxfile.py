@@ -116,8 +116,8 @@ def _tag(field: int, kind: int) -> bytes:
 def _varint(value: int) -> bytes:
     """Seven bits at a time, the lowest first; negative numbers as 64 bits of two's complement."""
     value &= (1 << 64) - 1
-    found = bytearray()
+    encoded = bytearray()
     while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
+        encoded.append(value & 0x7F | 0x80)
         value >>= 7
-    return bytes((*found, value))
+    return bytes((*encoded, value))

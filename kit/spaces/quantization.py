@@ -22,24 +22,24 @@ def quantize(net: Net) -> Net:
 
 class _Quantizer:
     def __init__(self, net: Net) -> None:
-        self.net, self.made = net, Net()
+        self.net, self.quantized = net, Net()
         self.nodes = without_relu(net.nodes)
         self.owner = owners(self.nodes, net)
 
     def run(self) -> Net:
         for name in self.net.inputs:
-            self.made.input(name, self.net.shapes[name])
+            self.quantized.input(name, self.net.shapes[name])
             self._surround(name)
         for node in self.nodes:
             self._node(node)
-        return self.made
+        return self.quantized
 
     def _node(self, node: Node) -> None:
         inputs = [self._read(node, place) for place in range(len(node.inputs))]
         outputs = [self._written(name) for name in node.outputs]
         for name, written in zip(node.outputs, outputs, strict=True):
-            self.made.tensor(written, self.net.shapes[name], self.net.spreads[name], self.net.dtypes[name])
-        self.made.nodes.append(replace(node, inputs=tuple(inputs), outputs=tuple(outputs)))
+            self.quantized.tensor(written, self.net.shapes[name], self.net.spreads[name], self.net.dtypes[name])
+        self.quantized.nodes.append(replace(node, inputs=tuple(inputs), outputs=tuple(outputs)))
         for name in node.outputs:
             self._surround(name)
 
@@ -54,13 +54,13 @@ class _Quantizer:
         stored = self.net.stored.get(name)
         if stored is None or stored.dtype != "float32" or node.op in ("Div", "Erf", "ReduceMean"):
             if stored is not None:
-                self.made.stored[name] = stored
+                self.quantized.stored[name] = stored
             return name
         return self._weight(node, place, name, stored)
 
     def _weight(self, node: Node, place: int, name: str, stored: Stored) -> str:
         output = f"{name}_DequantizeLinear_Output"
-        if output in self.made.shapes:
+        if output in self.quantized.shapes:
             return output
         if place == 2:
             return self._bias(node, name, stored, output)
@@ -87,11 +87,11 @@ class _Quantizer:
         shape: Shape = () if axis is None else (stored.shape[axis],)
         whole = f"{name}_quantized"
         values = None if stored.values is None else tuple(round(v / step) + zero for v in stored.values)
-        self.made.stored[whole] = Stored(dtype, stored.shape, stored.std / step, stored.mean / step + zero, values)
+        self.quantized.stored[whole] = Stored(dtype, stored.shape, stored.std / step, stored.mean / step + zero, values)
         scale, point = self._scale(name, step, zero, dtype, shape)
         attributes = {} if axis is None else {"axis": axis}
-        self.made.nodes.append(Node("DequantizeLinear", (whole, scale, point), (output,), dict(attributes)))
-        return self.made.tensor(output, stored.shape, Spread.bell(1.0))
+        self.quantized.nodes.append(Node("DequantizeLinear", (whole, scale, point), (output,), dict(attributes)))
+        return self.quantized.tensor(output, stored.shape, Spread.bell(1.0))
 
     def _surround(self, name: str) -> None:
         """Q and DQ behind the tensor ``name``, in the steps of the tensor whose scale it shares."""
@@ -102,15 +102,15 @@ class _Quantizer:
         small = f"{name}_QuantizeLinear_Output"
         back = name if name == "output" else f"{name}_DequantizeLinear_Output"
         shape = self.net.shapes[name]
-        self.made.nodes.append(Node("QuantizeLinear", (self._written(name), scale, point), (small,)))
-        self.made.tensor(small, shape, spread, "uint8")
-        self.made.nodes.append(Node("DequantizeLinear", (small, scale, point), (back,)))
-        self.made.tensor(back, shape, spread)
+        self.quantized.nodes.append(Node("QuantizeLinear", (self._written(name), scale, point), (small,)))
+        self.quantized.tensor(small, shape, spread, "uint8")
+        self.quantized.nodes.append(Node("DequantizeLinear", (small, scale, point), (back,)))
+        self.quantized.tensor(back, shape, spread)
 
     def _scale(self, name: str, step: float, zero: int, dtype: DType, shape: Shape) -> tuple[str, str]:
         scale, point = f"{name}_scale", f"{name}_zero_point"
-        self.made.stored[scale] = Stored("float32", shape, values=(step,) * prod(shape), setting=True)
-        self.made.stored[point] = Stored(dtype, shape, values=(zero,) * prod(shape), setting=True)
+        self.quantized.stored[scale] = Stored("float32", shape, values=(step,) * prod(shape), setting=True)
+        self.quantized.stored[point] = Stored(dtype, shape, values=(zero,) * prod(shape), setting=True)
         return scale, point
 
 

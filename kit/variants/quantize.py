@@ -125,12 +125,12 @@ def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
         shares = [evaluate.accuracy(evaluate.logits(p, validation.images), validation).top1 for p in paths]
     fit = [i for i, share in enumerate(shares) if share >= max(shares) - 0.01]
     chosen = min(fit, key=lambda i: seconds[i])
-    told = "; ".join(
+    comparison = "; ".join(
         f"{c.how} {s * 1e6:.1f} us, validation accuracy {share:.4f}"
         for c, s, share in zip(candidates, seconds, shares, strict=True)
     )
     winner = candidates[chosen]
-    return Quantized(winner.how, winner.model, (*winner.steps, f"chose {winner.how} by measuring here: {told}"))
+    return Quantized(winner.how, winner.model, (*winner.steps, f"chose {winner.how} by measuring here: {comparison}"))
 
 
 def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 5) -> list[float]:
@@ -142,4 +142,4 @@ def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 5) -> li
     for _ in range(rounds):
         for own, call in zip(values, calls, strict=True):
             own.append(stopwatch.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
-    return [median(median(visit) for visit in own) * 1e-9 for own in values]
+    return [median(median(call_ns) for call_ns in own) * 1e-9 for own in values]
