@@ -65,3 +65,20 @@ def test_the_script_works(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.match(r"(stable|settled|inconclusive|throttled) 0\.\d+ \(0\.\d+, 0\.\d+\)", done.stdout), done.stdout
+
+
+def test_pages_are_wrapped_at_100_columns() -> None:
+    """But for tables, code and what people paste; docs/cli.md is made by a script that wraps it itself."""
+    long = []
+    for page in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")]:
+        fenced = False
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            fenced ^= line.lstrip().startswith("```")
+            if (
+                len(line) > 100
+                and not fenced
+                and not line.lstrip().startswith(("|", "#", "!["))
+                and not line.startswith("    ")
+            ):
+                long.append(f"{page.relative_to(ROOT)}:{number}")
+    assert long == []
