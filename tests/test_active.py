@@ -132,7 +132,7 @@ def test_chosen_networks_teach_more_than_random_ones() -> None:
     assert np.mean(chosen) < np.mean(randomly)
 
 
-def test_the_survey_follows_the_richest_form_that_is_not_rejected() -> None:
+def test_exploration_follows_the_richest_form_that_is_not_rejected() -> None:
     model = latency.predictor(simulated.Machine().profiles(simulated.sample(12, 3)), baselines=False)
 
     def richest(**p_values: float) -> str:

@@ -331,7 +331,7 @@ def knowledge(tmp_path: Path) -> Path:
     return path
 
 
-def test_measured_models_and_a_trace_in_the_playground(
+def test_measured_models_and_a_trace_are_simulated(
     tmp_path: Path, world: Path, knowledge: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("stable_baselines3")

@@ -89,7 +89,7 @@ def test_nothing_is_predicted_where_nothing_was_measured(predictor: latency.Pred
     st.floats(1e-6, 1.0), st.floats(0, 0.5), st.floats(0, 0.5),
     st.floats(1.0, 1.5), st.floats(0, 0.2), st.floats(0, 0.5),
 )  # fmt: skip
-def test_the_interval_of_a_p99_holds_both_doubts(
+def test_the_interval_of_a_p99_holds_both_uncertainties(
     seconds: float, down: float, up: float, ratio: float, below: float, above: float
 ) -> None:
     tail = Tail({90: 1.0, 95: 1.0, 99: ratio}, ratio * (1 - below), ratio * (1 + above))

@@ -206,7 +206,7 @@ def test_gaps_between_calls_are_an_input_and_are_interpolated() -> None:
 # ---------------------------------------------------------------------------------------------------------------- transfer
 
 
-def test_ten_measurements_suffice_with_another_device_to_borrow_from() -> None:
+def test_ten_measurements_suffice_with_another_device_to_transfer_from() -> None:
     base = quick(simulated.Machine(3).profiles(NETS[:50], device="old"))
     new = simulated.Machine(3, speed=0.4, memory=0.7)
     source, own = [], []

@@ -92,7 +92,7 @@ def test_labels_follow_the_evidence(measurement: Measurement, label: str, says: 
     assert any(says in text for text in evidence), evidence
 
 
-def test_a_calm_measurement_has_no_doubts() -> None:
+def test_a_calm_measurement_fails_no_check() -> None:
     assert quality.failed_checks(measured(CALM), SETTINGS) == []
 
 

@@ -226,7 +226,7 @@ def placement(
     """
     wanted = seeds_of(seed, seeds, quick)
     produce.need_training_tools("torch", "plotly")
-    need_playground()
+    need_simulation_tools()
     start = time.monotonic()
     from dataclasses import replace
 
@@ -333,7 +333,7 @@ def _noisy(text: str) -> tuple[str, float]:
         raise UsageError(f"--noisy does not take '{text}': write ID=0.93, an accuracy above 0 and up to 1.") from None
 
 
-def need_playground() -> None:
+def need_simulation_tools() -> None:
     """Raises BackendUnavailable with the command that installs paper C's agents, when they are not there."""
     from kit import versions
 

@@ -199,9 +199,9 @@ def check_sidecar(folder: Path, manifest: Manifest) -> None:
 
 
 def same_content(one: Manifest, other: Manifest) -> bool:
-    """Whether two manifests differ in their birth (time, kit version) at most."""
-    birth = {"created_utc": one.created_utc, "kit_version": one.kit_version}
-    return other.model_copy(update=birth) == one
+    """Whether two manifests differ in when and by which kit they were made at most."""
+    origin = {"created_utc": one.created_utc, "kit_version": one.kit_version}
+    return other.model_copy(update=origin) == one
 
 
 def add(
