@@ -31,7 +31,7 @@ from latency_models import Sample
 from kit import knowledge, latency, store
 from kit.cli import show
 from kit.errors import KitError
-from kit.knowledge.choose import total_latency_s
+from kit.knowledge.checks import total_latency_s
 from kit.records import KnowledgeRow, Need, ProfileRecord
 from kit.spaces import subnetwork
 from kit.stats import Float64Array

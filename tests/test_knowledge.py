@@ -502,7 +502,7 @@ def test_limits_that_contradict_each_other_say_how_far_each_must_give() -> None:
         knowledge.ask(rows, Need(deadline_s=0.005, min_accuracy=0.9))
     message = str(caught.value)
     assert "Each limit alone can be met, not all at once" in message
-    assert "the deadline would have to be 12 ms or the accuracy floor would have to be 80.00%" in message
+    assert "the deadline would have to be 12 ms or the minimum accuracy would have to be 80.00%" in message
 
 
 def test_one_row_is_a_knowledge_base() -> None:

@@ -89,7 +89,7 @@ def test_pareto_as_table_plot_and_json(base: KnowledgeBase) -> None:
 
 
 def test_compile_writes_what_python_loads(base: KnowledgeBase) -> None:
-    assert "5 variants, of which some need can choose 5 at p50" in kit("knowledge", "compile", "--out", "d.npz")
+    assert "5 variants, of which some requirement can choose 5 at p50" in kit("knowledge", "compile", "--out", "d.npz")
     table = knowledge.DecisionTable.load(Path("d.npz"))
     assert table.variants[table.choose(deadline_s=3.5e-3)].artifact_id == "net3"
 

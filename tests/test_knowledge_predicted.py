@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from invoke import kit
 
 from kit import knowledge, latency, spaces, store
-from kit.cli import promise
-from kit.cli.knowledge import read_accuracies, thinned
+from kit.cli.front import thinned
 from kit.errors import BadRecord, KitError, NoAnswer, UsageError
+from kit.knowledge import measuring, read_accuracies
 from kit.knowledge.predicted import MEMORY_LEAST, fit_memory
 from kit.knowledge.rows import Tail
 from kit.records import KnowledgeBase, KnowledgeRow, Need, ProfileRecord, SubNetwork
@@ -221,14 +221,14 @@ def test_a_choice_that_is_predicted_is_not_promised(folder: Path) -> None:
 def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measuring itself is the profiler's and tested there; here a record made up stands for it."""
     build("--accuracy", "a.json")
-    monkeypatch.setattr("kit.devices.recognise", lambda: made.device(HERE))
+    monkeypatch.setattr(measuring, "recognise", lambda: made.device(HERE))
     asked: list[tuple[str, Path]] = []
 
-    def profiled(row: KnowledgeRow, spec: Any, out: Path) -> ProfileRecord:
+    def profiled(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
         asked.append((row.artifact_id, out))
         return profile(spaces.subnetwork(row.artifact_id))
 
-    monkeypatch.setattr(promise, "_profiled", profiled)
+    monkeypatch.setattr(measuring, "_profiled", profiled)
     rows = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
     best = max((r for r in rows if r.origin == "predicted"), key=lambda r: (r.accuracy or 0, -r.p99_s))
     need = ("--min-accuracy", f"{(best.accuracy or 0) - 1e-9:.12f}", "--deadline-ms", f"{best.p99_s * 1.3e3}")
@@ -236,7 +236,7 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
     assert printed["promised"] and printed["chosen"]["origin"] == "measured"
     now = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
     for name, out in asked:
-        assert out == Path("kit-profiles") / HERE / promise.FILE
+        assert out == Path("kit-profiles") / HERE / measuring.FILE
         (row,) = [r for r in now if r.artifact_id == name]
         assert row.origin == "measured" and row.sha256 and row.accuracy is not None
     assert json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))["chosen"] == printed["chosen"]
@@ -244,13 +244,13 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
 
 def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("--accuracy", "a.json")
-    monkeypatch.setattr("kit.devices.recognise", lambda: made.device(HERE))
+    monkeypatch.setattr(measuring, "recognise", lambda: made.device(HERE))
 
-    def crashed(row: KnowledgeRow, spec: Any, out: Path) -> ProfileRecord:
+    def crashed(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
         gone = {"measurement": None, "label": None, "outcome": "crashed", "reason": "no luck"}
         return profile(spaces.subnetwork(row.artifact_id)).model_copy(update=gone)
 
-    monkeypatch.setattr(promise, "_profiled", crashed)
+    monkeypatch.setattr(measuring, "_profiled", crashed)
     printed = json.loads(kit("knowledge", "ask", "--measure", "--json"))
     assert printed["chosen"]["origin"] in ("measured", "predicted") and printed["promised"] == (
         printed["chosen"]["origin"] == "measured"
@@ -259,7 +259,7 @@ def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytes
 
 def test_measure_needs_the_device_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build()
-    monkeypatch.setattr("kit.devices.recognise", lambda: made.device("another"))
+    monkeypatch.setattr(measuring, "recognise", lambda: made.device("another"))
     with pytest.raises(UsageError, match=r"this machine \(another\) and these rows are of simulated"):
         kit("knowledge", "ask", "--measure")
 

@@ -185,12 +185,12 @@ def test_the_clock_of_a_simulated_delay(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_command_that_kit_suggests_measures_the_point_that_it_is_about(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kit.knowledge import choose
+    from kit.knowledge import uncertainty
 
     monkeypatch.chdir(tmp_path)
     point = OperatingPoint(threads=1, gap_s=2.5e-3, clock_cap_hz=1.5e9)
     row = ROW.model_copy(update={"artifact_id": "fake:5us", "origin": "predicted", "backend": "fake", "point": point})
-    words = choose.command(row).split()
+    words = uncertainty.command(row).split()
     (job,) = called(monkeypatch, profiler, "profile", *words[1:])[0]
     assert (
         job.settings.gap_s == pytest.approx(2.5e-3) and job.settings.clock_cap_hz == 1.5e9 and job.settings.threads == 1

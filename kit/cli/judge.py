@@ -37,7 +37,7 @@ Source = Annotated[
     Path | None, typer.Option("--from", help="Transfer structure from another device: its profiles or its model.")
 ]
 ModelOut = Annotated[Path | None, typer.Option(help="Write the latency model for kit predict to this file.")]
-Level = Annotated[float, typer.Option(help="Level of the model's intervals, above 0 and below 1.")]
+Level = Annotated[float, typer.Option(help="Share of networks that an interval holds, from 0.5 to below 1.")]
 Plots = Annotated[
     Path | None, typer.Option(metavar="FILE.html", help="Write a page of figures: errors, lambda, learning curve.")
 ]
@@ -61,7 +61,7 @@ def fit(
     from kit.cli.produce import need_training_tools
     from kit.latency import fits
 
-    _check_level(level)
+    latency.check_level(level)
     if plots is not None:
         need_training_tools("plotly")
     records = fits.of_backend(fits.of_device(store.read_profiles(profiles), device), backend)
@@ -77,13 +77,6 @@ def fit(
         show.emit({"device": models[0].device_id, "seed": seed, "latency_models": lines, "predictor": about})
         return
     _print(models, predictor, records, out, plots)
-
-
-def _check_level(level: float) -> None:
-    from kit.errors import UsageError
-
-    if not 0 < level < 1:
-        raise UsageError(f"--level {level:g} is no level: give a number above 0 and below 1, such as 0.9.")
 
 
 def _print(

@@ -27,7 +27,7 @@ Layout = Annotated[Path, typer.Argument(metavar="DIR", help="OCI image layout di
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     app.add_typer(library_app, name="library", rich_help_panel="Deliver")
-    app.command(rich_help_panel="Deliver")(pull)
+    app.command(rich_help_panel="Deliver")(options.grouped(pull))
 
 
 @library_app.command("add")
@@ -103,19 +103,14 @@ def serve(
 
 def pull(
     url: Annotated[str, typer.Argument(help="Address of a library, such as http://host:8000.")],
+    limits: needs.Limits,
     to: Annotated[Path, typer.Option("--to", help="Folder to install into.")] = Path("models"),
-    deadline_ms: needs.Deadline = None,
-    memory_mb: needs.MemoryMb = None,
-    min_accuracy: needs.MinAccuracy = None,
-    link_mbps: needs.Link = None,
-    download_ms: needs.Download = None,
     device: Annotated[
         str | None,
         typer.Option(envvar="KIT_DEVICE", help="Whose advertised latencies to go by (default: this machine's)."),
     ] = None,
     backend: needs.Backend = None,
     threads: needs.Threads = None,
-    percentile: needs.PercentileOf = 99,
     dataset: needs.Dataset = None,
     measure: Annotated[bool, typer.Option(help="Measure the installed model and compare it with the promise.")] = True,
     json: show.Json = False,
@@ -127,11 +122,13 @@ def pull(
     """
     from kit.devices import recognise
 
-    need = needs.make_need(
-        deadline_ms=deadline_ms, percentile=percentile, memory_mb=memory_mb, min_accuracy=min_accuracy, link_mbps=link_mbps,
-        download_ms=download_ms, device=device or recognise().device_id, backend=backend or "onnxruntime", threads=threads,
+    need = needs.requirement(
+        limits,
+        device=device or recognise().device_id,
+        backend=backend or "onnxruntime",
+        threads=threads,
         dataset=dataset,
-    )  # fmt: skip
+    )
     delivered = fetch(url, need, to, measure=measure)
     if json:
         show.emit_or_raise(as_json(delivered), delivered.broken)

@@ -15,15 +15,10 @@ if TYPE_CHECKING:
     from kit.latency import Predictor
     from kit.latency.networks import NetworkKernels, Prediction
 
-NAMES = {
-    "factor": "1 overhead + lambda * MACs",
-    "kinds": "2 lambda per kind of kernel",
-    "roofline": "3 roofline over kernels",
-    "learned": "4 learned efficiency above it",
-    "papers": "papers: lambda = 1",
-    "forest": "random forest",
-    "lookup": "layer-wise lookup table",
-}
+LEGEND = (
+    "* is the chosen family. An error is |predicted / measured - 1|; half of the predictions are off by the factor of 'half within' or "
+    "less.\np: how often chance alone would put a family so far behind the best one; below {rejected:g} it is rejected."
+)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,7 +27,7 @@ def add_to(app: typer.Typer) -> None:
 
 def predict(
     targets: Annotated[list[str], typer.Argument(metavar="ID|FILE.onnx...", help="Sub-network ids, or ONNX files.")],
-    model: Annotated[Path, typer.Option(help="The model that kit fit --out wrote.")],
+    model: Annotated[Path, typer.Option(help="The model that kit fit --out or kit run wrote.")],
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads (default: the fewest that were measured).")
     ] = None,
@@ -41,7 +36,7 @@ def predict(
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
-    """Predict latencies of networks that were never measured, each with an interval and a word when it extrapolates."""
+    """Predict latencies of networks that were never measured, each with an interval, and the reason where it extrapolates."""
     from math import isfinite
 
     from kit import latency, variants
@@ -93,8 +88,10 @@ def _as_json(predictor: Predictor, wanted: list[NetworkKernels], predictions: li
 
 
 def _table(predictor: Predictor, predictions: list[Prediction]) -> Table:
+    from kit.latency import FAMILY_NAMES
+
     where = f"{predictor.device_id}, {predictor.backend}, {predictions[0].point}"
-    title = f"{where}: predicted by form '{predictor.chosen}', not measured"
+    title = f"{where}: predicted by the model family '{FAMILY_NAMES[predictor.chosen]}', not measured"
     table = show.make_table(
         title, "network", Column("ms"), Column(f"{predictor.level:.0%} interval", 1), text("extrapolates", 2)
     )
@@ -109,17 +106,30 @@ def _table(predictor: Predictor, predictions: list[Prediction]) -> Table:
 
 
 def score_table(predictor: Predictor) -> Table:
-    title = f"{predictor.backend}: cross-validation, errors on networks that were not fitted"
+    """Errors of each model family and baseline on held-out networks: each column has one definition, which its name or the legend says."""
+    from math import exp
+
+    from kit import latency
+
+    title = f"{predictor.backend}: cross-validation, errors on {predictor.scores[0].count} records of networks that were not fitted"
     table = show.make_table(
-        title, "form", "mean", "median", "worst", "in 5 %", "in 10 %", f"{predictor.level:.0%} interval", "p"
-    )
+        title, Column("model family", 0, "left"), Column("mean error"), Column("worst error", 4), Column("within 5 %", 5),
+        Column("within 10 %", 2), Column("half within", 3), Column(f"{predictor.level:.0%} interval", 6), Column("p", 1),
+    )  # fmt: skip
     for s in predictor.scores:
         q = s.quality
         mark = " *" if s.form == predictor.chosen else ""
-        reach = f"+-{s.reach * s.sd:.1%}" if s.candidate else ""
-        p = "" if s.p_value is None else f"{s.p_value:.3f}"
-        cells = (f"{q.mape:.1%}", f"{s.median_error:.1%}", f"{q.worst:.1%}", f"{q.within_5:.0%}", f"{q.within_10:.0%}")
-        table.add_row(NAMES[s.form] + mark, *cells, reach, p)
+        errors = (
+            f"{q.mape:.1%}",
+            f"{q.worst:.1%}",
+            f"{q.within_5:.0%}",
+            f"{q.within_10:.0%}",
+            f"x{exp(s.median_error):.4g}",
+        )
+        interval = f"+-{s.reach * s.sd:.1%}" if s.candidate else ""
+        p_value = "" if s.p_value is None else f"{s.p_value:.3f}"
+        table.add_row(latency.FAMILY_NAMES[s.form] + mark, *errors, interval, p_value)
+    table.caption = LEGEND.format(rejected=latency.REJECTED)
     return table
 
 

@@ -1,15 +1,16 @@
-"""The main job, whole and small, on this machine: ``kit run`` goes through every room in the order of the data."""
+"""The main job, whole and small, on this machine: ``kit run`` goes through every package in the order of the data."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import judge, library, produce, show
+from kit.cli import library, produce, show
 from kit.cli.table import Column
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
         Artifact,
         DeviceSpec,
         InstallReceipt,
+        KnowledgeBase,
         LatencyModel,
         Manifest,
         ProfileRecord,
@@ -25,8 +27,25 @@ if TYPE_CHECKING:
     from kit.report.page import PullResult
 
 
+MODEL = "latency-model.json"  # what kit predict --model takes
+
+
 def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="End to end")(run)
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """What a run makes, from the device to the installed package."""
+
+    device: DeviceSpec
+    profiles: list[ProfileRecord]
+    models: tuple[LatencyModel, ...]
+    base: KnowledgeBase
+    answers: list[Answer]
+    packages: list[Manifest]
+    pulled: dict[str, Any] | None
+    receipt: InstallReceipt | None
 
 
 def run(
@@ -42,60 +61,79 @@ def run(
     """Everything on this machine: train a root, produce variants, profile, fit, choose, package, pull, report."""
     from kit.nets import root_of
 
-    root_of(root)  # a misspelt name is told before the workshop is looked for
+    root_of(root)  # a misspelt name is reported before the training tools are looked for
     produce.need_training_tools()
-    from kit import knowledge, store
-    from kit.devices import recognise
-    from kit.report.page import write_page
+    from kit import store
 
     start = time.monotonic()
     store.make_folder(out)
-    device = recognise()
-    artifacts = _produce(root, out / "build", seed, quick)
-    profiles = _profile(artifacts, device, out, seed, quick)
-    models = judge.models_of(profiles, seed)
-    base = knowledge.build(profiles)
-    store.write_atomic(
-        out / "latency-models.json", store.pretty_json([m.model_dump(mode="json") for m in models]).encode()
-    )
-    store.write_record(out / "knowledge.json", base)
-    answers = knowledge.three_answers(base, device.device_id)
-    manifests, pulled, receipt = _deliver(out, artifacts, profiles, answers)
-    page = write_page(
-        out / "report.html",
-        device=device,
-        profiles=profiles,
-        models=models,
-        knowledge=base,
-        answers=answers,
-        deadline_choices=knowledge.choices(base, device.device_id),
-        packages=manifests,
-        pull=_pull_result(pulled, receipt),
-    )
-    summary = _summary(
-        device,
-        profiles,
-        models,
-        answers,
-        pulled,
-        page,
-        seed=seed,
-        quick=quick,
-        root=root,
-        wall_s=time.monotonic() - start,
-    )
+    results = _end_to_end(root, out, seed, quick)
+    page = _page(out / "report.html", results)
+    wall_s = time.monotonic() - start
+    summary = _summary(results, page, seed=seed, quick=quick, root=root, wall_s=wall_s)
     store.write_atomic(out / "summary.json", store.pretty_json(summary).encode())
     if json:
         show.emit(summary)
     else:
-        _print(device, profiles, models, answers, pulled, page, time.monotonic() - start)
+        _print(results, page, wall_s)
+
+
+def _end_to_end(root: str, out: Path, seed: int, quick: bool) -> EndToEnd:
+    from kit import knowledge, store
+    from kit.devices import recognise
+
+    device = recognise()
+    artifacts = _produce(root, out / "build", seed, quick)
+    profiles = _profile(artifacts, device, out, seed, quick)
+    models = _fit(profiles, out / MODEL, seed)
+    base = knowledge.build(profiles)
+    store.write_record(out / "knowledge.json", base)
+    answers = knowledge.three_answers(base, device.device_id)
+    return EndToEnd(device, profiles, models, base, answers, *_deliver(out, artifacts, profiles, answers))
+
+
+def _fit(profiles: Sequence[ProfileRecord], file: Path, seed: int) -> tuple[LatencyModel, ...]:
+    """The efficiency factors; the model for ``kit predict`` goes to ``file``. Standard error says what could not be fitted."""
+    from kit import store
+    from kit.errors import BadRecord
+    from kit.latency import fits
+
+    with store.explained(file, "write"):
+        file.unlink(missing_ok=True)  # a model of an earlier run is none of these records
+    try:
+        fit = fits.fit_all(profiles, seed=seed)
+    except BadRecord as error:
+        show.say(f"No latency model: {error}")
+        return ()
+    if fit.predictor is None:
+        show.say(f"No model for kit predict: {fit.missing}")
+    else:
+        fit.save(file)
+    return fit.lines
+
+
+def _page(out: Path, results: EndToEnd) -> Path:
+    from kit import knowledge
+    from kit.report.page import write_page
+
+    return write_page(
+        out,
+        device=results.device,
+        profiles=results.profiles,
+        models=results.models,
+        knowledge=results.base,
+        answers=results.answers,
+        deadline_choices=knowledge.choices(results.base, results.device.device_id),
+        packages=results.packages,
+        pull=_pull_result(results.pulled, results.receipt),
+    )
 
 
 def _produce(root: str, build: Path, seed: int, quick: bool) -> list[Artifact]:
-    from kit.variants.build import build as make
+    from kit.variants.build import build as build_variants
 
     with show.progress("build") as update:
-        return make(root, build, seed=seed, quick=quick, progress=update)
+        return build_variants(root, build, seed=seed, quick=quick, progress=update)
 
 
 def _profile(
@@ -116,9 +154,7 @@ def _profile(
     jobs = [profiler.Job(target, settings) for target in targets]
     file = out / "profiles" / device.device_id / "variants.jsonl"
     with show.progress("profile") as update:
-        return profiler.profile(
-            jobs, device, file, progress=lambda p: update(p.text, p.done / max(p.planned, 1), p.remaining_s)
-        )
+        return profiler.profile(jobs, device, file, progress=show.steps(update))
 
 
 def _deliver(
@@ -149,38 +185,23 @@ def _pull_result(pulled: dict[str, Any] | None, receipt: InstallReceipt | None) 
     return PullResult(package=pulled["package"], receipt=receipt, **{name: pulled[name] for name in timings})
 
 
-def _summary(
-    device: DeviceSpec,
-    profiles: Sequence[ProfileRecord],
-    models: Sequence[LatencyModel],
-    answers: Sequence[Answer],
-    pulled: dict[str, Any] | None,
-    page: Path,
-    **about: Any,
-) -> dict[str, Any]:
+def _summary(results: EndToEnd, page: Path, **about: Any) -> dict[str, Any]:
     from kit import __version__
 
     return {
-        "device": device.model_dump(mode="json"),
-        "variants": [show.variant(p) for p in profiles],
-        "latency_models": [show.latency_model(m) for m in models],
-        "answers": [show.answer(a) for a in answers],
-        "pull": {k: v for k, v in pulled.items() if k != "answer"} if pulled else None,
+        "device": results.device.model_dump(mode="json"),
+        "variants": [show.variant(p) for p in results.profiles],
+        "latency_models": [show.latency_model(m) for m in results.models],
+        "answers": [show.answer(a) for a in results.answers],
+        "pull": {k: v for k, v in results.pulled.items() if k != "answer"} if results.pulled else None,
         "report": str(page),
         "kit_version": __version__,
         **about,
     }
 
 
-def _print(
-    device: DeviceSpec,
-    profiles: Sequence[ProfileRecord],
-    models: Sequence[LatencyModel],
-    answers: Sequence[Answer],
-    pulled: dict[str, Any] | None,
-    page: Path,
-    wall_s: float,
-) -> None:
+def _print(results: EndToEnd, page: Path, wall_s: float) -> None:
+    pulled = results.pulled
     choice = show.make_table(
         "Chosen by measured p99",
         "deadline ms",
@@ -190,7 +211,7 @@ def _print(
         Column("left", 1),
         Column("runner-up", 3, "left"),
     )
-    for a in answers:
+    for a in results.answers:
         assert a.chosen is not None and a.need.deadline_s is not None
         choice.add_row(
             show.ms(a.need.deadline_s),
@@ -200,9 +221,9 @@ def _print(
             "" if a.margin is None else f"{a.margin:.0%}",
             a.runner_up.artifact_id if a.runner_up else "none",
         )
-    show.print_table(show.device_table(device, absent=False), show.profile_table(profiles))
-    if models:
-        show.print_table(show.model_table(models))
+    show.print_table(show.device_table(results.device, absent=False), show.profile_table(results.profiles))
+    if results.models:
+        show.print_table(show.model_table(results.models))
     show.print_table(choice)
     if pulled:
         times = f"median promised {show.ms(pulled['promised_s'])} ms, measured {show.ms(pulled['measured_s'])} ms"

@@ -1,20 +1,24 @@
 """The knowledge base: measured and predicted rows, and what they decide.
 
-``rows`` makes them, ``predicted`` adds those of a latency model, ``choose`` asks and explains, ``table`` compiles the answers for hot
-paths, ``dynamic`` builds the size tables of papers A and B, ``regret`` judges choices by what was measured later.
+``rows`` makes them, ``predicted`` adds those of a latency model. ``limits`` turns what a person asks into a requirement, ``checks`` holds
+it against rows, ``choose`` answers it, ``uncertainty`` says what to measure, ``measuring`` measures it, ``explanation`` explains.
+``table`` compiles the answers for hot paths, ``deadlines`` goes along deadlines, ``regret`` counts what a choice lost by what was
+measured later, ``dynamic`` builds the size tables of papers A and B.
 """
 
-from kit.knowledge.choose import ask, explain, pareto
+from kit.knowledge.choose import ask, pareto
 from kit.knowledge.deadlines import choices, three_answers
 from kit.knowledge.dynamic import TABLE_I, dynamic_table, size_of, timings_of
-from kit.knowledge.predicted import Predicted, held_out_rows, papers_rows, predicted_rows
-from kit.knowledge.regret import Regret, random_needs, regret
+from kit.knowledge.explanation import explain
+from kit.knowledge.predicted import Predicted, held_out_rows, members_of, papers_rows, predicted_rows, rows_by_model
+from kit.knowledge.regret import Regret, random_needs, regret, regrets
 from kit.knowledge.rows import (
     build,
     joined,
     key,
     predicted_row,
     promise_of,
+    read_accuracies,
     row_of,
     rows_of,
     with_accuracies,
@@ -36,14 +40,18 @@ __all__ = [
     "held_out_rows",
     "joined",
     "key",
+    "members_of",
     "papers_rows",
     "pareto",
     "predicted_row",
     "predicted_rows",
     "promise_of",
     "random_needs",
+    "read_accuracies",
     "regret",
+    "regrets",
     "row_of",
+    "rows_by_model",
     "rows_of",
     "size_of",
     "three_answers",

@@ -1,4 +1,4 @@
-"""The K- and (k,l)-tables of papers A and B: the best size of a dynamic network over task size and compute budget.
+"""Size tables of papers A and B: the best size (K, or k and l) of a dynamic network over task size and compute budget.
 
 Paper A (eq. 9, algorithm 1, lines 8 to 12) takes the K with the least T_tra + T_com, paper B (eq. 28) the (k, l) with the least cost of
 the offloaded tasks. Both are, for tasks of s bits and a processor of f Hz,

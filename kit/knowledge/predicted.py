@@ -9,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from pathlib import Path
 
 import numpy as np
 
-from kit import spaces
+from kit import spaces, store
 from kit.errors import BadRecord, KitError
 from kit.knowledge.rows import Tail, predicted_row, tail_of
 from kit.latency.features import PRECISIONS
-from kit.latency.model import Predictor
-from kit.records import DECIDING, Kernel, KnowledgeRow, OperatingPoint, SubNetwork
+from kit.latency.model import Predictor, load
+from kit.records import DECIDING, Kernel, KnowledgeBase, KnowledgeRow, OperatingPoint, SubNetwork
 from kit.stats import Float64Array
 
 MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
 MEMORY_LEVEL = 0.9  # share of the measured rows that stay below it, each when it was left out
 MEMORY_WORST = 1.25  # an estimate that must be stretched by more than this tells nothing
-MEMORY_MARGIN = 1.1  # how far outside of the measured sizes it is still made
+MEMORY_SIZE_MARGIN = 1.1  # how far outside of the measured sizes it is still made
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,38 @@ class Predicted:
     rows: tuple[KnowledgeRow, ...]
     extrapolations: dict[str, str]
     left_out: dict[str, str]
+
+
+def members_of(names: Sequence[str], count: int | None, seed: int) -> list[SubNetwork]:
+    """``count`` random members of each space (None: all), drawn with ``seed``. Raises UnknownName."""
+    members: list[SubNetwork] = []
+    for name in dict.fromkeys(names):
+        space = spaces.space_of(name)
+        members += list(space) if count is None or count >= len(space) else space.sample(count, seed)
+    return members
+
+
+def rows_by_model(base: KnowledgeBase, file: Path, members: Sequence[SubNetwork]) -> Predicted:
+    """Rows of ``members`` by the model in ``file``, at each of its thread counts at which something trusted was measured.
+
+    Raises what :func:`kit.latency.load` and :func:`predicted_rows` raise.
+    """
+    predictor = load(file)
+    counts = sorted({s.threads for s in predictor.states if not s.gap_s and not s.load}) or [
+        predictor.states[0].threads
+    ]
+    here = [r for r in base.rows if (r.device_id, r.backend) == (predictor.device_id, predictor.backend)]
+    measured = {r.threads for r in here if r.label in DECIDING and r.point is None}
+    name = f"{file.name} {store.sha256_file(file)[:12]}"
+    parts = [
+        predicted_rows(predictor, members, base.rows, threads=threads, model=name)
+        for threads in ([t for t in counts if t in measured] or counts[:1])
+    ]
+    return Predicted(
+        tuple(row for part in parts for row in part.rows),
+        {name: why for part in parts for name, why in part.extrapolations.items()},
+        {name: why for part in parts for name, why in part.left_out.items()},
+    )
 
 
 def predicted_rows(
@@ -99,7 +132,9 @@ class MemoryModel:
 
     def estimate(self, features: Float64Array) -> int | None:
         """None outside of the measured sizes."""
-        inside = np.all(features >= self.low / MEMORY_MARGIN) and np.all(features <= self.high * MEMORY_MARGIN)
+        inside = np.all(features >= self.low / MEMORY_SIZE_MARGIN) and np.all(
+            features <= self.high * MEMORY_SIZE_MARGIN
+        )
         return ceil(float(features @ self.coefficients) * self.stretch) if inside else None
 
 

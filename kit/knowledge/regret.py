@@ -8,8 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kit.errors import BadRecord, NoAnswer
-from kit.knowledge.choose import MEASURES_MAX, Measure, ask, checks_of
+from kit.knowledge.checks import checks_of
+from kit.knowledge.choose import MEASURES_MAX, Measure, ask
+from kit.knowledge.predicted import held_out_rows, papers_rows
 from kit.knowledge.rows import key
+from kit.latency import Predictor
 from kit.records import DECIDING, KnowledgeRow, Need
 from kit.stats import Float64Array
 
@@ -49,7 +52,7 @@ def regret(
     measure: Measure | None = None,
     measures_max: int = MEASURES_MAX,
 ) -> Regret:
-    """Choices from ``known`` rows (some predicted, or measured earlier) judged by ``truth``, measured rows of the same variants.
+    """Choices from ``known`` rows (some predicted, or measured earlier) evaluated by ``truth``, measured rows of the same variants.
 
     ``measure`` and ``measures_max`` go to :func:`kit.knowledge.ask`.
 
@@ -64,15 +67,46 @@ def regret(
         raise BadRecord(
             f"{absent.artifact_id} was chosen and never measured: the truth must hold every row that is known."
         )
-    judged = [_judged(None if r is None else true_rows[key(r)], need) for r, need in zip(chosen, needs, strict=True)]
+    evaluated = [
+        _evaluated(None if r is None else true_rows[key(r)], need) for r, need in zip(chosen, needs, strict=True)
+    ]
     return Regret(
         needs=tuple(needs),
         chosen=tuple(r.artifact_id if r else None for r in chosen),
         best=tuple(r.artifact_id if r else None for r in best),
-        accuracy=np.array([accuracy for accuracy, _ in judged]),
+        accuracy=np.array([accuracy for accuracy, _ in evaluated]),
         best_accuracy=np.array([(r.accuracy or 0.0) if r else 0.0 for r in best]),
-        missed=np.array([float(missed) for _, missed in judged]),
+        missed=np.array([float(missed) for _, missed in evaluated]),
     )
+
+
+def regrets(
+    rows: Sequence[KnowledgeRow], need: Need, predictor: Predictor, count: int, *, seed: int = 0
+) -> dict[str, Regret]:
+    """What choices lose that rest on predictions, on predictions with the choice measured, and on the papers' formula, for ``count``
+    random needs about the rows of ``need``'s device and threads.
+
+    Each network is predicted by the model that was fitted without it. Raises BadRecord where nothing can be said about it: a model of
+    other measurements, or rows that do not know their accuracy.
+    """
+    here = [
+        r
+        for r in rows
+        if r.is_default_state and need.threads in (None, r.threads) and need.device_id in (None, r.device_id)
+    ]
+    predicted, truth = held_out_rows(predictor, here)
+    if any(r.accuracy is None for r in truth):
+        raise BadRecord(
+            "A regret counts lost accuracy, and not every measured row knows its own: build the base with --accuracy FILE.json."
+        )
+    true_rows = {key(r): r for r in truth}
+    needs = random_needs(truth, count, seed=seed)
+    sources: dict[str, tuple[Sequence[KnowledgeRow], Measure | None]] = {
+        "predictions alone": (predicted, None),
+        "predictions, the choice measured first": (predicted, lambda row: true_rows[key(row)]),
+        "the papers' latency, MACs / clock": (papers_rows(truth), None),
+    }
+    return {name: regret(known, truth, needs, measure=measure) for name, (known, measure) in sources.items() if known}
 
 
 def _choice(
@@ -84,7 +118,7 @@ def _choice(
         return None
 
 
-def _judged(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
+def _evaluated(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
     """(accuracy that counts, whether the deadline is missed) of a choice by its true row."""
     if row is None:
         return 0.0, False
@@ -94,7 +128,7 @@ def _judged(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
 
 def random_needs(rows: Sequence[KnowledgeRow], count: int, *, seed: int = 0) -> list[Need]:
     """Needs that these rows can decide: deadlines over the range of their latencies (uniform in the logarithm, a tenth beyond), with a
-    memory limit, an accuracy floor or a link in a third of the cases each. Raises BadRecord without a trusted row."""
+    memory limit, a minimum accuracy or a link in a third of the cases each. Raises BadRecord without a trusted row."""
     able = [r for r in rows if r.label in DECIDING or r.origin == "predicted"]
     if not able:
         raise BadRecord("None of these rows may decide, so there is nothing to ask: profile them again.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -69,6 +70,26 @@ def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, tuple[float, s
         return row.model_copy(update={"accuracy": known_accuracy[0], "dataset": known_accuracy[1]})
 
     return base.model_copy(update={"rows": tuple(known(r) for r in base.rows)})
+
+
+def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
+    """id -> (top-1 share, data set or None). Raises UsageError (missing), BadRecord with the id whose value is no share."""
+    data = store.read_json(file)
+    if not isinstance(data, dict) or not data:
+        raise BadRecord(
+            f'{file} holds no accuracies: write {{"ID": 0.91}} or {{"ID": {{"top1": 0.91, "dataset": "..."}}}}.'
+        )
+    accuracies = {}
+    for name, value in data.items():
+        about = value if isinstance(value, dict) else {"top1": value}
+        top1, dataset = about.get("top1"), about.get("dataset")
+        share = top1 if isinstance(top1, (int, float)) and not isinstance(top1, bool) else -1.0
+        if not 0 <= share <= 1 or set(about) - {"top1", "dataset"} or not isinstance(dataset, str | None):
+            raise BadRecord(
+                f"{file}: the accuracy of {name} is no share from 0 to 1 (with a data set or without): correct it."
+            )
+        accuracies[name] = (float(share), dataset)
+    return accuracies
 
 
 def row_of(profile: ProfileRecord) -> KnowledgeRow:

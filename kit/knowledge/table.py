@@ -1,7 +1,7 @@
 """The decision table: the answers of :func:`kit.knowledge.ask` as arrays, for hot paths. numpy alone loads and reads it.
 
 Rows that an at least as accurate (and as fast, small, frugal) row makes superfluous are dropped; the rest stand in the order of
-preference, so the answer is the first that meets every limit, and an accuracy floor only asks whether that one reaches it.
+preference, so the answer is the first that meets every limit, and a minimum accuracy only asks whether that one reaches it.
 
 Each limit is cut into buckets by the leading bits of its floating-point number. For a bucket two sets of rows are known as bits of a
 word: those that meet the limit anywhere in it, and those that may. (The deadline's bucket has two sides, because with a link the
@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kit import store
 from kit.errors import BadRecord, UsageError
-from kit.knowledge.choose import checks_of, download_bits, rank, select
+from kit.knowledge.checks import checks_of, download_bits, rank, select
 from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need
 from kit.stats import Float64Array, Int64Array
 
@@ -105,7 +105,7 @@ class DecisionTable:
         percentile: ArrayLike = 99,
     ) -> Int64Array:
         """:meth:`choose` for [n] queries at once; each limit a number, [n] numbers, or None. Inside arrays infinity means
-        "no limit" (minus infinity for an accuracy floor)."""
+        "no limit" (minus infinity for a minimum accuracy)."""
         given = (deadline_s, memory_bytes, min_accuracy, link_bps, download_s, energy_j)
         limits = [None if g is None else np.atleast_1d(np.asarray(g, dtype=np.float64)) for g in given]
         _refuse(limits)
@@ -420,13 +420,13 @@ class _Layer:
         rows = np.append(self.row, -1)
         accuracy = np.append(self.accuracy, np.inf)
         for start in range(0, count, BLOCK):
-            deadline, memory, floor, link, download, energy = (
+            deadline, memory, minimum, link, download, energy = (
                 None if x is None else x[start : start + BLOCK] for x in limits
             )
             size = min(BLOCK, count - start)
             first = self._first(_Block(self, size, deadline, memory, link, download, energy))
-            if floor is not None:
-                first[accuracy[first] < floor] = -1
+            if minimum is not None:
+                first[accuracy[first] < minimum] = -1
             rows.take(first, out=out[start : start + size], mode="wrap")
         return out
 

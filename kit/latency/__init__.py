@@ -15,12 +15,13 @@ from kit import versions
 from kit.errors import BackendUnavailable
 from kit.latency.efficiency_factor import fit, line, quality
 from kit.latency.kernels import kernels_of
-from kit.latency.model import FAMILY_NAMES, MODEL_FAMILIES, Predictions, Predictor, check_level, load, save
+from kit.latency.model import FAMILY_NAMES, MODEL_FAMILIES, REJECTED, Predictions, Predictor, check_level, load, save
 from kit.records import Artifact, CurvePoint, Kernel, ProfileRecord
 
 __all__ = [
     "FAMILY_NAMES",
     "MODEL_FAMILIES",
+    "REJECTED",
     "Predictions",
     "Predictor",
     "can_fit",

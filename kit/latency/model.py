@@ -396,7 +396,7 @@ def check_level(level: float) -> None:
     """Raises UsageError for a level that no interval can have."""
     if not 0.5 <= level < 1:
         raise UsageError(
-            f"An interval cannot hold a share of {level:g}: give a level from 0.5 to below 1, such as 0.9."
+            f"A level of {level:g} cannot be: an interval holds a share of the networks, from 0.5 to below 1, such as 0.9."
         )
 
 
