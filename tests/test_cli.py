@@ -196,7 +196,7 @@ def test_a_run_in_which_nothing_was_measured_fails_and_keeps_the_record(tmp_path
     done = kit("profile", "fake:crash", "--backend", "fake", "--json", cwd=tmp_path, check=1)
     assert "kit: Nothing was measured: The process died by signal 6" in done.stderr
     assert json.loads(done.stdout)["variants"][0]["outcome"] == "crashed"
-    assert store.read_profiles([tmp_path / "profiles"])[0].outcome == "crashed"
+    assert store.read_profiles([tmp_path / "kit-profiles"])[0].outcome == "crashed"
 
 
 def test_fit_shows_lambda_beside_the_papers(tmp_path: Path, profiles: Path) -> None:
@@ -372,7 +372,7 @@ def free_port() -> int:
 
 
 def test_the_library_round_trip(tmp_path: Path, tiny_build: Path) -> None:
-    promise(tiny_build, tmp_path / "profiles")
+    promise(tiny_build, tmp_path / "kit-profiles")
     added = json.loads(kit("library", "add", tiny_build, "--to", "lib", "--json", cwd=tmp_path).stdout)
     assert len(added["packages"]) == 3 and all(p["promises"] for p in added["packages"])
     assert len(json.loads(kit("library", "list", "lib", "--json", cwd=tmp_path).stdout)["packages"]) == 3

@@ -293,7 +293,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
         quick([*one, machine.profile("x", NETS[9][1], settings=MeasureSettings(backend="openvino"))])
     with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and these are 2 .*profile more"):
         quick(one[:2])
-    with pytest.raises(UsageError, match="cannot hold a share of 1"):
+    with pytest.raises(UsageError, match="level of 1 cannot be"):
         quick(one, level=1.0)
     with pytest.raises(BadRecord, match="without kernels has no latency"):
         fitted().predict([()])

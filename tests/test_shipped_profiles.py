@@ -12,7 +12,9 @@ from kit.records import ProfileRecord, Reference, load
 
 PROFILES = Path(__file__).parent.parent / "profiles"
 SESSIONS = sorted(path for path in PROFILES.rglob("*.jsonl") if path.parent.name == store.SESSIONS)
-FILES = sorted(path for path in PROFILES.rglob("*") if path.is_file() and path not in SESSIONS)
+FILES = sorted(
+    path for path in PROFILES.rglob("*") if path.is_file() and not path.name.startswith(".") and path not in SESSIONS
+)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PROFILES)))
