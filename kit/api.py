@@ -110,12 +110,12 @@ def profile(
     operating_point.require_cpus(settings.threads, settings.affinity)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         text = str(_exported(network, example_input, name, Path(folder)))
-        found = targets.resolve(
+        matches = targets.resolve(
             [text], backend=backend, build=jobs.usual_build(), folder=Path(folder), program=_program
         )
-        if len(found) != 1:
-            raise UsageError(f"{text} holds {len(found)} networks: name one of their .onnx files.")
-        job = profiler.Job(found[0], settings)
+        if len(matches) != 1:
+            raise UsageError(f"{text} holds {len(matches)} networks: name one of their .onnx files.")
+        job = profiler.Job(matches[0], settings)
         record = _measured(job, name, profiles, layers=layers, progress=progress)
     if record.outcome != "ok":
         raise MeasurementError(f"{record.artifact.artifact_id} was not measured: {record.reason or record.outcome}")
@@ -310,8 +310,8 @@ def predict(
     wanted = list(network) if isinstance(network, (list, tuple)) else [network]
     kernels = [_kernels(n, example_input) for n in wanted]
     point = OperatingPoint(threads=threads or model.states[0].threads, gap_s=gap_ms * 1e-3)
-    found = networks.predict(model, kernels, point, None if clock_ghz is None else clock_ghz * 1e9)
-    return found if isinstance(network, (list, tuple)) else found[0]
+    predictions = networks.predict(model, kernels, point, None if clock_ghz is None else clock_ghz * 1e9)
+    return predictions if isinstance(network, (list, tuple)) else predictions[0]
 
 
 def _kernels(network: Any, example_input: Any) -> NetworkKernels:
@@ -537,11 +537,11 @@ def pull(
         download_ms=download_ms, device=device or recognise().device_id, backend=backend, threads=threads, dataset=dataset,
     )  # fmt: skip
     step = progress or _silent
-    found = delivery.pull(
+    delivered = delivery.pull(
         url, need, Path(to), measure=measure,
         on_bytes=lambda done, total: step("download", done / max(total, 1)),
         on_step=lambda p: step(p.text, p.done / max(p.planned, 1)),
     )  # fmt: skip
-    if found.broken is not None:
-        raise found.broken
-    return found
+    if delivered.broken is not None:
+        raise delivered.broken
+    return delivered

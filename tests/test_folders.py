@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 from kit import folders, store
 from kit.cli import app
 from kit.devices.configs import load_configs
+from kit.measure import profiler
 
 SHIPPED = Path(__file__).parent.parent / "profiles"
 ID = "amd-epyc-f26m2-2c-kvm"
@@ -69,10 +70,12 @@ def test_a_verb_reads_the_shipped_profile_of_a_device_and_says_so(
     assert json.loads(result.stdout) and f"reading what is shipped of it, {SHIPPED / ID}" in result.stderr
 
 
-def test_a_shipped_reference_is_no_scale_for_another_machine(tmp_path: Path) -> None:
-    """The folder that a first run writes to holds no reference but its own."""
-    assert (SHIPPED / ID / "reference.json").is_file()
-    assert not (folders.DEFAULT / ID).is_relative_to(SHIPPED)
+def test_a_shipped_reference_is_no_scale_for_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that only shares the id measures into a folder of its own, where no scale lies yet; named, the shipped one counts."""
+    monkeypatch.setenv("KIT_PROFILES", str(tmp_path))
+    device = store.read_profiles([SHIPPED / ID / "resnet18-224-runtimes.jsonl"])[0].device
+    assert profiler._stored_reference(folders.profiles() / ID, device) is None
+    assert profiler._stored_reference(SHIPPED / ID, device) is not None
 
 
 def test_a_users_configuration_lies_beside_the_profiles_and_is_found(

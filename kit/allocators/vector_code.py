@@ -32,10 +32,10 @@ Run = Callable[..., Any]
 
 def compiled(function: Run) -> Run:
     try:
-        made = numba.njit(cache=True, **HOW)(function)
+        machine_code = numba.njit(cache=True, **HOW)(function)
     except RuntimeError:  # no folder in which Numba may keep it
-        made = numba.njit(**HOW)(function)
-    return made  # type: ignore[no-any-return]
+        machine_code = numba.njit(**HOW)(function)
+    return machine_code  # type: ignore[no-any-return]
 
 
 def padded(count: int, to: int = LANES) -> int:
