@@ -360,7 +360,7 @@ class _Session:
         return rounds * (self.plan.settings.visit_s + profiler.OVERHEAD_S)
 
     def _affordable(self, count: int) -> int:
-        """How many of ``count`` networks the budget has room for; one at least where nothing was measured yet."""
+        """How many of ``count`` networks the budget is enough for; one at least where nothing was measured yet."""
         left_s = self._left_s()
         if left_s is None:
             return count

@@ -160,7 +160,7 @@ class Predictor(Stored):
         """Latencies of ``networks`` (the kernels of each) at an operating point; None: the first measured one.
 
         ``families`` names the family of each, None for a network of none: one that was not measured is predicted kernel by kernel, with
-        a wider interval. Raises UsageError for a point or clock outside of the measured ones, or a form that was not fitted; BadRecord
+        a wider interval. Raises UsageError for a point or clock outside of the measured ones, or a family that was not fitted; BadRecord
         for a network without kernels.
         """
         if not networks or not all(networks):

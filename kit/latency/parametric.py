@@ -36,7 +36,7 @@ def place(of: State | OperatingPoint) -> tuple[float, float, float]:
 class Cases:
     """Networks to predict: kernels, the state of each, and by how much the clock is slower than the reference one.
 
-    ``state`` [n] indexes ``states``; ``slowness`` [n] is reference clock / clock, 1 where the clock was left alone.
+    ``state`` [n] indexes ``states``; ``slowdown`` [n] is reference clock / clock, 1 where the clock was left alone.
     """
 
     table: Table
@@ -48,7 +48,7 @@ class Cases:
 
     @classmethod
     def of(cls, table: Table, states: tuple[State, ...], slowdown: Float64Array | None = None) -> Cases:
-        """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowness`` says nothing else."""
+        """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowdown`` says nothing else."""
         zero = np.zeros(table.nets, dtype=np.int64)
         clock = np.ones(table.nets) if slowdown is None else slowdown
         return cls(table, table.total(table.macs), table.precisions(), states, zero, clock)

@@ -57,11 +57,11 @@ def place(figures: Figures, name: str, figure: go.Figure | None, caption: Child,
     if figure is None:
         return tag("p", nothing, class_="soft")
     figures[name] = figure
-    room = tag("div", id=name, style=f"min-height:{figure.layout.height}px")
+    container = tag("div", id=name, style=f"min-height:{figure.layout.height}px")
     needs_script = tag(
         "noscript", tag("p", "This figure needs JavaScript; the tables hold its numbers.", class_="soft")
     )
-    return tag("figure", room, needs_script, tag("figcaption", caption))
+    return tag("figure", container, needs_script, tag("figcaption", caption))
 
 
 def code(text: str) -> Markup:
