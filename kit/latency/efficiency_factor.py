@@ -27,7 +27,7 @@ def fit(profiles: Sequence[ProfileRecord], *, seed: int = 0) -> list[LatencyMode
     """One line per backend, precision and thread count, of one device; groups too small for a line are left out and named in it.
 
     ``profiles`` count where they may decide and were measured in the default state. A slope is in seconds per MAC and, at the clock of the
-    measurements, in cycles per MAC (the papers' lambda), each with a 95 % bootstrap interval drawn with ``seed``; an overhead is in seconds.
+    measurements, in cycles per MAC (the papers' lambda), each with a 95 % bootstrap interval drawn with ``seed``; overheads are in seconds.
 
     Raises BadRecord when the profiles mix devices or hold no group with three sub-networks of different MACs.
 

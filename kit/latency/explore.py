@@ -49,6 +49,7 @@ class Criterion:
 
     @property
     def text(self) -> str:
+        """As people read it: ``0.99 within 0.1``."""
         return f"{self.share:.4g} within {self.within:.3g}"
 
 

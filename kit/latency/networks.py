@@ -42,6 +42,7 @@ class Prediction(Record):
     extrapolates: str | None = None
 
     def summary(self) -> dict[str, str]:
+        """The latency, its interval, and whether it is an extrapolation."""
         interval = units.interval(*self.interval_s, units.TIME)
         return {
             "network": self.network,

@@ -52,6 +52,7 @@ class Dot:
 
     @property
     def error(self) -> float:
+        """Relative error of the prediction."""
         return self.predicted_s / self.measured_s - 1.0
 
 
@@ -415,6 +416,7 @@ def _fitted(predictor: Predictor, drawn: Sequence[Dot]) -> list[tuple[float, str
 
 
 def learning(curve: Sequence[CurvePoint]) -> go.Figure | None:
+    """Errors over the number of measurements; None without a curve."""
     if not curve:
         return None
     figure = _figure(360)

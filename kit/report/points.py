@@ -29,43 +29,53 @@ class PlotPoint:
 
     @property
     def id(self) -> str:
+        """Id of the variant."""
         return self.record.artifact.artifact_id
 
     @property
     def backend(self) -> str:
+        """Runtime."""
         return self.record.settings.backend
 
     @property
     def threads(self) -> int:
+        """Thread count."""
         return self.record.settings.threads
 
     @property
     def precision(self) -> str:
+        """Precision of the network."""
         return self.record.artifact.precision
 
     @property
     def series(self) -> SeriesKey:
+        """What one latency model covers."""
         return self.backend, self.threads, self.precision
 
     @property
     def accuracy(self) -> float | None:
+        """Top-1 share, None where it is unknown."""
         evaluated = self.record.artifact.accuracy
         return evaluated.top1 if evaluated else None
 
     @property
     def macs(self) -> int | None:
+        """Multiply-accumulates, None where they are unknown."""
         return self.record.artifact.macs
 
     @property
     def label(self) -> str:
+        """The quality label."""
         return self.record.label or "unlabelled"
 
     @property
     def trusted(self) -> bool:
+        """Whether it may decide."""
         return self.label in DECIDING
 
 
 def key(record: ProfileRecord) -> Key:
+    """What one variant on the page is."""
     return record.artifact.artifact_id, record.settings.backend, record.settings.threads
 
 
