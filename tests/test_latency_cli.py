@@ -67,9 +67,9 @@ def test_predict_takes_the_model_that_run_writes(
 ) -> None:
     records, file = store.read_profiles([profiles]), tmp_path / run.MODEL
     assert len(run._fit(records, file, 0)) == 1 and capsys.readouterr().err == ""
-    (row,) = json.loads(kit("predict", "resnet18-d2.2.2.2-w1.00-fp32-224", "--model", file, "--json").stdout)[
-        "predictions"
-    ]
+    (row,) = json.loads(
+        kit("predict", "resnet18-d2.2.2.2-w1.00-fp32-224", "--model", file, "--json", cwd=tmp_path).stdout
+    )["predictions"]
     assert 0 < row["interval_s"][0] < row["predicted_s"] < row["interval_s"][1]
     assert (
         run._fit(records[:2], file, 0) == () and not file.exists()

@@ -61,7 +61,7 @@ def predictor(
 
     Example:
         >>> model = latency.predictor(store.read_profiles([PROFILES]), baselines=False)
-        >>> network = spaces.kernels(spaces.subnetwork("resnet18-d1.1.1.1-w0.50-fp32-32"))
+        >>> network = spaces.kernels(spaces.subnetwork("resnet18-d1.1.1.1-w0.50-fp32-96"))
         >>> predictions = model.predict([network])
         >>> bool(predictions.low[0] < predictions.seconds[0] < predictions.high[0])
         True
