@@ -136,12 +136,12 @@ def _calls_s(profile: ProfileRecord) -> Float64Array:
 
 def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:
     """Of the choices that were measured again, the share whose p99 then lies beyond the deadline."""
-    judged = [
+    missed = [
         total_latency_s(later[name].row, need, None) > (need.deadline_s or np.inf)
         for name, need in zip(chosen, needs, strict=True)
         if name in later
     ]
-    return float(np.mean(judged)) if judged else None
+    return float(np.mean(missed)) if missed else None
 
 
 def late_calls(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:

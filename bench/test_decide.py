@@ -1,7 +1,7 @@
-"""Decisions beside their floors: ``pytest bench/test_decide.py -s``.
+"""Decisions beside their lower bounds: ``pytest bench/test_decide.py -s``.
 
 One query against finding its limits in four sorted lists (`bisect`), and a million at once against finding one limit of each in a sorted
-array (`numpy.searchsorted`): interleaved in one run, so that a machine that moves hits both alike. Only ratios are asserted.
+array (`numpy.searchsorted`): interleaved in one run, so that drift hits both alike. Only ratios are asserted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from kit.knowledge import DecisionTable
 from kit.records import Need
 
 ROWS, MILLION, ROUNDS = 200, 1_000_000, 7
-ONE_RATIO, MANY_RATIO = 6.0, 8.0  # allowed: times the floor
+ONE_RATIO, MANY_RATIO = 6.0, 8.0  # allowed: times the baseline
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_one_query(table: DecisionTable, queries: dict[str, np.ndarray]) -> None
         for limits in asked:
             table.choose(**limits)
 
-    def floor() -> None:
+    def baseline() -> None:
         one, two, three, four = lists
         for number in range(5000):
             bisect_right(one, number)
@@ -62,7 +62,7 @@ def test_one_query(table: DecisionTable, queries: dict[str, np.ndarray]) -> None
             bisect_right(three, number)
             bisect_right(four, number)
 
-    pairs = [(timed_ns(choose, 5000), timed_ns(floor, 5000)) for _ in range(ROUNDS)]
+    pairs = [(timed_ns(choose, 5000), timed_ns(baseline, 5000)) for _ in range(ROUNDS)]
     one, least, ratio = (median(p[0] for p in pairs), median(p[1] for p in pairs), median(a / b for a, b in pairs))
     print(f"\none query: {one:.0f} ns; four look-ups: {least:.0f} ns; {ratio:.1f} times")
     assert ratio < ONE_RATIO
@@ -70,15 +70,15 @@ def test_one_query(table: DecisionTable, queries: dict[str, np.ndarray]) -> None
 
 @pytest.mark.parametrize("limits", ["all", "usual"])
 def test_a_million_at_once(table: DecisionTable, queries: dict[str, np.ndarray], limits: str) -> None:
-    """``usual``: deadline, memory, accuracy floor and link at the 99th percentile. ``all``: six limits, four percentiles mixed."""
+    """``usual``: deadline, memory, minimum accuracy and link at the 99th percentile. ``all``: six limits, four percentiles mixed."""
     usual = ("deadline_s", "memory_bytes", "min_accuracy", "link_bps")
     asked = queries if limits == "all" else {name: queries[name] for name in usual}
     latencies = np.sort(table.arrays["p99_latency_s"])
 
-    def floor() -> None:
+    def baseline() -> None:
         np.searchsorted(latencies, queries["deadline_s"])
 
-    pairs = [(timed_ns(lambda: table.choose_many(**asked), 1), timed_ns(floor, 1)) for _ in range(ROUNDS)]
+    pairs = [(timed_ns(lambda: table.choose_many(**asked), 1), timed_ns(baseline, 1)) for _ in range(ROUNDS)]
     many, least, ratio = (median(p[0] for p in pairs), median(p[1] for p in pairs), median(a / b for a, b in pairs))
     print(
         f"\na million, {limits}: {many / 1e6:.1f} ms; searchsorted of one limit: {least / 1e6:.1f} ms; {ratio:.2f} times"

@@ -129,7 +129,7 @@ def test_held_out_errors_of_the_line_and_of_the_papers_formula(fit: Fit) -> None
             assert score["reach"] * score["sd"] == pytest.approx(max(logarithms), rel=1e-6)
 
 
-def test_the_chosen_forms_errors_are_of_what_it_said_of_each_network(fit: Fit) -> None:
+def test_the_chosen_familys_errors_are_of_what_it_predicted_for_each_network(fit: Fit) -> None:
     chosen, written = fit.json["predictor"]["chosen"], fit.written
     assert written["chosen"] == chosen and written["measured"]["seconds"] == pytest.approx(
         fit.seconds.tolist(), rel=1e-9
@@ -158,8 +158,10 @@ def test_what_is_printed_is_what_is_written(fit: Fit) -> None:
         f"{model['paper']['mape']:.0%}",
     ]  # fmt: skip
     for form, name in (("factor", "line"), ("papers", "papers' lambda")):
-        q = fit.score(form)["quality"]
-        numbers = [f"{v:.1%}" for v in (q["mape"], q["worst"])] + [f"{v:.0%}" for v in (q["within_5"], q["within_10"])]
+        score = fit.score(form)
+        q = score["quality"]
+        errors = [f"{v:.1%}" for v in (q["mape"], q["worst"])]
+        shares = [f"{v:.0%}" for v in (q["within_5"], q["within_10"])]
         words = row_of(fit.printed, name)
-        at = words.index(numbers[0])
-        assert words[at : at + 4] == numbers
+        at = words.index(errors[0])
+        assert words[at : at + 5] == [*errors, *shares, f"x{np.exp(score['median_error']):.4g}"]

@@ -136,7 +136,7 @@ def test_memory_follows_weights_and_activations(count: int, seed: int, per_weigh
     assert model.estimate(x.max(axis=0) * 2) is None and model.estimate(np.array([1.0, 1e3, 1e3])) is None
 
 
-def test_memory_stays_unknown_where_it_cannot_be_told() -> None:
+def test_memory_stays_unknown_where_nothing_carries_it() -> None:
     x = features(30, 1)
     assert fit_memory(x[:9], x[:9] @ np.array([1e7, 3.0, 1.0])) is None
     assert fit_memory(x, np.random.default_rng(2).uniform(1e6, 1e9, 30)) is None

@@ -29,7 +29,7 @@ def clocked(hz: float, source: str) -> list[ProfileRecord]:
     return profiles
 
 
-def test_a_known_line_is_found_again_with_an_interval_around_it() -> None:
+def test_a_known_line_is_recovered_with_an_interval_around_it() -> None:
     (model,) = latency.fit(on_the_line())
     assert model.lambda_cycles_per_mac == pytest.approx(LAMBDA, rel=0.01)
     assert model.overhead_s == pytest.approx(OVERHEAD_S, rel=0.05)

@@ -12,7 +12,7 @@ import typer.testing
 from test_cli import complaint, kit
 
 from kit import latency, store, variants
-from kit.cli import app
+from kit.cli import app, run
 from kit.errors import BackendUnavailable
 from kit.latency import networks
 
@@ -40,6 +40,8 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
     shown = kit("fit", profiles, cwd=tmp_path)
     assert "lambda in cycles per MAC" in shown.stdout and "cross-validation" in shown.stdout
     assert f"Chosen: {about['reason']}" in shown.stdout.replace("\n", " ")
+    legend = " ".join(shown.stdout.split())
+    assert "* is the chosen family" in legend and "p: how often chance alone" in legend
 
     source = sorted(tiny_build.glob("*.onnx"))[0]
     shutil.copy(source, tmp_path / "own.onnx")
@@ -52,12 +54,27 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
     assert "not measured" in " ".join(table.stdout.split()) and "own.onnx is an extrapolation" in table.stderr
 
 
-def test_fit_borrows_from_another_device(tmp_path: Path, profiles: Path) -> None:
+def test_fit_transfers_from_another_device(tmp_path: Path, profiles: Path) -> None:
     for profile in simulated.Machine(0, speed=3).profiles(NETS[12:18], device="new"):
         store.append_line(tmp_path / "new.jsonl", profile)
     words = ("fit", "new.jsonl", "--from", profiles, "--out", "m.json", "--json")
     about = json.loads(kit(*words, cwd=tmp_path).stdout)["predictor"]
     assert about["borrowed_from"] == "simulated" and latency.load(tmp_path / "m.json").device_id == "new"
+
+
+def test_predict_takes_the_model_that_run_writes(
+    tmp_path: Path, profiles: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records, file = store.read_profiles([profiles]), tmp_path / run.MODEL
+    assert len(run._fit(records, file, 0)) == 1 and capsys.readouterr().err == ""
+    (row,) = json.loads(
+        kit("predict", "resnet18-d2.2.2.2-w1.00-fp32-224", "--model", file, "--json", cwd=tmp_path).stdout
+    )["predictions"]
+    assert 0 < row["interval_s"][0] < row["predicted_s"] < row["interval_s"][1]
+    assert (
+        run._fit(records[:2], file, 0) == () and not file.exists()
+    )  # a model of other records would be taken for theirs
+    assert "No latency model: A line needs 3" in capsys.readouterr().err
 
 
 def test_wrong_words_are_one_sentence(tmp_path: Path, profiles: Path) -> None:
@@ -67,11 +84,14 @@ def test_wrong_words_are_one_sentence(tmp_path: Path, profiles: Path) -> None:
     for words, says in (
         (("predict", "none.onnx", "--model", "m.json"), "none.onnx does not exist"),
         (("predict", "text.onnx", "--model", "m.json"), "not an ONNX model"),
-        (("predict", "text.onnx", "--model", "old.json"), "older version of kit"),
+        (("predict", "text.onnx", "--model", "old.json"), "efficiency factors alone"),
         (("predict", "text.onnx", "--model", "none.json"), "does not exist"),
         (("predict", "text.onnx", "--model", "m.json", "--clock-ghz", "nan"), "no clock"),
         (("fit", profiles, "--backend", "openvin"), "Unknown backend 'openvin'"),
-        (("fit", profiles, "--out", "x.json", "--level", "2"), "level of 2 cannot be"),
+        *(
+            (("fit", profiles, f"--level={level}"), f"A level of {level} cannot be")
+            for level in ("1.5", "nan", "0", "1", "-1")
+        ),
     ):
         assert says in complaint(*words, cwd=tmp_path, code=2)
 

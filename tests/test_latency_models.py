@@ -59,7 +59,7 @@ def test_forty_of_two_hundred_predict_the_rest_within_ten_per_cent() -> None:
     assert np.mean(np.abs(errors) <= 0.10) >= 0.99 and np.mean(np.abs(errors) <= 0.05) >= 0.95
 
 
-def test_the_learned_form_beats_the_simple_ones_where_efficiency_varies_and_says_so() -> None:
+def test_the_gaussian_process_beats_the_simple_families_where_efficiency_varies_and_the_reason_says_so() -> None:
     model = fitted()
     scores = {s.form: s for s in model.scores}
     assert model.chosen == "learned" and "rejected as worse: line, per-kind linear" in model.reason
@@ -206,7 +206,7 @@ def test_gaps_between_calls_are_an_input_and_are_interpolated() -> None:
 # ---------------------------------------------------------------------------------------------------------------- transfer
 
 
-def test_ten_measurements_suffice_with_another_device_to_transfer_from() -> None:
+def test_ten_measurements_suffice_with_a_source_device() -> None:
     base = quick(simulated.Machine(3).profiles(NETS[:50], device="old"))
     new = simulated.Machine(3, speed=0.4, memory=0.7)
     source, own = [], []
@@ -293,7 +293,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
         quick([*one, machine.profile("x", NETS[9][1], settings=MeasureSettings(backend="openvino"))])
     with pytest.raises(BadRecord, match="needs 3 measured networks with different MACs and these are 2 .*profile more"):
         quick(one[:2])
-    with pytest.raises(UsageError, match="level of 1 cannot be"):
+    with pytest.raises(UsageError, match="A level of 1 cannot be"):
         quick(one, level=1.0)
     with pytest.raises(BadRecord, match="without kernels has no latency"):
         fitted().predict([()])
@@ -426,13 +426,23 @@ def test_folds_hold_every_group_out_exactly_once(groups: int, seed: int) -> None
     assert all(not set(group[p]) & set(np.delete(group, p)) for p in parts) and len(parts) == min(10, groups)
 
 
-def test_chance_explains_noise_and_not_a_difference() -> None:
+def test_a_p_value_tells_noise_from_a_difference() -> None:
     noise = np.random.default_rng(0).normal(0, 1, 40)
     assert selection.sign_flip_p_value(noise - noise.mean(), np.arange(40), 0) > 0.3
     assert selection.sign_flip_p_value(noise + 2, np.arange(40), 0) < 0.01
 
 
-def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> None:
+def test_one_family_alone_is_not_called_the_smallest() -> None:
+    truth = np.linspace(1.0, 2.0, 10)
+    data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
+    _, alone, _ = selection.choose(selection.Validated({"factor": truth * 1.1}, {}), data, 0.9, 0)
+    assert "a factor of 1.1 off" in alone and "the only model family that these records carry" in alone
+    both = {"factor": truth * 1.1, "roofline": truth * 1.2}
+    _, reason, _ = selection.choose(selection.Validated(both, {}), data, 0.9, 0)
+    assert "the smallest of 2 model families" in reason and "only" not in reason
+
+
+def test_the_family_that_served_the_source_device_goes_before_the_simpler_ones() -> None:
     truth = np.linspace(1.0, 2.0, 10)
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     noise = np.random.default_rng(0).normal(0, 0.05, (2, 10))
@@ -446,7 +456,7 @@ def test_the_form_that_served_another_device_goes_before_the_simpler_ones() -> N
     assert form == "factor" and "rejected as worse: Gaussian process" in reason  # it may be rejected like any other
 
 
-def test_where_the_form_that_served_another_device_is_rejected_the_best_one_is_taken_not_the_simplest() -> None:
+def test_where_the_family_that_served_the_source_device_is_rejected_the_best_one_is_taken_not_the_simplest() -> None:
     truth = np.linspace(1.0, 2.0, 10)
     data: Any = SimpleNamespace(seconds=truth, group=np.arange(10))
     wild = np.where(np.arange(10) == 3, 3.0, 1.02)  # one error of 200 %, which a coin explains

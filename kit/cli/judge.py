@@ -1,4 +1,4 @@
-"""Verbs that judge what was measured: ``fit``, and ``report`` to look at it. ``knowledge`` has a file of its own."""
+"""Verbs on what was measured: ``fit``, and ``report`` to look at it. ``knowledge`` has a file of its own."""
 
 from __future__ import annotations
 

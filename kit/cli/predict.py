@@ -22,6 +22,7 @@ LEGEND = (
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
     app.command(rich_help_panel="Judge")(predict)
 
 

@@ -31,6 +31,7 @@ MODEL = "latency-model.json"  # what kit predict --model takes
 
 
 def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
     app.command(rich_help_panel="End to end")(run)
 
 

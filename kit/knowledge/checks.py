@@ -83,6 +83,7 @@ def rank(row: KnowledgeRow, need: Need) -> tuple[float, float]:
 
 
 def preference(row: KnowledgeRow) -> float:
+    """By accuracy alone, smaller is preferred; an unknown one comes last."""
     return 1.0 if row.accuracy is None else -row.accuracy
 
 
@@ -160,6 +161,7 @@ def _accuracy(value: float | None, minimum: float) -> Check:
 
 
 def percentile_name(percentile: int) -> str:
+    """``p99``, and ``median`` for 50."""
     return "median" if percentile == 50 else f"p{percentile}"
 
 
@@ -180,6 +182,7 @@ def _download_counts(need: Need) -> bool:
 
 
 def limit_name(limit: str) -> str:
+    """A limit as a sentence names it."""
     return (
         "the minimum accuracy"
         if limit == "accuracy"
@@ -197,6 +200,7 @@ def shown(limit: str, value: float | str | None) -> str:
 
 
 def time_text(seconds: float) -> str:
+    """Seconds as people write them."""
     return f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
 
 

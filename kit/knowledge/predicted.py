@@ -23,7 +23,7 @@ from kit.stats import Float64Array
 
 MEMORY_LEAST = 10  # measured rows that an estimate of memory needs
 MEMORY_LEVEL = 0.9  # share of the measured rows that stay below it, each when it was left out
-MEMORY_WORST = 1.25  # an estimate that must be stretched by more than this tells nothing
+MEMORY_WORST = 1.25  # an estimate that must be stretched by more than this is of no use
 MEMORY_SIZE_MARGIN = 1.1  # how far outside of the measured sizes it is still made
 
 

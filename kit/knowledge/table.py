@@ -60,11 +60,13 @@ class DecisionTable:
 
     @cached_property
     def variants(self) -> tuple[Variant, ...]:
+        """What the row numbers stand for."""
         about = [self.arrays[name].tolist() for name in (*ABOUT, "threads", "promised")]
         return tuple(Variant(*values) for values in zip(*about, strict=True))
 
     @cached_property
     def percentiles(self) -> tuple[int, ...]:
+        """Percentiles of the latency that can be asked for."""
         return tuple(int(p) for p in self.arrays["percentiles"])
 
     @cached_property

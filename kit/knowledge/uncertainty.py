@@ -86,6 +86,7 @@ def uncertainty_of(row: KnowledgeRow, need: Need) -> str | None:
 
 
 def suggestion(row: KnowledgeRow, why: str) -> MeasureNext:
+    """A row with the command that measures it, and why."""
     return MeasureNext(
         artifact_id=row.artifact_id, backend=row.backend, threads=row.threads, point=row.point_name, why=why,
         command=command(row),

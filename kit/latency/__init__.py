@@ -59,14 +59,12 @@ def predictor(
 
     Raises BadRecord (several devices or backends, too few usable records), UsageError (the level), BackendUnavailable (no scipy).
 
-    >>> from pathlib import Path
-    >>> from kit import latency, spaces, store
-    >>> profiles = store.read_profiles([Path("profiles/amd-epyc-f26m2-2c-kvm/resnet18-space-openvino.jsonl")])
-    >>> model = latency.predictor(profiles, baselines=False)
-    >>> network = spaces.kernels(spaces.subnetwork("resnet18-d1.2.2.1-w0.75-fp32-224"))
-    >>> found = model.predict([network])
-    >>> bool(found.low[0] < found.seconds[0] < found.high[0])  # seconds
-    True
+    Example:
+        >>> model = latency.predictor(store.read_profiles([PROFILES]), baselines=False)
+        >>> network = spaces.kernels(spaces.subnetwork("resnet18-d1.1.1.1-w0.50-fp32-96"))
+        >>> predictions = model.predict([network])
+        >>> bool(predictions.low[0] < predictions.seconds[0] < predictions.high[0])
+        True
     """
     return _training().predictor(  # type: ignore[no-any-return]
         profiles, base=base, level=level, seed=seed, kernels=kernels, baselines=baselines

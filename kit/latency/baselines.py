@@ -21,6 +21,7 @@ RIDGE = 1e-2
 
 
 def forest_available() -> bool:
+    """Whether scikit-learn is here."""
     return importlib.util.find_spec("sklearn") is not None
 
 

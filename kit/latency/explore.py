@@ -49,6 +49,7 @@ class Criterion:
 
     @property
     def text(self) -> str:
+        """As people read it: ``0.99 within 0.1``."""
         return f"{self.share:.4g} within {self.within:.3g}"
 
 
@@ -360,7 +361,7 @@ class _Session:
         return rounds * (self.plan.settings.visit_s + profiler.OVERHEAD_S)
 
     def _affordable(self, count: int) -> int:
-        """How many of ``count`` networks the budget has room for; one at least where nothing was measured yet."""
+        """How many of ``count`` networks the budget is enough for; one at least where nothing was measured yet."""
         left_s = self._left_s()
         if left_s is None:
             return count

@@ -36,6 +36,7 @@ class Networks(Record):
     nets: tuple[tuple[tuple[int, int], ...], ...]
 
     def table(self) -> Table:
+        """The same as arrays."""
         pairs = [(net, kernel, count) for net, entries in enumerate(self.nets) for kernel, count in entries]
         return _table(list(self.kernels), pairs, len(self.nets))
 
@@ -51,6 +52,7 @@ class Table:
     nets: int
 
     def column(self, name: str) -> Int64Array:
+        """One attribute of each kernel, [kernels]."""
         return self.attributes[:, COLUMNS.index(name)]
 
     @cached_property
@@ -107,6 +109,7 @@ class Table:
         return Table(self.attributes[kept], net, kernel, self.count[entries], len(nets))
 
     def networks(self) -> Networks:
+        """The same as it is stored."""
         pairs: list[list[tuple[int, int]]] = [[] for _ in range(self.nets)]
         for net, kernel, count in zip(self.net.tolist(), self.kernel.tolist(), self.count.tolist(), strict=True):
             pairs[net].append((kernel, int(count)))

@@ -30,6 +30,7 @@ class LatencyFit(Record):
         return self.predictor
 
     def summary(self) -> dict[str, str]:
+        """The model and every efficiency factor."""
         about = {} if self.predictor is None else self.predictor.summary()
         rows = {name: text for name, text in about.items() if not name.startswith("efficiency factor")}
         for line in self.lines:

@@ -72,6 +72,7 @@ class Data:
     efficiency: Float64Array | None = None
 
     def pick(self, index: Int64Array) -> Data:
+        """The cases of these indices."""
         efficiency = self.efficiency
         if efficiency is not None:
             place = [np.flatnonzero(self.cases.table.net == n) for n in index]

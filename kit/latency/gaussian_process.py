@@ -51,6 +51,7 @@ class GaussianProcess(Record):
     freedom: dict[str, float] | None = None  # prior standard deviations of its parameters; None: they count as known
 
     def shares(self, roof: Roof) -> Shares:
+        """The cases of ``roof`` as the process sees them."""
         return Shares(roof.cases, *self.roofline.times(roof), self.roofline.slopes(roof, self.freedom or {}))
 
 
@@ -83,6 +84,7 @@ class Shares:
 
 
 def sigmoid(x: float) -> float:
+    """The share that a logit stands for."""
     return float(1.0 / (1.0 + np.exp(-x)))
 
 
@@ -105,9 +107,11 @@ class Covariance:
         return smooth, self.value["kind"] * _same(a.column("kind"), b.column("kind"))
 
     def precisions(self, a: Table, b: Table) -> Float64Array:
+        """What kernels of two precisions share, [kernels of a, kernels of b]."""
         return mixed(self.share["precisions"], _same(a.column("precision"), b.column("precision")))
 
     def kinds(self, a: Table, b: Table) -> Float64Array:
+        """What kernels of two kinds share, [kernels of a, kernels of b]."""
         return mixed(self.share["kinds"], _same(a.column("kind"), b.column("kind")))
 
     def nets(self, a: Shares, b: Shares) -> Float64Array:
@@ -115,9 +119,11 @@ class Covariance:
         return self.states(a, b) * self.weights(a, b)
 
     def states(self, a: Shares, b: Shares) -> Float64Array:
+        """What two operating states share, [nets of a, nets of b]."""
         return mixed(self.share["states"], np.exp(-0.5 * _squares(a.state, b.state)))
 
     def weights(self, a: Shares, b: Shares) -> Float64Array:
+        """What networks of two weight totals share, [nets of a, nets of b]."""
         length = self.value["length weights"]
         near = np.exp(-0.5 * _squares(a.log_weights[:, None] / length, b.log_weights[:, None] / length))
         return mixed(self.share["weights"], near)
@@ -128,6 +134,7 @@ class Covariance:
         return np.asarray(self.nets(a, b) * cross + self.rest(a, b))
 
     def rest(self, a: Shares, b: Shares) -> Float64Array:
+        """What whole networks have in common beyond their kernels: calls and size, [nets of a, nets of b]."""
         call = self.value["call"] * np.outer(a.call, b.call)
         return np.asarray(call + self.value["net"] * np.exp(-0.5 * _squares(a.size, b.size)))
 

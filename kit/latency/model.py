@@ -73,6 +73,7 @@ class Measured(Stored):
     families: tuple[str, ...] = ()
 
     def cases(self, states: tuple[State, ...]) -> Cases:
+        """The measured networks at their states."""
         return Cases(
             self.networks.table(), np.array(self.macs), np.array(self.precision, dtype=np.int64), states,
             np.array(self.state, dtype=np.int64), np.array(self.slowdown),
@@ -100,6 +101,7 @@ class Predictions:
 
     @property
     def extrapolates(self) -> BoolArray:
+        """Whether each is an extrapolation, [n]."""
         return np.array([w is not None for w in self.why], dtype=bool)
 
 
@@ -133,6 +135,7 @@ class Predictor(Stored):
     )
 
     def summary(self) -> dict[str, str]:
+        """The chosen family, its error, and the efficiency factors."""
         points = [
             f"{s.threads} thread(s)" + (f", gap {units.seconds(s.gap_s)}" if s.gap_s else "") for s in self.states
         ]
@@ -160,7 +163,7 @@ class Predictor(Stored):
         """Latencies of ``networks`` (the kernels of each) at an operating point; None: the first measured one.
 
         ``families`` names the family of each, None for a network of none: one that was not measured is predicted kernel by kernel, with
-        a wider interval. Raises UsageError for a point or clock outside of the measured ones, or a form that was not fitted; BadRecord
+        a wider interval. Raises UsageError for a point or clock outside of the measured ones, or a family that was not fitted; BadRecord
         for a network without kernels.
         """
         if not networks or not all(networks):
@@ -234,6 +237,7 @@ class Predictor(Stored):
         return self.roofline if self.gaussian_process is None else self.gaussian_process.roofline
 
     def roof(self, cases: Cases) -> Roof:
+        """``cases`` laid out for the roofline, over the source device's efficiencies."""
         return Roof(cases, self.source_efficiencies(cases))
 
     def source_efficiencies(self, cases: Cases) -> Float64Array | None:
@@ -251,11 +255,13 @@ class Predictor(Stored):
         return own if source is None else own * np.maximum(source, 0.05) ** transferred
 
     def shares(self, cases: Cases) -> Shares:
+        """``cases`` as the Gaussian process sees them."""
         assert self.gaussian_process is not None
         return self.gaussian_process.shares(self.roof(cases))
 
     @cached_property
     def posterior(self) -> Posterior | None:
+        """The process after the measurements; None where none was fitted."""
         if self.gaussian_process is None:
             return None
         shares = self.shares(self.measured.cases(self.states))
@@ -401,11 +407,13 @@ def check_level(level: float) -> None:
 
 
 def state_indices(states: Sequence[State], wanted: Sequence[State]) -> Int64Array:
+    """The place of each wanted state among ``states``, [n]."""
     place = {state: i for i, state in enumerate(states)}
     return np.array([place[s] for s in wanted], dtype=np.int64)
 
 
 def save(path: Path, predictor: Predictor) -> None:
+    """Write a model for :func:`load`. Raises StorageError."""
     store.write_atomic(path, store.canonical_json(predictor) + b"\n")
 
 

@@ -42,6 +42,7 @@ class Prediction(Record):
     extrapolates: str | None = None
 
     def summary(self) -> dict[str, str]:
+        """The latency, its interval, and whether it is an extrapolation."""
         interval = units.interval(*self.interval_s, units.TIME)
         return {
             "network": self.network,
@@ -63,7 +64,7 @@ def predict(
     Raises UsageError for a point or a clock outside of the measured ones.
     """
     at = point or OperatingPoint(threads=predictor.states[0].threads)
-    found = predictor.predict(
+    predictions = predictor.predict(
         [n.kernels for n in networks], at, clock_hz=clock_hz, families=[n.family for n in networks]
     )
     return [
@@ -72,11 +73,11 @@ def predict(
             device_id=predictor.device_id,
             backend=predictor.backend,
             point=at.name,
-            seconds=float(found.seconds[i]),
-            interval_s=(float(found.low[i]), float(found.high[i])),
+            seconds=float(predictions.seconds[i]),
+            interval_s=(float(predictions.low[i]), float(predictions.high[i])),
             level=predictor.level,
-            sd_s=float(found.sd[i]),
-            extrapolates=found.why[i],
+            sd_s=float(predictions.sd[i]),
+            extrapolates=predictions.why[i],
         )
         for i, network in enumerate(networks)
     ]

@@ -24,6 +24,7 @@ class State(Record):
 
     @property
     def name(self) -> str:
+        """As groups are named: ``t1-gap0-load0``."""
         return f"t{self.threads}-gap{self.gap_s:g}-load{self.load}"
 
 
@@ -36,7 +37,7 @@ def place(of: State | OperatingPoint) -> tuple[float, float, float]:
 class Cases:
     """Networks to predict: kernels, the state of each, and by how much the clock is slower than the reference one.
 
-    ``state`` [n] indexes ``states``; ``slowness`` [n] is reference clock / clock, 1 where the clock was left alone.
+    ``state`` [n] indexes ``states``; ``slowdown`` [n] is reference clock / clock, 1 where the clock was left alone.
     """
 
     table: Table
@@ -48,12 +49,13 @@ class Cases:
 
     @classmethod
     def of(cls, table: Table, states: tuple[State, ...], slowdown: Float64Array | None = None) -> Cases:
-        """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowness`` says nothing else."""
+        """The networks of ``table`` at the first of ``states``, at the reference clock where ``slowdown`` says nothing else."""
         zero = np.zeros(table.nets, dtype=np.int64)
         clock = np.ones(table.nets) if slowdown is None else slowdown
         return cls(table, table.total(table.macs), table.precisions(), states, zero, clock)
 
     def pick(self, index: Int64Array) -> Cases:
+        """The cases of these indices."""
         return Cases(
             self.table.pick(index),
             self.macs[index],
@@ -82,6 +84,7 @@ class Line(Record):
     fallback: str
 
     def predict(self, cases: Cases) -> Float64Array:
+        """Seconds, [n]."""
         keys = [k if k in self.s_per_mac else self.fallback for k in cases.groups()]
         slope, overhead = (np.array([d[k] for k in keys]) for d in (self.s_per_mac, self.overhead_s))
         return (overhead + slope * cases.macs) * cases.slowdown
@@ -95,6 +98,7 @@ class PerKindLinear(Record):
     fallback: str
 
     def predict(self, cases: Cases) -> Float64Array:
+        """Seconds, [n]."""
         rows = np.array([self.coefficients.get(k, self.coefficients[self.fallback]) for k in cases.groups()])
         return np.asarray((kind_amounts(cases.table) * rows).sum(axis=1) * cases.slowdown)
 
@@ -119,6 +123,7 @@ class Roofline(Record):
     parameters: dict[str, float]
 
     def predict(self, cases: Cases) -> Float64Array:
+        """Seconds, [n]."""
         entries, call = self.times(Roof(cases))
         return cases.table.sum_entries(entries) + call
 
@@ -156,6 +161,7 @@ class Roof:
         self.log_efficiency = None if efficiency is None else np.log(np.maximum(efficiency, 0.05))
 
     def times(self, p: dict[str, float]) -> tuple[Float64Array, Float64Array]:
+        """See :meth:`Roofline.times`; ``p`` are the parameters."""
         states = self.cases.states
         kind = np.array([p.get(f"kind:{k}", 0.0) for k in KINDS])
         bits = np.array([p.get(f"precision:{k}", 0.0) for k in PRECISIONS])

@@ -46,10 +46,10 @@ def write_page(
     words = (
         f"{show.counted(len(table.variants), 'variant')} of {devices}, {predicted} of them predicted and not measured."
     )
-    floor = "" if min_accuracy is None else f" Accuracy at least {show.percent(min_accuracy)}."
+    minimum = "" if min_accuracy is None else f" Accuracy at least {show.percent(min_accuracy)}."
     caption = (
         f"The most accurate variant that meets both limits (among equals the faster), asked at {CELLS * CELLS:,} places; where there "
-        f"is no colour, none does.{floor}"
+        f"is no colour, none does.{minimum}"
     )
     body = join(
         [
@@ -57,7 +57,9 @@ def write_page(
             section("The choice over two limits", place(figures, "map", figure, caption, "")),
             section(
                 "What it costs not to have measured everything",
-                place(figures, "regret", regret(regrets) if regrets else None, _judged(regrets or {}), no_regret),
+                place(
+                    figures, "regret", regret(regrets) if regrets else None, _regret_caption(regrets or {}), no_regret
+                ),
                 _regrets(regrets) if regrets else None,
             ),
         ]
@@ -66,11 +68,11 @@ def write_page(
     return out
 
 
-def _judged(regrets: Mapping[str, Regret]) -> str:
+def _regret_caption(regrets: Mapping[str, Regret]) -> str:
     count = max((len(r.needs) for r in regrets.values()), default=0)
     return (
-        f"{count:,} random needs, each answered from what is known and judged by what was measured. A choice that misses a limit in "
-        "truth counts as no accuracy at all, as does none. Each prediction is one that the model made without this network."
+        f"{count:,} random requirements, each answered from what is known and evaluated by what was measured. A choice that misses a "
+        "limit in truth counts as no accuracy at all, as does none. Each prediction is one that the model made without this network."
     )
 
 
@@ -169,7 +171,7 @@ def _shaded(
     x: np.ndarray,
     y: np.ndarray,
 ) -> go.Figure:
-    """Too many variants for a legend: the colour tells the accuracy of the choice (or its place in the order), the hover its name."""
+    """Too many variants for a legend: the colour is the accuracy of the choice (or its place in the order), the hover its name."""
     known = bool(np.isfinite(accuracies).all())
     levels = [100 * a for a in accuracies] if known else [float(n) for n in range(1, len(names))]
     values = [[None if n == 0 else round(levels[n - 1], 4) for n in row] for row in numbers.tolist()]
@@ -234,7 +236,7 @@ def regret(regrets: Mapping[str, Regret]) -> go.Figure:
     figure.update_xaxes(
         title="accuracy lost against everything measured (points)", range=[-0.02 * (most or 1), 1.05 * (most or 1)]
     )
-    figure.update_yaxes(title="share of the needs (%)", range=[0, 102])
+    figure.update_yaxes(title="share of the requirements (%)", range=[0, 102])
     _frame(figure, 420)
     return figure
 

@@ -20,6 +20,7 @@ Figures = dict[str, go.Figure]
 
 def document(title: str, body: Markup, figures: Figures) -> str:
     # Plotly's JSON writes <, > and / as escapes: no text in it can close the script element.
+    """The page as HTML."""
     data = ",".join(f'"{name}":{figure.to_json()}' for name, figure in figures.items())
     scripts = [f"<script>{get_plotlyjs()}</script>", f"<script>{_own('page.js')}</script>"] if figures else []
     head = join(
@@ -49,6 +50,7 @@ def _own(name: str) -> str:
 
 
 def section(title: str, *children: Child) -> Markup:
+    """A section with its heading."""
     return tag("section", tag("h2", title), *children)
 
 
@@ -57,16 +59,18 @@ def place(figures: Figures, name: str, figure: go.Figure | None, caption: Child,
     if figure is None:
         return tag("p", nothing, class_="soft")
     figures[name] = figure
-    room = tag("div", id=name, style=f"min-height:{figure.layout.height}px")
+    container = tag("div", id=name, style=f"min-height:{figure.layout.height}px")
     needs_script = tag(
         "noscript", tag("p", "This figure needs JavaScript; the tables hold its numbers.", class_="soft")
     )
-    return tag("figure", room, needs_script, tag("figcaption", caption))
+    return tag("figure", container, needs_script, tag("figcaption", caption))
 
 
 def code(text: str) -> Markup:
+    """Text in the typeface of code."""
     return tag("code", text)
 
 
 def tile(name: str, value: str, note: str) -> Markup:
+    """A number with its name above and a note below."""
     return tag("div", tag("span", name), tag("b", value), tag("span", note), class_="tile")

@@ -1,4 +1,4 @@
-"""The page of a latency model: predicted against measured, where the errors lie, what a multiply-accumulate costs, and how fast it learns.
+"""The page of a latency model: predicted against measured, where the errors lie, what a multiply-accumulate costs, the learning curve.
 
 Every prediction drawn is one that the model made while it was not fitted to that network.
 """
@@ -18,23 +18,13 @@ from kit import store
 from kit import units as show
 from kit.latency.features import COLUMNS, KINDS, PRECISIONS
 from kit.latency.kernels import kernels_of
-from kit.latency.model import Predictor
+from kit.latency.model import FAMILY_NAMES, REJECTED, Predictor
 from kit.latency.parametric import State
 from kit.records import CurvePoint, Kernel, OperatingPoint, ProfileRecord
 from kit.report.frame import Figures, document, place, section, tile
 from kit.report.markup import Markup, join, table, tag
 from kit.report.plots import NEUTRAL, PALETTE, log_ticks
 from kit.stats import Float64Array
-
-MODEL_FAMILIES = {
-    "factor": "1 overhead + λ · MACs",
-    "kinds": "2 λ per kind of kernel",
-    "roofline": "3 roofline over kernels",
-    "learned": "4 learned efficiency above it",
-    "papers": "the papers' λ = 1",
-    "forest": "random forest",
-    "lookup": "layer-wise lookup table",
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +52,7 @@ class Dot:
 
     @property
     def error(self) -> float:
+        """Relative error of the prediction."""
         return self.predicted_s / self.measured_s - 1.0
 
 
@@ -78,10 +69,10 @@ def write_page(
         [
             _header(predictor, drawn),
             _meeting(figures, predictor, drawn),
-            _forms(predictor),
+            _families(predictor),
             _where(figures, drawn),
             _cost(figures, predictor, drawn),
-            _learning(figures, curve),
+            _learning_curve(figures, curve),
         ]
     )
     store.write_atomic(out, document(f"kit fit: {predictor.device_id}", body, figures).encode())
@@ -176,7 +167,7 @@ def _header(predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
     held = f"{show.counted(len(drawn), 'network')}, each held out"
     tiles = (
         [
-            tile("form", predictor.chosen, MODEL_FAMILIES[predictor.chosen].split(" ", 1)[1]),
+            tile("model family", FAMILY_NAMES[predictor.chosen], "chosen by cross-validation"),
             tile("mean error", show.percent(float(errors.mean())), held),
             tile("within 10 %", shares[1], f"within 5 %: {shares[0]}"),
             tile(
@@ -229,19 +220,27 @@ def _worst(drawn: Sequence[Dot]) -> Markup | None:
     return table(["The largest errors", "Measured", "Predicted", "Interval", "Error"], rows) if rows else None
 
 
-def _forms(predictor: Predictor) -> Markup:
+def _families(predictor: Predictor) -> Markup:
     rows = []
     for s in predictor.scores:
         q = s.quality
-        name = MODEL_FAMILIES[s.form] + (" (chosen)" if s.form == predictor.chosen else "")
+        name = FAMILY_NAMES[s.form] + (" (chosen)" if s.form == predictor.chosen else "")
         reach = f"±{show.percent(s.reach * s.sd)}" if s.candidate else ""
         p_value = "" if s.p_value is None else f"{s.p_value:.3f}"
-        far = q.mape > 10
-        errors = [f"{e:,.0f} ×" if far else show.percent(e) for e in (q.mape, s.median_error, q.worst)]
-        rows.append([name, *errors, show.percent(q.within_5, 0), show.percent(q.within_10, 0), reach, p_value])
-    head = ["Form", "Mean error", "Median", "Worst", "Within 5 %", "Within 10 %", "Interval", "p"]
-    words = "p is the probability that chance alone puts a form so far behind the best: below 0.1 it is rejected."
-    return section("The forms beside each other", table(head, rows), tag("p", words, class_="soft"))
+        errors = [
+            show.percent(q.mape),
+            show.percent(q.worst),
+            show.percent(q.within_5, 0),
+            show.percent(q.within_10, 0),
+        ]
+        rows.append([name, *errors, f"× {np.exp(s.median_error):.4g}", reach, p_value])
+    interval = f"{predictor.level:.0%} interval"
+    head = ["Model family", "Mean error", "Worst error", "Within 5 %", "Within 10 %", "Half within", interval, "p"]
+    legend = (
+        "An error is |predicted / measured − 1| of a held-out network; half of the predictions are off by the factor of “half within” or "
+        f"less. p is how often chance alone would put a family so far behind the best one: below {REJECTED:g} it is rejected."
+    )
+    return section("Model families compared", table(head, rows), tag("p", legend, class_="soft"))
 
 
 def _where(figures: Figures, drawn: Sequence[Dot]) -> Markup:
@@ -249,7 +248,7 @@ def _where(figures: Figures, drawn: Sequence[Dot]) -> Markup:
         "Mean absolute error of whole networks, each weighted by the share of its predicted time that it spends in this {}. "
         "Whole networks were timed, so an error belongs to a part as far as its network lives there."
     )
-    nothing = "The chosen form does not tell stages and kinds apart: it takes a roofline, so about ten networks whose kernels are known."
+    nothing = "The chosen model family knows no stages and kinds: that takes a roofline, so about ten networks whose kernels are known."
     return section(
         "Where the errors lie",
         place(figures, "stage_errors", error_by_part(drawn, "stages"), caption.format("stage"), nothing),
@@ -262,19 +261,19 @@ def _cost(figures: Figures, predictor: Predictor, drawn: Sequence[Dot]) -> Marku
         "Predicted time of a stage over its multiply-accumulates, one box per stage over all measured networks, at the clock "
         "measured beside each. One factor for all would be one level; dashed: the λ fitted to whole networks."
     )
-    nothing = "The chosen form does not tell stages apart."
+    nothing = "The chosen model family does not tell stages apart."
     return section(
         "What a multiply-accumulate costs", place(figures, "cost", cost_by_stage(predictor, drawn), caption, nothing)
     )
 
 
-def _learning(figures: Figures, curve: Sequence[CurvePoint]) -> Markup:
+def _learning_curve(figures: Figures, curve: Sequence[CurvePoint]) -> Markup:
     rows = [
         [str(c.measurements), show.percent(c.mape), show.percent(c.within_5), show.percent(c.within_10), show.percent(c.coverage),
-         ", ".join(dict.fromkeys(c.forms))]
+         ", ".join(FAMILY_NAMES.get(family, family) for family in dict.fromkeys(c.forms))]
         for c in curve
     ]  # fmt: skip
-    head = ["Measurements", "Mean error", "Within 5 %", "Within 10 %", "Inside the interval", "Forms chosen"]
+    head = ["Measurements", "Mean error", "Within 5 %", "Within 10 %", "Inside the interval", "Families chosen"]
     repeats = max((c.repeats for c in curve), default=0)
     caption = f"Models fitted to so many networks drawn at random ({show.counted(repeats, 'draw')} each), tested on all the others."
     return section(
@@ -417,6 +416,7 @@ def _fitted(predictor: Predictor, drawn: Sequence[Dot]) -> list[tuple[float, str
 
 
 def learning(curve: Sequence[CurvePoint]) -> go.Figure | None:
+    """Errors over the number of measurements; None without a curve."""
     if not curve:
         return None
     figure = _figure(360)

@@ -18,12 +18,14 @@ Child = str | Markup | None
 
 
 def text(child: Child) -> Markup:
+    """``child`` as HTML: escaped unless it is HTML already."""
     if isinstance(child, Markup):
         return child
     return Markup(escape(child or ""))
 
 
 def join(children: Iterable[Child], between: str = "") -> Markup:
+    """The children one after the other."""
     return Markup(between.join(text(child) for child in children))
 
 
@@ -67,4 +69,5 @@ def facts(pairs: Iterable[tuple[str, Child]]) -> Markup:
 
 
 def folded(summary: Child, *children: Child) -> Markup:
+    """Children behind a summary that opens."""
     return tag("details", tag("summary", summary), *children)

@@ -29,7 +29,7 @@ from kit.records import (
 from kit.report import plots
 from kit.report.frame import code, document, place, section, tile
 from kit.report.markup import Child, Markup, facts, folded, join, table, tag
-from kit.report.points import Point, front, latest, method, points, shortener, weaknesses
+from kit.report.points import PlotPoint, front, latest, method, points, shortener, weaknesses
 
 
 class PullResult(Record):
@@ -89,7 +89,7 @@ def write_page(
 def _header(
     device: DeviceSpec,
     own: Sequence[ProfileRecord],
-    drawn: Sequence[Point],
+    drawn: Sequence[PlotPoint],
     failed: Sequence[ProfileRecord],
     models: Sequence[LatencyModel],
     answers: Sequence[Answer],
@@ -112,7 +112,7 @@ def _header(
     )
 
 
-def _tiles(drawn: Sequence[Point], models: Sequence[LatencyModel], answers: Sequence[Answer]) -> list[Markup]:
+def _tiles(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel], answers: Sequence[Answer]) -> list[Markup]:
     trusted = [p for p in drawn if p.trusted]
     shorten = shortener([p.id for p in drawn])
     tiles = []
@@ -154,7 +154,7 @@ def _lambda_tile(model: LatencyModel) -> Markup:
     return tile(name, show.number(model.lambda_cycles_per_mac), note)
 
 
-def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[Point]) -> str:
+def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[PlotPoint]) -> str:
     parts = [f"Page written {show.moment(store.utc_now())} by kit {kit.__version__}"]
     if kits := sorted({r.kit_version for r in own}):
         parts.append(f"profiles by kit {show.listed(kits)}")
@@ -171,7 +171,7 @@ def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[Point]) -> str:
     return "; ".join(parts) + "."
 
 
-def _device(device: DeviceSpec, drawn: Sequence[Point]) -> Markup:
+def _device(device: DeviceSpec, drawn: Sequence[PlotPoint]) -> Markup:
     runtimes = [
         f"{name} {version}" if version else f"{name} (not installed)" for name, version in device.runtimes.items()
     ]
@@ -194,7 +194,7 @@ def _device(device: DeviceSpec, drawn: Sequence[Point]) -> Markup:
         ("Telemetry", ", ".join(readable) or "none"),
         ("Highest temperature seen", f"{max(temperatures):.1f} °C" if temperatures else show.UNKNOWN),
     ]
-    missing = folded("What the machine does not tell", tag("ul", *(tag("li", s) for s in silent))) if silent else None
+    missing = folded("What the machine does not report", tag("ul", *(tag("li", s) for s in silent))) if silent else None
     return section("The device", facts(pairs), missing)
 
 
@@ -213,12 +213,12 @@ def _cache(cache: CacheSpec) -> str:
 # ---------------------------------------------------------------------------------------------------------- the figures
 
 
-def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
+def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[PlotPoint]) -> Markup:
     best = front(drawn)
     unrated = sum(p.accuracy is None for p in drawn)
     caption = (
-        "Median latency with its interval over processes against top-1 accuracy on held-out images. Colour tells the precision, "
-        "the symbol what was cut; hollow points are doubtful and never chosen. Up and to the left is better: the "
+        "Median latency with its interval over processes against top-1 accuracy on held-out images. Colour is the precision, "
+        "the symbol what was cut; hollow points are not trusted and never chosen. Up and to the left is better: the "
         "grey line is the best that may be chosen, and the table names its numbered corners."
     )
     if unrated:
@@ -237,11 +237,11 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
     )
 
 
-def _file_size(point: Point) -> str:
+def _file_size(point: PlotPoint) -> str:
     return show.size(point.record.artifact.model.size_bytes)
 
 
-def _all_variants(drawn: Sequence[Point]) -> Markup:
+def _all_variants(drawn: Sequence[PlotPoint]) -> Markup:
     head = [
         "Variant",
         "Backend",
@@ -274,7 +274,7 @@ def _all_variants(drawn: Sequence[Point]) -> Markup:
     return table([*head, "Model file", "Peak memory"], rows, words=3)
 
 
-def _cost(figures: dict[str, go.Figure], drawn: Sequence[Point], models: Sequence[LatencyModel]) -> Markup:
+def _cost(figures: dict[str, go.Figure], drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> Markup:
     caption = (
         "Each line is overhead + λ · MACs / clock, drawn only over the sub-networks that it was fitted to. "
         if models
@@ -286,7 +286,7 @@ def _cost(figures: dict[str, go.Figure], drawn: Sequence[Point], models: Sequenc
     elif models:
         caption += "Without a known clock the papers' λ = 1 cannot be drawn."
     return section(
-        "Does the number of operations tell the latency?",
+        "Do multiply-accumulates predict the latency?",
         place(figures, "cost", plots.latency_macs(drawn, models), caption, "No measured variant with known MACs."),
         _models(models) if models else tag("p", "No latency model was fitted.", class_="soft"),
     )
@@ -322,7 +322,7 @@ def _model_facts(model: LatencyModel) -> dict[str, str]:
     }
 
 
-def _spread(figures: dict[str, go.Figure], drawn: Sequence[Point]) -> Markup:
+def _spread(figures: dict[str, go.Figure], drawn: Sequence[PlotPoint]) -> Markup:
     caption = (
         "Raw values around each variant's median, one line of dots per process: lines that stand apart are processes "
         "that disagree. The grey bar is the interval of the median over processes, the tick is p99."
@@ -449,11 +449,11 @@ def _packages(packages: Sequence[Manifest], pull: PullResult | None) -> Markup:
         ]
         for p in packages
     ]
-    head = ["Package", "Model's SHA-256", "Licence", "Files", "Size", "Accuracy", "Promised median, p99"]
+    head = ["Package", "Model's SHA-256", "Licence", "Files", "Size", "Accuracy", "Advertised median, p99"]
     return section(
         "Packages",
         table(head, rows, words=3) if rows else tag("p", "No package was made.", class_="soft"),
-        tag("h3", "Promised against measured"),
+        tag("h3", "Advertised against measured"),
         _pulled(pull) if pull else tag("p", "No package was pulled.", class_="soft"),
     )
 
@@ -492,7 +492,7 @@ def _pulled(pull: PullResult) -> Markup:
             ("Installed", show.moment(receipt.installed_utc)),
             ("Checked", receipt.checked),
         ]
-    return join([table(["After the pull", "Promised", "Measured", "Difference"], rows), facts(pairs)])
+    return join([table(["After the pull", "Advertised", "Measured", "Difference"], rows), facts(pairs)])
 
 
 def _change(promised: float | None, measured: float) -> str:
@@ -504,7 +504,7 @@ def _change(promised: float | None, measured: float) -> str:
 
 def _trust(
     device: DeviceSpec,
-    drawn: Sequence[Point],
+    drawn: Sequence[PlotPoint],
     failed: Sequence[ProfileRecord],
     models: Sequence[LatencyModel],
     *,

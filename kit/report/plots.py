@@ -15,20 +15,20 @@ import plotly.graph_objects as go
 
 from kit import units as show
 from kit.records import DECIDING, KnowledgeBase, KnowledgeRow, LatencyModel
-from kit.report.points import KINDS, Point, SeriesKey, front, series
+from kit.report.points import CUTS, PlotPoint, SeriesKey, front, series
 
 # Okabe and Ito's palette, which the colour-blind can tell apart; black and yellow are left out for the dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NEUTRAL = "#808790"
-SYMBOLS = dict(zip(KINDS, ("circle", "square", "diamond", "triangle-up", "pentagon"), strict=True))
+SYMBOLS = dict(zip(CUTS, ("circle", "square", "diamond", "triangle-up", "pentagon"), strict=True))
 MAX_RAW_POINTS = 6000  # of all processes together: keeps the page small
 FEWEST_PER_PROCESS = 8
 
 Choice = tuple[float, KnowledgeRow | None]
 
 
-def latency_accuracy(drawn: Sequence[Point]) -> go.Figure | None:
-    """Median latency with its interval against accuracy, and the Pareto front; doubtful points are hollow."""
+def latency_accuracy(drawn: Sequence[PlotPoint]) -> go.Figure | None:
+    """Median latency with its interval against accuracy, and the Pareto front; points that are not trusted are hollow."""
     shown = [p for p in drawn if p.accuracy is not None]
     if not shown:
         return None
@@ -60,7 +60,7 @@ def latency_accuracy(drawn: Sequence[Point]) -> go.Figure | None:
     return figure
 
 
-def _add_front(figure: go.Figure, best: Sequence[Point], medians: Sequence[float], scale: float) -> None:
+def _add_front(figure: go.Figure, best: Sequence[PlotPoint], medians: Sequence[float], scale: float) -> None:
     """Steps, because between two variants there is none: to the next latency the last accuracy holds."""
     x = [p.median_s / scale for p in best] + [max(medians) / scale]
     y = [100 * (p.accuracy or 0) for p in best] + [100 * (best[-1].accuracy or 0)]
@@ -68,7 +68,7 @@ def _add_front(figure: go.Figure, best: Sequence[Point], medians: Sequence[float
     figure.add_trace(go.Scatter(x=x, y=y, mode="lines", name="Pareto front", line=line, hoverinfo="skip"))
 
 
-def latency_macs(drawn: Sequence[Point], models: Sequence[LatencyModel]) -> go.Figure | None:
+def latency_macs(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> go.Figure | None:
     """Median latency against MACs, the fitted lines inside their validity region, and the papers' line (lambda = 1)."""
     shown = [p for p in drawn if p.macs]
     if not shown:
@@ -114,7 +114,7 @@ def _add_line(figure: go.Figure, name: str, x: Any, y: Any, line: dict[str, Any]
     )
 
 
-def spread(drawn: Sequence[Point]) -> go.Figure | None:
+def spread(drawn: Sequence[PlotPoint]) -> go.Figure | None:
     """Every process's raw values around the variant's median, in percent of it; rows named with the median.
 
     Each process is one line of dots inside the row, so that a shift between processes is seen apart from the scatter
@@ -144,23 +144,23 @@ def spread(drawn: Sequence[Point]) -> go.Figure | None:
     return figure
 
 
-def _dots(point: Point, row: int, wanted: int) -> tuple[list[float], list[float], list[str]]:
-    visits = point.measurement.visits
-    lanes = np.linspace(-0.28, 0.28, len(visits)) if len(visits) > 1 else np.zeros(1)
+def _dots(point: PlotPoint, row: int, wanted: int) -> tuple[list[float], list[float], list[str]]:
+    runs = point.measurement.visits
+    lanes = np.linspace(-0.28, 0.28, len(runs)) if len(runs) > 1 else np.zeros(1)
     x: list[float] = []
     y: list[float] = []
     hover: list[str] = []
-    for visit, lane in zip(visits, lanes, strict=True):
-        ordered = np.sort(np.asarray(visit.values_ns)) * 1e-9
+    for run, lane in zip(runs, lanes, strict=True):
+        ordered = np.sort(np.asarray(run.values_ns)) * 1e-9
         if len(ordered) > wanted:
             ordered = ordered[np.linspace(0, len(ordered) - 1, wanted).round().astype(int)]
         x += [round(100 * (float(v) / point.median_s - 1), 3) for v in ordered]
         y += [round(row + float(lane), 3)] * len(ordered)
-        hover += [f"{escape(point.id)}<br>process {visit.round}: {show.scaled(float(v), show.TIME)}" for v in ordered]
+        hover += [f"{escape(point.id)}<br>process {run.round}: {show.scaled(float(v), show.TIME)}" for v in ordered]
     return x, y, hover
 
 
-def _add_interval_and_p99(figure: go.Figure, drawn: Sequence[Point]) -> None:
+def _add_interval_and_p99(figure: go.Figure, drawn: Sequence[PlotPoint]) -> None:
     x: list[float | None] = []
     y: list[float | None] = []
     for row, point in enumerate(drawn):
@@ -182,7 +182,7 @@ def _add_interval_and_p99(figure: go.Figure, drawn: Sequence[Point]) -> None:
     )
 
 
-def _spread_axes(figure: go.Figure, drawn: Sequence[Point]) -> None:
+def _spread_axes(figure: go.Figure, drawn: Sequence[PlotPoint]) -> None:
     low, high = spread_range(drawn)
     figure.update_xaxes(title="deviation from the variant's median (%)", range=[low, high], zeroline=True)
     figure.update_layout(legend_itemsizing="constant")  # the dots are small, their colour is not
@@ -194,7 +194,7 @@ def _spread_axes(figure: go.Figure, drawn: Sequence[Point]) -> None:
     )
 
 
-def spread_range(drawn: Sequence[Point]) -> tuple[float, float]:
+def spread_range(drawn: Sequence[PlotPoint]) -> tuple[float, float]:
     """The axis of :func:`spread` in percent: 99 % of all raw values and every p99 that is not itself far out."""
     pooled = np.concatenate([_deviations(p) for p in drawn])
     low, high = np.quantile(pooled, [0.005, 0.99])
@@ -204,14 +204,14 @@ def spread_range(drawn: Sequence[Point]) -> tuple[float, float]:
     return float(low) - margin, high + margin
 
 
-def beyond(drawn: Sequence[Point]) -> tuple[int, int]:
+def beyond(drawn: Sequence[PlotPoint]) -> tuple[int, int]:
     """``(raw values outside the axis of spread, all raw values)``."""
     low, high = spread_range(drawn)
     pooled = np.concatenate([_deviations(p) for p in drawn])
     return int(np.sum((pooled < low) | (pooled > high))), len(pooled)
 
 
-def _deviations(point: Point) -> Any:
+def _deviations(point: PlotPoint) -> Any:
     values = np.concatenate([np.asarray(v.values_ns) for v in point.measurement.visits])
     return 100 * (values * 1e-9 / point.median_s - 1)
 
@@ -287,44 +287,44 @@ def _figure(height: int) -> go.Figure:
     )
 
 
-def _styles(drawn: Sequence[Point]) -> dict[SeriesKey, tuple[str, str]]:
+def _styles(drawn: Sequence[PlotPoint]) -> dict[SeriesKey, tuple[str, str]]:
     """Name (escaped) and colour of each series: the same in every figure."""
     return {key: (escape(name), PALETTE[i % len(PALETTE)]) for i, (key, name) in enumerate(series(drawn).items())}
 
 
 def _marked(
-    shown: Sequence[Point], styles: dict[SeriesKey, tuple[str, str]]
-) -> Iterator[tuple[dict[str, Any], list[Point]]]:
+    shown: Sequence[PlotPoint], styles: dict[SeriesKey, tuple[str, str]]
+) -> Iterator[tuple[dict[str, Any], list[PlotPoint]]]:
     """``(marks, points)`` by series (colour), kind (symbol) and trust (hollow), in the order of the legend."""
     for key, (name, colour) in styles.items():
-        for kind in KINDS:
+        for kind in CUTS:
             alike = [p for p in shown if p.series == key and p.kind == kind]
-            for doubt in ("", "throttled", "inconclusive", "unlabelled"):
-                group = [p for p in alike if ("" if p.trusted else p.label) == doubt]
+            for distrust in ("", "throttled", "inconclusive", "unlabelled"):
+                group = [p for p in alike if ("" if p.trusted else p.label) == distrust]
                 if group:
                     # The legend explains hollow marks once for all; here it needs them only where no solid one stands.
-                    in_legend = not doubt or (not any(p.trusted for p in alike) and group[0] is alike[0])
-                    yield _marks(name, colour, kind, doubt) | {"showlegend": in_legend}, group
+                    in_legend = not distrust or (not any(p.trusted for p in alike) and group[0] is alike[0])
+                    yield _marks(name, colour, kind, distrust) | {"showlegend": in_legend}, group
 
 
-def _marks(name: str, colour: str, kind: str, doubt: str) -> dict[str, Any]:
-    words = [name, "" if kind == "other" else kind, doubt]
-    symbol = f"{SYMBOLS[kind]}-open" if doubt else SYMBOLS[kind]
+def _marks(name: str, colour: str, kind: str, distrust: str) -> dict[str, Any]:
+    words = [name, "" if kind == "other" else kind, distrust]
+    symbol = f"{SYMBOLS[kind]}-open" if distrust else SYMBOLS[kind]
     return {
         "mode": "markers",
         "name": ", ".join(word for word in words if word),
-        "marker": {"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1.8 if doubt else 0}},
+        "marker": {"color": colour, "symbol": symbol, "size": 10, "line": {"width": 1.8 if distrust else 0}},
     }
 
 
-def _explain_hollow(figure: go.Figure, shown: Sequence[Point]) -> None:
-    """One entry of the legend for each doubtful label, whatever its points' colour and symbol."""
+def _explain_hollow(figure: go.Figure, shown: Sequence[PlotPoint]) -> None:
+    """One entry of the legend for each label that is not trusted, whatever its points' colour and symbol."""
     for label in sorted({p.label for p in shown if not p.trusted}):
         marker = {"color": NEUTRAL, "symbol": "circle-open", "size": 10, "line": {"width": 1.8}}
         figure.add_trace(go.Scatter(x=[None], y=[None], mode="markers", name=f"hollow: {label}", marker=marker))
 
 
-def _about(p: Point) -> str:
+def _about(p: PlotPoint) -> str:
     """What a hover says about a point."""
     return "<br>".join(
         (

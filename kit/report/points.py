@@ -11,12 +11,12 @@ from kit.records import DECIDING, DeviceSpec, LatencyModel, Measurement, Profile
 Key = tuple[str, str, int]  # artifact id, backend, threads
 SeriesKey = tuple[str, int, str]  # backend, threads, precision: what one latency model covers
 
-KINDS = ("full", "depth", "width", "depth + width", "other")
+CUTS = ("full", "depth", "width", "depth + width", "other")
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True)
-class Point:
+class PlotPoint:
     """A measured variant with its derived statistics, computed once. ``accuracy`` is a share in [0, 1]."""
 
     record: ProfileRecord
@@ -29,43 +29,53 @@ class Point:
 
     @property
     def id(self) -> str:
+        """Id of the variant."""
         return self.record.artifact.artifact_id
 
     @property
     def backend(self) -> str:
+        """Runtime."""
         return self.record.settings.backend
 
     @property
     def threads(self) -> int:
+        """Thread count."""
         return self.record.settings.threads
 
     @property
     def precision(self) -> str:
+        """Precision of the network."""
         return self.record.artifact.precision
 
     @property
     def series(self) -> SeriesKey:
+        """What one latency model covers."""
         return self.backend, self.threads, self.precision
 
     @property
     def accuracy(self) -> float | None:
+        """Top-1 share, None where it is unknown."""
         evaluated = self.record.artifact.accuracy
         return evaluated.top1 if evaluated else None
 
     @property
     def macs(self) -> int | None:
+        """Multiply-accumulates, None where they are unknown."""
         return self.record.artifact.macs
 
     @property
     def label(self) -> str:
+        """The quality label."""
         return self.record.label or "unlabelled"
 
     @property
     def trusted(self) -> bool:
+        """Whether it may decide."""
         return self.label in DECIDING
 
 
 def key(record: ProfileRecord) -> Key:
+    """What one variant on the page is."""
     return record.artifact.artifact_id, record.settings.backend, record.settings.threads
 
 
@@ -84,22 +94,22 @@ def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list
     return list(measured.values()), list(failed.values())
 
 
-def points(measured: Sequence[ProfileRecord]) -> list[Point]:
+def points(measured: Sequence[ProfileRecord]) -> list[PlotPoint]:
     """One point per measured record, ordered by backend, threads, precision and median latency."""
     shorten = shortener([r.artifact.artifact_id for r in measured])
     full_depth: dict[str, int] = {}
     for record in measured:
         if net := record.artifact.subnetwork:
             full_depth[net.root] = max(net.depth, full_depth.get(net.root, 0))
-    drawn = [_point(record, shorten, full_depth) for record in measured]
+    drawn = [_plot_point(record, shorten, full_depth) for record in measured]
     return sorted(drawn, key=lambda p: (p.backend, p.threads, PRECISIONS.index(p.precision), p.median_s))
 
 
-def _point(record: ProfileRecord, shorten: Callable[[str], str], full_depth: dict[str, int]) -> Point:
+def _plot_point(record: ProfileRecord, shorten: Callable[[str], str], full_depth: dict[str, int]) -> PlotPoint:
     measurement = record.measurement
     if measurement is None:
         raise ValueError("a failed record has no point")
-    return Point(
+    return PlotPoint(
         record=record,
         measurement=measurement,
         short=shorten(record.artifact.artifact_id),
@@ -140,7 +150,7 @@ def _shared(rows: Sequence[Sequence[str]]) -> int:
     return next((i for i, parts in enumerate(zip(*rows, strict=False)) if len(set(parts)) > 1), min(map(len, rows)))
 
 
-def series(drawn: Sequence[Point]) -> dict[SeriesKey, str]:
+def series(drawn: Sequence[PlotPoint]) -> dict[SeriesKey, str]:
     """``(backend, threads, precision) -> name``, in order; the name leaves out what all points share."""
     keys = list(dict.fromkeys(p.series for p in drawn))
     several_backends = len({k[0] for k in keys}) > 1
@@ -153,9 +163,9 @@ def series(drawn: Sequence[Point]) -> dict[SeriesKey, str]:
     return {k: name(*k) for k in keys}
 
 
-def front(drawn: Sequence[Point]) -> list[Point]:
+def front(drawn: Sequence[PlotPoint]) -> list[PlotPoint]:
     """The Pareto front of trusted points by median latency and accuracy, fastest first."""
-    best: list[Point] = []
+    best: list[PlotPoint] = []
     candidates = [(p.median_s, -p.accuracy, p) for p in drawn if p.trusted and p.accuracy is not None]
     for _, _, point in sorted(candidates, key=lambda c: c[:2]):
         if not best or (point.accuracy or 0) > (best[-1].accuracy or 0):
@@ -166,25 +176,25 @@ def front(drawn: Sequence[Point]) -> list[Point]:
 # ------------------------------------------------------------------------------------------------------------ in words
 
 
-def method(drawn: Sequence[Point]) -> list[str]:
+def method(drawn: Sequence[PlotPoint]) -> list[str]:
     """How it was measured, in four sentences taken from the records' settings."""
     if not drawn:
         return ["Nothing was measured."]
     settings = [p.record.settings for p in drawn]
-    visits = [len(p.measurement.visits) for p in drawn]
+    runs = [len(p.measurement.visits) for p in drawn]
     seeds = sorted({s.seed for s in settings})
     durations = show.listed(sorted({show.seconds(s.visit_s) for s in settings}))
     threads = show.listed([show.counted(t, "thread") for t in sorted({s.threads for s in settings})])
     referenced = any(v.references for p in drawn for v in p.measurement.visits)
-    drift = "Fixed workloads timed between the calls show drift, and" if referenced else "From all of this"
+    drift = "Calibration workloads timed between the calls show drift, and" if referenced else "From all of this"
     return [
-        f"Each variant ran in {_span(visits, 'fresh process')}, interleaved with the others in random order (seed "
+        f"Each variant ran in {_span(runs, 'fresh process')}, interleaved with the others in random order (seed "
         f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",
         "A process warmed up until two successive windows agreed, then collected values for about "
         f"{durations} on {threads}; its raw values are kept.",
         "Latency is the median over processes of each process's median, with the interval that so many processes carry "
         "(95 % from six on); p99 is the 99th percentile of all values.",
-        f"{drift} a label says how far to trust the result: stable and settled (after a retry) may decide, throttled and "
+        f"{drift} a label says how far to trust the result: stable and settled (converged late) may decide, throttled and "
         "inconclusive never do.",
     ]
 
@@ -194,13 +204,13 @@ def _span(values: Sequence[int], noun: str) -> str:
     return show.counted(low, noun) if low == high else f"{low} to {show.counted(high, noun)}"
 
 
-def weaknesses(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+def weaknesses(device: DeviceSpec, drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> list[str]:
     """Where the numbers are weak: each sentence follows from a record."""
     sentences = [*_machine(device, drawn, models), *_trust(drawn), *_small_print(drawn, models)]
     return sentences or ["The records show no weakness beyond this: one machine, at one time."]
 
 
-def _machine(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+def _machine(device: DeviceSpec, drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> list[str]:
     sentences = []
     if device.virtual:
         sentences.append(
@@ -214,21 +224,21 @@ def _machine(device: DeviceSpec, drawn: Sequence[Point], models: Sequence[Latenc
         )
     if "unknown" in sources or not (models or device.clock.nominal_hz or device.clock.current_hz):
         sentences.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
-    visits = [v for p in drawn for v in p.measurement.visits]
-    if visits and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in visits):
+    runs = [v for p in drawn for v in p.measurement.visits]
+    if runs and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in runs):
         sentences.append(
-            "The machine tells neither temperature nor throttling: only the reference timing can reveal them."
+            "The machine reports neither temperature nor throttling: only the calibration workloads can reveal them."
         )
     return sentences
 
 
-def _trust(drawn: Sequence[Point]) -> list[str]:
+def _trust(drawn: Sequence[PlotPoint]) -> list[str]:
     sentences = []
-    doubtful = [p.label for p in drawn if p.label != "stable"]
-    if doubtful:
-        kinds = [f"{doubtful.count(name)} {name}" for name in sorted(set(doubtful))]
+    unstable = [p.label for p in drawn if p.label != "stable"]
+    if unstable:
+        kinds = [f"{unstable.count(name)} {name}" for name in sorted(set(unstable))]
         sentences.append(
-            f"{len(doubtful)} of {show.counted(len(drawn), 'measurement')} are not stable: {show.listed(kinds)}."
+            f"{len(unstable)} of {show.counted(len(drawn), 'measurement')} are not stable: {show.listed(kinds)}."
         )
     wide = [p for p in drawn if _half_width(p) > p.record.settings.precision_target]
     if wide:
@@ -240,22 +250,22 @@ def _trust(drawn: Sequence[Point]) -> list[str]:
     return sentences
 
 
-def _half_width(point: Point) -> float:
+def _half_width(point: PlotPoint) -> float:
     low, high = point.interval_s
     return (high - low) / 2 / point.median_s if point.median_s else 0.0
 
 
-def _small_print(drawn: Sequence[Point], models: Sequence[LatencyModel]) -> list[str]:
+def _small_print(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> list[str]:
     sentences = []
-    visits = [v for p in drawn for v in p.measurement.visits]
+    runs = [v for p in drawn for v in p.measurement.visits]
     fewest = min((len(p.measurement.visits) for p in drawn), default=3)
     if fewest < 3:
         sentences.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
-    if cold := sum(not v.warm for v in visits):
+    if cold := sum(not v.warm for v in runs):
         sentences.append(
-            f"{cold} of {show.counted(len(visits), 'process')} did not reach a steady state while warming up."
+            f"{cold} of {show.counted(len(runs), 'process')} did not reach a steady state while warming up."
         )
-    if (loops := max((v.loops for v in visits), default=1)) > 1:
+    if (loops := max((v.loops for v in runs), default=1)) > 1:
         sentences.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
     images = min((p.record.artifact.accuracy.count for p in drawn if p.record.artifact.accuracy), default=0)
     if 0 < images < 10_000:
