@@ -130,6 +130,15 @@ def test_too_few_points_is_one_sentence() -> None:
         latency.fit(on_the_line()[:2])
 
 
+def test_records_that_were_too_noisy_are_to_be_measured_again() -> None:
+    noisy = [p.model_copy(update={"label": "inconclusive"}) for p in on_the_line()[2:]]
+    with pytest.raises(BadRecord, match="Left out: inconclusive. Measure these again when the machine is quieter."):
+        latency.fit([*on_the_line()[:2], *noisy])
+    crashed = [p.model_copy(update={"outcome": "crashed"}) for p in noisy]
+    with pytest.raises(BadRecord, match=r"Left out: crashed\.$"):
+        latency.fit([*on_the_line()[:2], *crashed])
+
+
 def test_the_newest_record_of_an_artifact_counts() -> None:
     old = made.profile("net0", 9.0, macs=MACS[0])
     (model,) = latency.fit([old, *on_the_line()])

@@ -15,6 +15,7 @@ from kit.records import SubNetwork
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+QUICK_RUN = ".venv/bin/kit run --quick"
 #: Run by CI itself, on a fresh clone; test_board_install makes the board's environment.
 SCRIPTS = ("scripts/quickstart", "scripts/test", "scripts/board-install")
 
@@ -32,24 +33,39 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     program = folder / ".venv" / "bin" / "kit"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m kit "$@"\n')
     program.chmod(0o755)
-    type_in(folder, ".venv/bin/kit run --quick")
+    type_in(folder, QUICK_RUN)
     return folder
 
 
 def type_in(folder: Path, *lines: str) -> None:
-    done = subprocess.run(
+    done = run_shell(folder, *lines)
+    assert done.returncode == 0, done.stderr
+
+
+def run_shell(folder: Path, *lines: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         ["bash", "-e", "-c", "\n".join(lines)], cwd=folder, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
 
 
 def test_it_fits_on_a_page_or_two() -> None:
     assert len(README.split()) <= 900
 
 
-@pytest.mark.timeout(600)
+def measure_again_until_decisive(folder: Path) -> None:
+    """On a busy machine so few records of a quick run decide that kit fit refuses and says to measure again: do so, twice at most."""
+    for _ in range(2):
+        done = run_shell(folder, ".venv/bin/kit fit run/profiles/*/variants.jsonl")
+        if done.returncode == 0:
+            return
+        assert done.returncode == 2 and "Measure these again when the machine is quieter." in done.stderr, done.stderr
+        type_in(folder, QUICK_RUN)
+
+
+@pytest.mark.timeout(900)
 def test_every_command_works(folder: Path) -> None:
+    measure_again_until_decisive(folder)
     for block in blocks("sh"):
         lines = [line for line in block.splitlines() if not line.startswith(SCRIPTS)]
         assert all(line.startswith(".venv/bin/kit ") for line in lines), lines

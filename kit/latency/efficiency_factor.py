@@ -8,7 +8,7 @@ an edge deadline cares for per cent, and keeps the overhead at zero or above: no
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -91,12 +91,19 @@ def _unusable(profile: ProfileRecord) -> str | None:
 
 def _nothing_to_fit(groups: dict[Group, list[ProfileRecord]], left_out: dict[Group, list[str]]) -> str:
     usable = max((len({p.artifact.macs for p in members}) for members in groups.values()), default=0)
-    why = sorted({text.split(": ", 1)[1] for texts in left_out.values() for text in texts})
-    reasons = f" Left out: {'; '.join(why)}." if why else ""
+    reasons = {text.split(": ", 1)[1] for texts in left_out.values() for text in texts}
     return (
         f"A line needs {POINTS_MIN} measured sub-networks with different MACs per backend, precision and thread count; "
-        f"the largest group has {usable}: profile more variants.{reasons}"
+        f"the largest group has {usable}: profile more variants.{left_out_text(reasons)}"
     )
+
+
+def left_out_text(reasons: Collection[str]) -> str:
+    """A sentence on the records that were left out and, where another measurement may help, what to do; empty without any."""
+    if not reasons:
+        return ""
+    again = " Measure these again when the machine is quieter." if "inconclusive" in reasons else ""
+    return f" Left out: {'; '.join(sorted(reasons))}.{again}"
 
 
 def _fit_group(key: Group, members: Sequence[ProfileRecord], left_out: tuple[str, ...], seed: int) -> LatencyModel:

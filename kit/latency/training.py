@@ -166,8 +166,7 @@ def _refuse_too_few(observations: list[Observation], notes: list[str], *, transf
     different = len({p.profile.artifact.macs or sum(k.macs * k.count for k in p.kernels or ()) for p in observations})
     if different >= RECORDS_MIN:
         return
-    why = sorted({text.split(": ", 1)[-1] for text in notes})
-    more = f" Left out: {'; '.join(why)}." if why else ""
+    more = efficiency_factor.left_out_text({text.split(": ", 1)[-1] for text in notes})
     need = "ten are enough with --from" if transferred else "ten serve a roofline, forty a Gaussian process"
     raise BadRecord(
         f"A latency model needs {RECORDS_MIN} measured networks with different MACs and these are {different} ({need}): profile more.{more}"
