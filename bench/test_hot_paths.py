@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from time import perf_counter_ns
 
-import made
 import pytest
+import synthetic
 
 from kit import knowledge, latency, store
 from kit.backends import fake
@@ -43,7 +43,7 @@ def test_floor_of_the_stopwatch(benchmark) -> None:
 @pytest.mark.benchmark(group="judge")
 def test_fit(benchmark) -> None:
     """20 sub-networks, 2000 bootstrap resamples."""
-    profiles = [made.profile(f"net{i}", 1e-4 + 1e-11 * i * 10**7, macs=i * 10**7, seed=i) for i in range(1, 21)]
+    profiles = [synthetic.profile(f"net{i}", 1e-4 + 1e-11 * i * 10**7, macs=i * 10**7, seed=i) for i in range(1, 21)]
     (model,) = benchmark(latency.fit, profiles)
     assert model.quality.within_5 == 1.0
 
@@ -51,7 +51,7 @@ def test_fit(benchmark) -> None:
 @pytest.mark.benchmark(group="judge")
 def test_knowledge_ask(benchmark) -> None:
     """One question to 200 rows."""
-    base = knowledge.build([made.profile(f"net{i}", 1e-4 * i, accuracy=0.5 + i / 500) for i in range(1, 201)])
+    base = knowledge.build([synthetic.profile(f"net{i}", 1e-4 * i, accuracy=0.5 + i / 500) for i in range(1, 201)])
     answer = benchmark(knowledge.ask, base.rows, Need(deadline_s=0.01))
     assert answer.chosen is not None and answer.chosen.p99_s <= 0.01
 
@@ -60,7 +60,7 @@ def test_knowledge_ask(benchmark) -> None:
 def test_package_verify(benchmark, tmp_path: Path) -> None:
     """Every hash of a library with one package of 16 MiB. Floor: sha256 of as many bytes in memory."""
     model = bytes(range(256)) * (1 << 16)
-    artifact = made.artifact("net")
+    artifact = synthetic.artifact("net")
     artifact = artifact.model_copy(
         update={"model": FileRef(file="net.onnx", sha256=store.sha256_bytes(model), size_bytes=len(model))}
     )

@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-import made
 import numpy as np
+import synthetic
 
 from kit.records import Kernel, Measurement, MeasureSettings, ProfileRecord
 
@@ -97,11 +97,11 @@ class Machine:
         rng = np.random.default_rng(zlib.crc32(f"{name}{threads}{device}".encode()))
         seconds = self.seconds(kernels, threads) * float(np.exp(self.noise * rng.standard_normal()))
         settings = more.pop("settings", MeasureSettings(threads=threads))
-        found = made.profile(
-            name, seconds, macs=sum(k.macs * k.count for k in kernels), on=made.device(device), settings=settings
+        found = synthetic.profile(
+            name, seconds, macs=sum(k.macs * k.count for k in kernels), on=synthetic.device(device), settings=settings
         )
         artifact = found.artifact.model_copy(update={"kernels": tuple(kernels), "precision": kernels[0].precision})
-        visits = tuple(made.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
+        visits = tuple(synthetic.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
         return found.model_copy(update={"artifact": artifact, "measurement": Measurement(visits=visits), **more})
 
     def profiles(self, nets: Sequence[tuple[str, tuple[Kernel, ...]]], **more: Any) -> list[ProfileRecord]:

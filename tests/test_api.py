@@ -13,8 +13,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
+import synthetic
 
 import kit
 from kit import knowledge, latency, spaces, store
@@ -273,17 +273,20 @@ def test_profile_refuses_in_a_sentence(network: Any, how: dict[str, Any], kind: 
 
 
 def test_compare_of_two_records_is_one_comparison_whatever_differs() -> None:
-    slow, fast = made.profile(latency_s=0.02), made.profile(latency_s=0.01, settings=made.MeasureSettings(threads=2))
+    slow, fast = (
+        synthetic.profile(latency_s=0.02),
+        synthetic.profile(latency_s=0.01, settings=synthetic.MeasureSettings(threads=2)),
+    )
     found = kit.compare(slow, fast)
     assert found.verdict == "faster" and found.ratio == pytest.approx(0.5, rel=0.01)
     assert "threads differs (A 1, B 2)" in found.remarks
     assert judge(slow, fast, 0.02).verdict == "not comparable"
     (alone,) = kit.compare([slow], [fast])
     assert alone.verdict == "not comparable"
-    elsewhere = kit.compare(slow, made.profile(latency_s=0.01, on=made.device("other")))
+    elsewhere = kit.compare(slow, synthetic.profile(latency_s=0.01, on=synthetic.device("other")))
     assert elsewhere.verdict == "faster" and any("device differs" in remark for remark in elsewhere.remarks)
-    assert "two networks" in kit.compare(slow, made.profile("resnet18-d4-w1.00-fp32-32")).remarks[0]
-    assert kit.compare(slow, made.profile(label="inconclusive")).verdict == "not comparable"
+    assert "two networks" in kit.compare(slow, synthetic.profile("resnet18-d4-w1.00-fp32-32")).remarks[0]
+    assert kit.compare(slow, synthetic.profile(label="inconclusive")).verdict == "not comparable"
 
 
 def test_compare_reads_files_and_folders() -> None:
@@ -400,8 +403,8 @@ HOSTILE = '"><img src=x onerror=alert(1)><script>alert(2)</script>\x1b[31m\n&amp
 
 def shown_records() -> list[Record]:
     """One record of each kind that prints as a table, its strings a stranger's."""
-    device = made.device(HOSTILE, cpu_model=HOSTILE, system=HOSTILE, runtimes={HOSTILE: HOSTILE}, virtual=HOSTILE)
-    profile = made.profile(on=device)
+    device = synthetic.device(HOSTILE, cpu_model=HOSTILE, system=HOSTILE, runtimes={HOSTILE: HOSTILE}, virtual=HOSTILE)
+    profile = synthetic.profile(on=device)
     artifact = profile.artifact.model_copy(update={"artifact_id": HOSTILE})
     profile = profile.model_copy(update={"artifact": artifact, "evidence": (HOSTILE,), "record_id": HOSTILE})
     failed = profile.model_copy(update={"outcome": "failed", "reason": HOSTILE, "measurement": None, "label": None})
@@ -435,13 +438,13 @@ def test_records_show_in_a_notebook_and_inject_nothing() -> None:
 
 
 def test_records_of_values_print_as_values() -> None:
-    reference = made.artifact().model
+    reference = synthetic.artifact().model
     assert reference._repr_html_() is None
     assert repr(reference).startswith("FileRef(file=")
 
 
 def test_a_record_prints_what_a_person_asks_of_it() -> None:
-    record = made.profile(latency_s=0.0123, spread=1e-6)
+    record = synthetic.profile(latency_s=0.0123, spread=1e-6)
     text = str(record)
     for wanted in ("12.3 ms", "stable", "onnxruntime, t1", "synthetic-1c", "6, 300 calls"):
         assert wanted in text

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
+import synthetic
 
 from kit import knowledge, store
 from kit.devices import recognise
@@ -45,7 +45,7 @@ def profiles(tmp_path: Path) -> Path:
     path = tmp_path / "p.jsonl"
     for i in range(1, 6):
         store.append_line(
-            path, made.profile(f"net{i}", i * 1e-3, macs=i * 10**7, accuracy=0.8 + i / 50, size=i * 10**5)
+            path, synthetic.profile(f"net{i}", i * 1e-3, macs=i * 10**7, accuracy=0.8 + i / 50, size=i * 10**5)
         )
     return path
 
@@ -202,7 +202,7 @@ def test_a_run_in_which_nothing_was_measured_fails_and_keeps_the_record(tmp_path
 def test_fit_shows_lambda_beside_the_papers(tmp_path: Path, profiles: Path) -> None:
     data = json.loads(kit("fit", profiles, "--json", cwd=tmp_path).stdout)
     model = data["latency_models"][0]
-    assert model["lambda_cycles_per_mac"] == pytest.approx(1e-3 / 1e7 * made.CLOCK_HZ, rel=0.01)
+    assert model["lambda_cycles_per_mac"] == pytest.approx(1e-3 / 1e7 * synthetic.CLOCK_HZ, rel=0.01)
     assert model["interval"][0] <= model["lambda_cycles_per_mac"] <= model["interval"][1]
     assert {"backend", "precision", "threads", "overhead_s", "r2", "mape", "within_5", "within_10"} <= set(model)
     assert model["paper"]["lambda_cycles_per_mac"] == 1.0 and model["clock_source"] == "nominal"
@@ -226,14 +226,14 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     (tmp_path / "text.onnx").write_text("hello")
     (tmp_path / "empty.jsonl").touch()
     (tmp_path / "other.jsonl").write_text(
-        json.dumps({**json.loads(store.canonical_json(made.profile())), "schema_version": 99}) + "\n"
+        json.dumps({**json.loads(store.canonical_json(synthetic.profile())), "schema_version": 99}) + "\n"
     )
     (tmp_path / "nan.jsonl").write_bytes(
-        store.canonical_json(made.profile(spread=0.0)).replace(b'"warmup_s":0.1', b'"warmup_s":NaN') + b"\n"
+        store.canonical_json(synthetic.profile(spread=0.0)).replace(b'"warmup_s":0.1', b'"warmup_s":NaN') + b"\n"
     )
     mixed = tmp_path / "mixed.jsonl"
     for i, device in enumerate(("one", "two")):
-        store.append_line(mixed, made.profile(f"net{i}", on=made.device(device)))
+        store.append_line(mixed, synthetic.profile(f"net{i}", on=synthetic.device(device)))
     store.write_record(tmp_path / "k.json", knowledge.build(store.read_profiles([profiles])))
     ask = ("knowledge", "ask", "--knowledge", "k.json")
     cases: list[tuple[tuple[object, ...], int, str]] = [
@@ -361,8 +361,8 @@ def promise(build: Path, profiles: Path) -> None:
     """Trusted records of a build for this device: a busy machine may leave its own measurements without a verdict."""
     here = recognise()
     for sidecar in sorted(build.glob("*.json")):
-        record = made.profile(on=here).model_copy(update={"artifact": store.read_record(sidecar, Artifact)})
-        store.append_line(profiles / here.device_id / "made.jsonl", record)
+        record = synthetic.profile(on=here).model_copy(update={"artifact": store.read_record(sidecar, Artifact)})
+        store.append_line(profiles / here.device_id / "synthetic.jsonl", record)
 
 
 def free_port() -> int:

@@ -10,9 +10,9 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke import kit
@@ -327,7 +327,7 @@ def knowledge(tmp_path: Path) -> Path:
         for d, t in (("slow", 5.0), ("fast", 1.0))
     ]
     path = tmp_path / "k.json"
-    store.write_record(path, KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=tuple(rows)))
+    store.write_record(path, KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=tuple(rows)))
     return path
 
 

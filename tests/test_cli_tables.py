@@ -7,8 +7,8 @@ import io
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -22,8 +22,8 @@ WIDTHS = (40, 60, 80, 120)
 
 def profile_table() -> Table:
     names = ("resnet18-d6-w0.50-int8-32", "resnet18-d2-w1.00-fp32-32", "model.onnx")
-    records = [made.profile(name, 0.02377 * (i + 1), accuracy=0.9) for i, name in enumerate(names)]
-    failed = made.profile("broken").model_copy(update={"outcome": "crashed", "measurement": None, "label": None})
+    records = [synthetic.profile(name, 0.02377 * (i + 1), accuracy=0.9) for i, name in enumerate(names)]
+    failed = synthetic.profile("broken").model_copy(update={"outcome": "crashed", "measurement": None, "label": None})
     return show.profile_table([*records, failed])
 
 
@@ -98,7 +98,7 @@ def test_every_cell_that_is_shown_is_whole(rows: list[tuple[str, str, str]], wid
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for i in range(1, 8):
-        record = made.profile(
+        record = synthetic.profile(
             f"resnet18-d{i}-w0.50-int8-32", i * 1e-3, macs=i * 10**7, accuracy=0.8 + i / 50, size=i * 10**5
         )
         store.append_line(tmp_path / "p.jsonl", record)

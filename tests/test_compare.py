@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from test_cli import kit
@@ -21,7 +21,7 @@ from kit.records import Measurement, MeasureSettings, ProfileRecord, Reference
 def records(latencies_s: list[float], seed: int = 0, noise: float = 0.001, **more: Any) -> list[ProfileRecord]:
     """One record per latency, named net0, net1, ...; every process has its own level, as real ones do."""
     return [
-        made.profile(f"net{i}", latency_s, spread=noise, seed=seed + i, **more)
+        synthetic.profile(f"net{i}", latency_s, spread=noise, seed=seed + i, **more)
         for i, latency_s in enumerate(latencies_s)
     ]
 
@@ -53,42 +53,44 @@ def changed(record: ProfileRecord, **changes: Any) -> ProfileRecord:
     ],
 )
 def test_verdicts(factor: float, verdict: str) -> None:
-    found = one(made.profile("net", 0.01, seed=1), made.profile("net", 0.01 * factor, seed=2))
+    found = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.01 * factor, seed=2))
     assert found.verdict == verdict and found.ratio == pytest.approx(factor, rel=0.005)
     assert found.interval is not None and found.interval[0] <= found.ratio <= found.interval[1]
     assert found.values == "raw" and (found.a_processes, found.b_processes) == (6, 6)
 
 
 def test_same_is_a_claim_and_not_the_lack_of_one() -> None:
-    a, b = made.profile("net", 0.01, spread=0.25, seed=1), made.profile("net", 0.01, spread=0.25, seed=2)
+    a, b = synthetic.profile("net", 0.01, spread=0.25, seed=1), synthetic.profile("net", 0.01, spread=0.25, seed=2)
     found = one(a, b)
     assert found.verdict == "undecided" and found.why is not None and "beyond the margin" in found.why
     assert one(a, b, within=0.9).verdict == "same"
 
 
 def test_too_few_processes_decide_nothing() -> None:
-    found = one(made.profile("net", 0.01, processes=3), made.profile("net", 0.02, processes=3))
+    found = one(synthetic.profile("net", 0.01, processes=3), synthetic.profile("net", 0.02, processes=3))
     assert found.verdict == "undecided" and found.why is not None and "90%" in found.why
 
 
 def test_one_wild_process_does_not_make_a_verdict() -> None:
-    a, b = made.profile("net", 0.01, seed=1, processes=8), made.profile("net", 0.01, seed=2, processes=8)
+    a, b = synthetic.profile("net", 0.01, seed=1, processes=8), synthetic.profile("net", 0.01, seed=2, processes=8)
     assert b.measurement is not None
-    wild = made.visit([0.05] * 50, 7)
+    wild = synthetic.visit([0.05] * 50, 7)
     b = changed(b, measurement=b.measurement.model_copy(update={"visits": (*b.measurement.visits[:7], wild)}))
     assert one(a, b).verdict == "same"
 
 
 def test_slower_by_more_than() -> None:
-    found = one(made.profile("net", 0.01, seed=1), made.profile("net", 0.0107, seed=2))
+    found = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.0107, seed=2))
     assert found.slower_by_more_than(0.05) and not found.slower_by_more_than(0.08)
-    assert not one(made.profile("net", 0.01), made.profile("net", 0.02, label="throttled")).slower_by_more_than(0.05)
+    assert not one(
+        synthetic.profile("net", 0.01), synthetic.profile("net", 0.02, label="throttled")
+    ).slower_by_more_than(0.05)
     wide = found.model_copy(update={"interval": (1.04, 1.20)})  # the whole interval must lie above
     assert wide.slower_by_more_than(0.03) and not wide.slower_by_more_than(0.05)
 
 
 def test_what_was_measured_and_is_no_more_is_lost() -> None:
-    good, bad = made.profile("net", 0.01), made.profile("net", 0.01, label="inconclusive")
+    good, bad = synthetic.profile("net", 0.01), synthetic.profile("net", 0.01, label="inconclusive")
     failed = changed(good, outcome="crashed", reason="The process died by signal 11.", measurement=None, label=None)
     assert one(good, failed).lost and compare([good], [])[0].lost
     assert not one(bad, failed).lost and not compare([bad], [])[0].lost  # never measured well
@@ -96,7 +98,7 @@ def test_what_was_measured_and_is_no_more_is_lost() -> None:
 
 
 def test_a_settled_record_widens_the_interval_by_its_own() -> None:
-    a, b = made.profile("net", 0.01, spread=0.2, seed=1), made.profile("net", 0.0106, spread=0.001, seed=2)
+    a, b = synthetic.profile("net", 0.01, spread=0.2, seed=1), synthetic.profile("net", 0.0106, spread=0.001, seed=2)
     plain, wide = one(a, b), one(changed(a, label="settled"), b)
     assert plain.interval is not None and wide.interval is not None and a.measurement is not None
     assert wide.interval[0] == pytest.approx(plain.interval[0] / (1 + a.measurement.half_width))
@@ -106,7 +108,7 @@ def test_a_settled_record_widens_the_interval_by_its_own() -> None:
 
 REFERENCE = Reference(
     device_id="synthetic-1c",
-    created_utc=made.NOW,
+    created_utc=synthetic.NOW,
     workloads={"product": "a fixed product"},
     nominal_ns={"product": 1e6},
     weights={"product": 1.0},
@@ -120,44 +122,44 @@ def drifted(record: ProfileRecord, slowdown: float, reference: Reference | None 
     for number, visit in enumerate(record.measurement.visits):
         values = [float(v) * 1e-9 * slowdown for v in visit.values_ns]
         times = [1_000_000 * slowdown + number] * 6
-        visits.append(made.visit(values, number, block=10, references={"product": times}))
+        visits.append(synthetic.visit(values, number, block=10, references={"product": times}))
     return changed(record, measurement=Measurement(visits=tuple(visits), reference=reference))
 
 
 def test_drift_corrected_values_are_compared_where_both_sides_have_them() -> None:
-    a, b = drifted(made.profile("net", 0.01, seed=1), 1.0), drifted(made.profile("net", 0.01, seed=2), 1.1)
+    a, b = drifted(synthetic.profile("net", 0.01, seed=1), 1.0), drifted(synthetic.profile("net", 0.01, seed=2), 1.1)
     found = one(a, b)
     assert (found.values, found.verdict) == ("corrected", "same") and found.ratio == pytest.approx(1, rel=1e-3)
 
 
 def test_corrections_on_two_scales_are_not_mixed() -> None:
     other = REFERENCE.model_copy(update={"nominal_ns": {"product": 2e6}})
-    a = drifted(made.profile("net", 0.01, seed=1), 1.0)
-    assert one(a, drifted(made.profile("net", 0.01, seed=2), 1.0, other)).values == "raw"
-    assert one(a, made.profile("net", 0.01, seed=2)).values == "raw"
+    a = drifted(synthetic.profile("net", 0.01, seed=1), 1.0)
+    assert one(a, drifted(synthetic.profile("net", 0.01, seed=2), 1.0, other)).values == "raw"
+    assert one(a, synthetic.profile("net", 0.01, seed=2)).values == "raw"
 
 
 def test_raw_values_of_a_machine_that_moved_between_the_runs_do_not_decide() -> None:
-    a = drifted(made.profile("net", 0.01, seed=1), 1.0, None)
-    b = drifted(made.profile("net", 0.01, seed=2), 1.1, None)
+    a = drifted(synthetic.profile("net", 0.01, seed=1), 1.0, None)
+    b = drifted(synthetic.profile("net", 0.01, seed=2), 1.1, None)
     found = one(a, b)
     assert (found.values, found.verdict) == ("raw", "undecided") and found.ratio == pytest.approx(1.1, rel=1e-3)
     assert any("product moved by +10.0% between the runs" in remark for remark in found.remarks)
-    assert one(a, drifted(made.profile("net", 0.015, seed=2), 1.1, None)).verdict == "slower"
+    assert one(a, drifted(synthetic.profile("net", 0.015, seed=2), 1.1, None)).verdict == "slower"
 
 
 # --------------------------------------------------------------------------------------------------------------- matching
 
 
 def test_the_same_file_matches_under_another_name() -> None:
-    a = made.profile("net")
+    a = synthetic.profile("net")
     b = changed(a, artifact=a.artifact.model_copy(update={"artifact_id": "renamed"}))
     found = one(a, b)
     assert found.verdict == "same" and any("two names" in remark for remark in found.remarks)
 
 
 def test_another_file_of_the_same_name_matches_with_a_remark() -> None:
-    a = made.profile("net")
+    a = synthetic.profile("net")
     other = a.artifact.model.model_copy(update={"sha256": "0" * 64})
     found = one(a, changed(a, artifact=a.artifact.model_copy(update={"model": other})))
     assert found.verdict == "same" and any("the files differ" in remark for remark in found.remarks)
@@ -165,10 +167,12 @@ def test_another_file_of_the_same_name_matches_with_a_remark() -> None:
 
 
 def test_the_file_beats_the_name() -> None:
-    a = made.profile("net")
+    a = synthetic.profile("net")
     old = changed(a, artifact=a.artifact.model_copy(update={"artifact_id": "old-net"}))
     other = a.artifact.model.model_copy(update={"sha256": "0" * 64})
-    new = changed(made.profile("net", 0.02), artifact=a.artifact.model_copy(update={"model": other}), record_id="new")
+    new = changed(
+        synthetic.profile("net", 0.02), artifact=a.artifact.model_copy(update={"model": other}), record_id="new"
+    )
     found = compare([a], [new, old])
     assert [(c.artifact_id, c.verdict) for c in found] == [("old-net", "same"), ("net", "not comparable")]
     assert found[1].why == "only B has it"
@@ -181,38 +185,38 @@ def test_the_file_beats_the_name() -> None:
         ({"settings": MeasureSettings(backend="pytorch")}, "backend differs (A onnxruntime, B pytorch)"),
         ({"settings": MeasureSettings(clock_cap_hz=1e9)}, "clock_cap_hz differs (A none, B 1000000000.0)"),
         ({"settings": MeasureSettings(load=1)}, "load differs (A 0, B 1)"),
-        ({"device": made.device("elsewhere")}, "device differs (A synthetic-1c, B elsewhere)"),
+        ({"device": synthetic.device("elsewhere")}, "device differs (A synthetic-1c, B elsewhere)"),
         ({"label": "throttled"}, "B is throttled"),
         ({"label": "inconclusive"}, "B is inconclusive"),
         ({"outcome": "crashed", "reason": "signal 6.", "measurement": None, "label": None}, "B crashed: signal 6"),
     ],
 )
 def test_what_is_not_comparable(change: dict[str, Any], why: str) -> None:
-    a = made.profile("net")
+    a = synthetic.profile("net")
     found = one(a, changed(a, **change))
     assert (found.verdict, found.why) == ("not comparable", why) and found.ratio is None
 
 
 def test_how_long_it_was_measured_does_not_matter() -> None:
-    a = made.profile("net", settings=MeasureSettings(rounds_max=10, visit_s=0.5, seed=0))
-    b = made.profile("net", settings=MeasureSettings(rounds_max=20, visit_s=1.0, seed=3, precision_target=0.01))
+    a = synthetic.profile("net", settings=MeasureSettings(rounds_max=10, visit_s=0.5, seed=0))
+    b = synthetic.profile("net", settings=MeasureSettings(rounds_max=20, visit_s=1.0, seed=3, precision_target=0.01))
     assert conditions(a) == conditions(b) and not differences(a, b)
     assert one(a, changed(b)).verdict == "same"
 
 
 def test_every_operating_point_finds_its_own_partner() -> None:
     points = [MeasureSettings(), MeasureSettings(threads=2), MeasureSettings(gap_s=0.01)]
-    a = [made.profile("net", 0.01 * (i + 1), settings=p, seed=i) for i, p in enumerate(points)]
-    b = [changed(made.profile("net", 0.01 * (i + 1), settings=p, seed=9 + i)) for i, p in enumerate(points)]
+    a = [synthetic.profile("net", 0.01 * (i + 1), settings=p, seed=i) for i, p in enumerate(points)]
+    b = [changed(synthetic.profile("net", 0.01 * (i + 1), settings=p, seed=9 + i)) for i, p in enumerate(points)]
     found = compare(a, b[::-1])
     assert [c.verdict for c in found] == ["same"] * 3 and {c.point for c in found} == {p.name for p in points}
 
 
 def test_of_several_records_the_newest_trusted_one_counts() -> None:
-    old, new = made.profile("net", 0.02), changed(made.profile("net", 0.01), record_id="new")
-    noisy = changed(made.profile("net", 0.05), label="inconclusive", record_id="noisy")
-    found = one(made.profile("net", 0.01, seed=5), new)
-    again = compare([made.profile("net", 0.01, seed=5)], [old, new, noisy])
+    old, new = synthetic.profile("net", 0.02), changed(synthetic.profile("net", 0.01), record_id="new")
+    noisy = changed(synthetic.profile("net", 0.05), label="inconclusive", record_id="noisy")
+    found = one(synthetic.profile("net", 0.01, seed=5), new)
+    again = compare([synthetic.profile("net", 0.01, seed=5)], [old, new, noisy])
     assert len(again) == 1 and again[0].b_record_id == "new" == found.b_record_id
 
 
@@ -248,8 +252,8 @@ def test_equal_networks_rarely_look_different(processes: int) -> None:
         sides = []
         for _ in range(2):
             levels = 0.01 * np.exp(0.01 * rng.standard_t(3, processes))
-            visits = tuple(made.visit([float(level)], i) for i, level in enumerate(levels))
-            record = made.profile("net", processes=1)
+            visits = tuple(synthetic.visit([float(level)], i) for i, level in enumerate(levels))
+            record = synthetic.profile("net", processes=1)
             assert record.measurement is not None
             sides.append(changed(record, measurement=record.measurement.model_copy(update={"visits": visits})))
         wrong += one(sides[0], sides[1], within=0.0001).verdict in ("faster", "slower")

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import library_case
-import made
 import pytest
+import synthetic
 from invoke import kit
 from typer.testing import CliRunner
 
@@ -24,8 +24,8 @@ from kit.records import Answer, Need, ProfileRecord
 
 def delivered(need: Need, measured_s: float | None, promised_s: float = 0.07e-3, **changes: Any) -> Delivery:
     """A package whose p99 was promised near ``promised_s``, and which was then measured at ``measured_s``."""
-    row = knowledge.row_of(made.profile("net", promised_s))
-    record = None if measured_s is None else made.profile("net", measured_s).model_copy(update=changes)
+    row = knowledge.row_of(synthetic.profile("net", promised_s))
+    record = None if measured_s is None else synthetic.profile("net", measured_s).model_copy(update=changes)
     receipt = SimpleNamespace(package="net:1", bytes_downloaded=1, download_s=0.1, checked="no sample in the package")
     pulled: Any = SimpleNamespace(
         receipt=receipt,
@@ -96,7 +96,7 @@ def _library(root: Path, name: str) -> Path:
 def test_only_a_promise_that_holds_becomes_the_current_install(
     device_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured_s: float, current: str
 ) -> None:
-    monkeypatch.setattr(delivery.jobs, "once", lambda *_: made.profile("net-b", measured_s))
+    monkeypatch.setattr(delivery.jobs, "once", lambda *_: synthetic.profile("net-b", measured_s))
     need = Need(deadline_s=1e-3)
     with server.running(_library(tmp_path, "net-b"), library_case.choose) as url:
         first, again = (delivery.pull(url, need, device_folder) for _ in range(2))
@@ -119,7 +119,7 @@ def test_a_measurement_that_is_interrupted_leaves_the_install_before(
 
 
 def of_backend(backend: str, median_s: float, **changes: Any) -> ProfileRecord:
-    record = made.profile("net", median_s)
+    record = synthetic.profile("net", median_s)
     return record.model_copy(update={"settings": record.settings.model_copy(update={"backend": backend}), **changes})
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
 import simulated
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -48,8 +48,8 @@ class Bench:
         artifact = job.target.artifact
         assert artifact.subnetwork is not None
         seconds = self.machine.seconds(spaces.kernels(artifact.subnetwork))
-        visits = tuple(made.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
-        measured_record = made.profile(artifact.artifact_id, settings=job.settings).model_copy(
+        visits = tuple(synthetic.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
+        measured_record = synthetic.profile(artifact.artifact_id, settings=job.settings).model_copy(
             update={"artifact": artifact}
         )
         if self.outcome != "ok":
@@ -69,7 +69,7 @@ def run(
     tmp_path: Path, plan: ExplorationPlan, bench: Bench | None = None, **more: Any
 ) -> tuple[explore.Exploration, Bench]:
     bench = bench or Bench(tmp_path / "x.jsonl")
-    return explore.run(plan, made.device(), bench.out, tmp_path, measure=bench, **more), bench
+    return explore.run(plan, synthetic.device(), bench.out, tmp_path, measure=bench, **more), bench
 
 
 def test_it_measures_until_the_criterion_is_met(tmp_path: Path, small: None) -> None:
@@ -130,7 +130,7 @@ def test_the_budget_is_wall_time(tmp_path: Path, small: None, monkeypatch: pytes
         return bench(jobs, budget_s)
 
     plan = ExplorationPlan(SPACE, MeasureSettings(), budget_s=100.0)
-    exploration = explore.run(plan, made.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
+    exploration = explore.run(plan, synthetic.device(), bench.out, tmp_path, measure=slow, spent_s=2.0)
     assert exploration.ended == "the budget is spent" and [len(b) for b in bench.batches] == [10, 5, 1]
     assert bench.budgets == [
         None,
@@ -255,7 +255,7 @@ def test_the_verb_shows_the_way_and_the_end(
     tmp_path: Path, small: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(backends, "require", lambda name: None)
-    monkeypatch.setattr("kit.devices.recognise", made.device)
+    monkeypatch.setattr("kit.devices.recognise", synthetic.device)
     folders: list[Path] = []
 
     def profile(jobs: list[Job], device: object, out: Path, **_: object) -> list[ProfileRecord]:

@@ -7,10 +7,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
 import simulated
+import synthetic
 from invoke import kit
 
 from kit import latency, store
@@ -18,7 +18,7 @@ from kit.records import Measurement, ProfileRecord
 
 pytest.importorskip("scipy")
 
-CLOCK_HZ = made.CLOCK_HZ
+CLOCK_HZ = synthetic.CLOCK_HZ
 NETS = simulated.sample(9, 3)  # fewer than ten: each is left out alone, whatever the seed
 
 
@@ -31,7 +31,7 @@ class Fit:
             assert profile.measurement is not None
             level = profile.measurement.median_s * rng.lognormal(0, 0.03, 6)  # processes differ, and calls within one
             visits = tuple(
-                made.visit((v * rng.lognormal(0, 0.02, 5)).tolist(), round_) for round_, v in enumerate(level)
+                synthetic.visit((v * rng.lognormal(0, 0.02, 5)).tolist(), round_) for round_, v in enumerate(level)
             )
             changes = {"created_utc": f"2026-01-01T00:00:{i:02}.000000Z", "measurement": Measurement(visits=visits)}
             store.append_line(folder / "p.jsonl", profile.model_copy(update=changes))

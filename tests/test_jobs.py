@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made
 import pytest
+import synthetic
 
 from kit import spaces
 from kit.backends import onnxgraph
@@ -113,7 +113,7 @@ def test_the_name_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_network_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, asked = made.profile(), []
+    record, asked = synthetic.profile(), []
 
     def profile(planned: list[profiler.Job], device: object, out: Path, progress: object = None) -> list[object]:
         asked.append((planned, out))
@@ -122,12 +122,12 @@ def test_one_network_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(profiler, "profile", profile)
     (target,) = jobs.targets(["fake:1us"], "fake")
     settings = MeasureSettings(backend="fake")
-    assert jobs.once(target, settings, made.device(), tmp_path / "x.jsonl") is record
+    assert jobs.once(target, settings, synthetic.device(), tmp_path / "x.jsonl") is record
     assert asked == [([profiler.Job(target, settings)], tmp_path / "x.jsonl")]
 
 
 def test_a_run_in_which_something_was_measured_is_no_failure(tmp_path: Path) -> None:
-    good, bad = made.profile(), made.profile().model_copy(update={"outcome": "crashed", "reason": "It died."})
+    good, bad = synthetic.profile(), synthetic.profile().model_copy(update={"outcome": "crashed", "reason": "It died."})
     assert jobs.failure([bad, good], tmp_path) is None
     assert str(jobs.failure([bad, bad], tmp_path / "f")) == (
         f"Nothing was measured: It died. The failures are recorded in {tmp_path / 'f'}."

@@ -3,9 +3,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,10 +28,10 @@ from kit.records import (
 
 def profiles() -> list[ProfileRecord]:
     return [
-        made.profile("small", 0.001, accuracy=0.90, size=10_000),
-        made.profile("middle", 0.005, accuracy=0.95, size=100_000),
-        made.profile("large", 0.020, accuracy=0.97, size=1_000_000),
-        made.profile("doubtful", 0.0001, accuracy=0.99, label="inconclusive"),
+        synthetic.profile("small", 0.001, accuracy=0.90, size=10_000),
+        synthetic.profile("middle", 0.005, accuracy=0.95, size=100_000),
+        synthetic.profile("large", 0.020, accuracy=0.97, size=1_000_000),
+        synthetic.profile("doubtful", 0.0001, accuracy=0.99, label="inconclusive"),
     ]
 
 
@@ -54,7 +54,7 @@ def test_the_most_accurate_that_meets_the_deadline(
 
 
 def test_p99_decides_not_the_median() -> None:
-    slow_tail = made.profile("tail", 0.004, spread=0.2, accuracy=0.99, seed=3)
+    slow_tail = synthetic.profile("tail", 0.004, spread=0.2, accuracy=0.99, seed=3)
     assert slow_tail.measurement is not None and slow_tail.measurement.median_s < 0.005 < slow_tail.measurement.p99_s
     answer = knowledge.ask(knowledge.build([slow_tail, *profiles()]).rows, Need(deadline_s=0.00502))
     assert answer.chosen is not None and answer.chosen.artifact_id == "middle"
@@ -104,13 +104,15 @@ def test_no_limits_give_the_most_accurate_trusted_one(base: KnowledgeBase) -> No
 
 
 def test_equal_accuracy_goes_to_the_faster() -> None:
-    base = knowledge.build([made.profile("slow", 0.02, accuracy=0.9), made.profile("fast", 0.01, accuracy=0.9)])
+    base = knowledge.build(
+        [synthetic.profile("slow", 0.02, accuracy=0.9), synthetic.profile("fast", 0.01, accuracy=0.9)]
+    )
     answer = knowledge.ask(base.rows, Need(deadline_s=1))
     assert answer.chosen is not None and answer.chosen.artifact_id == "fast"
 
 
 def test_devices_are_kept_apart() -> None:
-    base = knowledge.build([*profiles(), made.profile("small", 0.1, on=made.device("slow-board"))])
+    base = knowledge.build([*profiles(), synthetic.profile("small", 0.1, on=synthetic.device("slow-board"))])
     with pytest.raises(BadRecord, match="say which with --device"):
         knowledge.ask(base.rows, Need())
     with pytest.raises(UnknownName, match="did you mean 'slow-board'"):
@@ -120,28 +122,28 @@ def test_devices_are_kept_apart() -> None:
 
 
 def test_unknown_accuracy_never_meets_a_floor() -> None:
-    base = knowledge.build([made.profile("blind", accuracy=None)])
+    base = knowledge.build([synthetic.profile("blind", accuracy=None)])
     with pytest.raises(NoAnswer, match="accuracy unknown"):
         knowledge.ask(base.rows, Need(min_accuracy=0.1))
     assert knowledge.ask(base.rows, Need()).chosen is not None
 
 
 def test_the_newest_record_replaces_the_older() -> None:
-    base = knowledge.build([made.profile("a", 0.5), made.profile("a", 0.1)])
+    base = knowledge.build([synthetic.profile("a", 0.5), synthetic.profile("a", 0.1)])
     assert len(base.rows) == 1 and base.rows[0].median_s < 0.2
 
 
 def test_failures_are_no_rows() -> None:
-    failed = made.profile().model_copy(update={"measurement": None, "label": None, "outcome": "crashed"})
+    failed = synthetic.profile().model_copy(update={"measurement": None, "label": None, "outcome": "crashed"})
     with pytest.raises(BadRecord, match="None of these profiles holds a measurement"):
         knowledge.build([failed])
 
 
 def test_a_noisy_repetition_does_not_unseat_a_good_measurement() -> None:
-    good, noisy = made.profile("a", 0.1), made.profile("a", 0.5, label="inconclusive")
+    good, noisy = synthetic.profile("a", 0.1), synthetic.profile("a", 0.5, label="inconclusive")
     (row,) = knowledge.build([good, noisy]).rows
     assert row.label == "stable" and row.median_s < 0.2
-    (row,) = knowledge.build([noisy, made.profile("a", 0.6, label="throttled")]).rows
+    (row,) = knowledge.build([noisy, synthetic.profile("a", 0.6, label="throttled")]).rows
     assert row.label == "throttled"
 
 
@@ -159,8 +161,8 @@ def test_accuracies_on_different_data_are_not_compared() -> None:
     [{"gap_s": 0.01}, {"load": 1}, {"affinity": (0,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"}, {"batch": 8}],
 )
 def test_rows_are_of_a_machine_that_is_left_as_it_is(point: dict[str, object]) -> None:
-    elsewhere = made.profile("a", 0.02, settings=MeasureSettings(**point))  # type: ignore[arg-type] # faster: it would win
-    base = knowledge.build([made.profile("a", 0.1), elsewhere])
+    elsewhere = synthetic.profile("a", 0.02, settings=MeasureSettings(**point))  # type: ignore[arg-type] # faster: it would win
+    base = knowledge.build([synthetic.profile("a", 0.1), elsewhere])
     assert len(base.rows) == 2
     answer = knowledge.ask(base.rows, Need())
     assert answer.chosen is not None and answer.chosen.median_s > 0.05
@@ -171,7 +173,7 @@ def test_rows_are_of_a_machine_that_is_left_as_it_is(point: dict[str, object]) -
 
 def test_other_operating_points_decide_only_where_they_are_named() -> None:
     point = MeasureSettings(gap_s=0.01, load=1)
-    rows = knowledge.build([made.profile("a", 0.5, settings=point)]).rows
+    rows = knowledge.build([synthetic.profile("a", 0.5, settings=point)]).rows
     with pytest.raises(BadRecord, match="name one of them with --point"):
         knowledge.ask(rows, Need())
     with pytest.raises(UnknownName, match="did you mean 't1-b1-gap10ms-load1'|did you mean 't1-gap10ms-load1'"):
@@ -181,9 +183,9 @@ def test_other_operating_points_decide_only_where_they_are_named() -> None:
 def test_batches_are_asked_for() -> None:
     rows = knowledge.build(
         [
-            made.profile("a", 0.1),
-            made.profile("a", 0.5, settings=MeasureSettings(batch=8)),
-            made.profile("b", 0.4, accuracy=0.9),
+            synthetic.profile("a", 0.1),
+            synthetic.profile("a", 0.5, settings=MeasureSettings(batch=8)),
+            synthetic.profile("b", 0.4, accuracy=0.9),
         ]
     ).rows
     chosen = knowledge.ask(rows, Need(batch=8)).chosen
@@ -193,18 +195,20 @@ def test_batches_are_asked_for() -> None:
 
 
 def test_thread_counts_are_rows_of_their_own() -> None:
-    base = knowledge.build([made.profile("a", 0.1 / t, settings=MeasureSettings(threads=t)) for t in (1, 2)])
+    base = knowledge.build([synthetic.profile("a", 0.1 / t, settings=MeasureSettings(threads=t)) for t in (1, 2)])
     assert [(r.threads, round(r.median_s, 3)) for r in base.rows] == [(1, 0.1), (2, 0.05)]
 
 
 def test_a_batch_of_one_is_no_other_row() -> None:
-    base = knowledge.build([made.profile("a", 0.1), made.profile("a", 0.2, settings=MeasureSettings(batch=1))])
+    base = knowledge.build(
+        [synthetic.profile("a", 0.1), synthetic.profile("a", 0.2, settings=MeasureSettings(batch=1))]
+    )
     assert len(base.rows) == 1
 
 
 def test_the_fake_backend_is_no_row() -> None:
     with pytest.raises(BadRecord, match="None of these"):
-        knowledge.build([made.profile("fake:1us", settings=MeasureSettings(backend="fake"))])
+        knowledge.build([synthetic.profile("fake:1us", settings=MeasureSettings(backend="fake"))])
 
 
 # ------------------------------------------------------------------------------------------------------------ the rows
@@ -229,8 +233,8 @@ def predicted(name: str, p99_s: float, wide: float = 0.1, **changes: Any) -> Kno
 
 def test_a_row_keeps_percentiles_intervals_and_energy() -> None:
     energy = Energy(source="made", joules=3.0, window_s=1.0, calls=10)
-    visits = [made.visit([0.01 * (1 + 0.01 * i * k) for i in range(60)], k, energy=energy) for k in range(1, 7)]
-    profile = made.profile("a").model_copy(update={"measurement": Measurement(visits=tuple(visits))})
+    visits = [synthetic.visit([0.01 * (1 + 0.01 * i * k) for i in range(60)], k, energy=energy) for k in range(1, 7)]
+    profile = synthetic.profile("a").model_copy(update={"measurement": Measurement(visits=tuple(visits))})
     (r,) = knowledge.build([profile]).rows
     pooled = np.concatenate([v.values_ns for v in visits]) * 1e-9
     assert [r.latency_s(p) for p in PERCENTILES_KEPT[1:]] == pytest.approx(
@@ -390,7 +394,10 @@ def test_measuring_settles_what_was_predicted() -> None:
 
 def test_a_predicted_row_joins_with_the_tail_of_its_like() -> None:
     base = knowledge.build(
-        [made.profile("resnet18-d8-w1.00-fp32-32", 0.01, spread=0.05), made.profile("resnet18-d6-w1.00-fp32-32", 0.008)]
+        [
+            synthetic.profile("resnet18-d8-w1.00-fp32-32", 0.01, spread=0.05),
+            synthetic.profile("resnet18-d6-w1.00-fp32-32", 0.008),
+        ]
     )
     device, sub = base.rows[0].device_id, SubNetwork.parse("resnet18-d4-w1.00-fp32-32")
     more: dict[str, Any] = {
@@ -410,8 +417,8 @@ def test_a_predicted_row_joins_with_the_tail_of_its_like() -> None:
     measured_too = knowledge.predicted_row(SubNetwork.parse("resnet18-d8-w1.00-fp32-32"), 0.02, 0.01, 0.03, **more)
     joined = knowledge.build(
         [
-            made.profile("resnet18-d8-w1.00-fp32-32", 0.01),
-            made.profile("resnet18-d6-w1.00-fp32-32", 0.008, label="inconclusive"),
+            synthetic.profile("resnet18-d8-w1.00-fp32-32", 0.01),
+            synthetic.profile("resnet18-d6-w1.00-fp32-32", 0.008, label="inconclusive"),
         ],
         [guess, measured_too, guess],
     )
@@ -569,11 +576,11 @@ def test_regret_of_perfect_and_of_wrong_knowledge() -> None:
 
 
 def test_every_artifact_of_packages_is_a_row_like_any_other() -> None:
-    profile = made.profile("a", 0.01, accuracy=0.9)
+    profile = synthetic.profile("a", 0.01, accuracy=0.9)
     promise = knowledge.promise_of(profile)
     manifest = records.Manifest(
         name="p",
-        created_utc=made.NOW,
+        created_utc=synthetic.NOW,
         kit_version="0",
         artifact=profile.artifact,
         files=(profile.artifact.model,),

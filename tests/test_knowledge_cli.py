@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from invoke import kit
 from typer.testing import CliRunner
 
@@ -23,8 +23,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> KnowledgeBase:
     """Five networks, the more accurate the slower, and one at another operating point, as files of a working folder."""
     monkeypatch.chdir(tmp_path)
     for i in range(1, 6):
-        store.append_line(Path("p.jsonl"), made.profile(f"net{i}", i * 1e-3, accuracy=0.5 + i / 20, size=1000 * i))
-    store.append_line(Path("p.jsonl"), made.profile("net1", 9e-3, settings=MeasureSettings(gap_s=0.01)))
+        store.append_line(Path("p.jsonl"), synthetic.profile(f"net{i}", i * 1e-3, accuracy=0.5 + i / 20, size=1000 * i))
+    store.append_line(Path("p.jsonl"), synthetic.profile("net1", 9e-3, settings=MeasureSettings(gap_s=0.01)))
     printed = kit("knowledge", "build", "p.jsonl")
     assert "6 rows, 0 of them not trusted to decide, 1 at chosen operating points" in printed
     return store.read_record(Path("knowledge.json"), KnowledgeBase)
@@ -105,7 +105,7 @@ def allocator(k: int, median_s: float) -> KnowledgeRow:
 def test_the_size_table_beside_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = tuple(allocator(k, 10e-6 + 1e-6 * k) for k in (1, 2, 5, 8))
-    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=rows))
+    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=rows))
     done = CliRunner().invoke(
         app, ["knowledge", "table", "--sizes-kbit", "1,10", "--clocks-ghz", "0.1,3", "--out", "k.json"]
     )
@@ -131,7 +131,7 @@ def _with_b(rows: tuple[KnowledgeRow, ...]) -> bool:
     """Add rows of paper B's network to the base of the working folder."""
     more = [r.model_copy(update={"artifact_id": r.artifact_id.replace("_a-", "_b-")}) for r in rows]
     store.write_record(
-        Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(*rows, *more))
+        Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=(*rows, *more))
     )
     return True
 

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
 import simulated
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from invoke import kit
@@ -221,7 +221,7 @@ def test_a_choice_that_is_predicted_is_not_promised(folder: Path) -> None:
 def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The measuring itself is the profiler's and tested there; here a record made up stands for it."""
     build("--accuracy", "a.json")
-    monkeypatch.setattr(measuring, "recognise", lambda: made.device(HERE))
+    monkeypatch.setattr(measuring, "recognise", lambda: synthetic.device(HERE))
     asked: list[tuple[str, Path]] = []
 
     def profiled(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
@@ -244,7 +244,7 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
 
 def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build("--accuracy", "a.json")
-    monkeypatch.setattr(measuring, "recognise", lambda: made.device(HERE))
+    monkeypatch.setattr(measuring, "recognise", lambda: synthetic.device(HERE))
 
     def crashed(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
         gone = {"measurement": None, "label": None, "outcome": "crashed", "reason": "no luck"}
@@ -259,7 +259,7 @@ def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytes
 
 def test_measure_needs_the_device_itself(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build()
-    monkeypatch.setattr(measuring, "recognise", lambda: made.device("another"))
+    monkeypatch.setattr(measuring, "recognise", lambda: synthetic.device("another"))
     with pytest.raises(UsageError, match=r"this machine \(another\) and these rows are of simulated"):
         kit("knowledge", "ask", "--measure")
 
@@ -324,7 +324,7 @@ def test_limits_that_contradict_each_other_say_how_far_each_must_give(folder: Pa
 def test_a_base_of_one_row_answers_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("plotly")
     monkeypatch.chdir(tmp_path)
-    store.append_line(Path("p.jsonl"), made.profile("net1", 1e-3, accuracy=0.9))
+    store.append_line(Path("p.jsonl"), synthetic.profile("net1", 1e-3, accuracy=0.9))
     kit("knowledge", "build", "p.jsonl")
     assert json.loads(kit("knowledge", "ask", "--deadline-ms", "2", "--json"))["runner_up"] is None
     assert "is chosen" in kit("knowledge", "explain", "net1")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from decisions import asked, limits_of, plainly, random_queries, random_rows, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -140,7 +140,7 @@ def test_a_predicted_variant_is_marked() -> None:
 
 def test_the_first_bench_of_two_hundred_profiles() -> None:
     """As ``bench/test_decide.py`` asks it: deadlines alone choose the slowest that is fast enough."""
-    base = knowledge.build([made.profile(f"net{i}", 1e-4 * i, accuracy=0.5 + i / 500) for i in range(1, 21)])
+    base = knowledge.build([synthetic.profile(f"net{i}", 1e-4 * i, accuracy=0.5 + i / 500) for i in range(1, 21)])
     table = knowledge.compile(base.rows)
     deadlines = np.array([r.p99_s for r in base.rows]) * 1.0001
     assert [table.variants[i].artifact_id for i in table.choose_many(deadlines)] == [r.artifact_id for r in base.rows]

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-import made
 import numpy as np
 import pytest
+import synthetic
 
 from kit import latency
 from kit.errors import BadRecord
@@ -14,7 +14,7 @@ MACS = [10**7 * k for k in (1, 2, 4, 8, 12, 16)]
 
 def on_the_line(**more: object) -> list[ProfileRecord]:
     return [
-        made.profile(f"net{i}", OVERHEAD_S + LAMBDA * macs / made.CLOCK_HZ, macs=macs, seed=i, **more)  # type: ignore[arg-type]
+        synthetic.profile(f"net{i}", OVERHEAD_S + LAMBDA * macs / synthetic.CLOCK_HZ, macs=macs, seed=i, **more)  # type: ignore[arg-type]
         for i, macs in enumerate(MACS)
     ]
 
@@ -50,9 +50,9 @@ def test_the_interval_widens_with_scatter_between_processes() -> None:
 
 
 def test_without_a_clock_the_factor_is_in_seconds_per_mac() -> None:
-    (model,) = latency.fit(on_the_line(on=made.device(clock=ClockSpec())))
+    (model,) = latency.fit(on_the_line(on=synthetic.device(clock=ClockSpec())))
     assert model.lambda_cycles_per_mac is None and model.interval is None and model.paper is None
-    assert model.clock_source == "unknown" and model.s_per_mac == pytest.approx(LAMBDA / made.CLOCK_HZ, rel=0.01)
+    assert model.clock_source == "unknown" and model.s_per_mac == pytest.approx(LAMBDA / synthetic.CLOCK_HZ, rel=0.01)
 
 
 def test_a_clock_seen_during_the_measurement_beats_the_nominal_one() -> None:
@@ -64,7 +64,7 @@ def test_a_clock_seen_during_the_measurement_beats_the_nominal_one() -> None:
 def test_a_clock_measured_beside_the_networks_says_so() -> None:
     (model,) = latency.fit(clocked(2.5e9, "measured"))
     assert (model.clock_source, model.clock_hz) == ("measured", 2.5e9)
-    assert model.paper is not None and model.s_per_mac == pytest.approx(LAMBDA / made.CLOCK_HZ, rel=0.01)
+    assert model.paper is not None and model.s_per_mac == pytest.approx(LAMBDA / synthetic.CLOCK_HZ, rel=0.01)
 
 
 def test_the_nominal_clock_does_not_mix_with_a_measured_one() -> None:
@@ -98,14 +98,14 @@ def test_quality_counts_what_lies_within_five_and_ten_per_cent() -> None:
 
 def test_devices_do_not_mix() -> None:
     with pytest.raises(BadRecord, match="2 devices .*fit one device at a time"):
-        latency.fit(on_the_line() + on_the_line(on=made.device("other")))
+        latency.fit(on_the_line() + on_the_line(on=synthetic.device("other")))
 
 
 def test_what_does_not_count_is_named() -> None:
     profiles = [
         *on_the_line(),
-        made.profile("bad", 1.0, label="inconclusive", macs=5),
-        made.profile("blind", 1.0, macs=None),
+        synthetic.profile("bad", 1.0, label="inconclusive", macs=5),
+        synthetic.profile("blind", 1.0, macs=None),
     ]
     (model,) = latency.fit(profiles)
     assert len(model.record_ids) == len(MACS)
@@ -113,13 +113,13 @@ def test_what_does_not_count_is_named() -> None:
 
 
 def test_a_crash_half_way_is_no_measurement() -> None:
-    crashed = made.profile("half", 9.0, macs=5, label=None).model_copy(update={"outcome": "crashed"})
+    crashed = synthetic.profile("half", 9.0, macs=5, label=None).model_copy(update={"outcome": "crashed"})
     (model,) = latency.fit([*on_the_line(), crashed])
     assert model.left_out == ("half: crashed",) and model.quality.worst < 0.05
 
 
 def test_a_group_too_small_for_a_line_is_named() -> None:
-    small = made.profile("resnet18-d2-w1.00-int8-32", 0.001, macs=10**6)
+    small = synthetic.profile("resnet18-d2-w1.00-int8-32", 0.001, macs=10**6)
     (model,) = latency.fit([*on_the_line(), small])
     assert model.precision == "fp32"
     assert model.left_out == ("onnxruntime int8 t1: 1 sub-network(s) with different MACs, a line needs 3",)
@@ -140,7 +140,7 @@ def test_records_that_were_too_noisy_are_to_be_measured_again() -> None:
 
 
 def test_the_newest_record_of_an_artifact_counts() -> None:
-    old = made.profile("net0", 9.0, macs=MACS[0])
+    old = synthetic.profile("net0", 9.0, macs=MACS[0])
     (model,) = latency.fit([old, *on_the_line()])
     assert model.quality.worst < 0.05
 
@@ -149,9 +149,9 @@ def test_other_operating_points_are_not_on_the_line() -> None:
     """A loaded or idling machine is another machine: its records are named and left out, however new they are."""
     gap, loaded = MeasureSettings(gap_s=0.01), MeasureSettings(load=1)
     others = [
-        made.profile("net0", 9.0, macs=MACS[0], settings=gap),
-        made.profile("net1", 9.0, macs=MACS[1], settings=loaded),
-        made.profile("net2", 9.0, macs=MACS[2], settings=MeasureSettings(batch=8)),
+        synthetic.profile("net0", 9.0, macs=MACS[0], settings=gap),
+        synthetic.profile("net1", 9.0, macs=MACS[1], settings=loaded),
+        synthetic.profile("net2", 9.0, macs=MACS[2], settings=MeasureSettings(batch=8)),
     ]
     (model,) = latency.fit([*on_the_line(), *others])
     assert model.quality.worst < 0.05 and len(model.record_ids) == len(MACS)

@@ -11,10 +11,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import made
 import numpy as np
 import pytest
 import simulated
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,7 +161,7 @@ def capped(hz: float, nets: list[tuple[str, tuple[Kernel, ...]]]) -> list[Profil
     for profile in Straight(0, noise=0.0).profiles(nets, settings=MeasureSettings(clock_cap_hz=hz)):
         assert profile.measurement is not None
         visits = tuple(
-            made.visit([v.median_ns * 1e-9 * 3e9 / hz] * 3, v.round, clock_hz=hz, clock_source="observed")
+            synthetic.visit([v.median_ns * 1e-9 * 3e9 / hz] * 3, v.round, clock_hz=hz, clock_source="observed")
             for v in profile.measurement.visits
         )
         out.append(
@@ -316,7 +316,7 @@ def test_wrong_inputs_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_records_without_kernels_still_give_a_line() -> None:
-    profiles = [made.profile(f"net{i}", 1e-4 + i * 1e-3, macs=i * 10**7, seed=i) for i in range(1, 8)]
+    profiles = [synthetic.profile(f"net{i}", 1e-4 + i * 1e-3, macs=i * 10**7, seed=i) for i in range(1, 8)]
     model = quick(profiles)
     assert model.chosen == "factor" and model.per_kind_linear is None and model.roofline is None
     assert any("only a line was fitted" in note for note in model.notes)

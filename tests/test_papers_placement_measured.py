@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -152,7 +152,7 @@ def test_rows_that_are_not_alike_are_told_apart() -> None:
 
 def test_the_command_lines_words(tmp_path: Path) -> None:
     path = tmp_path / "k.json"
-    store.write_record(path, KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=tuple(rows())))
+    store.write_record(path, KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=tuple(rows())))
     found = measured.read(f"measured:{path},backend=onnxruntime", ["small"], end="slow,threads=1", edge="fast")
     assert found == models_of(rows(), ["small"], end=END, edge=EDGE)
     for words, says in (

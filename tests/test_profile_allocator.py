@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from invoke import kit
 
 from kit import backends, knowledge, spaces, store
@@ -226,7 +226,7 @@ def test_the_table_of_kits_own_network(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     own, few = rows("allocator_u", [(4, 1), (32, 3)]), rows("allocator_u", [(4, 1)])
     fewer = few[0].model_copy(update={"artifact_id": few[0].artifact_id.replace("-30", "-10"), "sha256": "10"})
-    base = KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(*own, fewer))
+    base = KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=(*own, fewer))
     store.write_record(Path("knowledge.json"), base)
     quality = AllocationQuality(
         family="allocator_u", source="made up", task_bit=1e4, weight=1.0, delay_s={"4,1": 2.1e-3, "32,3": 2.0e-3}
@@ -250,7 +250,9 @@ def test_delays_are_read_and_told(tmp_path: Path) -> None:
     bare = Measured(timings=(SizeTiming(size="1", clock_hz=1.0, median_s=1.0, record_id=""),))
     assert describe(bare) == "measured"
     path = tmp_path / "k.json"
-    store.write_record(path, KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=rows("allocator_b", [(1, 2)])))
+    store.write_record(
+        path, KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=rows("allocator_b", [(1, 2)]))
+    )
     delay = delay_of(f"measured:{path},backend=b,device=d,threads=1", "allocator_b")
     assert isinstance(delay, Measured) and delay.sizes == ("1,2",)
     assert describe(delay) == "measured:allocator_b by b on d, 1 thread"

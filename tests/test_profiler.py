@@ -17,9 +17,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import made
 import psutil
 import pytest
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,7 +60,7 @@ def at(name: str, *points: dict[str, Any], how: MeasureSettings = ONCE) -> list[
 def sized(*macs: int, how: MeasureSettings = FAST, **changes: Any) -> list[Job]:
     """Networks of these sizes that only an emulated machine can run."""
     how = how.model_copy(update=changes)
-    return [Job(Target(Path(f"net{m}.onnx"), made.artifact(f"net{m}", macs=m)), how) for m in macs]
+    return [Job(Target(Path(f"net{m}.onnx"), synthetic.artifact(f"net{m}", macs=m)), how) for m in macs]
 
 
 def visits_of(records: Sequence[ProfileRecord]) -> list[int]:
@@ -90,7 +90,7 @@ class Machine:
             return found
         values = [found * (1 + 1e-4 * ((i * 7 + before) % 5)) for i in range(10)]
         references = {"product": [self.product_ns] * 6}
-        return WorkerReply(outcome="ok", visit=made.visit(values, request.round, block=2, references=references))
+        return WorkerReply(outcome="ok", visit=synthetic.visit(values, request.round, block=2, references=references))
 
     def install(self, patch: Callable[[Any, str, Any], None]) -> Machine:
         patch(forkserver.ForkServer, "ask", lambda _, request, timeout_s: self.ask(request, timeout_s))
@@ -114,7 +114,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def test_a_known_cost_is_measured_and_the_record_is_on_the_disk(tmp_path: Path) -> None:
     out = tmp_path / "x.jsonl"
-    records = profiler.profile(fakes("fake:2000us"), made.device(), out)
+    records = profiler.profile(fakes("fake:2000us"), synthetic.device(), out)
     assert store.read_profiles([out]) == records
     measurement = records[0].measurement
     assert measurement is not None and len(measurement.visits) == 2
@@ -175,7 +175,7 @@ def test_every_way_to_fail_is_one_record_and_the_sweep_goes_on(tmp_path: Path, m
         "fake:100us",
     )
     jobs = fakes(*names, how=ONCE, timeout_s=3.0) + at("fake:100us", {"batch": 8}, {"affinity": (99999,)})
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl")
     assert [r.outcome for r in records] == [
         "crashed", "out_of_memory", "out_of_memory", "failed", "out_of_memory", "crashed", "timeout", "ok", "unsupported", "unsupported",
     ]  # fmt: skip
@@ -225,7 +225,7 @@ def test_real_points_of_one_network_in_one_run(tmp_path: Path, monkeypatch: pyte
     points: list[dict[str, Any]] = [
         {}, {"gap_s": 0.003, "visit_s": 0.05}, {"load": 1}, {"affinity": (HERE,)}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"},
     ]  # fmt: skip
-    records = profiler.profile(at("fake:200us", *points), made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(at("fake:200us", *points), synthetic.device(), tmp_path / "x.jsonl")
     assert [r.outcome for r in records] == ["ok"] * 4 + ["unsupported"] * 2
     assert [r.settings.name for r in records] == [
         "t1",
@@ -252,7 +252,7 @@ def test_a_file_in_the_users_folder_does_not_stand_in_for_a_module(
 ) -> None:
     (tmp_path / "random.py").write_text("raise SystemExit('not me')")
     monkeypatch.chdir(tmp_path)
-    (record,) = profiler.profile(fakes("fake:1us", how=ONCE), made.device(), tmp_path / "x.jsonl")
+    (record,) = profiler.profile(fakes("fake:1us", how=ONCE), synthetic.device(), tmp_path / "x.jsonl")
     assert record.outcome == "ok"
 
 
@@ -288,7 +288,7 @@ def test_a_child_dies_with_its_parent(tmp_path: Path) -> None:
 
 
 def test_records_carry_what_is_needed_to_judge_them_again(tmp_path: Path) -> None:
-    record = profiler.profile(fakes("fake:10us"), made.device(), tmp_path / "x.jsonl")[0]
+    record = profiler.profile(fakes("fake:10us"), synthetic.device(), tmp_path / "x.jsonl")[0]
     again = ProfileRecord.model_validate_json(store.canonical_json(record))
     assert again.measurement is not None
     assert quality.judge(again.measurement, again.settings) == (record.label, record.evidence)
@@ -309,7 +309,7 @@ def test_rounds_visit_in_another_order_but_the_same_for_the_same_seed(tmp_path: 
     seen: list[list[str]] = []
     for run, seed in enumerate((1, 1, 2)):
         machine.asked.clear()
-        profiler.profile(fakes(*names, seed=seed), made.device(), tmp_path / f"{run}.jsonl")
+        profiler.profile(fakes(*names, seed=seed), synthetic.device(), tmp_path / f"{run}.jsonl")
         seen.append(machine.names)
     assert seen[0] == seen[1] != seen[2]
     assert sorted(seen[0][:6]) == sorted(seen[0][6:]) == sorted(names) and seen[0][:6] != seen[0][6:]
@@ -318,7 +318,7 @@ def test_rounds_visit_in_another_order_but_the_same_for_the_same_seed(tmp_path: 
 def test_points_backends_and_networks_are_interleaved_in_one_run(tmp_path: Path, machine: Machine) -> None:
     ways = [FAST.model_copy(update={"backend": b, "threads": t}) for b in ("onnxruntime", "fake") for t in (1, 2)]
     jobs = [Job(job.target, how) for job in sized(1, 2) for how in ways]
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl")
     key = [(r.artifact.artifact_id, r.settings.backend, r.settings.threads) for r in records]
     assert key == [(j.target.artifact.artifact_id, j.settings.backend, j.settings.threads) for j in jobs]
     rounds = [{(r.artifact, r.backend, r.threads) for r in machine.asked if r.round == round_} for round_ in (0, 1)]
@@ -327,7 +327,7 @@ def test_points_backends_and_networks_are_interleaved_in_one_run(tmp_path: Path,
 
 def test_a_request_carries_its_point(tmp_path: Path, machine: Machine) -> None:
     point = {"threads": 1, "batch": 4, "affinity": (HERE,), "gap_s": 0.002, "warmup_max_s": 0.3, "seed": 5}
-    profiler.profile(at("fake:10us", point), made.device(), tmp_path / "x.jsonl")
+    profiler.profile(at("fake:10us", point), synthetic.device(), tmp_path / "x.jsonl")
     (request,) = machine.asked
     assert {name: getattr(request, name) for name in point} == point and request.visit_s == ONCE.visit_s
     assert WorkerRequest.model_validate_json(forkserver.request_line(request)) == request
@@ -343,7 +343,7 @@ def test_a_job_closes_when_nothing_speaks_against_it(tmp_path: Path, machine: Ma
 
     machine.latency = latency
     how = MeasureSettings(backend="fake", visit_s=0.02)
-    records = profiler.profile(sized(1, 2, 3, how=how), made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(sized(1, 2, 3, how=how), synthetic.device(), tmp_path / "x.jsonl")
     assert visits_of(records)[:2] == [6, 10] and 6 < visits_of(records)[2] < 10
     assert [r.label for r in records] == ["stable", "inconclusive", "settled"]
 
@@ -352,7 +352,7 @@ def test_a_network_that_fails_later_keeps_what_was_measured(tmp_path: Path, mach
     crash = WorkerReply(outcome="crashed", reason="The process died by signal 11.")
     machine.latency = lambda request, before: crash if before == 1 and request.path == "net1.onnx" else 0.01
     records = profiler.profile(
-        sized(1, 2, how=FAST.model_copy(update={"rounds_max": 4})), made.device(), tmp_path / "x.jsonl"
+        sized(1, 2, how=FAST.model_copy(update={"rounds_max": 4})), synthetic.device(), tmp_path / "x.jsonl"
     )
     assert [r.outcome for r in records] == ["crashed", "ok"] and visits_of(records)[0] == 1
     assert records[0].label is None and records[0].reason == "The process died by signal 11." and not records[0].trusted
@@ -361,7 +361,7 @@ def test_a_network_that_fails_later_keeps_what_was_measured(tmp_path: Path, mach
 
 def test_progress_says_what_comes_and_what_is_left(tmp_path: Path, machine: Machine) -> None:
     steps: list[Progress] = []
-    profiler.profile(sized(1, 2, 3), made.device(), tmp_path / "x.jsonl", progress=steps.append)
+    profiler.profile(sized(1, 2, 3), synthetic.device(), tmp_path / "x.jsonl", progress=steps.append)
     assert [s.done for s in steps] == list(range(6)) and {s.planned for s in steps} == {6}
     assert [s.remaining_s is None for s in steps] == [True] * 3 + [False] * 3
     assert steps[-1].remaining_s == pytest.approx(0.72) and steps[0].text.startswith("round 1: net")
@@ -382,7 +382,7 @@ def test_layers_come_from_a_process_of_their_own(tmp_path: Path, machine: Machin
         return none if request.path == "net2.onnx" else WorkerReply(outcome="ok", layers=layers)
 
     machine.latency = latency
-    one, two = profiler.profile(sized(1, 2), made.device(), tmp_path / "x.jsonl", layers=True)
+    one, two = profiler.profile(sized(1, 2), synthetic.device(), tmp_path / "x.jsonl", layers=True)
     assert one.layers == layers and visits_of([one]) == [2]
     assert two.layers is None and two.evidence[-1] == "no times per layer: This runtime has no profiler."
     assert sum(r.layers for r in machine.asked) == 2
@@ -421,7 +421,7 @@ def states(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> States:
 
 def test_without_control_the_machine_is_left_alone(tmp_path: Path, machine: Machine, states: States) -> None:
     points: list[dict[str, Any]] = [{}, {"clock_cap_hz": 1e9}, {"power_mode": "15W"}, {"load": 2}]
-    records = profiler.profile(at("fake:1us", *points), made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(at("fake:1us", *points), synthetic.device(), tmp_path / "x.jsonl")
     assert [r.outcome for r in records] == ["ok", "unsupported", "unsupported", "ok"]
     assert {r.reason for r in records[1:3]} == {"Changing the clock or the power mode must be allowed with --control."}
     assert states.entered == [(None, None)] and sorted(states.loads) == [0, 2]
@@ -435,7 +435,7 @@ def test_a_round_changes_the_state_of_the_machine_once_for_each(
     ]
     how = FAST.model_copy(update={"backend": "fake"})
     jobs = [job for name in ("fake:1us", "fake:2us", "fake:3us") for job in at(name, *caps, how=how)]
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl", control=True)
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl", control=True)
     assert {r.outcome for r in records} == {"ok"} and len(machine.asked) == 36
     assert len(states.entered) == 12 and len(set(states.entered[:6])) == len(set(states.entered[6:])) == 6
 
@@ -450,7 +450,7 @@ def test_a_point_that_turns_out_not_to_hold_is_a_record(
 
     monkeypatch.setattr(operating_point, "controlled", refused)
     (record,) = profiler.profile(
-        at("fake:1us", {"power_mode": "15W"}), made.device(), tmp_path / "x.jsonl", control=True
+        at("fake:1us", {"power_mode": "15W"}), synthetic.device(), tmp_path / "x.jsonl", control=True
     )
     assert record.outcome == "unsupported" and "run the command with sudo" in (record.reason or "")
     assert machine.asked == []
@@ -470,7 +470,7 @@ def test_a_machine_that_was_not_put_back_ends_the_run(
     monkeypatch.setattr(operating_point, "controlled", stuck)
     with pytest.raises(StorageError, match="with sudo"):
         profiler.profile(
-            at("fake:1us", {"clock_cap_hz": 1e9}), made.device(), tmp_path / "out" / "x.jsonl", control=True
+            at("fake:1us", {"clock_cap_hz": 1e9}), synthetic.device(), tmp_path / "out" / "x.jsonl", control=True
         )
 
 
@@ -480,7 +480,7 @@ def test_what_a_killed_run_left_changed_is_put_back_first(
     monkeypatch.setattr(operating_point, "restore_left_over", lambda state: f"put back {state.name}")
     monkeypatch.setattr(operating_point, "state_file", lambda: tmp_path / "state.json")
     steps: list[Progress] = []
-    profiler.profile(fakes("fake:1us"), made.device(), tmp_path / "x.jsonl", progress=steps.append)
+    profiler.profile(fakes("fake:1us"), synthetic.device(), tmp_path / "x.jsonl", progress=steps.append)
     assert steps[0].text == "put back state.json"
 
 
@@ -488,11 +488,11 @@ def test_what_a_killed_run_left_changed_is_put_back_first(
 
 
 def test_the_scale_of_a_device_is_written_once_and_used_again(tmp_path: Path, machine: Machine) -> None:
-    (first,) = profiler.profile(sized(1, how=KEPT), made.device(), tmp_path / "x.jsonl")
+    (first,) = profiler.profile(sized(1, how=KEPT), synthetic.device(), tmp_path / "x.jsonl")
     scale = store.read_record(tmp_path / "reference.json", Reference)
     assert scale.nominal_ns == {"product": 1_000_000.0} and scale.device_id == "synthetic-1c"
     machine.product_ns = 1_500_000
-    (second,) = profiler.profile(sized(2, how=KEPT), made.device(), tmp_path / "y.jsonl")
+    (second,) = profiler.profile(sized(2, how=KEPT), synthetic.device(), tmp_path / "y.jsonl")
     assert store.read_record(tmp_path / "reference.json", Reference) == scale
     assert first.measurement is not None and second.measurement is not None
     assert first.measurement.reference == second.measurement.reference
@@ -507,7 +507,7 @@ def test_where_the_state_is_what_is_measured_nothing_is_divided_out(
 ) -> None:
     ways: list[dict[str, Any]] = [{}, {"gap_s": 0.001}, {"load": 1}, {"affinity": (HERE,)}, {"threads": 2, "batch": 4}]
     jobs = [job for way in ways for job in sized(1, backend="onnxruntime", **way)]
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl")
     assert [r.measurement.corrected_s is None for r in records if r.measurement] == [False, True, True, True, False]
 
 
@@ -515,7 +515,7 @@ def test_a_new_device_is_measured_on_the_scale_of_its_first_run(tmp_path: Path, 
     """While the first wave runs, the scale is provisional; its records carry the one that was written."""
     machine.latency = lambda request, before: 0.01 * (1 + before / 100)
     jobs = sized(1, 2, how=KEPT)
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl")
     scale = store.read_record(tmp_path / "reference.json", Reference)
     found = [r.measurement.reference for r in records if r.measurement is not None]
     assert [own.nominal_ns for own in found if own is not None] == [scale.nominal_ns] * 2
@@ -523,20 +523,20 @@ def test_a_new_device_is_measured_on_the_scale_of_its_first_run(tmp_path: Path, 
 
 def test_a_loaded_machine_gives_no_scale(tmp_path: Path, machine: Machine, states: States) -> None:
     """The first run on a device under load must not become what "usual" means there for ever."""
-    profiler.profile(sized(1, how=KEPT, load=4), made.device(), tmp_path / "x.jsonl")
-    profiler.profile(sized(1, how=KEPT, backend="fake"), made.device(), tmp_path / "x.jsonl")
+    profiler.profile(sized(1, how=KEPT, load=4), synthetic.device(), tmp_path / "x.jsonl")
+    profiler.profile(sized(1, how=KEPT, backend="fake"), synthetic.device(), tmp_path / "x.jsonl")
     profiler.profile(
-        sized(1, how=KEPT, rounds_min=4, rounds_max=4), made.device(), tmp_path / "x.jsonl"
+        sized(1, how=KEPT, rounds_min=4, rounds_max=4), synthetic.device(), tmp_path / "x.jsonl"
     )  # too few processes
     assert not (tmp_path / "reference.json").exists()
-    profiler.profile(sized(1, how=KEPT, load=4) + sized(2, how=KEPT), made.device(), tmp_path / "x.jsonl")
+    profiler.profile(sized(1, how=KEPT, load=4) + sized(2, how=KEPT), synthetic.device(), tmp_path / "x.jsonl")
     assert (tmp_path / "reference.json").exists()
 
 
 def test_the_scale_of_another_device_is_refused(tmp_path: Path, machine: Machine) -> None:
-    profiler.profile(sized(1, how=KEPT), made.device(), tmp_path / "x.jsonl")
+    profiler.profile(sized(1, how=KEPT), synthetic.device(), tmp_path / "x.jsonl")
     with pytest.raises(UsageError, match="the scale of another device"):
-        profiler.profile(sized(1, how=KEPT), made.device("another"), tmp_path / "y.jsonl")
+        profiler.profile(sized(1, how=KEPT), synthetic.device("another"), tmp_path / "y.jsonl")
 
 
 # ---------------------------------------------------------------------------------------------------------------- budget
@@ -545,7 +545,7 @@ def test_the_scale_of_another_device_is_refused(tmp_path: Path, machine: Machine
 def planned(machine: Machine, tmp_path: Path, jobs: list[Job], **more: Any) -> tuple[list[ProfileRecord], float]:
     """The records of a run and the seconds of the machine's own clock that it took."""
     began = machine.now_s
-    records = profiler.profile(jobs, made.device(), tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", **more)
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / f"{len(list(tmp_path.iterdir()))}.jsonl", **more)
     return records, machine.now_s - began
 
 
@@ -653,7 +653,7 @@ def test_records_are_written_after_each_wave(tmp_path: Path, machine: Machine, m
     machine.latency = lambda request, before: (
         written.append(len(store.read_lines(out)) if out.is_file() else 0) or 0.01  # type: ignore[func-returns-value]
     )
-    records = profiler.profile(sized(1, 2, 3, 4, 5), made.device(), out)
+    records = profiler.profile(sized(1, 2, 3, 4, 5), synthetic.device(), out)
     assert written == [0] * 4 + [2] * 4 + [4] * 2
     assert set(machine.names[:4]) == {"net3", "net2"} and set(machine.names[8:]) == {"net4"}  # the middle first
     assert [r.artifact.artifact_id for r in records] == [f"net{i}" for i in range(1, 6)]  # as they were given
@@ -666,13 +666,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-import made
+import synthetic
 from kit.measure import profiler
 from test_profiler import FAST, fakes
 def progress(p):
     if p.done == 3:
         os.kill(os.getpid(), signal.SIGKILL)
-profiler.profile(fakes("fake:100us", "fake:200us", "fake:300us"), made.device(), Path(sys.argv[1]), progress=progress)
+profiler.profile(fakes("fake:100us", "fake:200us", "fake:300us"), synthetic.device(), Path(sys.argv[1]), progress=progress)
 """
 
 
@@ -686,7 +686,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
         file.write('{"job": 0, "torn')  # the kill may fall into a line
     steps: list[Progress] = []
     records = profiler.profile(
-        fakes("fake:100us", "fake:200us", "fake:300us"), made.device(), out, progress=steps.append
+        fakes("fake:100us", "fake:200us", "fake:300us"), synthetic.device(), out, progress=steps.append
     )
     assert len(written) == 4 and steps[0].text == "going on after 3 visits" and len(steps) == 4
     assert visits_of(records) == [2, 2, 2]
@@ -700,7 +700,7 @@ KILLED_LATER = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-import made
+import synthetic
 from kit.measure import profiler
 from test_profiler import KEPT, Machine, sized
 machine = Machine().install(setattr)
@@ -708,7 +708,7 @@ profiler.WAVE = 2
 def progress(p):
     if len(machine.asked) == 13:
         os.kill(os.getpid(), signal.SIGKILL)
-profiler.profile(sized(1, 2, 3, 4, 5, how=KEPT), made.device(), Path(sys.argv[1]), progress=progress)
+profiler.profile(sized(1, 2, 3, 4, 5, how=KEPT), synthetic.device(), Path(sys.argv[1]), progress=progress)
 """
 
 
@@ -723,7 +723,7 @@ def test_a_kill_in_the_second_wave_keeps_the_records_of_the_first(
     monkeypatch.setattr(profiler, "WAVE", 2)
     machine.product_ns = 2_000_000
     steps: list[Progress] = []
-    records = profiler.profile(sized(1, 2, 3, 4, 5, how=KEPT), made.device(), out, progress=steps.append)
+    records = profiler.profile(sized(1, 2, 3, 4, 5, how=KEPT), synthetic.device(), out, progress=steps.append)
     assert steps[0].text == "going on after 13 visits" and len(machine.asked) == 12
     assert out.read_bytes().startswith(first) and (tmp_path / "reference.json").read_bytes() == scale
     assert store.read_profiles([out]) == sorted(records, key=lambda r: r.created_utc)
@@ -740,9 +740,9 @@ def test_a_failure_before_the_kill_is_not_tried_again(tmp_path: Path, machine: M
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        profiler.profile(fakes("fake:1us", "fake:2us"), made.device(), tmp_path / "x.jsonl", progress=stop)
+        profiler.profile(fakes("fake:1us", "fake:2us"), synthetic.device(), tmp_path / "x.jsonl", progress=stop)
     machine.latency = lambda request, before: 0.01
-    records = profiler.profile(fakes("fake:1us", "fake:2us"), made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(fakes("fake:1us", "fake:2us"), synthetic.device(), tmp_path / "x.jsonl")
     assert sorted(r.outcome for r in records) == ["crashed", "ok"] and len(machine.asked) == 3
 
 
@@ -752,8 +752,8 @@ def test_control_that_is_given_after_a_kill_counts(tmp_path: Path, machine: Mach
 
     jobs = at("fake:1us", {"clock_cap_hz": 1e9}, {})
     with pytest.raises(KeyboardInterrupt):
-        profiler.profile(jobs, made.device(), tmp_path / "x.jsonl", progress=stop)
-    records = profiler.profile(jobs, made.device(), tmp_path / "x.jsonl", control=True)
+        profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl", progress=stop)
+    records = profiler.profile(jobs, synthetic.device(), tmp_path / "x.jsonl", control=True)
     assert [r.outcome for r in records] == ["ok", "ok"]
 
 
@@ -764,23 +764,23 @@ def test_fresh_forgets_what_was_done(tmp_path: Path, machine: Machine) -> None:
 
     for fresh in (False, True):
         with pytest.raises(KeyboardInterrupt):
-            profiler.profile(fakes("fake:1us", "fake:2us"), made.device(), tmp_path / "x.jsonl", progress=stop)
+            profiler.profile(fakes("fake:1us", "fake:2us"), synthetic.device(), tmp_path / "x.jsonl", progress=stop)
         machine.asked.clear()
-        profiler.profile(fakes("fake:1us", "fake:2us"), made.device(), tmp_path / "x.jsonl", fresh=fresh)
+        profiler.profile(fakes("fake:1us", "fake:2us"), synthetic.device(), tmp_path / "x.jsonl", fresh=fresh)
         assert len(machine.asked) == (4 if fresh else 1)
 
 
 def test_another_command_does_not_go_on_with_this_ones_journal(tmp_path: Path, machine: Machine) -> None:
     jobs = fakes("fake:1us")
     keys = {
-        profiler._run_key(jobs, made.device()),
-        profiler._run_key(fakes("fake:2us"), made.device()),
-        profiler._run_key(fakes("fake:1us", seed=1), made.device()),
-        profiler._run_key(fakes("fake:1us", gap_s=0.1), made.device()),
-        profiler._run_key(jobs + fakes("fake:2us"), made.device()),
-        profiler._run_key(jobs, made.device("another")),
+        profiler._run_key(jobs, synthetic.device()),
+        profiler._run_key(fakes("fake:2us"), synthetic.device()),
+        profiler._run_key(fakes("fake:1us", seed=1), synthetic.device()),
+        profiler._run_key(fakes("fake:1us", gap_s=0.1), synthetic.device()),
+        profiler._run_key(jobs + fakes("fake:2us"), synthetic.device()),
+        profiler._run_key(jobs, synthetic.device("another")),
     }
-    assert len(keys) == 6 and profiler._run_key(fakes("fake:1us"), made.device()) in keys
+    assert len(keys) == 6 and profiler._run_key(fakes("fake:1us"), synthetic.device()) in keys
 
 
 def test_the_journal_holds_each_visit_before_the_next_begins(tmp_path: Path, machine: Machine) -> None:
@@ -790,7 +790,7 @@ def test_the_journal_holds_each_visit_before_the_next_begins(tmp_path: Path, mac
         (journal,) = tmp_path.glob(".x.*.journal")
         lines.append([json.loads(line) for line in journal.read_text().splitlines()])
 
-    profiler.profile(sized(1, 2), made.device(), tmp_path / "x.jsonl", progress=watch)
+    profiler.profile(sized(1, 2), synthetic.device(), tmp_path / "x.jsonl", progress=watch)
     assert [len(found) for found in lines] == [1, 2, 3, 4] and list(lines[0][0]) == ["run_id"]
     assert {line["job"] for line in lines[3][1:]} == {0, 1}
     assert all(line["wall_s"] == pytest.approx(0.72) for line in lines[3][1:])
@@ -799,12 +799,12 @@ def test_the_journal_holds_each_visit_before_the_next_begins(tmp_path: Path, mac
 def test_a_kill_between_two_records_writes_none_twice(tmp_path: Path, machine: Machine) -> None:
     out = tmp_path / "x.jsonl"
     jobs = fakes("fake:1us", "fake:2us")
-    records = profiler.profile(jobs, made.device(), out)
+    records = profiler.profile(jobs, synthetic.device(), out)
     run = profiler._Run(run_id=records[0].record_id.rsplit("-", 2)[0])
     run.visits = {i: list(r.measurement.visits) for i, r in enumerate(records) if r.measurement}
     lines = out.read_text().splitlines(keepends=True)
     out.write_text(lines[0])
-    again = profiler._write_records(run, jobs, [0, 1], made.device(), out, layers=False)
+    again = profiler._write_records(run, jobs, [0, 1], synthetic.device(), out, layers=False)
     assert [r.record_id for r in again] == [r.record_id for r in records]
     assert {r.record_id for r in store.read_profiles([out])} == {r.record_id for r in again}
     assert len(out.read_text().splitlines()) == 2
@@ -812,9 +812,9 @@ def test_a_kill_between_two_records_writes_none_twice(tmp_path: Path, machine: M
 
 def test_a_kill_inside_the_first_line_ever_written_is_mended(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "x.jsonl").write_text('{"kind": "profile", "torn')
-    key = profiler._run_key(fakes("fake:1us"), made.device())
+    key = profiler._run_key(fakes("fake:1us"), synthetic.device())
     (tmp_path / f".x.{key}.journal").write_text('{"run_')
-    records = profiler.profile(fakes("fake:1us"), made.device(), tmp_path / "x.jsonl")
+    records = profiler.profile(fakes("fake:1us"), synthetic.device(), tmp_path / "x.jsonl")
     assert store.read_profiles([tmp_path / "x.jsonl"]) == records
 
 
@@ -825,10 +825,10 @@ def test_two_runs_at_once_are_refused(tmp_path: Path) -> None:
     with (tmp_path / ".lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(StorageError, match="Another kit profile is measuring"):
-            profiler.profile(fakes("fake:1us"), made.device(), tmp_path / "x.jsonl")
+            profiler.profile(fakes("fake:1us"), synthetic.device(), tmp_path / "x.jsonl")
 
 
 def test_nothing_to_measure_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="nothing to measure"):
-        profiler.profile([], made.device(), tmp_path / "x.jsonl")
+        profiler.profile([], synthetic.device(), tmp_path / "x.jsonl")
     assert not list(tmp_path.iterdir())

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -32,7 +32,7 @@ from kit.records import (
 
 REFERENCE = Reference(
     device_id="synthetic-1c",
-    created_utc=made.NOW,
+    created_utc=synthetic.NOW,
     workloads={"clock": "a chain", "product": "a product", "memory": "a sum"},
     nominal_ns={"clock": 50_000.0, "product": 900_000.0, "memory": 3_000_000.0},
     weights={"clock": 0.6, "product": 0.3},
@@ -53,7 +53,7 @@ def test_what_is_no_id_is_refused(text: str) -> None:
 
 
 def test_profile_survives_json_to_the_last_bit() -> None:
-    profile = made.profile(spread=0.1)
+    profile = synthetic.profile(spread=0.1)
     again = records.load(ProfileRecord, json.loads(store.canonical_json(profile)), "here")
     assert again == profile
     assert again.measurement is not None and profile.measurement is not None
@@ -61,7 +61,7 @@ def test_profile_survives_json_to_the_last_bit() -> None:
 
 
 def test_statistics_are_derived_in_seconds() -> None:
-    measurement = made.profile(latency_s=0.01, spread=0.0).measurement
+    measurement = synthetic.profile(latency_s=0.01, spread=0.0).measurement
     assert measurement is not None
     assert measurement.median_s == pytest.approx(0.01)
     assert measurement.p99_s == pytest.approx(0.01)
@@ -79,7 +79,7 @@ def test_statistics_are_derived_in_seconds() -> None:
     ],
 )
 def test_a_wrong_record_is_one_sentence(change: dict[str, object], says: str) -> None:
-    data = {**made.artifact().model_dump(mode="json"), **change}
+    data = {**synthetic.artifact().model_dump(mode="json"), **change}
     with pytest.raises(BadRecord, match=says) as caught:
         records.load(Artifact, data, "x.json")
     assert "\n" not in str(caught.value) and "x.json" in str(caught.value)
@@ -108,15 +108,15 @@ VISIT_1: dict[str, Any] = {
     "round": 0, "values_ns": [251.25, 250.5, 252.0], "loops": 4, "warmup_calls": 684, "warmup_s": 0.06, "warm": True,
     "timer_resolution_ns": 50.0, "reference_ns": [1e6, 1.1e6], "open_s": 0.01, "first_ns": 821594.0,
     "memory": {"at_start_bytes": 1, "runtime_bytes": 2, "opened_bytes": 3, "peak_bytes": 4},
-    "before": {"at_utc": made.NOW, "clock_hz": 2.0e9, "temperature_c": None, "throttle_flags": None, "power_w": None,
+    "before": {"at_utc": synthetic.NOW, "clock_hz": 2.0e9, "temperature_c": None, "throttle_flags": None, "power_w": None,
                "power_mode": None, "load_1min": 0.5},
-    "after": {"at_utc": made.NOW, "clock_hz": 3.0e9}, "versions": {"python": "3.11"},
+    "after": {"at_utc": synthetic.NOW, "clock_hz": 3.0e9}, "versions": {"python": "3.11"},
 }  # fmt: skip
 
 
 def version_1(**changes: Any) -> dict[str, Any]:
     """A profile as version 1 wrote it, with ``changes`` to its one visit."""
-    data = json.loads(store.canonical_json(made.profile(processes=1)))
+    data = json.loads(store.canonical_json(synthetic.profile(processes=1)))
     settings = {
         k: v for k, v in data["settings"].items() if k in ("backend", "threads", "rounds_min", "visit_s", "seed")
     }
@@ -137,7 +137,7 @@ def test_a_profile_of_version_1_is_upgraded() -> None:
 
 
 def test_a_visit_of_version_1_without_references_or_clock() -> None:
-    silent = {"at_utc": made.NOW, "clock_hz": None}
+    silent = {"at_utc": synthetic.NOW, "clock_hz": None}
     record = records.load(ProfileRecord, version_1(reference_ns=None, before=silent, after=silent), "old.jsonl:1")
     assert record.measurement is not None
     assert record.measurement.visits[0].references == {} and record.measurement.clock_source == "unknown"
@@ -159,7 +159,7 @@ def test_a_failure_of_version_1_stays_one() -> None:
         ({"surprise": 1}, "surprise"),
         ({"values_ns": None}, "values_ns|elapsed_ns"),
         ({"loops": None}, "other types"),
-        ({"before": {"at_utc": made.NOW, "clock_hz": "fast"}}, "other types"),
+        ({"before": {"at_utc": synthetic.NOW, "clock_hz": "fast"}}, "other types"),
     ],
 )
 def test_a_broken_record_of_version_1_is_one_sentence(change: dict[str, Any], says: str) -> None:
@@ -188,7 +188,7 @@ def test_the_profiles_on_disk_keep_their_medians() -> None:
 
 @pytest.mark.parametrize("version", [0, 3, "2", None])
 def test_a_version_of_tomorrow_is_refused(version: object) -> None:
-    data = {**json.loads(store.canonical_json(made.profile())), "schema_version": version}
+    data = {**json.loads(store.canonical_json(synthetic.profile())), "schema_version": version}
     with pytest.raises(BadRecord, match=f"schema version {version!r} .* reads version 2"):
         records.load(ProfileRecord, data, "x.jsonl:1")
 
@@ -233,7 +233,7 @@ def test_names_of_points_are_short() -> None:
 )
 def test_a_plain_record_leaves_the_machine_as_it_is(change: dict[str, Any], plain: bool) -> None:
     settings = MeasureSettings(**change)
-    record = made.profile().model_copy(update={"settings": settings})
+    record = synthetic.profile().model_copy(update={"settings": settings})
     assert record.plain is plain and settings.is_default_state is (plain or "batch" in change)
 
 
@@ -245,8 +245,8 @@ def test_the_batch_is_the_one_that_was_asked_for_else_the_files_own(
     own: tuple[int, ...] | None, asked: int | None, batch: int | None
 ) -> None:
     inputs = () if own is None else (TensorSpec(name="x", shape=own, dtype="float32"),)
-    artifact = made.artifact().model_copy(update={"inputs": inputs})
-    record = made.profile().model_copy(update={"artifact": artifact, "settings": MeasureSettings(batch=asked)})
+    artifact = synthetic.artifact().model_copy(update={"inputs": inputs})
+    record = synthetic.profile().model_copy(update={"artifact": artifact, "settings": MeasureSettings(batch=asked)})
     assert record.batch == batch and record.plain is (batch in (None, 1))
 
 
@@ -284,11 +284,11 @@ def test_a_point_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
 )
 def test_a_visit_whose_parts_do_not_fit_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
-        made.visit([1.0] * 6, **change)
+        synthetic.visit([1.0] * 6, **change)
 
 
 def test_a_visit_whose_parts_fit() -> None:
-    visit = made.visit([1.0, 2.0, 3.0, 4.0, 5.0, 9.0], loops=7, block=3, references={"product": [1, 2, 3]})
+    visit = synthetic.visit([1.0, 2.0, 3.0, 4.0, 5.0, 9.0], loops=7, block=3, references={"product": [1, 2, 3]})
     assert visit.values_ns == pytest.approx(np.array([1, 2, 3, 4, 5, 9]) * 1e9) and visit.median_ns == 3.5e9
 
 
@@ -297,22 +297,24 @@ def test_a_visit_whose_parts_fit() -> None:
 )
 def test_switches_and_references_must_fit_too(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="do not fit together"):
-        made.visit([1.0] * 6, block=3, **change)
+        synthetic.visit([1.0] * 6, block=3, **change)
 
 
 def test_values_of_interrupted_blocks_are_left_out() -> None:
-    visit = made.visit([1.0, 1.1, 9.0, 9.1, 1.2, 1.3], block=2, switches=[0, 3, 0])
+    visit = synthetic.visit([1.0, 1.1, 9.0, 9.1, 1.2, 1.3], block=2, switches=[0, 3, 0])
     assert visit.undisturbed.tolist() == [True, True, False, False, True, True]
     assert visit.interrupted == pytest.approx(1 / 3)
 
 
 def test_where_nearly_everything_was_interrupted_all_of_it_counts() -> None:
     values = [1.0 + i / 100 for i in range(20)]
-    one_in_ten = made.visit(values, block=2, switches=[0, *[1] * 9])
-    two_in_ten = made.visit(values, block=2, switches=[0, 0, *[1] * 8])
+    one_in_ten = synthetic.visit(values, block=2, switches=[0, *[1] * 9])
+    two_in_ten = synthetic.visit(values, block=2, switches=[0, 0, *[1] * 8])
     assert one_in_ten.undisturbed.all() and two_in_ten.undisturbed.sum() == 4
-    assert made.visit(values).undisturbed.all() and made.visit(values).interrupted is None
-    assert made.visit(values, switches=[1] * 10).undisturbed.all()  # without blocks nobody knows which values it hit
+    assert synthetic.visit(values).undisturbed.all() and synthetic.visit(values).interrupted is None
+    assert synthetic.visit(
+        values, switches=[1] * 10
+    ).undisturbed.all()  # without blocks nobody knows which values it hit
 
 
 # ----------------------------------------------------------------------------------------------------------- correction
@@ -338,7 +340,7 @@ def moving(
     values = true_s * of_block[:, None] * noise * np.where(hit, 1.5, 1.0)[:, None]
     references = {name: REFERENCE.nominal_ns[name] * f for name, f in slower.items()}
     references["memory"] = REFERENCE.nominal_ns["memory"] * rng.uniform(1, 2, blocks + 1)  # follows nothing: no weight
-    return made.visit(
+    return synthetic.visit(
         values.ravel().tolist(), seed, block=block, references=references, switches=hit.astype(int).tolist()
     )
 
@@ -374,7 +376,9 @@ def test_without_what_it_takes_nothing_is_corrected() -> None:
     visit = moving(0, 0.2)
     silent = visit.model_copy(update={"references": {"product": visit.references["product"]}})
     assert visit.corrected_ns(None) is None and silent.corrected_ns(REFERENCE) is None
-    assert made.visit([1.0], references={"product-192": [1, 1]}).corrected_ns(REFERENCE) is None  # upgraded: no blocks
+    assert (
+        synthetic.visit([1.0], references={"product-192": [1, 1]}).corrected_ns(REFERENCE) is None
+    )  # upgraded: no blocks
     assert Measurement(visits=(visit, silent), reference=REFERENCE).corrected_s is None
     unweighted = REFERENCE.model_copy(update={"weights": {}})
     assert visit.corrected_ns(unweighted) is None
@@ -400,7 +404,7 @@ def test_the_mode_is_not_moved_by_bursts() -> None:
     for number in range(6):
         values = 0.01 * (1 + 0.004 * rng.standard_normal(400))
         values[rng.permutation(400)[:120]] *= rng.uniform(1.1, 2.0, 120)
-        visits.append(made.visit(values.tolist(), number))
+        visits.append(synthetic.visit(values.tolist(), number))
     measurement = Measurement(visits=tuple(visits))
     assert measurement.mode_s == pytest.approx(0.01, rel=0.005)
     assert measurement.median_s > 0.01 * 1.001 and measurement.p90_s > 0.01 * 1.3
@@ -409,9 +413,9 @@ def test_the_mode_is_not_moved_by_bursts() -> None:
 def test_the_mode_looks_at_undisturbed_blocks_alone() -> None:
     """Most values are disturbed and crowd at 1.3; nothing but the context switches can tell."""
     values = [1.0, 1.001] * 3 + [1.3, 1.3001] * 7
-    told = made.visit(values, block=2, switches=[0] * 3 + [1] * 7)
+    told = synthetic.visit(values, block=2, switches=[0] * 3 + [1] * 7)
     assert Measurement(visits=(told,)).mode_s == pytest.approx(1.0, abs=0.002)
-    assert Measurement(visits=(made.visit(values, block=2),)).mode_s == pytest.approx(1.3, abs=0.002)
+    assert Measurement(visits=(synthetic.visit(values, block=2),)).mode_s == pytest.approx(1.3, abs=0.002)
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60))
@@ -452,7 +456,7 @@ def test_the_bootstrap_draws_processes_and_not_values() -> None:
 
 
 def test_intervals_hold_their_statistic_and_depend_on_nothing_but_the_seed() -> None:
-    measurement = made.profile(spread=0.05).measurement
+    measurement = synthetic.profile(spread=0.05).measurement
     assert measurement is not None
     found = measurement.intervals_s()
     for name, value in (("p90", measurement.p90_s), ("p99", measurement.p99_s)):
@@ -464,13 +468,13 @@ def test_intervals_hold_their_statistic_and_depend_on_nothing_but_the_seed() -> 
 
 
 def test_the_clock_is_the_median_over_processes_with_its_source() -> None:
-    told = [made.visit([1.0], i, clock_hz=hz, clock_source="measured") for i, hz in enumerate((2e9, 3e9, 2.2e9))]
-    measurement = Measurement(visits=(made.visit([1.0]), *told))
+    told = [synthetic.visit([1.0], i, clock_hz=hz, clock_source="measured") for i, hz in enumerate((2e9, 3e9, 2.2e9))]
+    measurement = Measurement(visits=(synthetic.visit([1.0]), *told))
     assert (measurement.clock_hz, measurement.clock_source) == (2.2e9, "measured")
 
 
 def test_cold_start_is_told_by_its_parts() -> None:
-    visits = [made.visit([1.0], i, runtime_s=r, open_s=0.2, first_ns=3e6) for i, r in enumerate((0.5, None, 0.7))]
+    visits = [synthetic.visit([1.0], i, runtime_s=r, open_s=0.2, first_ns=3e6) for i, r in enumerate((0.5, None, 0.7))]
     found = Measurement(visits=tuple(visits)).cold_start_s
     assert found == pytest.approx({"runtime": 0.6, "open": 0.2, "first": 0.003, "until_steady": 0.1})
     assert Measurement(visits=(visits[1],)).cold_start_s["runtime"] is None
@@ -478,10 +482,10 @@ def test_cold_start_is_told_by_its_parts() -> None:
 
 def test_energy_is_the_middle_window() -> None:
     windows = [Energy(source="rail", joules=j, window_s=2.0, calls=10, idle_power_w=1.0) for j in (40.0, 30.0, 90.0)]
-    visits = [made.visit([1.0], i, energy=e) for i, e in enumerate((*windows, None))]
+    visits = [synthetic.visit([1.0], i, energy=e) for i, e in enumerate((*windows, None))]
     energy = Measurement(visits=tuple(visits)).energy
     assert energy is not None and energy.joules_per_call == 4.0 and energy.net_joules_per_call == pytest.approx(3.8)
-    assert Measurement(visits=(made.visit([1.0]),)).energy is None
+    assert Measurement(visits=(synthetic.visit([1.0]),)).energy is None
     assert Energy(source="rail", joules=1, window_s=1, calls=1).net_joules_per_call is None
 
 
@@ -502,8 +506,10 @@ def test_two_hundred_records_of_six_thousand_values_stay_small() -> None:
     for number in range(6):
         values = 0.005 * (1 + 0.01 * rng.standard_normal(1000) + 0.2 * (rng.uniform(size=1000) < 0.02))
         references = {name: ns * (1 + 0.05 * rng.uniform(size=26)) for name, ns in REFERENCE.nominal_ns.items()}
-        visits.append(made.visit(values.tolist(), number, block=40, references=references, switches=[0] * 25))
-    record = made.profile().model_copy(update={"measurement": Measurement(visits=tuple(visits), reference=REFERENCE)})
+        visits.append(synthetic.visit(values.tolist(), number, block=40, references=references, switches=[0] * 25))
+    record = synthetic.profile().model_copy(
+        update={"measurement": Measurement(visits=tuple(visits), reference=REFERENCE)}
+    )
     line = store.canonical_json(record)
     assert 200 * len(line) < 20e6
     assert records.load(ProfileRecord, json.loads(line), "here") == record

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +78,7 @@ def test_without_a_chain_nobody_knows_the_clock(monkeypatch: pytest.MonkeyPatch)
 
 
 def seen(references: dict[str, list[int]], backend: str = "onnxruntime") -> drift.Seen:
-    return drift.Seen(made.visit([1.0] * 2, block=1, references=references), backend)
+    return drift.Seen(synthetic.visit([1.0] * 2, block=1, references=references), backend)
 
 
 def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
@@ -120,7 +120,7 @@ def test_the_best_mixture_that_every_process_timed_counts() -> None:
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:
-    old = drift.Seen(made.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
+    old = drift.Seen(synthetic.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
     assert drift.scale(None, "board", [old]) is None and drift.scale(None, "board", []) is None
 
 

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import made
 import numpy as np
 import pytest
+import synthetic
 
 from kit import knowledge, latency
 from kit import units as show
@@ -70,15 +70,15 @@ def make_profile(row: tuple[Any, ...], on: DeviceSpec, seed: int = 0, values: in
     centres = median_ms * 1e-3 * (1 + shift * rng.standard_normal(4))
     scatter = [c * (1 + 0.004 * rng.standard_normal(values) + 0.02 * rng.exponential(0.4, values)) for c in centres]
     visits = tuple(
-        made.visit(
+        synthetic.visit(
             list(s), i, loops=4, block=values, references={"product": [1e6, 1e6]}, versions={"onnxruntime": "1.0"}
         )
         for i, s in enumerate(scatter)
     )
     size = int((44.7e6 if precision == "fp32" else 11.4e6) * width**2 * depth / 8)
-    artifact = made.artifact(name, macs=mmacs * 10**6, accuracy=accuracy, size=size)
+    artifact = synthetic.artifact(name, macs=mmacs * 10**6, accuracy=accuracy, size=size)
     origin = Origin(root="resnet18", dataset="synthetic", seed=7, made_by="kit 0")
-    record = made.profile(name, on=on, label=label, settings=MeasureSettings(seed=3))
+    record = synthetic.profile(name, on=on, label=label, settings=MeasureSettings(seed=3))
     return record.model_copy(
         update={
             "artifact": artifact.model_copy(
@@ -92,7 +92,7 @@ def make_profile(row: tuple[Any, ...], on: DeviceSpec, seed: int = 0, values: in
 
 def make_failure(name: str, on: DeviceSpec, **changes: Any) -> ProfileRecord:
     fields = {"outcome": "out_of_memory", "reason": "the process was killed", "measurement": None, "label": None}
-    return made.profile(name, on=on).model_copy(update={**fields, **changes})
+    return synthetic.profile(name, on=on).model_copy(update={**fields, **changes})
 
 
 def named(record: ProfileRecord, name: str) -> ProfileRecord:
@@ -105,7 +105,7 @@ def make_package(profile: ProfileRecord) -> Manifest:
     model = profile.artifact.model
     return Manifest(
         name=profile.artifact.artifact_id,
-        created_utc=made.NOW,
+        created_utc=synthetic.NOW,
         kit_version="0",
         artifact=profile.artifact,
         files=(model, model.model_copy(update={"file": "sample.npz", "size_bytes": 20_000})),
@@ -128,13 +128,13 @@ def choice(base: KnowledgeBase, deadline_s: float) -> KnowledgeRow | None:
 
 def make_content(extra: list[ProfileRecord] | None = None) -> dict[str, Any]:
     """Everything that write_page takes: 14 variants, one failure, three answers, three packages and a pull."""
-    device = made.device("synthetic-2c", **VIRTUAL)
+    device = synthetic.device("synthetic-2c", **VIRTUAL)
     profiles = [make_profile(row, device, seed) for seed, row in enumerate(SYNTHETIC)]
     base = knowledge.build(profiles)
     deadlines = np.geomspace(0.3e-3, 8e-3, 120).tolist()
     package = make_package(profiles[8])
     receipt = InstallReceipt(
-        package=package.name, manifest_digest="sha256:" + "ab" * 32, source="http://127.0.0.1:8000", installed_utc=made.NOW,
+        package=package.name, manifest_digest="sha256:" + "ab" * 32, source="http://127.0.0.1:8000", installed_utc=synthetic.NOW,
         bytes_downloaded=package.size_bytes, download_s=0.21, checked="one batch, largest difference 3e-6",
     )  # fmt: skip
     promise = package.promises[0]
@@ -154,7 +154,7 @@ def make_content(extra: list[ProfileRecord] | None = None) -> dict[str, Any]:
 
 
 def make_empty(device: DeviceSpec, **changes: Any) -> dict[str, Any]:
-    base = KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=())
+    base = KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=())
     nothing: dict[str, Any] = {
         "device": device, "profiles": [], "models": [], "knowledge": base, "answers": [], "deadline_choices": [],
         "packages": [], "pull": None,
@@ -270,8 +270,10 @@ def test_rejected_variants_are_listed_with_value_and_bound(outline: Outline, con
     "evil", ["<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "</script><b>bold</b>"]
 )
 def test_text_of_records_is_escaped_everywhere(evil: str, tmp_path: Path) -> None:
-    device = made.device("synthetic-2c", **{**VIRTUAL, "cpu_model": evil, "virtual": evil, "telemetry": {evil: evil}})
-    first, second = (named(made.profile(f"x{i}", 0.002 * i, on=device), f"{evil}-{i}") for i in (1, 2))
+    device = synthetic.device(
+        "synthetic-2c", **{**VIRTUAL, "cpu_model": evil, "virtual": evil, "telemetry": {evil: evil}}
+    )
+    first, second = (named(synthetic.profile(f"x{i}", 0.002 * i, on=device), f"{evil}-{i}") for i in (1, 2))
     first = first.model_copy(update={"evidence": (evil,), "kit_version": evil})
     failure = named(make_failure("x3", device, reason=evil), f"{evil}-3")
     base = knowledge.build([first, second])
@@ -293,8 +295,11 @@ def test_text_of_records_is_escaped_everywhere(evil: str, tmp_path: Path) -> Non
 
 
 def test_other_devices_are_left_out_and_said(tmp_path: Path) -> None:
-    own, other = made.profile(on=made.device("synthetic-a")), made.profile(on=made.device("synthetic-b"))
-    out = write_page(tmp_path / "p.html", **make_empty(made.device("synthetic-a"), profiles=[own, other]))
+    own, other = (
+        synthetic.profile(on=synthetic.device("synthetic-a")),
+        synthetic.profile(on=synthetic.device("synthetic-b")),
+    )
+    out = write_page(tmp_path / "p.html", **make_empty(synthetic.device("synthetic-a"), profiles=[own, other]))
     text = Outline(out.read_text(encoding="utf-8")).text
     assert "1 variant measured" in text and "1 record of other devices" in text
 
@@ -304,16 +309,24 @@ def test_other_devices_are_left_out_and_said(tmp_path: Path) -> None:
     [
         (lambda d: [], set(), "Nothing was measured"),
         (lambda d: [make_failure("a", d)], set(), "out of memory"),
-        (lambda d: [made.profile(on=d)], {"tradeoff", "cost", "spread"}, "Every variant ran"),
-        (lambda d: [made.profile(on=d, accuracy=None, macs=None)], {"spread"}, "No measured variant with known MACs"),
-        (lambda d: [made.profile("my-net", on=d, label=None)], {"tradeoff", "cost", "spread"}, "1 unlabelled"),
-        (lambda d: [made.profile(on=d, spread=0.0, processes=1)], {"tradeoff", "cost", "spread"}, "only 1 process"),
+        (lambda d: [synthetic.profile(on=d)], {"tradeoff", "cost", "spread"}, "Every variant ran"),
+        (
+            lambda d: [synthetic.profile(on=d, accuracy=None, macs=None)],
+            {"spread"},
+            "No measured variant with known MACs",
+        ),
+        (lambda d: [synthetic.profile("my-net", on=d, label=None)], {"tradeoff", "cost", "spread"}, "1 unlabelled"),
+        (
+            lambda d: [synthetic.profile(on=d, spread=0.0, processes=1)],
+            {"tradeoff", "cost", "spread"},
+            "only 1 process",
+        ),
     ],
 )
 def test_empty_and_tiny_pages_are_whole(
     profiles: Callable[[DeviceSpec], list[ProfileRecord]], figures: set[str], says: str, tmp_path: Path
 ) -> None:
-    device = made.device()
+    device = synthetic.device()
     out = write_page(tmp_path / "deep" / "p.html", **make_empty(device, profiles=profiles(device)))
     outline = Outline(out.read_text(encoding="utf-8"))
     assert set(outline.figures) == figures
@@ -325,7 +338,7 @@ def test_empty_and_tiny_pages_are_whole(
 def test_a_page_that_cannot_be_written_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises((StorageError, UsageError)):
-        write_page(tmp_path / "file" / "p.html", **make_empty(made.device()))
+        write_page(tmp_path / "file" / "p.html", **make_empty(synthetic.device()))
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -355,7 +368,7 @@ def test_cost_draws_the_fit_in_its_region_and_the_papers_line(outline: Outline, 
     assert (fit["x"][0], fit["x"][-1]) == pytest.approx([m / 1e6 for m in model.macs_range])
     assert fit["y"][-1] == pytest.approx((model.overhead_s + model.s_per_mac * 556e6) * 1e3)
     paper = trace(figure, "the papers' λ = 1")
-    assert paper["y"][-1] == pytest.approx(556e6 / made.CLOCK_HZ * 1e3)
+    assert paper["y"][-1] == pytest.approx(556e6 / synthetic.CLOCK_HZ * 1e3)
     assert figure["layout"]["yaxis"]["type"] == "log"
 
 
@@ -386,8 +399,11 @@ def test_choices_rise_with_the_deadline(outline: Outline, content: dict[str, Any
 
 
 def test_latest_keeps_the_newest_and_forgets_failures_made_good() -> None:
-    device = made.device()
-    old, new = made.profile(latency_s=0.01), made.profile(latency_s=0.02).model_copy(update={"created_utc": "2027"})
+    device = synthetic.device()
+    old, new = (
+        synthetic.profile(latency_s=0.01),
+        synthetic.profile(latency_s=0.02).model_copy(update={"created_utc": "2027"}),
+    )
     made_good = make_failure(old.artifact.artifact_id, device, created_utc="2026-06")
     broken_since = make_failure(old.artifact.artifact_id, device, created_utc="2028")
     assert points.latest([new, made_good, old]) == ([new], [])
@@ -395,8 +411,10 @@ def test_latest_keeps_the_newest_and_forgets_failures_made_good() -> None:
 
 
 def test_another_operating_point_does_not_replace_the_plain_one() -> None:
-    plain = made.profile(latency_s=0.01)
-    loaded = made.profile(latency_s=0.02, settings=MeasureSettings(load=1)).model_copy(update={"created_utc": "2027"})
+    plain = synthetic.profile(latency_s=0.01)
+    loaded = synthetic.profile(latency_s=0.02, settings=MeasureSettings(load=1)).model_copy(
+        update={"created_utc": "2027"}
+    )
     measured, _ = points.latest([plain, loaded])
     assert plain in measured
 
@@ -412,7 +430,7 @@ def test_shortener_drops_what_all_share() -> None:
 
 def test_a_legend_names_series_whose_points_are_all_doubtful() -> None:
     drawn = points.points(
-        [made.profile(label="inconclusive"), made.profile("resnet18-d8-w0.50-fp32-32", label="throttled")]
+        [synthetic.profile(label="inconclusive"), synthetic.profile("resnet18-d8-w0.50-fp32-32", label="throttled")]
     )
     figure = plots.latency_accuracy(drawn)
     entries = [t.name for t in figure.data if t.showlegend is not False and t.name]
@@ -426,8 +444,8 @@ def test_a_legend_names_series_whose_points_are_all_doubtful() -> None:
 
 
 def test_series_name_what_differs() -> None:
-    other = made.profile("resnet18-d8-w1.00-int8-32", settings=MeasureSettings(backend="pytorch", threads=2))
-    names = points.series(points.points([made.profile(), other]))
+    other = synthetic.profile("resnet18-d8-w1.00-int8-32", settings=MeasureSettings(backend="pytorch", threads=2))
+    names = points.series(points.points([synthetic.profile(), other]))
     assert list(names.values()) == ["onnxruntime fp32, 1 thread", "pytorch int8, 2 threads"]
 
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
-import made
 import numpy as np
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -230,10 +230,10 @@ def queue_of(service_s: float) -> scenario.Ask:
 def record_of(result: scenario.Result, settings: ScenarioSettings) -> ScenarioRecord:
     return ScenarioRecord(
         record_id="r",
-        created_utc=made.NOW,
+        created_utc=synthetic.NOW,
         kit_version="0",
-        device=made.device(),
-        artifact=made.artifact(),
+        device=synthetic.device(),
+        artifact=synthetic.artifact(),
         settings=settings,
         outcome=result.outcome,
         reason=result.reason,
@@ -330,7 +330,7 @@ def test_a_crash_in_the_middle_of_the_search_is_the_outcome() -> None:
 def measured(tmp_path: Path, *names: str, **settings: object) -> list[ScenarioRecord]:
     made_settings = ScenarioSettings.model_validate({**FAST, **settings})
     found = targets.resolve(names, backend="fake")
-    return scenario.measure(found, made_settings, made.device(), tmp_path / f"x{scenario.SUFFIX}")
+    return scenario.measure(found, made_settings, synthetic.device(), tmp_path / f"x{scenario.SUFFIX}")
 
 
 def test_a_single_stream_of_known_cost(tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_a_server_of_known_cost(tmp_path: Path) -> None:
     record = scenario.measure(
         targets.resolve(["fake:200us"], backend="fake"),
         settings,
-        made.device(),
+        synthetic.device(),
         tmp_path / f"x{scenario.SUFFIX}",
         progress=steps.append,
     )[0]
@@ -407,8 +407,8 @@ def test_a_free_batch_is_swept_by_a_real_runtime(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.save(model, tmp_path / "free.onnx")
     settings = ScenarioSettings(scenario="offline", run_s=0.02, batches=(1, 4), warmup_max_s=0.0)
-    target = targets.Target(tmp_path / "free.onnx", made.artifact())
-    record = scenario.measure([target], settings, made.device(), tmp_path / f"x{scenario.SUFFIX}")[0]
+    target = targets.Target(tmp_path / "free.onnx", synthetic.artifact())
+    record = scenario.measure([target], settings, synthetic.device(), tmp_path / f"x{scenario.SUFFIX}")[0]
     assert record.outcome == "ok" and [run.batch for run in record.runs] == [1, 4]
     assert record.best is not None and record.best.samples_per_s is not None
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
+import synthetic
 
 from kit import store
 from kit.errors import BadRecord, StorageError, UsageError
@@ -158,22 +158,22 @@ def test_reading_profiles_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "text.jsonl").write_text("hello")
     with pytest.raises(BadRecord, match="not JSON lines"):
         store.read_profiles([tmp_path / "text.jsonl"])
-    store.append_line(tmp_path / "other.jsonl", made.artifact())
+    store.append_line(tmp_path / "other.jsonl", synthetic.artifact())
     with pytest.raises(BadRecord, match="kind 'artifact'"):
         store.read_profiles([tmp_path / "other.jsonl"])
 
 
 def test_profiles_read_back_from_a_folder(tmp_path: Path) -> None:
-    profile = made.profile()
+    profile = synthetic.profile()
     store.append_line(tmp_path / "dev" / "a.jsonl", profile)
     (tmp_path / "dev" / ".hidden.jsonl").write_text("not a profile")
     assert store.read_profiles([tmp_path]) == [profile]
 
 
 def test_the_newest_record_comes_last_whatever_its_file_is_called(tmp_path: Path) -> None:
-    new = made.profile().model_copy(update={"created_utc": "2027-01-01T00:00:00.000000Z"})
+    new = synthetic.profile().model_copy(update={"created_utc": "2027-01-01T00:00:00.000000Z"})
     store.append_line(tmp_path / "a.jsonl", new)
-    store.append_line(tmp_path / "z.jsonl", made.profile())
+    store.append_line(tmp_path / "z.jsonl", synthetic.profile())
     assert store.read_profiles([tmp_path])[-1] == new
 
 
@@ -185,17 +185,17 @@ def test_of_each_operating_point_one_record_decides() -> None:
         MeasureSettings(threads=2),
         MeasureSettings(backend="pytorch"),
     ]
-    old = [made.profile("net", 0.01 * i, settings=p) for i, p in enumerate(points, 1)]
-    new = [made.profile("net", 0.02 * i, settings=p) for i, p in enumerate(points, 1)]
-    noisy = [made.profile("net", 0.05, settings=p, label="inconclusive") for p in points]
-    others = [made.profile("other"), made.profile("net", on=made.device("elsewhere"))]
+    old = [synthetic.profile("net", 0.01 * i, settings=p) for i, p in enumerate(points, 1)]
+    new = [synthetic.profile("net", 0.02 * i, settings=p) for i, p in enumerate(points, 1)]
+    noisy = [synthetic.profile("net", 0.05, settings=p, label="inconclusive") for p in points]
+    others = [synthetic.profile("other"), synthetic.profile("net", on=synthetic.device("elsewhere"))]
     assert store.decisive([*old, *new, *others, *noisy]) == [*new, *others]
     assert store.decisive([noisy[0], noisy[0].model_copy(update={"label": "throttled"})])[0].label == "throttled"
 
 
 def test_how_long_a_point_was_measured_is_no_other_point() -> None:
-    short = made.profile("net", settings=MeasureSettings(visit_s=0.1, seed=5))
-    assert store.decisive([made.profile("net"), short]) == [short]
+    short = synthetic.profile("net", settings=MeasureSettings(visit_s=0.1, seed=5))
+    assert store.decisive([synthetic.profile("net"), short]) == [short]
 
 
 def test_a_special_file_is_not_replaced(tmp_path: Path) -> None:

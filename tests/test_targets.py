@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import made
 import pytest
+import synthetic
 
 from kit import store
 from kit.errors import BackendUnavailable, BadModel, BadRecord, IntegrityError, UnknownName, UsageError
@@ -32,7 +32,7 @@ def variant(folder: Path, name: str, data: bytes = b"model") -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"{name}.onnx"
     path.write_bytes(data)
-    artifact = made.artifact(name)
+    artifact = synthetic.artifact(name)
     model = artifact.model.model_copy(update={"sha256": store.sha256_bytes(data), "size_bytes": len(data)})
     store.write_record(path.with_suffix(".json"), artifact.model_copy(update={"model": model}))
     return path
@@ -181,13 +181,13 @@ def test_somebody_elses_json_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.M
 def test_a_sidecar_that_names_another_file(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(b"a")
     (tmp_path / "c.onnx").write_bytes(b"c")
-    store.write_record(tmp_path / "c.json", made.artifact("a"))
+    store.write_record(tmp_path / "c.json", synthetic.artifact("a"))
     with pytest.raises(IntegrityError, match="c.onnx is not the file that c.json describes"):
         targets.resolve([str(tmp_path / "c.onnx")], backend="onnxruntime")
 
 
 def test_a_model_that_is_not_the_one_its_sidecar_describes(tmp_path: Path) -> None:
-    artifact = made.artifact("net")
+    artifact = synthetic.artifact("net")
     (tmp_path / "net.onnx").write_bytes(b"another model")
     store.write_record(tmp_path / "net.json", artifact)
     with pytest.raises(IntegrityError, match="not the file that net.json describes"):

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import made
 import pytest
 import simulated
+import synthetic
 from invoke import kit
 from typer.testing import CliRunner
 
@@ -31,7 +31,7 @@ ROW = KnowledgeRow(
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A knowledge base of one row: p99 13 ms, 30 MB (28.6 MiB), 4 mJ, a file of 40 kbit."""
     monkeypatch.chdir(tmp_path)
-    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(ROW,)))
+    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=(ROW,)))
     return tmp_path
 
 
@@ -164,7 +164,7 @@ def test_the_words_of_the_size_table(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     sub = SubNetwork(family="allocator", root="allocator_a", depth=2, width=0.5, precision="fp32", resolution_px=30)
     row = ROW.model_copy(update={"artifact_id": sub.id, "macs": 1, "clock_hz": None})
-    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(row,)))
+    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=(row,)))
     words = ("knowledge", "table", "--sizes-kbit", "0.25,8", "--clocks-ghz", "0.5,2", "--clock-ghz", "3")
     timings, _, sizes_bit, clocks_hz, _ = called(monkeypatch, knowledge, "dynamic_table", *words)
     assert sizes_bit == [250, 8000] and clocks_hz == [0.5e9, 2e9]
@@ -175,7 +175,7 @@ def test_the_clock_of_a_simulated_delay(tmp_path: Path, monkeypatch: pytest.Monk
     from kit.papers import delays
 
     monkeypatch.chdir(tmp_path)
-    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=made.NOW, kit_version="0", rows=(ROW,)))
+    store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=(ROW,)))
     got: list[dict[str, Any]] = []
     monkeypatch.setattr(delays.Measured, "from_rows", lambda rows, family, **more: got.append(more))
     delays.delay_of("measured:knowledge.json,clock-ghz=2.5")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import made as records
 import numpy as np
 import pytest
+import synthetic as records
 
 torch = pytest.importorskip("torch")
 
@@ -33,7 +33,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("build")
 
 
@@ -41,7 +41,7 @@ def build(folder: Path, root: str = "vit_tiny", **settings: object) -> list[Arti
     return building.build(root, folder, **settings)  # type: ignore[arg-type]
 
 
-def test_every_variant_is_whole_and_checked(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_is_whole_and_checked(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
     def medians(paths: list[Path], image: object) -> list[float]:
@@ -50,24 +50,24 @@ def test_every_variant_is_whole_and_checked(made: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(quantize, "medians_in_turns", medians)
     shares: list[float] = []
-    artifacts = build(made, progress=lambda words, share: shares.append(share))
+    artifacts = build(build_folder, progress=lambda words, share: shares.append(share))
     ids = ["d2-w1.00-fp32", "d2-w1.00-int8", "d2-w0.50-fp32", "d2-w0.50-int8"]
     assert [a.artifact_id for a in artifacts] == [f"vit_tiny-{i}-32" for i in ids]
-    assert json.loads((made / "build.json").read_text())["artifacts"] == [a.artifact_id for a in artifacts]
+    assert json.loads((build_folder / "build.json").read_text())["artifacts"] == [a.artifact_id for a in artifacts]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
     assert timed == ["static-qdq-u8s8", "dynamic-u8s8"] * 2
     for a in artifacts:
-        assert store.read_record(made / f"{a.artifact_id}.json", Artifact) == a
+        assert store.read_record(build_folder / f"{a.artifact_id}.json", Artifact) == a
         assert a.subnetwork is not None
         assert a.subnetwork.id == a.artifact_id
         for file in (a.model, a.sample, a.torch_program):
-            assert file is None or store.sha256_file(made / file.file) == file.sha256
+            assert file is None or store.sha256_file(build_folder / file.file) == file.sha256
         assert a.check is not None
         assert a.check.count == a.accuracy.count == 450  # type: ignore[union-attr]
         assert a.origin is not None
-        with np.load(made / f"{a.artifact_id}.sample.npz", allow_pickle=False) as sample:
-            answers = evaluate.logits(made / a.model.file, torch.from_numpy(sample["input"]))
+        with np.load(build_folder / f"{a.artifact_id}.sample.npz", allow_pickle=False) as sample:
+            answers = evaluate.logits(build_folder / a.model.file, torch.from_numpy(sample["input"]))
             np.testing.assert_allclose(answers, sample["output"], rtol=1e-5, atol=1e-5)
     whole, small, half, _ = artifacts
     assert whole.check is not None
@@ -85,8 +85,8 @@ def test_every_variant_is_whole_and_checked(made: Path, monkeypatch: pytest.Monk
         assert sum(k.weight_bytes * k.count for k in a.kernels) == pytest.approx(a.weight_bytes, rel=1e-3)
 
 
-def test_a_fit_of_built_variants_knows_their_kernels(made: Path) -> None:
-    built = build(made)
+def test_a_fit_of_built_variants_knows_their_kernels(build_folder: Path) -> None:
+    built = build(build_folder)
     profiles = [records.profile(a.artifact_id, 1e-3 * (i + 1)) for i, a in enumerate(built)]
     profiles = [p.model_copy(update={"artifact": a}) for p, a in zip(profiles, built, strict=True)]
     points, notes = training._observations(profiles, kernels_of)
@@ -94,8 +94,8 @@ def test_a_fit_of_built_variants_knows_their_kernels(made: Path) -> None:
     assert not [note for note in notes if "unknown" in note]
 
 
-def test_the_more_accurate_form_wins_over_the_faster(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = (made / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
+def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = (build_folder / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
     validation = data.digits().validation
     monkeypatch.setattr(quantize, "medians_in_turns", lambda paths, image: [2.0, 1.0])
     scores = iter([0.97, 0.95, 0.97, 0.965])
@@ -110,28 +110,28 @@ def test_the_more_accurate_form_wins_over_the_faster(made: Path, monkeypatch: py
     assert quantize._choose([slow, fast], validation).how == "fast"
 
 
-def test_timing_in_turns_gives_seconds_per_file(made: Path) -> None:
-    paths = [made / f"vit_tiny-d2-w{width}-fp32-32.onnx" for width in ("1.00", "0.50")]
+def test_timing_in_turns_gives_seconds_per_file(build_folder: Path) -> None:
+    paths = [build_folder / f"vit_tiny-d2-w{width}-fp32-32.onnx" for width in ("1.00", "0.50")]
     seconds = quantize.medians_in_turns(paths, data.digits().test.images[:1], rounds=1)
     assert len(seconds) == 2
     assert all(1e-7 < s < 1 for s in seconds)
 
 
-def test_a_finished_build_is_reused_without_work(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_build_is_reused_without_work(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this was finished already")
 
     monkeypatch.setattr(train, "fit", never)
     monkeypatch.setattr(building.export, "to_files", never)
-    assert len(build(made)) == 4
+    assert len(build(build_folder)) == 4
 
 
-def test_a_damaged_file_is_made_again_from_kept_weights(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = made / "vit_tiny-d2-w0.50-fp32-32.onnx"
+def test_a_damaged_file_is_made_again_from_kept_weights(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = build_folder / "vit_tiny-d2-w0.50-fp32-32.onnx"
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("the weights were kept"))
-    build(made)
+    build(build_folder)
     assert path.read_bytes() == whole
 
 
@@ -161,13 +161,13 @@ def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     assert {a.quantization for a in artifacts} == {None, "static-qdq-u8s8"}
 
 
-def test_one_folder_holds_one_build(made: Path) -> None:
-    before = sorted(made.iterdir())
+def test_one_folder_holds_one_build(build_folder: Path) -> None:
+    before = sorted(build_folder.iterdir())
     with pytest.raises(UsageError, match="choose another folder"):
-        build(made, "resnet18")
+        build(build_folder, "resnet18")
     with pytest.raises(UsageError, match="choose another folder"):
-        build(made, seed=1)
-    assert sorted(made.iterdir()) == before
+        build(build_folder, seed=1)
+    assert sorted(build_folder.iterdir()) == before
 
 
 def test_unknown_root(tmp_path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import made
 import pytest
+import synthetic
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +17,7 @@ CALM = [1.0, 1.001, 1.002, 1.001, 1.0, 1.001]
 
 
 def visit(median: float, round_: int = 0, spread: float = 0.001, **changes: Any) -> Visit:
-    return made.visit([median * (1 + spread * (-1) ** i * (i % 5)) for i in range(50)], round_, **changes)
+    return synthetic.visit([median * (1 + spread * (-1) ** i * (i % 5)) for i in range(50)], round_, **changes)
 
 
 def measured(medians: list[float], spread: float = 0.001, **changes: Any) -> Measurement:
@@ -25,7 +25,7 @@ def measured(medians: list[float], spread: float = 0.001, **changes: Any) -> Mea
 
 
 def drifting() -> Measurement:
-    return Measurement(visits=tuple(made.visit([1.0] * 30 + [1.08] * 30, r) for r in range(6)))
+    return Measurement(visits=tuple(synthetic.visit([1.0] * 30 + [1.08] * 30, r) for r in range(6)))
 
 
 def moved(share: float = 0.5) -> Measurement:
@@ -39,7 +39,7 @@ def moved(share: float = 0.5) -> Measurement:
 def corrected(share: float) -> Measurement:
     """A machine that slows down by ``share`` over six processes and takes the network with it; a reference tells."""
     scale = Reference(
-        device_id="synthetic-1c", created_utc=made.NOW, workloads={"product": "a product"}, nominal_ns={"product": 1e6},
+        device_id="synthetic-1c", created_utc=synthetic.NOW, workloads={"product": "a product"}, nominal_ns={"product": 1e6},
         weights={"product": 1.0},
     )  # fmt: skip
     slower = [1 + share * r / 5 for r in range(6)]
@@ -58,7 +58,7 @@ def disturbed(**shares: float) -> Measurement:
     return measured(CALM, disturbance=Disturbance(window_s=0.5, **shares))  # type: ignore[arg-type]
 
 
-THROTTLED = Environment(at_utc=made.NOW, throttle_flags=("throttled",))
+THROTTLED = Environment(at_utc=synthetic.NOW, throttle_flags=("throttled",))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ THROTTLED = Environment(at_utc=made.NOW, throttle_flags=("throttled",))
         (measured(CALM, spread=0.05), "settled", "within 5 %"),
         (measured(CALM[:5]), "inconclusive", "only 5 processes where 6 are needed"),
         (measured(CALM, after=THROTTLED), "throttled", "reports throttled"),
-        (measured(CALM, after=Environment(at_utc=made.NOW, throttle_flags=())), "stable", "6 processes"),
+        (measured(CALM, after=Environment(at_utc=synthetic.NOW, throttle_flags=())), "stable", "6 processes"),
         (measured(CALM, warm=False), "stable", "still changing when warm-up ended"),
         (drifting(), "inconclusive", "halves of a process differ"),
         (moved(), "settled", "the machine itself moved"),
@@ -113,7 +113,7 @@ def test_every_doubt_says_what_it_rests_on(measurement: Measurement, says: str) 
 
 def halves(share: float, processes: int = 6) -> Measurement:
     """Processes whose second half is slower by ``share``; those beyond ``processes`` are calm."""
-    visits = [made.visit([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
+    visits = [synthetic.visit([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
     return Measurement(visits=tuple(visits))
 
 
@@ -121,7 +121,7 @@ def scattered(share: float) -> Measurement:
     """Processes of a hundred values of which ``share`` lie far above the others."""
     far = round(100 * share)
     values = [1.3 if i * far // 100 != (i + 1) * far // 100 else 1.0 for i in range(100)]
-    return Measurement(visits=tuple(made.visit(values, r) for r in range(6)))
+    return Measurement(visits=tuple(synthetic.visit(values, r) for r in range(6)))
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def record(measurement: Measurement | None, label: str | None = "stable", **chan
     settings = MeasureSettings(**changes)
     outcome = "ok" if measurement else "crashed"
     update = {"measurement": measurement, "settings": settings, "label": label, "outcome": outcome}
-    return made.profile().model_copy(update=update)
+    return synthetic.profile().model_copy(update=update)
 
 
 def long(**shares: Any) -> Measurement:

@@ -17,15 +17,11 @@ the last digit in four or five evaluations where halving an interval needs fifty
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kit.errors import UsageError
-
-Floats: TypeAlias = NDArray[np.float64]
-Bools: TypeAlias = NDArray[np.bool_]
+from kit.stats import Float64Array
 
 STEPS_MAX = 40
 EXACT = 1e-13  # of the band: where the search for the multiplier ends
@@ -35,7 +31,7 @@ _LOWEST, _HIGHEST = -14.0, 60.0  # of the table, in log x: a signal-to-noise rat
 
 def drawn_sizes(
     users: int, mean_bit: float, samples: int, rng: np.random.Generator, present: int | None = None
-) -> Floats:
+) -> Float64Array:
     """What users have to send, [samples, users]: uniform from 0 to twice the mean; of ``present`` users (None: all), the others 0.
 
     Raises UsageError for more users than there are.
@@ -43,29 +39,29 @@ def drawn_sizes(
     present = users if present is None else present
     if not 1 <= present <= users:
         raise UsageError(f"This world has {users} users and cannot hold {present}: set users to {present} or more.")
-    size: Floats = rng.uniform(0.0, 2.0 * mean_bit, (samples, users))
+    size: Float64Array = rng.uniform(0.0, 2.0 * mean_bit, (samples, users))
     size[:, present:] = 0.0
     return size
 
 
-def rate_bps(band_hz: Floats, reach_hz: Floats) -> Floats:
+def rate_bps(band_hz: Float64Array, reach_hz: Float64Array) -> Float64Array:
     """Bits per second of ``band_hz``; 0 where there is no band."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate: Floats = np.log2(1.0 + reach_hz / band_hz)
+        rate: Float64Array = np.log2(1.0 + reach_hz / band_hz)
         rate *= band_hz
     rate[np.broadcast_to(band_hz <= 0, rate.shape)] = 0.0
     return rate
 
 
-def sending_s(size_bit: Floats, band_hz: Floats, reach_hz: Floats) -> Floats:
+def sending_s(size_bit: Float64Array, band_hz: Float64Array, reach_hz: Float64Array) -> Float64Array:
     """Seconds that ``size_bit`` take: 0 for nothing to send, infinite without a band."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        seconds: Floats = size_bit / rate_bps(band_hz, reach_hz)
+        seconds: Float64Array = size_bit / rate_bps(band_hz, reach_hz)
     seconds[np.broadcast_to(size_bit <= 0, seconds.shape)] = 0.0
     return seconds
 
 
-def best_split(demand: Floats, reach_hz: Floats, band_hz: float) -> Floats:
+def best_split(demand: Float64Array, reach_hz: Float64Array, band_hz: float) -> Float64Array:
     """The split of ``band_hz`` with the least sum of demand / rate: [samples, users], whose sum is the band. No demand, no band.
 
     A demand is what a user's delay counts per bit, times its bits. A sample without any demand gets no band at all.
@@ -88,11 +84,13 @@ def best_split(demand: Floats, reach_hz: Floats, band_hz: float) -> Floats:
         multiplier += np.where(
             open_, excess * total / np.maximum((slope * band).sum(axis=1, keepdims=True), 1e-300), 0.0
         )
-    split: Floats = band * (band_hz / total)
+    split: Float64Array = band * (band_hz / total)
     return split
 
 
-def priced_split(demand: Floats, reach_hz: Floats, log_price: Floats) -> tuple[Floats, Floats]:
+def priced_split(
+    demand: Float64Array, reach_hz: Float64Array, log_price: Float64Array
+) -> tuple[Float64Array, Float64Array]:
     """(band, band * price + demand / rate) of users who buy at a price per hertz, ``exp(log_price)``: least for each by itself.
 
     By weak duality the sum of the second over any set of users, less price * band available, bounds that set's best split from below.
@@ -105,34 +103,34 @@ def priced_split(demand: Floats, reach_hz: Floats, log_price: Floats) -> tuple[F
     return band, band * np.exp(log_price) + sending_s(demand, band, reach_hz)
 
 
-def log_price_of(demand: Floats, reach_hz: Floats, split: Floats) -> Floats:
+def log_price_of(demand: Float64Array, reach_hz: Float64Array, split: Float64Array) -> Float64Array:
     """The logarithm of the multiplier that a best split has: [samples, 1]; -inf for a sample without demand."""
     wants = (demand > 0) & (split > 0)
     safe = np.where(wants, split, 1.0)
     offset = 2.0 * np.log(reach_hz) - np.log(np.where(wants, demand, 1.0) * np.log(2.0))
     each = np.where(wants, _log_h(reach_hz / safe) - offset, -np.inf)
-    best: Floats = each.max(axis=1, keepdims=True)
+    best: Float64Array = each.max(axis=1, keepdims=True)
     return best
 
 
-def root_split(worth: Floats, total: float) -> Floats:
+def root_split(worth: Float64Array, total: float) -> Float64Array:
     """The split of ``total`` with the least sum of worth / share: in proportion to the root of the worth (nothing where no worth is)."""
     roots = np.sqrt(worth)
     whole = roots.sum(axis=1, keepdims=True)
-    split: Floats = roots * (total / np.where(whole > 0, whole, 1.0))
+    split: Float64Array = roots * (total / np.where(whole > 0, whole, 1.0))
     return split
 
 
-def _log_h(x: Floats) -> Floats:
+def _log_h(x: Float64Array) -> Float64Array:
     nats = np.log1p(x)
     small = x < 1e-3
     bend = np.where(small, x * x * (0.5 - x * (2 / 3 - 0.75 * x)), nats - x / (1.0 + x))
-    value: Floats = 2.0 * np.log(x) + np.log(bend) - 2.0 * np.log(nats)
+    value: Float64Array = 2.0 * np.log(x) + np.log(bend) - 2.0 * np.log(nats)
     return value
 
 
 @lru_cache(maxsize=1)
-def _table() -> tuple[float, Floats, Floats]:
+def _table() -> tuple[float, Float64Array, Float64Array]:
     """(first log h, log x at equal steps of log h, their differences per unit of log h)."""
     ends = _log_h(np.exp(np.array([_LOWEST, _HIGHEST])))
     heights = np.arange(ends[0], ends[1], _STEP)
@@ -145,11 +143,11 @@ def _table() -> tuple[float, Floats, Floats]:
     return float(heights[0]), log_x, np.append(np.diff(log_x), log_x[-1] - log_x[-2]) / _STEP
 
 
-def _log_inverse(log_h: Floats) -> tuple[Floats, Floats]:
+def _log_inverse(log_h: Float64Array) -> tuple[Float64Array, Float64Array]:
     """(log x, its slope) where log h(x) is; beyond the table its ends go on as straight lines."""
     first, log_x, slopes = _table()
     place = (log_h - first) * (1.0 / _STEP)
     index = np.clip(place, 0, len(log_x) - 2).astype(np.int32)
-    slope: Floats = slopes[index]
-    value: Floats = log_x[index] + (place - index) * _STEP * slope
+    slope: Float64Array = slopes[index]
+    value: Float64Array = log_x[index] + (place - index) * _STEP * slope
     return value, slope

@@ -21,8 +21,8 @@ from kit import store
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.knowledge import timings_of
 from kit.knowledge.dynamic import measured_s
-from kit.papers.channel import Floats
 from kit.records import KnowledgeBase, KnowledgeRow, Record, SizeTiming
+from kit.stats import Float64Array
 
 PAPERS_FACTOR = 2.0  # cycles per MAC: table II of paper A less its table I; lambda = 1 on paper B's count of operations
 
@@ -67,7 +67,7 @@ class Measured(Record):
 Delay: TypeAlias = Analytic | Measured | None
 
 
-def computing_s(delay: Delay, size: str, clock_hz: Floats | float, *, macs: float) -> Floats:
+def computing_s(delay: Delay, size: str, clock_hz: Float64Array | float, *, macs: float) -> Float64Array:
     """Seconds that a network of this size computes, in the shape of ``clock_hz``. Raises UsageError for a clock that is no positive number,
     BadRecord for a size that was not measured.
     """
@@ -77,7 +77,7 @@ def computing_s(delay: Delay, size: str, clock_hz: Floats | float, *, macs: floa
     if delay is None:
         return np.zeros_like(clock)
     if isinstance(delay, Analytic):
-        seconds: Floats = delay.factor * macs / clock
+        seconds: Float64Array = delay.factor * macs / clock
         return seconds
     times = [t for t in delay.timings if t.size == size]
     if not times:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from kit import store
 from kit.errors import BadModel, UsageError
 from kit.nets.export import onnx_of, program_of
-from kit.papers.channel import Floats
+from kit.stats import Float64Array
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
 #: Steps done, steps in all, the mean loss since the last call.
@@ -66,7 +66,7 @@ def learn(
     name: str = "",
     said: Said | None = None,
     every_s: float = CHECKPOINT_S,
-) -> Floats:
+) -> Float64Array:
     """The loss of each of ``steps`` steps. With a ``checkpoint`` it goes on where another run of the same ``name`` stopped.
 
     ``name`` says all that decides the result (network, recipe, seed); a checkpoint of another name is refused. The file goes when all is
@@ -141,14 +141,14 @@ def exported(module: torch.nn.Module, columns: int) -> bytes:
     return onnx_of(program, input_names=["input"], output_names=["output"])
 
 
-def _write(path: Path, name: str, done: int, losses: Sequence[float] | Floats, state: Arrays) -> None:
+def _write(path: Path, name: str, done: int, losses: Sequence[float] | Float64Array, state: Arrays) -> None:
     buffer = BytesIO()
     held = {f"state/{key}": value for key, value in state.items()}
     np.savez(buffer, name=np.array(name), done=np.array(done), losses=np.asarray(losses), **held)  # type: ignore[arg-type]
     store.write_atomic(path, buffer.getvalue())
 
 
-def _read(path: Path, name: str) -> tuple[int, Floats, Arrays]:
+def _read(path: Path, name: str) -> tuple[int, Float64Array, Arrays]:
     with store.explained(path, "read"):
         data = path.read_bytes()
     try:

@@ -9,8 +9,8 @@ import numpy as np
 from pydantic import Field, JsonValue, model_validator
 
 from kit.errors import UnknownName
-from kit.papers.channel import Floats
 from kit.records import Record
+from kit.stats import Float64Array
 
 Value = float | None
 Unit: TypeAlias = Literal["s", "1", "J", "number"]
@@ -77,7 +77,7 @@ def check_figures(names: Iterable[str], known: Collection[str]) -> None:
             raise UnknownName("figure", name, known)
 
 
-def line_of(name: str, runs: Sequence[Sequence[float]] | Floats, *, published: Sequence[Value] = ()) -> Line:
+def line_of(name: str, runs: Sequence[Sequence[float]] | Float64Array, *, published: Sequence[Value] = ()) -> Line:
     """A line from [seeds, places]: mean, least and largest. One seed has no spread; nan stands for nothing."""
     table = np.atleast_2d(np.asarray(runs, dtype=np.float64))
     spread = len(table) > 1
@@ -90,7 +90,7 @@ def line_of(name: str, runs: Sequence[Sequence[float]] | Floats, *, published: S
     )
 
 
-def _known(values: Floats) -> tuple[Value, ...]:
+def _known(values: Float64Array) -> tuple[Value, ...]:
     return tuple(None if np.isnan(value) else float(value) for value in values)
 
 

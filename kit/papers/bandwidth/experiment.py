@@ -18,11 +18,11 @@ from kit.errors import BadRecord
 from kit.papers.bandwidth.split import best_band, equal_band, root_band
 from kit.papers.bandwidth.train import PER_USER, WIDTHS, Recipe, Trained, delay_s, spec_of, train
 from kit.papers.bandwidth.world import BandwidthWorld, Tasks, macs_of, sample, weighted_delay_s
-from kit.papers.channel import Floats
 from kit.papers.delays import Analytic, Delay, Measured, computing_s, delay_of
 from kit.papers.learning import Told
 from kit.papers.streams import generator
 from kit.records import AllocationQuality
+from kit.stats import Float64Array
 
 EARLY = 50  # steps: a schedule of so many, learned to its end, looks as table I is printed; a long one stopped there does not
 STEPS = 4000  # of the others
@@ -57,13 +57,13 @@ class Delays:
     own_sizes: tuple[Size, ...] = PER_USER
     notes: tuple[str, ...] = ()
 
-    def mixture_s(self, width: str, clock_hz: Floats | float) -> Floats:
+    def mixture_s(self, width: str, clock_hz: Float64Array | float) -> Float64Array:
         """Of K experts, or of the static network (``"static"``)."""
         if width == "static":
             return computing_s(self.static, "30", clock_hz, macs=macs_of(width))
         return computing_s(self.mixture, width, clock_hz, macs=macs_of(width))
 
-    def per_user_s(self, world: BandwidthWorld, size: Size, clock_hz: Floats | float) -> Floats:
+    def per_user_s(self, world: BandwidthWorld, size: Size, clock_hz: Float64Array | float) -> Float64Array:
         macs = fileformat.macs(spec_of(world, "per_user"), size, world.users)
         return computing_s(self.per_user, f"{size.width},{size.depth}", clock_hz, macs=macs)
 
@@ -137,7 +137,7 @@ class Judged:
     stopped: dict[str, float]
     stopped_static_s: float
     per_user: dict[Size, float]
-    users_excess: Floats  # [sizes, USERS_SHOWN]: above the optimum
+    users_excess: Float64Array  # [sizes, USERS_SHOWN]: above the optimum
 
 
 @dataclass(frozen=True)

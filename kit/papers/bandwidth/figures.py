@@ -19,11 +19,11 @@ from kit.papers.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome
 from kit.papers.bandwidth.printed import CLOCKS_HZ, FIG4, SIZES_BIT, STATIC_S, TABLE_II, best_sizes, pool
 from kit.papers.bandwidth.train import PER_USER
 from kit.papers.bandwidth.world import BandwidthWorld
-from kit.papers.channel import Floats
 from kit.papers.delays import Analytic, Measured
 from kit.papers.results import Figure, Line, Value, check_figures, line_of
 from kit.papers.streams import generator
 from kit.records import AllocationQuality
+from kit.stats import Float64Array
 
 TABLE_II_BIT = (2e3, 4e3, 6e3, 8e3, 10e3)
 FIG2_HZ = tuple(float(f) for f in np.geomspace(20e6, 2e9, 13).round(-5))
@@ -31,7 +31,7 @@ FIG3_BIT = tuple(500.0 * step for step in range(1, 21))
 FIG3_HZ = tuple(float(f) for f in np.geomspace(*CLOCKS_HZ, 25))
 RANDOM, FORMULA = "random K", "K by the formula"
 POOLS = 200  # repeats of Fig. 4's random clocks
-STATISTICS: dict[str, Callable[[Floats], Floats]] = {
+STATISTICS: dict[str, Callable[[Float64Array], Float64Array]] = {
     "minimum": lambda v: v.min(axis=1),
     "median": lambda v: np.median(v, axis=1),
     "lower quartile": lambda v: np.quantile(v, 0.25, axis=1),
@@ -134,7 +134,7 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     )
 
 
-def _about_table1(outcome: Outcome, ended: Floats, begun: Floats, stopped: Floats) -> tuple[str, ...]:
+def _about_table1(outcome: Outcome, ended: Float64Array, begun: Float64Array, stopped: Float64Array) -> tuple[str, ...]:
     least = outcome.limits.optimum_s
     rise = float((np.diff(ended[:, :-1], axis=1) / ended[:, :-2]).max())
     means = ended.mean(axis=0) / least - 1
@@ -346,7 +346,7 @@ def fig4(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
     )
 
 
-Methods = dict[str, Floats]
+Methods = dict[str, Float64Array]
 
 
 def _pooled(source: _Source, delays: Delays, seed: int) -> Methods:
@@ -356,7 +356,9 @@ def _pooled(source: _Source, delays: Delays, seed: int) -> Methods:
     return _methods(source, delays, np.broadcast_to(bits, clocks.shape), clocks, rng)
 
 
-def _methods(source: _Source, delays: Delays, bits: Floats, clocks: Floats, rng: np.random.Generator) -> Methods:
+def _methods(
+    source: _Source, delays: Delays, bits: Float64Array, clocks: Float64Array, rng: np.random.Generator
+) -> Methods:
     weight = source.known.weight
     widths = list(source.known.delay_s)
     bits, clocks = bits.reshape(len(bits), -1), clocks.reshape(len(clocks), -1)
@@ -375,12 +377,12 @@ def _methods(source: _Source, delays: Delays, bits: Floats, clocks: Floats, rng:
     return found
 
 
-def _taken(delays: Floats, index: NDArray[np.intp]) -> Floats:
-    taken: Floats = np.take_along_axis(delays, index[None], axis=0)[0]
+def _taken(delays: Float64Array, index: NDArray[np.intp]) -> Float64Array:
+    taken: Float64Array = np.take_along_axis(delays, index[None], axis=0)[0]
     return taken
 
 
-def _gains(one: Floats, other: Floats) -> list[float]:
+def _gains(one: Float64Array, other: Float64Array) -> list[float]:
     return [float((statistic(one) / statistic(other) - 1).mean()) for statistic in STATISTICS.values()]
 
 
@@ -389,7 +391,7 @@ def _gain_spread(pooled: Methods) -> list[float]:
     return [float((statistic(one) / statistic(other) - 1).std()) for statistic in STATISTICS.values()]
 
 
-def _fixed(pooled: Methods) -> list[Floats]:
+def _fixed(pooled: Methods) -> list[Float64Array]:
     return [values for name, values in pooled.items() if name.startswith("K = ")]
 
 
@@ -449,7 +451,7 @@ def _mean_quality(of: Sequence[AllocationQuality]) -> AllocationQuality:
 # ------------------------------------------------------------------------------------------------------------ shared by them
 
 
-def _runs(outcome: Outcome, of: Callable[[Judged], Sequence[float] | Floats]) -> Floats:
+def _runs(outcome: Outcome, of: Callable[[Judged], Sequence[float] | Float64Array]) -> Float64Array:
     return np.array([of(j) for j in outcome.judged], dtype=np.float64)
 
 
@@ -471,7 +473,7 @@ def _percent(share: float) -> str:
     return f"{value:.1f} %" if abs(value) >= 1 else f"{value:.2g} %"
 
 
-def _range(shares: Floats) -> str:
+def _range(shares: Float64Array) -> str:
     low, high = _percent(shares.min()), _percent(shares.max())
     return low if low == high else f"{low.removesuffix(' %')} to {high}"
 

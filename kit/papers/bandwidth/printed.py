@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from kit.errors import UsageError
 from kit.knowledge import TABLE_I
 from kit.papers.bandwidth.world import macs_of
-from kit.papers.channel import Floats
 from kit.papers.delays import Analytic, Delay, computing_s
 from kit.records import AllocationQuality
+from kit.stats import Float64Array
 
 STATIC_S = 1.846e-3  # table I, last column: as many experts as the widest, without a gate
 TABLE_II: Mapping[str, tuple[float, ...]] = {  # published: T_tra + T_com in ms for 2, 4, 6, 8, 10 kbit at 0.5 GHz
@@ -37,9 +37,9 @@ CLOCKS_A_SIZE = 30
 class Gain:
     """Knowledge against static over pooled cells: relative differences of the minimum, the median and the lower quartile, [repeats]."""
 
-    minimum: Floats
-    median: Floats
-    quartile: Floats
+    minimum: Float64Array
+    median: Float64Array
+    quartile: Float64Array
 
     @property
     def means(self) -> tuple[float, float, float]:
@@ -52,19 +52,24 @@ class Gain:
 
 
 def total_delay_s(
-    size: str, task_bit: Floats, clock_hz: Floats, *, quality: AllocationQuality = TABLE_I, delay: Delay = Analytic()
-) -> Floats:
+    size: str,
+    task_bit: Float64Array,
+    clock_hz: Float64Array,
+    *,
+    quality: AllocationQuality = TABLE_I,
+    delay: Delay = Analytic(),
+) -> Float64Array:
     """T_tra + T_com of a network of this size; ``"static"`` is table I's last column unless ``quality`` holds its own."""
     allocation = STATIC_S if size == "static" and quality is TABLE_I else quality.delay_s.get(size)
     if allocation is None:
         raise UsageError(f"Nobody knows the delay of size {size}: add it to the quality's delay_s.")
-    total: Floats = allocation * task_bit / quality.task_bit
+    total: Float64Array = allocation * task_bit / quality.task_bit
     return total + quality.weight * computing_s(delay, size, clock_hz, macs=macs_of(size))
 
 
 def best_sizes(
-    task_bit: Sequence[float] | Floats,
-    clock_hz: Sequence[float] | Floats,
+    task_bit: Sequence[float] | Float64Array,
+    clock_hz: Sequence[float] | Float64Array,
     *,
     quality: AllocationQuality = TABLE_I,
     delay: Delay = Analytic(),
@@ -77,7 +82,9 @@ def best_sizes(
     return best
 
 
-def pool(rng: np.random.Generator, repeats: int = 200, clocks_a_size: int = CLOCKS_A_SIZE) -> tuple[Floats, Floats]:
+def pool(
+    rng: np.random.Generator, repeats: int = 200, clocks_a_size: int = CLOCKS_A_SIZE
+) -> tuple[Float64Array, Float64Array]:
     """The cells of Fig. 4 as read above: (sizes [1, sizes, 1] in bit, random clocks [repeats, sizes, clocks] in hertz)."""
     bits = np.array(SIZES_BIT)[None, :, None]
     return bits, rng.uniform(*CLOCKS_HZ, (repeats, len(SIZES_BIT), clocks_a_size))
@@ -99,8 +106,8 @@ def knowledge_gain(
     computing = computing_s(delay, "30", clocks, macs=macs_of("static"))
     static = (static_s * bits / quality.task_bit + quality.weight * computing).reshape(repeats, -1)
 
-    def against(statistic: Callable[[Floats], Floats]) -> Floats:
-        gain: Floats = statistic(chosen) / statistic(static) - 1.0
+    def against(statistic: Callable[[Float64Array], Float64Array]) -> Float64Array:
+        gain: Float64Array = statistic(chosen) / statistic(static) - 1.0
         return gain
 
     return Gain(

@@ -31,10 +31,10 @@ from kit.nets.allocator import Allocator
 from kit.papers import engine, learning
 from kit.papers.bandwidth.split import best_band, equal_band
 from kit.papers.bandwidth.world import BandwidthWorld, Tasks, reach_hz, sample, weighted_delay_s
-from kit.papers.channel import Floats
 from kit.papers.learning import Arrays, Said
 from kit.papers.streams import generator
 from kit.records import Record
+from kit.stats import Float64Array
 
 Kind = Literal["paper", "static", "per_user"]
 
@@ -250,14 +250,14 @@ def _name(world: BandwidthWorld, recipe: Recipe) -> str:
 
 
 @torch.inference_mode()
-def shares_of(world: BandwidthWorld, net: Allocator, tasks: Tasks, size: Size | None = None) -> Floats:
+def shares_of(world: BandwidthWorld, net: Allocator, tasks: Tasks, size: Size | None = None) -> Float64Array:
     """The shares of the band that ``net`` gives at ``size`` (all of it unless given): [samples, users], each row's sum 1."""
     size = net.spec.largest if size is None else size
     parts = []
     for at in range(0, len(tasks.size_bit), FRAMES):
         features, mask = inputs(world, net.spec, tasks.pick(slice(at, at + FRAMES)))
         parts.append(net(features, size.width, size.depth, mask)[:, 0].double().numpy())
-    shares: Floats = np.concatenate(parts)
+    shares: Float64Array = np.concatenate(parts)
     shares /= shares.sum(axis=1, keepdims=True)
     return shares
 
@@ -268,8 +268,8 @@ def delay_s(world: BandwidthWorld, net: Allocator, tasks: Tasks, size: Size | No
     return float(weighted_delay_s(world, tasks, band).mean())
 
 
-def excess(world: BandwidthWorld, net: Allocator, tasks: Tasks, sizes: Sequence[Size]) -> Floats:
+def excess(world: BandwidthWorld, net: Allocator, tasks: Tasks, sizes: Sequence[Size]) -> Float64Array:
     """How far each size lies above the true optimum: mean weighted delay over the least one, less 1."""
     least = float(weighted_delay_s(world, tasks, best_band(world, tasks)).mean())
-    found: Floats = np.array([delay_s(world, net, tasks, size) for size in sizes]) / least - 1.0
+    found: Float64Array = np.array([delay_s(world, net, tasks, size) for size in sizes]) / least - 1.0
     return found

@@ -23,9 +23,10 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, model_validator
 
-from kit.papers.channel import Bools, Floats, drawn_sizes, sending_s
+from kit.papers.channel import drawn_sizes, sending_s
 from kit.papers.delays import Delay, computing_s
 from kit.records import Record
+from kit.stats import BoolArray, Float64Array
 
 EXPERT_MACS = 2174.0  # table I: 32 * 36 + 32 + 32 * 30 + 30, biases counted; the gate is left out there
 
@@ -63,13 +64,13 @@ class BandwidthWorld(Record):
 class Tasks:
     """One frame per row: [samples, users]. A user who is absent has size 0."""
 
-    size_bit: Floats
-    weight: Floats
-    distance_m: Floats
+    size_bit: Float64Array
+    weight: Float64Array
+    distance_m: Float64Array
 
     @property
-    def present(self) -> Bools:
-        there: Bools = self.size_bit > 0
+    def present(self) -> BoolArray:
+        there: BoolArray = self.size_bit > 0
         return there
 
     def pick(self, index: object) -> Tasks:
@@ -85,25 +86,25 @@ def sample(world: BandwidthWorld, samples: int, rng: np.random.Generator, *, pre
     return Tasks(size, weight, rng.uniform(world.distance_min_m, world.distance_max_m, shape))
 
 
-def reach_hz(world: BandwidthWorld, tasks: Tasks) -> Floats:
+def reach_hz(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
     """Power times channel gain over noise density (eq. 1): the signal-to-noise ratio in one hertz."""
     nearness = world.reference_m / tasks.distance_m
-    reach: Floats = nearness * nearness * (world.power_w * world.gain / world.noise_w_per_hz)
+    reach: Float64Array = nearness * nearness * (world.power_w * world.gain / world.noise_w_per_hz)
     return reach
 
 
-def efficiency_bps_per_hz(world: BandwidthWorld, tasks: Tasks, band_hz: Floats) -> Floats:
+def efficiency_bps_per_hz(world: BandwidthWorld, tasks: Tasks, band_hz: Float64Array) -> Float64Array:
     """Spectral efficiency at this band: the logarithm of eq. 1."""
-    efficiency: Floats = np.log2(1.0 + reach_hz(world, tasks) / band_hz)
+    efficiency: Float64Array = np.log2(1.0 + reach_hz(world, tasks) / band_hz)
     return efficiency
 
 
-def weighted_delays_s(world: BandwidthWorld, tasks: Tasks, band_hz: Floats) -> Floats:
+def weighted_delays_s(world: BandwidthWorld, tasks: Tasks, band_hz: Float64Array) -> Float64Array:
     """T_tra,i of eq. 1: [samples, users]. Infinite for a task without a band."""
     return tasks.weight * sending_s(tasks.size_bit, band_hz, reach_hz(world, tasks))
 
 
-def weighted_delay_s(world: BandwidthWorld, tasks: Tasks, band_hz: Floats) -> Floats:
+def weighted_delay_s(world: BandwidthWorld, tasks: Tasks, band_hz: Float64Array) -> Float64Array:
     """T_tra: the mean weighted delay of the users who are there, [samples]. The paper writes a sum; its table I holds means."""
     return _mean(tasks, weighted_delays_s(world, tasks, band_hz))
 
@@ -116,19 +117,19 @@ def macs_of(size: str) -> float:
 def total_s(
     world: BandwidthWorld,
     tasks: Tasks,
-    band_hz: Floats,
+    band_hz: Float64Array,
     delay: Delay,
     size: str,
-    clock_hz: Floats | float | None = None,
-) -> Floats:
+    clock_hz: Float64Array | float | None = None,
+) -> Float64Array:
     """T_tra + T_com of eq. 3, means over the users: [samples]. ``clock_hz`` is the world's unless given, one or per sample."""
     clock = world.clock_hz if clock_hz is None else clock_hz
     computing = computing_s(delay, size, clock, macs=macs_of(size))
-    total: Floats = weighted_delay_s(world, tasks, band_hz) + _mean(tasks, tasks.weight) * computing
+    total: Float64Array = weighted_delay_s(world, tasks, band_hz) + _mean(tasks, tasks.weight) * computing
     return total
 
 
-def features(world: BandwidthWorld, tasks: Tasks, *, size_mean_bit: float | None = None) -> Floats:
+def features(world: BandwidthWorld, tasks: Tasks, *, size_mean_bit: float | None = None) -> Float64Array:
     """What a network sees of each user: size over the average size, weight, distance over the cell's radius: [samples, users, 3].
 
     The average is that of the frames (``size_mean_bit``, the world's unless given), so one network serves all task sizes: a network
@@ -138,7 +139,7 @@ def features(world: BandwidthWorld, tasks: Tasks, *, size_mean_bit: float | None
     return np.stack([tasks.size_bit / mean, tasks.weight, tasks.distance_m / world.distance_max_m], axis=-1)
 
 
-def _mean(tasks: Tasks, values: Floats) -> Floats:
+def _mean(tasks: Tasks, values: Float64Array) -> Float64Array:
     there = tasks.present
-    mean: Floats = np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    mean: Float64Array = np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
     return mean

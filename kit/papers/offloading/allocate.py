@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from kit.papers.channel import Bools, Floats, best_split, root_split, sending_s
+from kit.papers.channel import best_split, root_split, sending_s
 from kit.papers.offloading.world import (
     FREE,
     Allocation,
@@ -23,6 +23,7 @@ from kit.papers.offloading.world import (
     local_energy_j,
     reach_hz,
 )
+from kit.stats import BoolArray, Float64Array
 
 #: What is summed over the tasks: eqs. 24 and 25, the weighted delay (the papers' loss), or the plain delay (what figs. 5 and 7 print).
 Goal: TypeAlias = Literal["cost", "weighted_delay", "delay"]
@@ -35,11 +36,11 @@ class Prices:
     joining + band / rate in bits per second + server / share in hertz.
     """
 
-    local: Floats
-    joining: Floats
-    band: Floats
-    server: Floats
-    reach_hz: Floats
+    local: Float64Array
+    joining: Float64Array
+    band: Float64Array
+    server: Float64Array
+    reach_hz: Float64Array
 
     def pick(self, index: object) -> Prices:
         """Some of the samples, by anything that indexes an array's rows."""
@@ -60,7 +61,7 @@ def prices_of(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE,
     )
 
 
-def best(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, *, over: Goal = "cost") -> Allocation:
+def best(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, *, over: Goal = "cost") -> Allocation:
     """The allocation with the least joint cost (eq. 25, energy of sending included), weighted delay or mean delay."""
     prices = prices_of(world, tasks, over=over)
     return Allocation(
@@ -69,29 +70,29 @@ def best(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, *, over: Goal =
     )
 
 
-def equal(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Allocation:
+def equal(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Allocation:
     """The same share for each offloaded task."""
     return shared(world, offloaded & tasks.present, np.ones_like(tasks.size_bit), np.ones_like(tasks.size_bit))
 
 
-def shared(world: OffloadingWorld, offloaded: Bools, band: Floats, server: Floats) -> Allocation:
+def shared(world: OffloadingWorld, offloaded: BoolArray, band: Float64Array, server: Float64Array) -> Allocation:
     """What networks put out, of any scale, brought to the budgets over the offloaded tasks."""
     return Allocation(
         band_hz=_whole(band * offloaded, world.band_hz), server_hz=_whole(server * offloaded, world.server_hz)
     )
 
 
-def least_costs(world: OffloadingWorld, prices: Prices, offloaded: Bools) -> Floats:
+def least_costs(world: OffloadingWorld, prices: Prices, offloaded: BoolArray) -> Float64Array:
     """The goal of ``prices`` under its best allocation, summed over the users: [samples]."""
     band = np.where(offloaded, prices.band, 0.0)
     split = best_split(band, prices.reach_hz, world.band_hz)
     roots = np.where(offloaded, np.sqrt(prices.server), 0.0).sum(axis=1)
     fixed = np.where(offloaded, prices.joining, prices.local).sum(axis=1)
-    cost: Floats = fixed + sending_s(band, split, prices.reach_hz).sum(axis=1) + roots * roots / world.server_hz
+    cost: Float64Array = fixed + sending_s(band, split, prices.reach_hz).sum(axis=1) + roots * roots / world.server_hz
     return cost
 
 
-def _whole(shares: Floats, total: float) -> Floats:
+def _whole(shares: Float64Array, total: float) -> Float64Array:
     sums = shares.sum(axis=1, keepdims=True)
-    whole: Floats = shares * (total / np.where(sums > 0, sums, 1.0))
+    whole: Float64Array = shares * (total / np.where(sums > 0, sums, 1.0))
     return whole

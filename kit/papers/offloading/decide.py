@@ -12,15 +12,13 @@ numbers of offloaded tasks are compared for little more than one cost takes.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-from numpy.typing import NDArray
 
 from kit.errors import UsageError
-from kit.papers.channel import Bools, Floats, best_split, log_price_of, priced_split, sending_s
+from kit.papers.channel import best_split, log_price_of, priced_split, sending_s
 from kit.papers.offloading.allocate import Goal, Prices, least_costs, prices_of
 from kit.papers.offloading.world import FREE, Inference, OffloadingWorld, Tasks
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 EXHAUSTIVE_USERS = 16
 EXACT_AT_ONCE = 4  # of the changes with the lowest bounds
@@ -29,33 +27,31 @@ GAIN = 1e-12  # relative: less is rounding
 SPAN = 1.0  # of the logarithm of the band's price, to either side of a ranking's own guess
 ROWS = 512  # samples searched together: the bounds of their swaps stay within some 10 MB
 
-Ints: TypeAlias = NDArray[np.int64]
 
-
-def all_local(tasks: Tasks) -> Bools:
+def all_local(tasks: Tasks) -> BoolArray:
     return np.zeros(tasks.size_bit.shape, dtype=bool)
 
 
-def all_offloaded(tasks: Tasks) -> Bools:
+def all_offloaded(tasks: Tasks) -> BoolArray:
     return tasks.present
 
 
-def at_random(tasks: Tasks, rng: np.random.Generator) -> Bools:
+def at_random(tasks: Tasks, rng: np.random.Generator) -> BoolArray:
     """Each task by the toss of a coin (paper B, section V.B)."""
     return (rng.random(tasks.size_bit.shape) < 0.5) & tasks.present
 
 
-def half(tasks: Tasks, rng: np.random.Generator) -> Bools:
+def half(tasks: Tasks, rng: np.random.Generator) -> BoolArray:
     """Exactly half of each slot's tasks (rounded down), drawn at random."""
     lots = np.where(tasks.present, rng.random(tasks.size_bit.shape), 2.0)
     rank = lots.argsort(axis=1).argsort(axis=1)
-    chosen: Bools = rank < tasks.present.sum(axis=1, keepdims=True) // 2
+    chosen: BoolArray = rank < tasks.present.sum(axis=1, keepdims=True) // 2
     return chosen
 
 
 def exhaustive(
     world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE, *, over: Goal = "cost"
-) -> tuple[Bools, Floats]:
+) -> tuple[BoolArray, Float64Array]:
     """(decision [samples, users], joint cost [samples]): the least over all 2^N decisions. Raises UsageError beyond 16 users.
 
     ``over`` another goal: the sum of its delays in seconds.
@@ -80,9 +76,9 @@ def flips_and_swaps(
     tasks: Tasks,
     inference: Inference = FREE,
     *,
-    start: Bools | None = None,
+    start: BoolArray | None = None,
     over: Goal = "cost",
-) -> tuple[Bools, Floats]:
+) -> tuple[BoolArray, Float64Array]:
     """(decision [samples, users], joint cost [samples]): no single flip and no swap of two tasks lowers the cost any further.
 
     ``over`` another goal: the sum of its delays in seconds.
@@ -96,7 +92,9 @@ def flips_and_swaps(
     return decisions[place], costs[place]
 
 
-def likeliest(world: OffloadingWorld, tasks: Tasks, probability: Floats, inference: Inference = FREE) -> Bools:
+def likeliest(
+    world: OffloadingWorld, tasks: Tasks, probability: Float64Array, inference: Inference = FREE
+) -> BoolArray:
     """The tasks that are likeliest to be offloaded, as many of them as cost least together: [samples, users], as ``probability``.
 
     Each number's cost is taken at its lower bound, the highest of a few prices around that of the tasks from a half on.
@@ -104,7 +102,7 @@ def likeliest(world: OffloadingWorld, tasks: Tasks, probability: Floats, inferen
     prices, there = prices_of(world, tasks, inference), tasks.present
     order = np.where(there, -probability, np.inf).argsort(axis=1, kind="stable")
 
-    def summed(part: Floats) -> Floats:
+    def summed(part: Float64Array) -> Float64Array:
         sums = np.zeros((part.shape[0], part.shape[1] + 1))
         np.cumsum(np.take_along_axis(part, order, axis=1), axis=1, out=sums[:, 1:])
         return sums
@@ -116,11 +114,13 @@ def likeliest(world: OffloadingWorld, tasks: Tasks, probability: Floats, inferen
         np.maximum(sending, summed(paid) - np.exp(guess + place) * world.band_hz, out=sending)
     roots = summed(np.sqrt(prices.server))
     cost = sending + roots * roots / world.server_hz + summed(prices.joining - prices.local)
-    chosen: Bools = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & there
+    chosen: BoolArray = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & there
     return chosen
 
 
-def joined_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inference: Inference = FREE) -> Floats:
+def joined_costs(
+    world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, inference: Inference = FREE
+) -> Float64Array:
     """C_edge of every task, eq. 25: of an offloaded one as it is, of one at home if it alone joined, all shares best: [samples, users]."""
     rows, user = np.nonzero(tasks.present)
     prices, joined = prices_of(world, tasks, inference).pick(rows), _with(offloaded[rows], user, True)
@@ -134,8 +134,8 @@ def joined_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inferen
 
 
 def burdens(
-    world: OffloadingWorld, tasks: Tasks, offloaded: Bools, worth: Floats, inference: Inference = FREE
-) -> Floats:
+    world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, worth: Float64Array, inference: Inference = FREE
+) -> Float64Array:
     """What each task's being offloaded adds to the C_edge (eq. 25) of all others, each of theirs times its ``worth``: [samples, users].
 
     Exact for the server; for the band to first order, by its price, which rises alike for all.
@@ -145,16 +145,18 @@ def burdens(
     bought, _ = priced_split(prices.band, prices.reach_hz, log_price)
     roots = np.sqrt(prices.server)
 
-    def others(part: Floats) -> Floats:
-        sums: Floats = (worth * part).sum(axis=1, keepdims=True) - worth * part
+    def others(part: Float64Array) -> Float64Array:
+        sums: Float64Array = (worth * part).sum(axis=1, keepdims=True) - worth * part
         return sums
 
-    taken: Floats = roots * others(roots) / world.server_hz
+    taken: Float64Array = roots * others(roots) / world.server_hz
     taken += bought * others(bought) * np.exp(log_price) / world.band_hz
     return np.where(tasks.present, taken, 0.0)
 
 
-def marginal_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, inference: Inference = FREE) -> Floats:
+def marginal_costs(
+    world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, inference: Inference = FREE
+) -> Float64Array:
     """What each task's being offloaded adds to the cost of all, against its staying at home, the others as they are: [samples, users].
 
     Below zero, offloading it pays for everyone together; eq. 23 sees its own cost alone and so offloads too much.
@@ -167,21 +169,23 @@ def marginal_costs(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, infer
     return cost
 
 
-def _with(decisions: Bools, user: Ints, value: bool) -> Bools:
-    changed: Bools = decisions.copy()
+def _with(decisions: BoolArray, user: Int64Array, value: bool) -> BoolArray:
+    changed: BoolArray = decisions.copy()
     changed[np.arange(len(user)), user] = value
     return changed
 
 
-def _alone(world: OffloadingWorld, prices: Prices, present: Bools) -> Bools:
+def _alone(world: OffloadingWorld, prices: Prices, present: BoolArray) -> BoolArray:
     """What each task would choose if everyone had the same share of everything."""
     users = np.maximum(present.sum(axis=1, keepdims=True), 1)
     sending = sending_s(prices.band, np.broadcast_to(world.band_hz / users, present.shape), prices.reach_hz)
-    better: Bools = (prices.joining + sending + prices.server * users / world.server_hz < prices.local) & present
+    better: BoolArray = (prices.joining + sending + prices.server * users / world.server_hz < prices.local) & present
     return better
 
 
-def _descend(world: OffloadingWorld, prices: Prices, present: Bools, start: Bools) -> tuple[Bools, Floats]:
+def _descend(
+    world: OffloadingWorld, prices: Prices, present: BoolArray, start: BoolArray
+) -> tuple[BoolArray, Float64Array]:
     decision, cost = start.copy(), least_costs(world, prices, start)
     for first in range(0, len(cost), ROWS):
         rows = np.arange(first, min(first + ROWS, len(cost)))
@@ -194,8 +198,14 @@ def _descend(world: OffloadingWorld, prices: Prices, present: Bools, start: Bool
 
 
 def _step(
-    world: OffloadingWorld, prices: Prices, present: Bools, decision: Bools, cost: Floats, rows: Ints, tried: Bools
-) -> tuple[Bools, Bools]:
+    world: OffloadingWorld,
+    prices: Prices,
+    present: BoolArray,
+    decision: BoolArray,
+    cost: Float64Array,
+    rows: Int64Array,
+    tried: BoolArray,
+) -> tuple[BoolArray, BoolArray]:
     """One change for every sample that has one: (which changed, which may have another). Changes ``decision``, ``cost`` and ``tried``."""
     users, each = present.shape[1], np.arange(len(rows))[:, None]
     bound = _bounds(world, prices, present, decision[rows]).reshape(len(rows), -1)
@@ -220,7 +230,7 @@ def _step(
     return moved, moved | hopeful.all(axis=1)
 
 
-def _bounds(world: OffloadingWorld, prices: Prices, present: Bools, decision: Bools) -> Floats:
+def _bounds(world: OffloadingWorld, prices: Prices, present: BoolArray, decision: BoolArray) -> Float64Array:
     """A lower bound of the cost after each change: [samples, users, users], flips on the diagonal, swaps (out, in) beside it."""
     log_price = _present_price(world, prices, decision)
     band, _ = priced_split(prices.band, prices.reach_hz, log_price)
@@ -237,14 +247,14 @@ def _bounds(world: OffloadingWorld, prices: Prices, present: Bools, decision: Bo
     server = _changes(sign * roots) + np.where(decision, roots, 0.0).sum(axis=1)[:, None, None]
     fixed = _changes(sign * (prices.joining - prices.local))
     fixed += np.where(decision, prices.joining, prices.local).sum(axis=1)[:, None, None]
-    bound: Floats = np.maximum(sending, 0.0) + server * server / world.server_hz + fixed
+    bound: Float64Array = np.maximum(sending, 0.0) + server * server / world.server_hz + fixed
     allowed = decision[:, :, None] & (present & ~decision)[:, None, :]
     allowed |= np.eye(decision.shape[1], dtype=bool) & present[:, :, None]
     bound[~allowed] = np.inf
     return bound
 
 
-def _changes(change: Floats) -> Floats:
+def _changes(change: Float64Array) -> Float64Array:
     """Sums of the changes of two users, and of one on the diagonal: [samples, users, users]."""
     both = change[:, :, None] + change[:, None, :]
     line = np.arange(change.shape[1])
@@ -252,11 +262,11 @@ def _changes(change: Floats) -> Floats:
     return both
 
 
-def _present_price(world: OffloadingWorld, prices: Prices, decision: Bools) -> Floats:
+def _present_price(world: OffloadingWorld, prices: Prices, decision: BoolArray) -> Float64Array:
     """The logarithm of what a hertz is worth now; where nobody has any, what the first one would pay, on average."""
     demand = np.where(decision, prices.band, 0.0)
     now = log_price_of(demand, prices.reach_hz, best_split(demand, prices.reach_hz, world.band_hz))
     whole = np.full_like(prices.band, world.band_hz)
     first = log_price_of(prices.band, prices.reach_hz, whole)
-    price: Floats = np.where(np.isfinite(now), now, np.where(np.isfinite(first), first, 0.0))
+    price: Float64Array = np.where(np.isfinite(now), now, np.where(np.isfinite(first), first, 0.0))
     return price

@@ -18,11 +18,10 @@ from kit.allocators.fileformat import Size
 from kit.errors import BadRecord
 from kit.nets.allocator import Allocator
 from kit.papers import engine, learning
-from kit.papers.channel import Bools
 from kit.papers.delays import Analytic, Delay, Measured, delay_of
 from kit.papers.learning import Said
 from kit.papers.offloading.allocate import Goal, best, equal
-from kit.papers.offloading.decide import Ints, all_local, all_offloaded, at_random, flips_and_swaps, half
+from kit.papers.offloading.decide import all_local, all_offloaded, at_random, flips_and_swaps, half
 from kit.papers.offloading.joint import JointRecipe, Lessons, train_jointly
 from kit.papers.offloading.policy import Loss, Policy, allocation_by
 from kit.papers.offloading.schedule import Imitation, Scheduler, decide, read_weights, write_weights
@@ -31,6 +30,7 @@ from kit.papers.offloading.train import Recipe, Trained, allocation_of, sizes_of
 from kit.papers.offloading.world import FORMAT, FREE, Allocation, Inference, OffloadingWorld, Tasks, evaluate, sample
 from kit.papers.streams import generator
 from kit.records import Record
+from kit.stats import BoolArray, Int64Array
 
 PAPERS = Analytic()
 STEPS, QUICK = 4000, 600
@@ -199,7 +199,7 @@ def scheduler_of(steps: int, seed: int, folder: Path | None = None, said: Said |
 def measures(
     world: OffloadingWorld,
     tasks: Tasks,
-    offloaded: Bools,
+    offloaded: BoolArray,
     allocation: Allocation,
     inference: Inference,
     macs: float = 0.0,
@@ -227,23 +227,23 @@ class Bench:
         self.lessons = Lessons.of(cast.net("paper"), world, slots, delays.of["paper"], delays.sizes)
         self.best_fixed = delays.sizes[int(self.lessons.costs.mean(axis=0).argmin())]
 
-    def with_policy(self, policy: Policy, offloaded: Bools) -> Measures:
+    def with_policy(self, policy: Policy, offloaded: BoolArray) -> Measures:
         chosen = policy.choose(self.world, self.tasks, offloaded)
         delay, net = self.delays.of["paper"], self.cast.net("paper")
         allocation, inference = allocation_by(net, self.world, self.tasks, offloaded, policy.sizes, chosen, delay)
         return measures(self.world, self.tasks, offloaded, allocation, inference, self._macs(policy.sizes, chosen))
 
-    def _macs(self, sizes: Sequence[Size], chosen: Ints) -> float:
+    def _macs(self, sizes: Sequence[Size], chosen: Int64Array) -> float:
         each = np.array([allocator_macs("paper", size, self.world.users) for size in sizes])
         return float(each[chosen].mean())
 
-    def fixed(self, network: Network, size: Size, offloaded: Bools) -> Measures:
+    def fixed(self, network: Network, size: Size, offloaded: BoolArray) -> Measures:
         allocation = allocation_of(self.cast.net(network), self.world, self.tasks, offloaded, size)
         inference = self.delays.inference(self.world, network, size)
         macs = allocator_macs(network, size, self.world.users)
         return measures(self.world, self.tasks, offloaded, allocation, inference, macs)
 
-    def sized(self, policies: Mapping[str, Policy], offloaded: Bools, suffix: str = "") -> dict[str, Measures]:
+    def sized(self, policies: Mapping[str, Policy], offloaded: BoolArray, suffix: str = "") -> dict[str, Measures]:
         """The paper's ways to choose a size, for tasks that are offloaded."""
         found = {f"{name}{suffix}": self.with_policy(policy, offloaded) for name, policy in policies.items()}
         found[f"Fix MoE{suffix}"] = self.fixed("paper", LARGEST, offloaded)
@@ -288,7 +288,7 @@ class Bench:
         gaps |= self.gaps({SLOW: decide(cast.scheduler, world, tasks, largest)}, largest)
         return found | self.genetic(None, found[REFERENCES["cost"]]), gaps
 
-    def gaps(self, decisions: Mapping[str, Bools], inference: Inference) -> dict[str, float]:
+    def gaps(self, decisions: Mapping[str, BoolArray], inference: Inference) -> dict[str, float]:
         """Joint cost of decisions over the flips-and-swaps reference, less one: the same best shares, the same time for all."""
         world, tasks = self.world, self.tasks
         _, least = flips_and_swaps(world, tasks, inference)
@@ -298,7 +298,7 @@ class Bench:
         }
         return {name: float(cost / least.sum() - 1.0) for name, cost in costs.items()}
 
-    def genetic(self, offloaded: Bools | None, limit: Measures) -> dict[str, Measures]:
+    def genetic(self, offloaded: BoolArray | None, limit: Measures) -> dict[str, Measures]:
         """The genetic algorithm on the first few slots, its wall time counted and not.
 
         Costs and delays stand as ratios to those of the least joint cost there.

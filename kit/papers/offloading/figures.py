@@ -29,7 +29,6 @@ from pydantic import JsonValue
 from kit.allocators import fileformat
 from kit.allocators.fileformat import Size
 from kit.papers import engine
-from kit.papers.channel import Floats
 from kit.papers.learning import Said, Told
 from kit.papers.offloading.experiment import (
     KIT,
@@ -65,6 +64,7 @@ from kit.papers.offloading.world import OffloadingWorld, importance, sample
 from kit.papers.results import Figure, Line, Unit, Value, check_figures, line_of
 from kit.papers.streams import generator
 from kit.records import AllocationQuality
+from kit.stats import Float64Array
 
 FIGURES = ("table1", "fig4", "fig5", "fig6", "fig7", "fig8", "fig9", "fig10", "fig11", "fig12")
 #: Of each sweep: what it is, the parameter, its places in SI, and the factor and unit that people read.
@@ -272,7 +272,7 @@ def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[
     ]
 
 
-def _qualities(world: OffloadingWorld, casts: Sequence[Cast]) -> tuple[Floats, float, float]:
+def _qualities(world: OffloadingWorld, casts: Sequence[Cast]) -> tuple[Float64Array, float, float]:
     """(weighted delay of every (k, l) above its optimum [seeds, sizes], that optimum of a task in seconds, mean importance)."""
     excess = np.array([excesses(cast.net("paper"), world, SIZES) for cast in casts])
     tasks = sample(world, 2000, generator("offloading: slots of the mean optimum", 0))
@@ -289,7 +289,7 @@ def quality(world: OffloadingWorld, casts: Sequence[Cast], source: str) -> Alloc
     )
 
 
-def _by_size(name: str, title: str, values: Floats, unit: Unit) -> Figure:
+def _by_size(name: str, title: str, values: Float64Array, unit: Unit) -> Figure:
     """A line for each depth over the widths whose every depth is known."""
     known = [k for k in range(1, LARGEST.width + 1) if np.isfinite(values[:, _places(k)]).all()]
     lines = []

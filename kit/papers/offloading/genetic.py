@@ -17,10 +17,10 @@ import numpy as np
 import pygad
 from pydantic import Field
 
-from kit.papers.channel import Bools, Floats
 from kit.papers.offloading.allocate import shared
 from kit.papers.offloading.world import FREE, Allocation, Inference, OffloadingWorld, Tasks, evaluate
 from kit.records import Record
+from kit.stats import BoolArray, Float64Array
 
 
 class GeneticSettings(Record):
@@ -45,7 +45,7 @@ class GeneticSettings(Record):
 class Found:
     """One slot's decision and shares [1, users], the objective or cost summed over the users, and how often a cost was computed."""
 
-    offloaded: Bools
+    offloaded: BoolArray
     allocation: Allocation
     value: float
     evaluations: int
@@ -56,7 +56,7 @@ def search(
     tasks: Tasks,
     *,
     seed: int,
-    offloaded: Bools | None = None,
+    offloaded: BoolArray | None = None,
     inference: Inference = FREE,
     settings: GeneticSettings = GeneticSettings(),
 ) -> Found:
@@ -64,15 +64,15 @@ def search(
     one = tasks.pick(slice(0, 1))
     users, counted = one.size_bit.shape[1], [0]
 
-    def read(genes: Floats) -> tuple[Tasks, Bools, Allocation]:
+    def read(genes: Float64Array) -> tuple[Tasks, BoolArray, Allocation]:
         many = one.pick(np.zeros(len(genes), dtype=np.int64))
         chosen = many.present & (genes[:, 2 * users :] >= 0.5 if offloaded is None else offloaded[:1])
         return many, chosen, shared(world, chosen, genes[:, :users], genes[:, users : 2 * users])
 
-    def values(genes: Floats) -> Floats:
+    def values(genes: Float64Array) -> Float64Array:
         many, chosen, allocation = read(genes)
         outcome = evaluate(world, many, chosen, allocation, inference)
-        total: Floats = getattr(outcome, settings.over).sum(axis=1)
+        total: Float64Array = getattr(outcome, settings.over).sum(axis=1)
         return total
 
     def fitness(_: Any, genes: Any, __: Any) -> list[float]:
@@ -87,7 +87,7 @@ def search(
     return Found(chosen, allocation, float(values(best[None])[0]), counted[0])
 
 
-def _run(fitness: Any, genes: int, individuals: int, seed: int, joint: bool, settings: GeneticSettings) -> Floats:
+def _run(fitness: Any, genes: int, individuals: int, seed: int, joint: bool, settings: GeneticSettings) -> Float64Array:
     interval = settings.interval or (40 if joint else 25)
 
     def decay(ga: Any) -> None:

@@ -32,7 +32,6 @@ from torch import Tensor
 from kit.allocators.fileformat import Size
 from kit.nets.allocator import Allocator
 from kit.papers import learning
-from kit.papers.channel import Floats
 from kit.papers.delays import Delay
 from kit.papers.learning import Arrays, Said
 from kit.papers.offloading.decide import burdens, joined_costs
@@ -42,6 +41,7 @@ from kit.papers.offloading.schedule import Scheduler, expected_reward, inputs_of
 from kit.papers.offloading.world import OffloadingWorld, Tasks, evaluate, sample
 from kit.papers.streams import generator
 from kit.records import Record
+from kit.stats import Float64Array
 
 TINY = 1e-300  # of a cost
 
@@ -79,7 +79,7 @@ class Lessons:
 
     sizes: tuple[Size, ...]
     x: Tensor
-    costs: Floats
+    costs: Float64Array
 
     @classmethod
     def of(cls, net: Allocator, world: OffloadingWorld, tasks: Tasks, delay: Delay, sizes: tuple[Size, ...]) -> Lessons:
@@ -159,7 +159,7 @@ class Episodes:
         learning.put_back(state, {"policy": self.policy, "scheduler": self.scheduler}, self.optimizers)
 
 
-def _float(values: Floats) -> Tensor:
+def _float(values: Float64Array) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 

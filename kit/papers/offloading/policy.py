@@ -21,13 +21,12 @@ from torch.nn import functional
 
 from kit.allocators.fileformat import LEAK, Size
 from kit.nets.allocator import Allocator
-from kit.papers.channel import Bools, Floats
 from kit.papers.delays import Delay
-from kit.papers.offloading.decide import Ints
 from kit.papers.offloading.size import inference_of
 from kit.papers.offloading.train import allocation_of
 from kit.papers.offloading.world import Allocation, Inference, OffloadingWorld, Tasks, evaluate, features
 from kit.papers.streams import generator
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 NEURONS = 32  # section V
 INPUTS = 8
@@ -52,14 +51,14 @@ class Policy(nn.Module):
         out: Tensor = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK) @ of["w1"] + of["b1"]
         return out
 
-    def choose(self, world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Ints:
+    def choose(self, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Int64Array:
         """The place in ``sizes`` for each slot: [samples]."""
         with torch.no_grad():
-            chosen: Ints = self(summary(world, tasks, offloaded)).argmax(1).numpy()
+            chosen: Int64Array = self(summary(world, tasks, offloaded)).argmax(1).numpy()
         return chosen
 
 
-def summary(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Tensor:
+def summary(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Tensor:
     """What a policy sees of the offloaded tasks: (samples, 8)."""
     there = (offloaded & tasks.present)[..., None]
     count = np.maximum(there.sum(axis=1), 1)
@@ -70,8 +69,8 @@ def summary(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Tensor:
 
 
 def costs_of(
-    net: Allocator, world: OffloadingWorld, tasks: Tasks, offloaded: Bools, sizes: Sequence[Size], delay: Delay
-) -> Floats:
+    net: Allocator, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, sizes: Sequence[Size], delay: Delay
+) -> Float64Array:
     """C^edge of eq. 28 in each slot for each size: the mean of eq. 25 over the offloaded tasks, [samples, sizes]."""
     there = offloaded & tasks.present
     table = np.empty((len(there), len(sizes)))
@@ -87,9 +86,9 @@ def allocation_by(
     net: Allocator,
     world: OffloadingWorld,
     tasks: Tasks,
-    offloaded: Bools,
+    offloaded: BoolArray,
     sizes: Sequence[Size],
-    chosen: Ints,
+    chosen: Int64Array,
     delay: Delay,
 ) -> tuple[Allocation, Inference]:
     """The shares that each slot gets from the sub-network chosen for it, and what deciding them takes."""
@@ -113,7 +112,15 @@ def loss_of(outputs: Tensor, costs: Tensor, loss: Loss) -> Tensor:
 
 
 def fit(
-    policy: Policy, x: Tensor, costs: Floats, *, loss: Loss, steps: int, seed: int, rate: float = 3e-3, slots: int = 256
+    policy: Policy,
+    x: Tensor,
+    costs: Float64Array,
+    *,
+    loss: Loss,
+    steps: int,
+    seed: int,
+    rate: float = 3e-3,
+    slots: int = 256,
 ) -> float:
     """Teach a policy a table of costs; the last loss. Table II has the rate 1e-4, constant: ours falls as a cosine."""
     optimizer = torch.optim.Adam(policy.parameters(), lr=rate)

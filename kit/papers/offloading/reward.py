@@ -12,38 +12,42 @@ from typing import Literal
 
 import numpy as np
 
-from kit.papers.channel import Bools, Floats
 from kit.papers.offloading.allocate import prices_of
 from kit.papers.offloading.world import FREE, Inference, OffloadingWorld, Tasks
+from kit.stats import BoolArray, Float64Array
 
 Form = Literal["corrected", "printed"]
 
 
-def home_costs(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Floats:
+def home_costs(world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Float64Array:
     """C_loc of every task, eq. 24: [samples, users]."""
     return prices_of(world, tasks, inference).local
 
 
-def rewards(probability: Floats, offloaded: Bools, home: Floats, edge: Floats, *, form: Form = "corrected") -> Floats:
+def rewards(
+    probability: Float64Array, offloaded: BoolArray, home: Float64Array, edge: Float64Array, *, form: Form = "corrected"
+) -> Float64Array:
     """R_i of eq. 23 for decisions drawn with these probabilities of offloading: the same shape. ``home``, ``edge``: C_loc, C_edge."""
     other = probability if form == "printed" else 1.0 - probability
-    reward: Floats = np.where(offloaded, (home - edge) * probability, (edge - home) * other)
+    reward: Float64Array = np.where(offloaded, (home - edge) * probability, (edge - home) * other)
     return reward
 
 
-def expected_rewards(probability: Floats, home: Floats, edge: Floats, *, form: Form = "corrected") -> Floats:
+def expected_rewards(
+    probability: Float64Array, home: Float64Array, edge: Float64Array, *, form: Form = "corrected"
+) -> Float64Array:
     """The mean of ``rewards`` over decisions drawn with these probabilities."""
     yes, no = np.ones(np.shape(probability), dtype=bool), np.zeros(np.shape(probability), dtype=bool)
     kept = (1.0 - probability) * rewards(probability, no, home, edge, form=form)
-    expected: Floats = probability * rewards(probability, yes, home, edge, form=form) + kept
+    expected: Float64Array = probability * rewards(probability, yes, home, edge, form=form) + kept
     return expected
 
 
-def shares(outputs: Floats, *, form: Form = "corrected") -> Floats:
+def shares(outputs: Float64Array, *, form: Form = "corrected") -> Float64Array:
     """Eq. 14 along the last axis: a softmax; as printed z_i / sum(exp(z)), which neither sums to one nor stays above zero."""
     if form == "printed":
-        printed: Floats = outputs / np.exp(outputs).sum(axis=-1, keepdims=True)
+        printed: Float64Array = outputs / np.exp(outputs).sum(axis=-1, keepdims=True)
         return printed
     powers = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
-    softmax: Floats = powers / powers.sum(axis=-1, keepdims=True)
+    softmax: Float64Array = powers / powers.sum(axis=-1, keepdims=True)
     return softmax

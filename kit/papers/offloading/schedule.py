@@ -31,7 +31,6 @@ from kit import store
 from kit.allocators.fileformat import LEAK
 from kit.errors import BadModel
 from kit.papers import learning
-from kit.papers.channel import Bools, Floats
 from kit.papers.learning import Arrays
 from kit.papers.offloading.allocate import prices_of
 from kit.papers.offloading.decide import flips_and_swaps, likeliest, marginal_costs
@@ -39,6 +38,7 @@ from kit.papers.offloading.reward import Form
 from kit.papers.offloading.size import SCHEDULER_NEURONS, Kind
 from kit.papers.offloading.world import FREE, Inference, OffloadingWorld, Tasks, features, sample
 from kit.papers.streams import generator
+from kit.stats import BoolArray, Float64Array
 
 INPUTS = {"paper": 5, "kit": 6}
 LEAST = 1e-3  # of a feature, before its logarithm
@@ -90,7 +90,7 @@ def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Infer
     return torch.from_numpy(np.where(there[..., None], x, 0.0).astype(np.float32)), torch.from_numpy(there)
 
 
-def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Floats:
+def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Float64Array:
     """Logarithms: local cost over the slot's mean; over it band, server and joining, each as if alone; reach; how many there are."""
     prices, there = prices_of(world, tasks, inference), tasks.present
     local = np.where(there, prices.local, 1.0) + 1e-300
@@ -109,13 +109,13 @@ def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Float
     return np.stack(columns, axis=-1)
 
 
-def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> Bools:
+def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> BoolArray:
     """Offloaded where paper B's probability is a half or more; by kit's own, the likeliest tasks, as many as cost least."""
     with torch.no_grad():
-        probability: Floats = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
+        probability: Float64Array = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
     if scheduler.kind == "kit":
         return likeliest(world, tasks, probability, inference)
-    chosen: Bools = (probability >= 0.5) & tasks.present
+    chosen: BoolArray = (probability >= 0.5) & tasks.present
     return chosen
 
 

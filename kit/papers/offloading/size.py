@@ -6,9 +6,9 @@ from typing import Literal, TypeAlias
 
 from kit.allocators import fileformat
 from kit.allocators.fileformat import Size
-from kit.papers.channel import Floats
 from kit.papers.delays import Delay, Measured, computing_s
 from kit.papers.offloading.world import Inference, OffloadingWorld
+from kit.stats import Float64Array
 
 Network: TypeAlias = Literal["paper", "static", "per_user"]
 Kind: TypeAlias = Literal["paper", "kit"]
@@ -68,7 +68,7 @@ def inference_of(
     layers: int = LAYERS,
     *,
     network: Network = "paper",
-    clock_hz: Floats | float | None = None,
+    clock_hz: Float64Array | float | None = None,
 ) -> Inference:
     """T_infer of a task that stays at home (the scheduler, eq. 34) and of an offloaded one (scheduler, policy and allocator, eq. 35).
 

@@ -35,13 +35,14 @@ from kit.allocators.fileformat import AllocatorSpec, Feature, Size
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
 from kit.papers import learning
-from kit.papers.channel import Bools, Floats, best_split, root_split, sending_s
+from kit.papers.channel import best_split, root_split, sending_s
 from kit.papers.learning import Arrays, Said
 from kit.papers.offloading.allocate import shared
 from kit.papers.offloading.size import Network
 from kit.papers.offloading.world import FORMAT, Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
 from kit.papers.streams import generator
 from kit.records import Record
+from kit.stats import BoolArray, Float64Array
 
 Way: TypeAlias = Literal["shrinking", "scratch", "sandwich"]
 Inputs: TypeAlias = Literal["log", "plain"]
@@ -125,7 +126,7 @@ def sizes_of(recipe: Recipe) -> tuple[Size, ...]:
     return tuple(Size(k, layers) for layers in range(depth, 0, -1) for k in widths)
 
 
-def inputs_of(spec: AllocatorSpec, tasks: Tasks, offloaded: Bools) -> tuple[Tensor, Tensor]:
+def inputs_of(spec: AllocatorSpec, tasks: Tasks, offloaded: BoolArray) -> tuple[Tensor, Tensor]:
     """Features (samples, users, features) and the mask of offloaded tasks: the others are absent for an allocator."""
     raw = [tasks.size_bit, tasks.cycles_per_bit, tasks.deadline_s, tasks.distance_m, tasks.local_hz]
     mask = torch.from_numpy(offloaded & tasks.present)
@@ -133,7 +134,7 @@ def inputs_of(spec: AllocatorSpec, tasks: Tasks, offloaded: Bools) -> tuple[Tens
 
 
 def allocation_of(
-    net: Allocator, world: OffloadingWorld, tasks: Tasks, offloaded: Bools, size: Size | None = None
+    net: Allocator, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, size: Size | None = None
 ) -> Allocation:
     """What a network (a sub-network of it) gives each offloaded task."""
     size = size or net.spec.largest
@@ -147,7 +148,7 @@ def allocation_of(
     return shared(world, offloaded, shares[:, 0], shares[:, 1])
 
 
-def delays(world: OffloadingWorld, tasks: Tasks, offloaded: Bools, shares: Tensor) -> tuple[Tensor, Tensor]:
+def delays(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, shares: Tensor) -> tuple[Tensor, Tensor]:
     """The weighted delays of sending and of computing, each slot's sum over its optimum: (samples,) twice, 1 at best.
 
     ``shares`` (samples, 2, users): of band and server, each adding up to one over the offloaded tasks.
@@ -166,7 +167,7 @@ class Workload:
     there: Tensor
 
     @classmethod
-    def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: Bools, device: str = "cpu") -> Workload:
+    def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, device: str = "cpu") -> Workload:
         there = offloaded & tasks.present
         weight = np.where(there, importance(world, tasks), 0.0)
         demand, cycles, reach = weight * tasks.size_bit, weight * tasks.cycles, reach_hz(world, tasks)
@@ -191,7 +192,7 @@ class Workload:
         return (self.server / share.clamp(min=TINY)).where(self.there, 0.0).sum(1)
 
 
-def batch(world: OffloadingWorld, tasks: int, rng: np.random.Generator, step: int) -> tuple[Tasks, Bools]:
+def batch(world: OffloadingWorld, tasks: int, rng: np.random.Generator, step: int) -> tuple[Tasks, BoolArray]:
     """Slots to learn from: of the world's users or (each second step) of 5 to 50; half of them offload all, half a random share."""
     users = world.users if step % 2 == 0 else int(rng.integers(USERS_LEAST, USERS_MAX + 1))
     slots = sample(world.model_copy(update={"users": users}), max(tasks // users, 1), rng)
@@ -296,7 +297,7 @@ def _parts(features: Tensor, mask: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
     return zip(torch.split(features, ROWS), torch.split(mask, ROWS), strict=True)
 
 
-def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: Bools) -> Floats:
+def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Float64Array:
     """The least weighted delays of sending and of computing, each slot's sum in seconds: [2, samples]."""
     weight = np.where(offloaded & tasks.present, importance(world, tasks), 0.0)
     demand, cycles, reach = weight * tasks.size_bit, weight * tasks.cycles, reach_hz(world, tasks)

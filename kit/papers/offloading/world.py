@@ -30,8 +30,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from kit.papers.channel import Bools, Floats, drawn_sizes, sending_s
+from kit.papers.channel import drawn_sizes, sending_s
 from kit.records import Record
+from kit.stats import BoolArray, Float64Array
 
 MS = 1e-3
 #: Of what a folder keeps (networks, schedulers, points): raise it when the same world and recipe would give other numbers.
@@ -88,20 +89,20 @@ class OffloadingWorld(Record):
 class Tasks:
     """One slot per row: [samples, users]. A user who is absent has size 0."""
 
-    size_bit: Floats
-    cycles_per_bit: Floats
-    deadline_s: Floats
-    distance_m: Floats
-    local_hz: Floats
+    size_bit: Float64Array
+    cycles_per_bit: Float64Array
+    deadline_s: Float64Array
+    distance_m: Float64Array
+    local_hz: Float64Array
 
     @property
-    def present(self) -> Bools:
-        there: Bools = self.size_bit > 0
+    def present(self) -> BoolArray:
+        there: BoolArray = self.size_bit > 0
         return there
 
     @property
-    def cycles(self) -> Floats:
-        cycles: Floats = self.size_bit * self.cycles_per_bit
+    def cycles(self) -> Float64Array:
+        cycles: Float64Array = self.size_bit * self.cycles_per_bit
         return cycles
 
     def pick(self, index: object) -> Tasks:
@@ -113,33 +114,35 @@ class Tasks:
 class Allocation:
     """Hertz of band and of server clock for each task: [samples, users]; zero for tasks that stay at home."""
 
-    band_hz: Floats
-    server_hz: Floats
+    band_hz: Float64Array
+    server_hz: Float64Array
 
 
 @dataclass(frozen=True)
 class Inference:
     """Seconds that deciding takes (eqs. 34 and 35): for tasks that stay at home, and for offloaded ones; one number, or one per sample."""
 
-    local_s: Floats | float = 0.0
-    edge_s: Floats | float = 0.0
+    local_s: Float64Array | float = 0.0
+    edge_s: Float64Array | float = 0.0
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a decision costs each task: [samples, users]. ``objective`` is eq. 11a per task, ``cost`` eq. 24 or 25. Absent users: zeros."""
 
-    delay_s: Floats
-    weighted_delay_s: Floats
-    energy_j: Floats
-    missed: Bools
-    cost: Floats
-    objective: Floats
-    present: Bools
+    delay_s: Float64Array
+    weighted_delay_s: Float64Array
+    energy_j: Float64Array
+    missed: BoolArray
+    cost: Float64Array
+    objective: Float64Array
+    present: BoolArray
 
-    def mean(self, what: Literal["delay_s", "weighted_delay_s", "energy_j", "missed", "cost", "objective"]) -> Floats:
+    def mean(
+        self, what: Literal["delay_s", "weighted_delay_s", "energy_j", "missed", "cost", "objective"]
+    ) -> Float64Array:
         """Over the users who are there: [samples]."""
-        mean: Floats = getattr(self, what).sum(axis=1) / np.maximum(self.present.sum(axis=1), 1)
+        mean: Float64Array = getattr(self, what).sum(axis=1) / np.maximum(self.present.sum(axis=1), 1)
         return mean
 
 
@@ -159,48 +162,48 @@ def sample(world: OffloadingWorld, samples: int, rng: np.random.Generator, *, pr
     )
 
 
-def reach_hz(world: OffloadingWorld, tasks: Tasks) -> Floats:
+def reach_hz(world: OffloadingWorld, tasks: Tasks) -> Float64Array:
     """Power times channel gain over noise density (eq. 1): the signal-to-noise ratio in one hertz."""
     gain = world.gain * (world.reference_m / tasks.distance_m) ** world.exponent
-    reach: Floats = gain * (world.power_w / world.noise_w_per_hz)
+    reach: Float64Array = gain * (world.power_w / world.noise_w_per_hz)
     return reach
 
 
-def sending_delay_s(world: OffloadingWorld, tasks: Tasks, band_hz: Floats) -> Floats:
+def sending_delay_s(world: OffloadingWorld, tasks: Tasks, band_hz: Float64Array) -> Float64Array:
     """T_tra, eq. 1: infinite without a band."""
     return sending_s(tasks.size_bit, band_hz, reach_hz(world, tasks))
 
 
-def server_delay_s(tasks: Tasks, server_hz: Floats) -> Floats:
+def server_delay_s(tasks: Tasks, server_hz: Float64Array) -> Float64Array:
     """T_com, eq. 2: infinite without a share of the server, 0 for nothing to compute."""
     cycles = tasks.cycles
     with np.errstate(divide="ignore", invalid="ignore"):
-        delay: Floats = np.where(cycles > 0, cycles / server_hz, 0.0)
+        delay: Float64Array = np.where(cycles > 0, cycles / server_hz, 0.0)
     return delay
 
 
-def local_delay_s(tasks: Tasks) -> Floats:
+def local_delay_s(tasks: Tasks) -> Float64Array:
     """T_loc, eq. 4."""
-    delay: Floats = tasks.cycles / tasks.local_hz
+    delay: Float64Array = tasks.cycles / tasks.local_hz
     return delay
 
 
-def local_energy_j(world: OffloadingWorld, tasks: Tasks) -> Floats:
+def local_energy_j(world: OffloadingWorld, tasks: Tasks) -> Float64Array:
     """E_loc, eq. 6."""
-    energy: Floats = world.energy_coefficient * tasks.cycles * tasks.local_hz**2
+    energy: Float64Array = world.energy_coefficient * tasks.cycles * tasks.local_hz**2
     return energy
 
 
-def importance(world: OffloadingWorld, tasks: Tasks) -> Floats:
+def importance(world: OffloadingWorld, tasks: Tasks) -> Float64Array:
     """w_i of eq. 19: workload and size over their maxima, the deadline in milliseconds."""
     workload = tasks.cycles_per_bit / (2.0 * world.cycles_per_bit_mean)
     size = tasks.size_bit / (2.0 * world.size_mean_bit)
-    weight: Floats = world.importance * MS * workload * size / tasks.deadline_s
+    weight: Float64Array = world.importance * MS * workload * size / tasks.deadline_s
     return weight
 
 
 def evaluate(
-    world: OffloadingWorld, tasks: Tasks, offloaded: Bools, allocation: Allocation, inference: Inference = FREE
+    world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, allocation: Allocation, inference: Inference = FREE
 ) -> Outcome:
     """Eqs. 1 to 6, 11a, 24 and 25 for every task. An offloaded task without band or server clock never ends (infinite)."""
     there = tasks.present
@@ -223,7 +226,7 @@ def evaluate(
     )
 
 
-def features(world: OffloadingWorld, tasks: Tasks) -> Floats:
+def features(world: OffloadingWorld, tasks: Tasks) -> Float64Array:
     """u_i of eq. 7 for a network, each over its largest value: [samples, users, 5] of size, workload, deadline, distance, own clock."""
     return np.stack(
         [
@@ -237,6 +240,6 @@ def features(world: OffloadingWorld, tasks: Tasks) -> Floats:
     )
 
 
-def _column(seconds: Floats | float) -> Floats:
+def _column(seconds: Float64Array | float) -> Float64Array:
     column = np.asarray(seconds, dtype=np.float64)
     return column[:, None] if column.ndim else column

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from kit.errors import KitError
-from kit.papers.channel import Bools, Floats
 from kit.papers.placement.options import (
     LEAST_PRICE,
     MARGIN,
@@ -31,7 +30,8 @@ from kit.papers.placement.options import (
     pools,
     takes,
 )
-from kit.papers.placement.world import Decision, Ints, Models, PlacementWorld, State, Tasks
+from kit.papers.placement.world import Decision, Models, PlacementWorld, State, Tasks
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 ROUNDS = 30  # of new columns, at most
 DIVES = 4  # of rounding: programs solved, at most
@@ -49,21 +49,21 @@ class Solution:
 
     value: float  # sum of accuracies, less thrift
     bound: float  # sum of accuracies
-    prices: Floats  # [pools]
-    task: Ints  # [columns]
-    option: Ints
-    part: Floats  # of the task
-    takes: Floats  # [columns, 6]
+    prices: Float64Array  # [pools]
+    task: Int64Array  # [columns]
+    option: Int64Array
+    part: Float64Array  # of the task
+    takes: Float64Array  # [columns, 6]
 
 
-def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Floats:
+def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Float64Array:
     """What no decision's average accuracy exceeds, [samples]: in this state, or, without one, in any.
 
     It counts completed tasks, so it bounds the strict reward too.
     """
     option, count = options_of(world, models, tasks, state), np.maximum(tasks.present.sum(axis=1), 1)
     found = [solve(world, option.pick(row)).bound for row in range(len(count))]
-    best: Floats = np.array(found) / count
+    best: Float64Array = np.array(found) / count
     return best
 
 
@@ -102,7 +102,9 @@ def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close:
     return Solution(value, bound, prices, task[live], which[live], part[live], used[live])
 
 
-def _columns(option: Options, send: Floats, wanted: Bools, price: Floats | None = None) -> tuple[Ints, Ints, Floats]:
+def _columns(
+    option: Options, send: Float64Array, wanted: BoolArray, price: Float64Array | None = None
+) -> tuple[Int64Array, Int64Array, Float64Array]:
     """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
     used = takes(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
     task, which = np.nonzero(wanted & (send[0] < option.deadline_s[0]))
@@ -110,8 +112,14 @@ def _columns(option: Options, send: Floats, wanted: Bools, price: Floats | None 
 
 
 def _program(
-    option: Options, of: Ints, task: Ints, which: Ints, used: Floats, budget: Floats, thrift: float
-) -> tuple[float, Floats, Floats, Floats]:
+    option: Options,
+    of: Int64Array,
+    task: Int64Array,
+    which: Int64Array,
+    used: Float64Array,
+    budget: Float64Array,
+    thrift: float,
+) -> tuple[float, Float64Array, Float64Array, Float64Array]:
     """(value, parts of the columns, prices of the tasks, prices of the pools). Pools keep their margin."""
     from scipy.optimize import linprog  # here, so that a board, which has no scipy, runs all the other policies
     from scipy.sparse import csr_array, vstack
@@ -132,25 +140,25 @@ def _program(
     return -float(done.fun), np.asarray(done.x), prices[len(budget) :], prices[: len(budget)]
 
 
-def _priced(option: Options, of: Ints, prices: Floats) -> tuple[Floats, Floats]:
+def _priced(option: Options, of: Int64Array, prices: Float64Array) -> tuple[Float64Array, Float64Array]:
     """What each option earns less the least that it pays, and how long it then sends: [tasks, options]."""
     found = paid(option, prices[of][None])
     profit = np.where(option.value[0] > 0, option.value[0] - found.total[0], -1.0)
     return profit, _inner(option, found.send_s[0])
 
 
-def _inner(option: Options, send: Floats) -> Floats:
+def _inner(option: Options, send: Float64Array) -> Float64Array:
     """``send`` moved off the ends of the time, where a pool that costs nothing would be taken without end."""
     low = np.maximum(option.fixed_s[0] + 1e-3 * (option.deadline_s[0] - option.fixed_s[0]), option.fetch_s[0])
     high = np.maximum(option.deadline_s[0] - 1e-3 * (option.deadline_s[0] - low), low)
-    inner: Floats = np.clip(send, low, high)
+    inner: Float64Array = np.clip(send, low, high)
     return inner
 
 
 # -------------------------------------------------------------------------------------------------------------- rounding
 
 
-def _dive(world: PlacementWorld, option: Options) -> tuple[Ints, Floats]:
+def _dive(world: PlacementWorld, option: Options) -> tuple[Int64Array, Float64Array]:
     """(option of each task or -1, its four shares): [tasks], [tasks, 4]. Split tasks are held to their greater part and the program solved
     anew, while the decision is far from the bound and gets better.
     """
@@ -173,7 +181,7 @@ def _dive(world: PlacementWorld, option: Options) -> tuple[Ints, Floats]:
     return best
 
 
-def _round(world: PlacementWorld, option: Options, found: Solution) -> tuple[Ints, Floats, Floats]:
+def _round(world: PlacementWorld, option: Options, found: Solution) -> tuple[Int64Array, Float64Array, Float64Array]:
     """(option of each task or -1, its four shares, the program's part of each option): whole tasks stand, the others take what is left."""
     tasks, choices = option.value.shape[1:]
     part, used = np.zeros((tasks, choices)), np.zeros((tasks, choices, THINGS))

@@ -35,7 +35,6 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from kit.errors import BadRecord, UnknownName
-from kit.papers.channel import Bools
 from kit.papers.placement.world import (
     CHOICES,
     MODELS,
@@ -58,6 +57,7 @@ from kit.papers.placement.world import (
 )
 from kit.papers.streams import generator
 from kit.records import Record, first_problem
+from kit.stats import BoolArray
 
 Node = Literal["gateway", "edge", "none"]
 Device: TypeAlias = Annotated[int, Field(ge=0, lt=2**31)]
@@ -240,7 +240,7 @@ class Controller:
             }
         )
 
-    def _held(self, there: Bools) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _held(self, there: BoolArray) -> Iterator[tuple[str, tuple[int, ...]]]:
         for level, name in enumerate(self.names):
             devices = tuple(np.flatnonzero(there[0, :, level]).tolist())
             if devices:

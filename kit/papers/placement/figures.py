@@ -23,7 +23,6 @@ import numpy as np
 from pydantic import JsonValue
 
 from kit.papers import engine
-from kit.papers.channel import Floats
 from kit.papers.learning import Told
 from kit.papers.placement import experiment
 from kit.papers.placement.agents import Curve
@@ -45,6 +44,7 @@ from kit.papers.placement.experiment import (
 from kit.papers.placement.study import Study
 from kit.papers.placement.world import Metrics, PlacementWorld, Policy
 from kit.papers.results import Figure, Line, Value, check_figures, line_of
+from kit.stats import Float64Array
 
 FIGURES = ("fig4", "fig5", "fig6", "fig7", "fig8", "default", "shared", "scarce")
 #: Of each sweep: what it is, the parameter, its places in SI with the scarcest first, and the factor and unit that people read.
@@ -486,7 +486,7 @@ def _shared_gains(points: Sequence[Point]) -> Figure:
     )
 
 
-def _interval(values: Floats) -> tuple[float, float]:
+def _interval(values: Float64Array) -> tuple[float, float]:
     """Student's 95 % interval for the geometric mean of ratios; without end where one seed says nothing of others."""
     from scipy.stats import t
 

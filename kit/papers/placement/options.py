@@ -17,10 +17,8 @@ from math import sqrt
 
 import numpy as np
 
-from kit.papers.channel import Bools, Floats
 from kit.papers.placement.world import (
     Decision,
-    Ints,
     Models,
     PlacementWorld,
     State,
@@ -31,6 +29,7 @@ from kit.papers.placement.world import (
     pooled,
     project,
 )
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 THINGS = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
@@ -41,16 +40,16 @@ LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken
 class Options:
     """[samples, tasks, options] unless said. What has no value cannot be had: -1."""
 
-    value: Floats  # accuracy that the option earns
-    first_s: Floats  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
-    second_s: Floats  # seconds of the whole of the base station's band
-    compute_s: Floats  # seconds of the node's whole clock
-    fixed_s: Floats  # of sending, whatever the share: a free first hop
-    fetch_s: Floats  # until the model is there
-    space: Floats  # of the node's cache that the model would newly take, a part of it
-    deadline_s: Floats  # [samples, tasks, 1]
-    budget: Floats  # [samples, pools]: 1, and of the caches what is free
-    home: Bools  # [options]
+    value: Float64Array  # accuracy that the option earns
+    first_s: Float64Array  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
+    second_s: Float64Array  # seconds of the whole of the base station's band
+    compute_s: Float64Array  # seconds of the node's whole clock
+    fixed_s: Float64Array  # of sending, whatever the share: a free first hop
+    fetch_s: Float64Array  # until the model is there
+    space: Float64Array  # of the node's cache that the model would newly take, a part of it
+    deadline_s: Float64Array  # [samples, tasks, 1]
+    budget: Float64Array  # [samples, pools]: 1, and of the caches what is free
+    home: BoolArray  # [options]
 
     def pick(self, row: int) -> Options:
         """One sample, the axis kept."""
@@ -98,7 +97,7 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
     )
 
 
-def pools(world: PlacementWorld) -> Ints:
+def pools(world: PlacementWorld) -> Int64Array:
     """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
     things = (*apart(world), world.pools == "per_gateway", False)
     found, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
@@ -108,7 +107,7 @@ def pools(world: PlacementWorld) -> Ints:
     return found
 
 
-def takes(option: Options, send_s: Floats, price: Floats | None = None) -> Floats:
+def takes(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
     """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
 
     Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
@@ -131,18 +130,18 @@ def takes(option: Options, send_s: Floats, price: Floats | None = None) -> Float
 class Paid:
     """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
 
-    first: Floats
-    second: Floats
-    clock: Floats
-    space: Floats
-    send_s: Floats
+    first: Float64Array
+    second: Float64Array
+    clock: Float64Array
+    space: Float64Array
+    send_s: Float64Array
 
     @property
-    def total(self) -> Floats:
+    def total(self) -> Float64Array:
         return self.first + self.second + self.clock + self.space
 
 
-def paid(option: Options, price: Floats) -> Paid:
+def paid(option: Options, price: Float64Array) -> Paid:
     """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
 
     Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
@@ -192,7 +191,7 @@ class Fitter:
         return need
 
 
-def decide(world: PlacementWorld, tasks: Tasks, chosen: Ints, shares: Floats) -> Decision:
+def decide(world: PlacementWorld, tasks: Tasks, chosen: Int64Array, shares: Float64Array) -> Decision:
     """The decision that takes an option for each task ([samples, tasks], -1: turned away) with at least its ``shares``, [samples, tasks, 4
     or more], which are parts of the pools.
 
@@ -235,12 +234,12 @@ def _count(world: PlacementWorld) -> int:
     return int(pools(world).max()) + 1
 
 
-def _free(world: PlacementWorld, models: Models, state: State, budget: Floats) -> Floats:
+def _free(world: PlacementWorld, models: Models, state: State, budget: Float64Array) -> Float64Array:
     gateway, edge = held_bytes(world, models, state)
     of = pools(world)
     if world.pools == "literal":
         gateway = np.broadcast_to(gateway.sum(axis=1, keepdims=True), gateway.shape)
-    free: Floats = budget.copy()
+    free: Float64Array = budget.copy()
     free[:, of[:, 4]] = 1.0 - gateway / world.gateway_cache_bytes
     free[:, of[:, 5]] = 1.0 - edge[:, None] / world.edge_cache_bytes
     return free.clip(min=0.0)

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kit.papers import learning
-from kit.papers.channel import Floats
 from kit.papers.learning import Arrays, Said
 from kit.papers.placement.options import THINGS, decide, options_of
 from kit.papers.placement.prices import (
@@ -39,6 +38,7 @@ from kit.papers.placement.prices import (
 )
 from kit.papers.placement.world import HEAVY, LIGHT, PlacementWorld, Variant, empty, sample, sample_models, step
 from kit.papers.streams import generator
+from kit.stats import Float64Array
 
 STEPS = 3000
 RATE, HASTY = 3e-3, 1e-2  # of Adam, falling as a cosine: over all the steps, and over fewer than half of them
@@ -73,14 +73,14 @@ def network_of(trained: PriceNetwork) -> Network:
     """A trained network as ``prices.policy_of`` takes it, in plain arrays: no torch when it runs."""
     of = {name: value.detach().numpy().copy() for name, value in trained.named_parameters()}
 
-    def leaky(x: Floats) -> Floats:
-        found: Floats = np.maximum(x, np.float32(LEAK) * x)
+    def leaky(x: Float64Array) -> Float64Array:
+        found: Float64Array = np.maximum(x, np.float32(LEAK) * x)
         return found
 
-    def run(x: Floats) -> Floats:
+    def run(x: Float64Array) -> Float64Array:
         h = leaky(x @ of["w0"] + of["b0"])
         h = h + leaky(h @ of["w1"] + of["b1"])
-        found: Floats = h @ of["w2"] + of["b2"] + x @ of["w3"]
+        found: Float64Array = h @ of["w2"] + of["b2"] + x @ of["w3"]
         return found
 
     return run
@@ -153,7 +153,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     said: Said | None = None,
-) -> tuple[PriceNetwork, Floats]:
+) -> tuple[PriceNetwork, Float64Array]:
     """The network for one world, or for all (None), and the loss of each step.
 
     Raises UsageError (another run's checkpoint), BadModel (a broken one), StorageError.

@@ -22,12 +22,12 @@ from typing import TypeAlias
 
 import numpy as np
 
-from kit.papers.channel import Bools, Floats
 from kit.papers.placement.options import MARGIN, THINGS, Fitter, Options, Paid, decide, options_of, paid, pools
-from kit.papers.placement.world import Decision, Ints, Models, PlacementWorld, Policy, State, Tasks
+from kit.papers.placement.world import Decision, Models, PlacementWorld, Policy, State, Tasks
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 #: Rows of :data:`INPUTS` features, float32, to rows of :data:`OUTPUTS` moves of log prices.
-Network: TypeAlias = Callable[[Floats], Floats]
+Network: TypeAlias = Callable[[Float64Array], Float64Array]
 
 ROUNDS = 6  # of moving the prices
 INPUTS, OUTPUTS = 2 * 6 * THINGS + 1, THINGS
@@ -47,21 +47,21 @@ DEARER = (1.3, 1.8)  # times the prices: tried where tasks are left without an o
 class Market:
     """What is bought at some prices. A row of ``spent`` is a gateway's; what all share has the same number in each."""
 
-    log_price: Floats  # [samples, gateways, 6]
-    spent: Floats  # accuracy paid for the fair share of each pool
-    worth: Floats  # accuracy that the fair share of what is free costs
-    swayed: Floats  # of what is spent: what goes elsewhere as the log price rises
-    earned: Floats  # [samples]: mean accuracy of a task after paying, smoothed
+    log_price: Float64Array  # [samples, gateways, 6]
+    spent: Float64Array  # accuracy paid for the fair share of each pool
+    worth: Float64Array  # accuracy that the fair share of what is free costs
+    swayed: Float64Array  # of what is spent: what goes elsewhere as the log price rises
+    earned: Float64Array  # [samples]: mean accuracy of a task after paying, smoothed
 
     @property
-    def slope(self) -> Floats:
+    def slope(self) -> Float64Array:
         """Of :attr:`dual` by the log prices, times the gateways: [samples, gateways, 6]."""
         return self.worth - self.spent - SLACK
 
     @property
-    def dual(self) -> Floats:
+    def dual(self) -> Float64Array:
         """A bound of the average accuracy, and the slack's part: [samples]. Convex in the prices, least where ``slope`` is nothing."""
-        found: Floats = self.earned + (self.worth - SLACK * self.log_price).sum(axis=2).mean(axis=1)
+        found: Float64Array = self.earned + (self.worth - SLACK * self.log_price).sum(axis=2).mean(axis=1)
         return found
 
 
@@ -80,7 +80,7 @@ def policy_of(network: Network) -> Policy:
 
 
 def keeping(
-    world: PlacementWorld, models: Models, state: State, decision: Decision, chosen: Ints, log_price: Floats
+    world: PlacementWorld, models: Models, state: State, decision: Decision, chosen: Int64Array, log_price: Float64Array
 ) -> Decision:
     """The decision with what the caches keep: what a model's room costs others is set against fetching it again.
 
@@ -103,20 +103,20 @@ def keeping(
     )
 
 
-def _mean(values: Floats, used: Bools) -> Floats:
+def _mean(values: Float64Array, used: BoolArray) -> Float64Array:
     """Over what was used in each sample; 0 where nothing was."""
-    found: Floats = (values * used).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)), 1)
+    found: Float64Array = (values * used).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)), 1)
     return found
 
 
-def shared(world: PlacementWorld) -> Bools:
+def shared(world: PlacementWorld) -> BoolArray:
     """Which of the six things all gateways share."""
     of = pools(world)
-    everyone: Bools = (of == of[:1]).all(axis=0)
+    everyone: BoolArray = (of == of[:1]).all(axis=0)
     return everyone
 
 
-def log_prices(network: Network, world: PlacementWorld, option: Options) -> Floats:
+def log_prices(network: Network, world: PlacementWorld, option: Options) -> Float64Array:
     """Logarithms of the prices of fair shares, [samples, gateways, 6], after all rounds."""
     found, before = np.full((len(option.value), world.gateways, THINGS), START), None
     for number in range(ROUNDS):
@@ -132,15 +132,15 @@ def softness(number: int) -> float:
     return found
 
 
-def moved(world: PlacementWorld, log_price: Floats, move: Floats) -> Floats:
+def moved(world: PlacementWorld, log_price: Float64Array, move: Float64Array) -> Float64Array:
     """The next log prices; a pool that all share moves by the mean of what its gateways say."""
     step = move.reshape(log_price.shape).astype(np.float64)
     both = np.where(shared(world), step.mean(axis=1, keepdims=True), step)
-    found: Floats = np.clip(log_price + both, LOWEST, HIGHEST)
+    found: Float64Array = np.clip(log_price + both, LOWEST, HIGHEST)
     return found
 
 
-def features(at: Market, before: Market | None, number: int) -> Floats:
+def features(at: Market, before: Market | None, number: int) -> Float64Array:
     """What the network sees: [samples * gateways, INPUTS], float32. Of each pool the price, how much too much is bought, and how much."""
     total, last = at.spent + SLACK + at.worth, at if before is None else before
     bought, then = (0.3 * np.log(m.spent / np.exp(m.log_price) + 0.01) for m in (at, last))
@@ -152,13 +152,13 @@ def features(at: Market, before: Market | None, number: int) -> Floats:
     return np.concatenate([own, mean, step], axis=2).reshape(-1, INPUTS).astype(np.float32)
 
 
-def pool_prices(world: PlacementWorld, log_price: Floats) -> Floats:
+def pool_prices(world: PlacementWorld, log_price: Float64Array) -> Float64Array:
     """What a whole pool costs, for each task: [samples, tasks, 6]."""
     crowd = np.where(shared(world), world.tasks, world.devices)
     return np.repeat(np.exp(log_price) * crowd, world.devices, axis=1)
 
 
-def market(world: PlacementWorld, option: Options, log_price: Floats, soft: float) -> Market:
+def market(world: PlacementWorld, option: Options, log_price: Float64Array, soft: float) -> Market:
     """What all tasks buy at these prices, smoothed, and the dual function there."""
     cost = paid(option, pool_prices(world, log_price))
     profit = np.where(option.value > 0, option.value - cost.total, -np.inf)
@@ -178,7 +178,7 @@ def market(world: PlacementWorld, option: Options, log_price: Floats, soft: floa
     )
 
 
-def _spent(world: PlacementWorld, cost: Paid, weight: Floats) -> tuple[Floats, Floats]:
+def _spent(world: PlacementWorld, cost: Paid, weight: Float64Array) -> tuple[Float64Array, Float64Array]:
     """What the devices of each gateway spend on each thing, over their number, and the variance of it: [samples, gateways, 6] each."""
     shape, half = (len(weight), world.gateways, world.devices), weight.shape[2] // 2
     sums, squares = [], []
@@ -196,7 +196,7 @@ def _spent(world: PlacementWorld, cost: Paid, weight: Floats) -> tuple[Floats, F
 # --------------------------------------------------------------------------------------------------------------- fitting
 
 
-def fit(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[Ints, Floats]:
+def fit(world: PlacementWorld, option: Options, log_price: Float64Array) -> tuple[Int64Array, Float64Array]:
     """(option of each task or -1, [samples, tasks]; its shares of bands and clocks, [samples, tasks, 4]) within every budget.
 
     Where tasks are left without anything the prices were too low: dearer ones are tried too, and the better decision stands.
@@ -211,13 +211,13 @@ def fit(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[Ints
     return chosen, shares
 
 
-def _worth(option: Options, chosen: Ints) -> Floats:
+def _worth(option: Options, chosen: Int64Array) -> Float64Array:
     value = np.take_along_axis(option.value, np.maximum(chosen, 0)[:, :, None], axis=2)[:, :, 0]
-    total: Floats = (value * (chosen >= 0)).sum(axis=1)
+    total: Float64Array = (value * (chosen >= 0)).sum(axis=1)
     return total
 
 
-def _fitted(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[Ints, Floats]:
+def _fitted(world: PlacementWorld, option: Options, log_price: Float64Array) -> tuple[Int64Array, Float64Array]:
     """In passes: all who are left want their best option that still fits; of these, who would lose most by the next best comes first,
     and is served as long as its pools last.
     """
@@ -250,7 +250,7 @@ def _fitted(world: PlacementWorld, option: Options, log_price: Floats) -> tuple[
     return chosen, shares[:, :, :4]
 
 
-def _needs(option: Options, cost: Paid, price: Floats) -> Floats:
+def _needs(option: Options, cost: Paid, price: Float64Array) -> Float64Array:
     """Parts of the pools that each option takes at these prices: [samples, tasks, options, 6]."""
     found = np.zeros((*cost.first.shape, THINGS))
     found[..., 0] = cost.first / price[:, :, None, 0]
@@ -262,7 +262,9 @@ def _needs(option: Options, cost: Paid, price: Floats) -> Floats:
     return found
 
 
-def _fill(option: Options, chosen: Ints, shares: Floats, left: Floats, price: Floats, of: Ints) -> None:
+def _fill(
+    option: Options, chosen: Int64Array, shares: Float64Array, left: Float64Array, price: Float64Array, of: Int64Array
+) -> None:
     """What room is left goes, in place, to tasks that gain by it: most gain first. A task may take its time apart anew."""
     has = np.where(chosen >= 0, np.take_along_axis(option.value[0], np.maximum(chosen, 0)[:, None], axis=1)[:, 0], 0.0)
     gain = option.value[0].max(axis=1) - has

@@ -8,11 +8,9 @@ from math import inf
 
 import numpy as np
 
-from kit.papers.channel import Bools, Floats
 from kit.papers.placement.options import MARGIN, Options, decide, options_of, pools, takes
 from kit.papers.placement.world import (
     Decision,
-    Ints,
     Models,
     PlacementWorld,
     State,
@@ -23,6 +21,7 @@ from kit.papers.placement.world import (
     step,
 )
 from kit.papers.streams import generator
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 TRIED = 8  # slots on which the constant rule is chosen
 FEW = 3  # samples: up to here plain numbers are faster than arrays
@@ -92,24 +91,24 @@ def greedy_balanced(
     return _one_by_one(world, tasks, option, balanced(world, option))
 
 
-def half(option: Options) -> Floats:
+def half(option: Options) -> Float64Array:
     """Seconds of sending: half of what a free first hop leaves, and not less than the download."""
-    send: Floats = np.maximum((option.fixed_s + option.deadline_s) / 2, option.fetch_s)
+    send: Float64Array = np.maximum((option.fixed_s + option.deadline_s) / 2, option.fetch_s)
     return send
 
 
-def balanced(world: PlacementWorld, option: Options) -> Floats:
+def balanced(world: PlacementWorld, option: Options) -> Float64Array:
     """Seconds of sending, in proportion to what the task takes of its bands, each times the gateways that share it, against its clock."""
     many = float(world.gateways)
     crowd = 1.0 if world.band == "per_gateway" else many
     sending = option.first_s * crowd + option.second_s * many
     clock = option.compute_s * np.where(option.home, 1.0 if world.pools == "per_gateway" else many, many)
     part = sending / (sending + clock)
-    send: Floats = np.maximum(option.fixed_s + part * (option.deadline_s - option.fixed_s), option.fetch_s)
+    send: Float64Array = np.maximum(option.fixed_s + part * (option.deadline_s - option.fixed_s), option.fetch_s)
     return send
 
 
-def _one_by_one(world: PlacementWorld, tasks: Tasks, option: Options, send_s: Floats) -> Decision:
+def _one_by_one(world: PlacementWorld, tasks: Tasks, option: Options, send_s: Float64Array) -> Decision:
     needs = takes(option, send_s)
     possible = (option.value > 0) & (option.deadline_s > send_s)
     search = _in_plain_numbers if len(needs) <= FEW else _in_arrays
@@ -118,7 +117,7 @@ def _one_by_one(world: PlacementWorld, tasks: Tasks, option: Options, send_s: Fl
     return decide(world, tasks, chosen, shares)
 
 
-def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Floats, possible: Bools) -> Ints:
+def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
     """The option of each task or -1, a sample at a time: for one sample, numbers are several times faster than arrays of one."""
     found, of, order = np.full(possible.shape[:2], -1, dtype=np.int64), pools(world).tolist(), _order(world)
     things = [(0, 2, 4) if home else (0, 1, 3, 5) for home in option.home.tolist()]
@@ -144,7 +143,7 @@ def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Floats, pos
     return found
 
 
-def _in_arrays(world: PlacementWorld, option: Options, needs: Floats, possible: Bools) -> Ints:
+def _in_arrays(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
     """The same for all samples at once."""
     left, rows, of = option.budget * (1.0 - MARGIN), np.arange(len(needs)), pools(world)
     chosen = np.full(possible.shape[:2], -1, dtype=np.int64)

@@ -32,7 +32,6 @@ from pydantic import Field, ValidationError
 
 from kit import store
 from kit.errors import BadRecord, UsageError
-from kit.papers.channel import Bools, Floats
 from kit.papers.placement.world import (
     CHOICES,
     MODELS,
@@ -53,6 +52,7 @@ from kit.papers.placement.world import (
 )
 from kit.papers.streams import generator
 from kit.records import Record, first_problem, load
+from kit.stats import BoolArray, Float64Array
 
 LEAST_BPS_PER_HZ = 1e-3  # of a link in a deep fade
 
@@ -268,7 +268,7 @@ def _words(record: Record) -> str:
     return " ".join(f"{name}={value:g}" for name, value in record if value is not None)
 
 
-def _arrived(world: PlacementWorld, slots: int, arrivals: Arrivals, rng: np.random.Generator) -> Bools:
+def _arrived(world: PlacementWorld, slots: int, arrivals: Arrivals, rng: np.random.Generator) -> BoolArray:
     """Which devices bring a task: [slots, tasks]."""
     there = np.ones((slots, world.tasks), dtype=bool)
     if arrivals.rate is None:
@@ -285,7 +285,9 @@ def _arrived(world: PlacementWorld, slots: int, arrivals: Arrivals, rng: np.rand
     return there
 
 
-def _links(world: PlacementWorld, slots: int, links: int, fading: Fading | None, rng: np.random.Generator) -> Floats:
+def _links(
+    world: PlacementWorld, slots: int, links: int, fading: Fading | None, rng: np.random.Generator
+) -> Float64Array:
     """gamma of each link: [slots, links]."""
     if fading is None:
         return np.full((slots, links), world.bps_per_hz)
@@ -293,7 +295,7 @@ def _links(world: PlacementWorld, slots: int, links: int, fading: Fading | None,
     for slot in range(1, slots):
         waves[slot] = fading.memory * waves[slot - 1] + np.sqrt(1.0 - fading.memory**2) * waves[slot]
     path = np.sqrt(fading.rician_k / (fading.rician_k + 1.0)) + waves / np.sqrt(fading.rician_k + 1.0)
-    rate: Floats = np.log2(1.0 + (2.0**world.bps_per_hz - 1.0) * np.abs(path) ** 2)
+    rate: Float64Array = np.log2(1.0 + (2.0**world.bps_per_hz - 1.0) * np.abs(path) ** 2)
     return np.maximum(rate, LEAST_BPS_PER_HZ)
 
 

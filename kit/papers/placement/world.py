@@ -46,9 +46,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from kit.errors import UnknownName
-from kit.papers.channel import Bools, Floats
 from kit.papers.streams import generator
 from kit.records import Record
+from kit.stats import BoolArray, Float64Array, Int64Array
 
 #: Of the worlds, rules and trained policies: whoever changes what one of them gives counts it up, so that nothing that was kept before is
 #: taken for it. ``tests/test_papers_placement.py`` notices.
@@ -60,7 +60,6 @@ CHOICES, TIMES = "placement: choices of a policy", "placement: run times of meas
 #: Eight units in the last place of float32. Nobody gains by it: what is above the budget is scaled down all the same (:func:`project`).
 ROUNDING = 8 * float(np.finfo(np.float32).eps)
 
-Ints: TypeAlias = NDArray[np.int64]
 Scalar = TypeVar("Scalar", bound=np.generic)
 Range: TypeAlias = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]  # uniform from one to the other
 
@@ -86,9 +85,9 @@ class Spread(Record):
             raise ValueError("levels and factors of a spread must rise")
         return self
 
-    def at(self, chance: Floats) -> Floats:
+    def at(self, chance: Float64Array) -> Float64Array:
         """The factor that is not exceeded with this probability, in the shape of ``chance``."""
-        found: Floats = np.interp(chance, self.levels, self.factors)
+        found: Float64Array = np.interp(chance, self.levels, self.factors)
         if len(self.levels) > 1:
             slope = (self.factors[-1] - self.factors[-2]) / (self.levels[-1] - self.levels[-2])
             found += slope * np.maximum(chance - self.levels[-1], 0.0)
@@ -187,24 +186,24 @@ def reading(name: str) -> PlacementWorld:
 class Models:
     """Every device's own models: they do not change from slot to slot."""
 
-    accuracy: Floats
-    size_bytes: Floats
-    cycles: Floats
+    accuracy: Float64Array
+    size_bytes: Float64Array
+    cycles: Float64Array
 
 
 @dataclass(frozen=True)
 class Tasks:
     """What the devices bring in one slot: [samples, tasks]. A device without a task has size 0."""
 
-    size_bit: Floats
-    deadline_s: Floats
-    noisy: Bools
-    first_bps_per_hz: Floats
-    second_bps_per_hz: Floats
+    size_bit: Float64Array
+    deadline_s: Float64Array
+    noisy: BoolArray
+    first_bps_per_hz: Float64Array
+    second_bps_per_hz: Float64Array
 
     @property
-    def present(self) -> Bools:
-        there: Bools = self.size_bit > 0
+    def present(self) -> BoolArray:
+        there: BoolArray = self.size_bit > 0
         return there
 
 
@@ -212,22 +211,22 @@ class Tasks:
 class State:
     """Which models lie in the caches as a slot begins: [samples, tasks, variants]."""
 
-    gateway: Bools
-    edge: Bools
+    gateway: BoolArray
+    edge: BoolArray
 
 
 @dataclass(frozen=True)
 class Decision:
     """Eq. 13. Shares are parts of a pool, 0 to 1; those of the node where a task does not run are not read."""
 
-    at_gateway: Bools  # m
-    variant: Ints  # phi
-    first_share: Floats  # alpha^l, of the devices' band
-    second_share: Floats  # alpha^e, of the base station's band
-    gateway_share: Floats  # beta^l
-    edge_share: Floats  # beta^e
-    keep_gateway: Bools  # omega^l: [samples, tasks, variants]
-    keep_edge: Bools  # omega^e
+    at_gateway: BoolArray  # m
+    variant: Int64Array  # phi
+    first_share: Float64Array  # alpha^l, of the devices' band
+    second_share: Float64Array  # alpha^e, of the base station's band
+    gateway_share: Float64Array  # beta^l
+    edge_share: Float64Array  # beta^e
+    keep_gateway: BoolArray  # omega^l: [samples, tasks, variants]
+    keep_edge: BoolArray  # omega^e
 
 
 @dataclass(frozen=True)
@@ -240,25 +239,25 @@ class Outcome:
     ``moved_bytes`` are models from the cloud, and over the backhaul to gateways: [samples, 2]. ``state`` is the next slot's.
     """
 
-    delay_s: Floats
-    promised: Bools
-    completed: Bools
-    accuracy: Floats
-    at_gateway: Bools
-    variant: Ints
-    hit: Bools
-    placed: Bools
-    present: Bools
-    satisfied: Bools
-    moved_bytes: Floats
-    reward: Floats
+    delay_s: Float64Array
+    promised: BoolArray
+    completed: BoolArray
+    accuracy: Float64Array
+    at_gateway: BoolArray
+    variant: Int64Array
+    hit: BoolArray
+    placed: BoolArray
+    present: BoolArray
+    satisfied: BoolArray
+    moved_bytes: Float64Array
+    reward: Float64Array
     state: State
 
 
 def sample_models(world: PlacementWorld, samples: int, rng: np.random.Generator) -> Models:
     """Every device's models, each value uniform in its variant's range (section V.A)."""
 
-    def drawn(spans: Sequence[Range]) -> Floats:
+    def drawn(spans: Sequence[Range]) -> Float64Array:
         low, high = np.array(spans).T
         return rng.uniform(low, high, (samples, world.tasks, len(spans)))
 
@@ -288,9 +287,9 @@ def empty(world: PlacementWorld, samples: int) -> State:
 # --------------------------------------------------------------------------------------------------------------- budgets
 
 
-def pooled(world: PlacementWorld, values: Floats, own: bool) -> Floats:
+def pooled(world: PlacementWorld, values: Float64Array, own: bool) -> Float64Array:
     """Sums over the gateways' pools, [samples, gateways, 1]; over all tasks where gateways have none of their own, [samples, 1, 1]."""
-    found: Floats = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
+    found: Float64Array = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
     return found if own else found.sum(axis=1, keepdims=True)
 
 
@@ -299,17 +298,19 @@ def apart(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
     return world.band == "per_gateway", False, world.pools == "per_gateway", False
 
 
-def asked(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Bools:
+def asked(world: PlacementWorld, tasks: Tasks, decision: Decision) -> BoolArray:
     """Which tasks have a share of all that their node needs; the others are turned away."""
     home = (decision.first_share > 0) & (decision.gateway_share > 0)
     away = (decision.second_share > 0) & (decision.edge_share > 0)
     if world.first_hop == "counted":
         away &= decision.first_share > 0
-    found: Bools = np.where(decision.at_gateway, home, away) & tasks.present
+    found: BoolArray = np.where(decision.at_gateway, home, away) & tasks.present
     return found
 
 
-def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tuple[Floats, ...], Bools, Bools]:
+def project(
+    world: PlacementWorld, asks: BoolArray, decision: Decision
+) -> tuple[tuple[Float64Array, ...], BoolArray, BoolArray]:
     """The four shares within their budgets ([samples, tasks] each, in the order of :class:`Decision`), and whether C4 and C5 held before.
 
     A pool's shares are scaled down by their sum where that is more than one, and are zero for a task that does not use the pool.
@@ -322,8 +323,8 @@ def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tup
         (decision.gateway_share, home),
         (decision.edge_share, away),
     )
-    found: list[Floats] = []
-    held: list[Bools] = []
+    found: list[Float64Array] = []
+    held: list[BoolArray] = []
     for (share, uses), own in zip(pools, apart(world), strict=True):
         used = np.clip(share, 0.0, 1.0) * uses
         sums = pooled(world, used, own)
@@ -333,12 +334,12 @@ def project(world: PlacementWorld, asks: Bools, decision: Decision) -> tuple[tup
     return tuple(found), held[0] & held[1], held[2] & held[3]
 
 
-def within(sums: Floats, budget: float) -> Bools:
+def within(sums: Float64Array, budget: float) -> BoolArray:
     """Whether no more is asked than there is, but for rounding."""
     return np.asarray(sums <= budget * (1.0 + ROUNDING))
 
 
-def held_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Floats, Floats]:
+def held_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Float64Array, Float64Array]:
     """What the caches hold: [samples, gateways] and [samples]."""
     gateway = pooled(world, (models.size_bytes * state.gateway).sum(axis=2), True)[:, :, 0]
     return gateway, (models.size_bytes * state.edge).sum(axis=(1, 2))
@@ -397,36 +398,40 @@ def step(
     )
 
 
-def _of(values: NDArray[Scalar], index: Ints) -> NDArray[Scalar]:
+def _of(values: NDArray[Scalar], index: Int64Array) -> NDArray[Scalar]:
     """One entry of the last axis for each task."""
     return np.take_along_axis(values, index[:, :, None], axis=2)[:, :, 0]
 
 
-def _sending_s(world: PlacementWorld, tasks: Tasks, home: Bools, shares: tuple[Floats, ...]) -> Floats:
+def _sending_s(world: PlacementWorld, tasks: Tasks, home: BoolArray, shares: tuple[Float64Array, ...]) -> Float64Array:
     """t of eqs. 3 and 4; the first hop of a task that goes on takes the whole band where it is free."""
     first = shares[0] if world.first_hop == "counted" else np.where(home, shares[0], 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        seconds: Floats = tasks.size_bit / (first * world.band_hz * tasks.first_bps_per_hz)
+        seconds: Float64Array = tasks.size_bit / (first * world.band_hz * tasks.first_bps_per_hz)
         second = tasks.size_bit / (shares[1] * world.edge_band_hz * tasks.second_bps_per_hz)
     seconds += np.where(home, 0.0, second)
     return seconds
 
 
-def _fetching_s(world: PlacementWorld, size: Floats, home: Bools, hit: Bools, at_edge: Bools) -> Floats:
+def _fetching_s(
+    world: PlacementWorld, size: Float64Array, home: BoolArray, hit: BoolArray, at_edge: BoolArray
+) -> Float64Array:
     """tau of eqs. 5, 7 and 8: seconds until the model is there, 0 where it is."""
     bits = 8.0 * size * ~hit
-    seconds: Floats = bits * ~(home & at_edge) / world.cloud_bps + bits * home / world.backhaul_bps
+    seconds: Float64Array = bits * ~(home & at_edge) / world.cloud_bps + bits * home / world.backhaul_bps
     return seconds
 
 
-def _computing_s(world: PlacementWorld, cycles: Floats, home: Bools, shares: tuple[Floats, ...]) -> Floats:
+def _computing_s(
+    world: PlacementWorld, cycles: Float64Array, home: BoolArray, shares: tuple[Float64Array, ...]
+) -> Float64Array:
     """c of eq. 6."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        seconds: Floats = cycles / np.where(home, shares[2] * world.gateway_hz, shares[3] * world.edge_hz)
+        seconds: Float64Array = cycles / np.where(home, shares[2] * world.gateway_hz, shares[3] * world.edge_hz)
     return seconds
 
 
-def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) -> Floats:
+def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) -> Float64Array:
     """Each run's time over what was promised for it: [samples, tasks]. A task's luck is the same wherever it runs."""
     luck = rng.random(decision.variant.shape)
     found = np.ones_like(luck)
@@ -437,7 +442,7 @@ def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) 
     return found
 
 
-def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Floats, home: Bools) -> Bools:
+def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Float64Array, home: BoolArray) -> BoolArray:
     """Steps 1 to 3 of the caching pool update: which wanted models find room in their node."""
     gateway, edge = held_bytes(world, models, state)
     at_gateways = (want_bytes * home).reshape(-1, world.devices)
@@ -448,9 +453,9 @@ def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Floa
     return fits
 
 
-def _first_fit(want: Floats, free: Floats) -> Bools:
+def _first_fit(want: Float64Array, free: Float64Array) -> BoolArray:
     """In order, which of the wants fit into what is free: [rows, wants]."""
-    fits: Bools = want > 0
+    fits: BoolArray = want > 0
     full = np.flatnonzero(want.sum(axis=1) > free)
     left = free[full]
     for place in range(want.shape[1] if len(full) else 0):
@@ -460,18 +465,18 @@ def _first_fit(want: Floats, free: Floats) -> Bools:
     return fits
 
 
-def _c6(world: PlacementWorld, size: Floats, home: Bools) -> Bools:
+def _c6(world: PlacementWorld, size: Float64Array, home: BoolArray) -> BoolArray:
     gateway = within(pooled(world, size * home, world.pools == "per_gateway"), world.gateway_cache_bytes)
-    held: Bools = gateway.all(axis=(1, 2)) & within((size * ~home).sum(axis=1), world.edge_cache_bytes)
+    held: BoolArray = gateway.all(axis=(1, 2)) & within((size * ~home).sum(axis=1), world.edge_cache_bytes)
     return held
 
 
-def _moved_bytes(placed: Floats, home: Bools, at_edge: Bools) -> Floats:
+def _moved_bytes(placed: Float64Array, home: BoolArray, at_edge: BoolArray) -> Float64Array:
     cloud, backhaul = placed * ~(home & at_edge), placed * home
     return np.stack([cloud.sum(axis=1), backhaul.sum(axis=1)], axis=1)
 
 
-def _next(state: State, decision: Decision, placed: Bools) -> State:
+def _next(state: State, decision: Decision, placed: BoolArray) -> State:
     """Step 4: what was there or was placed, and is kept."""
     new = (np.arange(state.edge.shape[2]) == decision.variant[:, :, None]) & placed[:, :, None]
     home = decision.at_gateway[:, :, None]
