@@ -33,7 +33,7 @@ def _tiny() -> Iterator[None]:
         patch.setattr(figures, "SWEEPS", small)
         patch.setattr(figures, "QUICK_PLACES", (0,))
         patch.setattr(train, "USERS_MAX", 12)
-        patch.setattr("kit.papers.offloading.OffloadingWorld", lambda: OffloadingWorld(users=6))
+        patch.setattr("kit.papers.offloading.simulate.OffloadingWorld", lambda: OffloadingWorld(users=6))
         yield
 
 

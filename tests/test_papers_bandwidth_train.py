@@ -17,7 +17,7 @@ from kit.allocators.fileformat import Size
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.papers import bandwidth, learning
 from kit.papers.bandwidth import BandwidthWorld, Tasks, experiment, figures, train
-from kit.papers.bandwidth.experiment import Delays, Judged, Limits, Outcome, Settings
+from kit.papers.bandwidth.experiment import BandwidthPoint, Delays, Experiment, Limits, Settings, size_key
 from kit.papers.bandwidth.train import Recipe, Trained
 from kit.papers.delays import Analytic, Measured
 from kit.records import SizeTiming
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {"steps": 12, "batch": 16}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+def short_trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """One short training of each network."""
     folder = tmp_path_factory.mktemp("networks")
     recipes = {
@@ -82,23 +82,25 @@ def test_a_share_of_nothing_costs_much_but_not_infinitely() -> None:
 
 @given(SEEDS, st.integers(1, 6))
 @settings(max_examples=15, deadline=None)
-def test_budgets_hold_and_nothing_lies_below_the_optimum(made: dict[str, Trained], seed: int, present: int) -> None:
+def test_budgets_hold_and_nothing_lies_below_the_optimum(
+    short_trainings: dict[str, Trained], seed: int, present: int
+) -> None:
     tasks = frames(seed, samples=4, present=present)
     least = bandwidth.weighted_delay_s(WORLD, tasks, bandwidth.best_band(WORLD, tasks))
-    for trained in made.values():
+    for trained in short_trainings.values():
         for size in train.sizes_of(trained.net.spec, trained.training.recipe.order)[::3]:
             shares = train.shares_of(WORLD, trained.net, tasks, size)
             assert shares.sum(axis=1) == pytest.approx(np.ones(4), abs=1e-12)
             assert (shares >= 0).all() and not shares[:, present:].any()
-            found = bandwidth.weighted_delay_s(WORLD, tasks, shares * WORLD.band_hz)
-            assert (found >= least * (1 - 1e-9)).all()
+            delays = bandwidth.weighted_delay_s(WORLD, tasks, shares * WORLD.band_hz)
+            assert (delays >= least * (1 - 1e-9)).all()
 
 
-def test_a_short_training_beats_the_equal_split(made: dict[str, Trained]) -> None:
+def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, Trained]) -> None:
     tasks = frames(5, samples=500)
     limits = experiment.limits_of(WORLD, tasks)
     assert limits.optimum_s < limits.root_s < limits.equal_s
-    for trained in made.values():
+    for trained in short_trainings.values():
         assert limits.optimum_s < train.delay_s(WORLD, trained.net, tasks) < limits.equal_s
         curve = trained.training.curve
         assert len(curve) == 100 and np.mean(curve[-10:]) < np.mean(curve[:10])
@@ -106,8 +108,10 @@ def test_a_short_training_beats_the_equal_split(made: dict[str, Trained]) -> Non
 
 @given(SEEDS, st.permutations(range(6)))
 @settings(max_examples=15, deadline=None)
-def test_kits_own_network_does_not_care_who_comes_first(made: dict[str, Trained], seed: int, order: list[int]) -> None:
-    net = made["per_user"].net
+def test_kits_own_network_does_not_care_who_comes_first(
+    short_trainings: dict[str, Trained], seed: int, order: list[int]
+) -> None:
+    net = short_trainings["per_user"].net
     tasks = frames(seed)
     moved = Tasks(*(a[:, order] for a in (tasks.size_bit, tasks.weight, tasks.distance_m)))
     for size in train.PER_USER:
@@ -116,21 +120,21 @@ def test_kits_own_network_does_not_care_who_comes_first(made: dict[str, Trained]
         )
 
 
-def test_kits_own_network_serves_any_number_of_users(made: dict[str, Trained]) -> None:
-    net = made["per_user"].net
+def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, Trained]) -> None:
+    net = short_trainings["per_user"].net
     assert net.spec.users == 50
     few = frames(1, present=4)
     alone = Tasks(*(a[:, :4] for a in (few.size_bit, few.weight, few.distance_m)))
-    found = train.shares_of(WORLD.model_copy(update={"users": 4}), net, alone)
-    assert train.shares_of(WORLD, net, few)[:, :4] == pytest.approx(found, abs=1e-6)
+    shares = train.shares_of(WORLD.model_copy(update={"users": 4}), net, alone)
+    assert train.shares_of(WORLD, net, few)[:, :4] == pytest.approx(shares, abs=1e-6)
     crowd = WORLD.model_copy(update={"users": 50})
     assert train.shares_of(crowd, net, bandwidth.sample(crowd, 2, np.random.default_rng(0))).shape == (2, 50)
 
 
-def test_a_split_does_not_know_the_scale_of_the_sizes(made: dict[str, Trained]) -> None:
+def test_a_split_does_not_know_the_scale_of_the_sizes(short_trainings: dict[str, Trained]) -> None:
     tasks = frames(2)
     larger = Tasks(tasks.size_bit * 7.0, tasks.weight, tasks.distance_m)
-    for trained in made.values():
+    for trained in short_trainings.values():
         shares = train.shares_of(WORLD, trained.net, tasks)
         assert train.shares_of(WORLD, trained.net, larger) == pytest.approx(shares, abs=1e-5)
 
@@ -148,29 +152,30 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatc
         def dies(done: int, steps: int, loss: float) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(learning, "SAID_S", -1.0)
+        monkeypatch.setattr(learning, "PROGRESS_S", -1.0)
         for _ in range(3):  # a step each
             with pytest.raises(KeyboardInterrupt):
                 train.train(WORLD, recipe, tmp_path / "killed", dies_after(2, dies))
         monkeypatch.undo()
-        assert list((tmp_path / "killed").glob("*.part.npz"))
+        assert list((tmp_path / "killed").glob("*.checkpoint.npz"))
         again = train.train(WORLD, recipe, tmp_path / "killed")
-        assert not list((tmp_path / "killed").glob("*.part.npz"))
+        assert not list((tmp_path / "killed").glob("*.checkpoint.npz"))
         for one, other in zip(whole.net.parameters(), again.net.parameters(), strict=True):
             assert torch.equal(one, other)
-        assert again.path.read_bytes() == whole.path.read_bytes()
+        files = [tmp_path / run / f"{whole.name}{fileformat.SUFFIX}" for run in ("whole", "killed")]
+        assert files[0].read_bytes() == files[1].read_bytes()
         assert again.training.curve == whole.training.curve
 
 
 def dies_after(calls: int, death: Any) -> Any:
     left = [calls]
 
-    def said(done: int, steps: int, loss: float) -> None:
+    def count_down(done: int, steps: int, loss: float) -> None:
         left[0] -= 1
         if left[0] < 0:
             death(done, steps, loss)
 
-    return said
+    return count_down
 
 
 def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +186,7 @@ def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert again.training == first.training
     tasks = frames(0)
     assert (train.shares_of(WORLD, again.net, tasks) == train.shares_of(WORLD, first.net, tasks)).all()
-    network = fileformat.read(first.path)
+    network = fileformat.read(tmp_path / f"{first.name}{fileformat.SUFFIX}")
     assert network.size == Size(4, 2) and network.users == 6
     with pytest.raises(TypeError):  # another seed is another network: it would have to be trained
         train.train(WORLD, recipe.model_copy(update={"seed": 1}), tmp_path)
@@ -194,15 +199,15 @@ def test_a_schedule_that_is_stopped_is_no_short_schedule(tmp_path: Path) -> None
     short = train.train(WORLD, Recipe(**{**TINY, "steps": 5}), tmp_path).training.curve
     assert len(stopped) == len(short) == 5 and stopped == whole[:5]
     assert stopped[:2] == short[:2] and stopped[-1] != short[-1]  # the first rate is the same, the later ones are not
-    assert Recipe(**TINY, stopped=50).done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
+    assert Recipe(**TINY, stopped=50).steps_done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
 
 
 def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format."""
     worlds = (WORLD, WORLD.model_copy(update={"gain": 2e-4}))
-    names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
-    monkeypatch.setattr(train, "_FORMAT", 99)
-    names |= {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).path.name for world in worlds}
+    names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).name for world in worlds}
+    monkeypatch.setattr(train, "FORMAT", 99)
+    names |= {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).name for world in worlds}
     assert len(names) == 4
 
 
@@ -224,19 +229,19 @@ def test_each_order_names_its_sizes() -> None:
 # ---------------------------------------------------------------------------------------------------------------- figures
 
 
-def outcome(**changes: Any) -> Outcome:
+def experiment_of(**changes: Any) -> Experiment:
     """Made-up delays of two seeds in the paper's world: no training."""
 
-    def judged(seed: int) -> Judged:
+    def point(seed: int) -> BandwidthPoint:
         widths = {str(k): 1.63e-3 * (1 + 0.01 / k + 1e-3 * seed) for k in train.WIDTHS}
-        return Judged(
+        return BandwidthPoint(
             seed=seed, mixture=widths, mixture_known=widths, early=widths, early_known=widths, static_s=1.64e-3,
             early_static_s=1.9e-3, stopped=widths, stopped_static_s=1.9e-3,
-            per_user=dict.fromkeys(train.PER_USER, 1.625e-3), users_excess=np.full((4, 4), 1e-4),
+            per_user=dict.fromkeys(map(size_key, train.PER_USER), 1.625e-3), users_excess=((1e-4,) * 4,) * 4,
         )  # fmt: skip
 
     settings_ = Settings(seeds=(0, 1), **changes)
-    return Outcome(BandwidthWorld(), settings_, Limits(1.62e-3, 1.98e-3, 1.625e-3), (judged(0), judged(1)), ())
+    return Experiment(BandwidthWorld(), settings_, Limits(1.62e-3, 1.98e-3, 1.625e-3), (point(0), point(1)), ())
 
 
 def timed(*rows: tuple[str, float]) -> Measured:
@@ -246,64 +251,64 @@ def timed(*rows: tuple[str, float]) -> Measured:
 
 
 def test_every_figure_of_the_paper_is_made() -> None:
-    made = {f.figure: f for f in figures.figures_of(outcome(), Delays())}
-    assert {name.partition("-")[0] for name in made} == set(figures.FIGURES)
-    one = made["table1"].lines[0]
+    by_name = {f.figure: f for f in figures.figures_of(experiment_of(), Delays())}
+    assert {name.partition("-")[0] for name in by_name} == set(figures.FIGURES)
+    one = by_name["table1"].lines[0]
     assert one.published == (1.967e-3, 1.922e-3, 1.873e-3, 1.859e-3, 1.849e-3, 1.841e-3, 1.846e-3)
     assert one.low and one.low[0] < one.values[0] < one.high[0]  # type: ignore[operator]
-    assert made["table2"].lines[0].values[-1] == pytest.approx(one.values[0] + 0.375 * 2 * 2174 / 0.5e9)  # type: ignore[operator]
-    assert made["table2"].lines[0].published[-1] == pytest.approx(1.971e-3)
-    best = np.array([line.values for line in made["fig3-printed"].lines])
+    assert by_name["table2"].lines[0].values[-1] == pytest.approx(one.values[0] + 0.375 * 2 * 2174 / 0.5e9)  # type: ignore[operator]
+    assert by_name["table2"].lines[0].published[-1] == pytest.approx(1.971e-3)
+    best = np.array([line.values for line in by_name["fig3-printed"].lines])
     assert (np.diff(best, axis=0) >= 0).all() and (np.diff(best, axis=1) >= 0).all()
-    knowledge = made["fig4-printed"].lines[0]
+    knowledge = by_name["fig4-printed"].lines[0]
     assert knowledge.published == bandwidth.FIG4
     for ours, printed in zip(knowledge.values, knowledge.published, strict=True):
         assert ours == pytest.approx(printed, abs=0.01)
-    assert len(figures.figures_of(outcome(), Delays(), ["fig2"])) == 1
+    assert len(figures.figures_of(experiment_of(), Delays(), ["fig2"])) == 1
     with pytest.raises(UnknownName, match="did you mean 'table1'"):
-        figures.figures_of(outcome(), Delays(), ["table11"])
-    short = figures.figures_of(outcome(quick=True, steps=7), Delays(None, None, None), ["table2"])[0]
+        figures.figures_of(experiment_of(), Delays(), ["table11"])
+    short = figures.figures_of(experiment_of(quick=True, steps=7), Delays(None, None, None), ["table2"])[0]
     assert short.title.endswith("(quick)") and "7 steps" in short.notes[0]
 
 
 def test_printed_values_stand_beside_the_papers_world_alone() -> None:
-    papers = outcome()
-    other = Outcome(
-        BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.judged, ()
+    papers = experiment_of()
+    other = Experiment(
+        BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.points, ()
     )
     for of, printed in ((papers, True), (other, False)):
-        made = {f.figure: f for f in figures.figures_of(of, Delays(), ["table1", "table2", "fig2"])}
-        assert any(line.published for f in made.values() for line in f.lines) is printed
-        assert any("The printed delays lie" in note for note in made["table1"].notes) is printed
-        assert any(line.name == figures.PRINTED for line in made["table1-excess"].lines) is printed
-    assert "average size 100 kbit" in made["table1"].title
+        by_name = {f.figure: f for f in figures.figures_of(of, Delays(), ["table1", "table2", "fig2"])}
+        assert any(line.published for f in by_name.values() for line in f.lines) is printed
+        assert any("The printed delays lie" in note for note in by_name["table1"].notes) is printed
+        assert any(line.name == figures.PRINTED for line in by_name["table1-excess"].lines) is printed
+    assert "average size 100 kbit" in by_name["table1"].title
 
 
 def test_both_readings_of_fifty_steps_are_shown() -> None:
-    names = [line.name for line in figures.figures_of(outcome(), Delays(), ["table1"])[0].lines]
+    names = [line.name for line in figures.figures_of(experiment_of(), Delays(), ["table1"])[0].lines]
     assert names[1:3] == ["mixture, a schedule of 50 steps", "mixture, stopped at step 50 of 4,000"]
 
 
 def test_measured_times_change_the_choice_and_say_so() -> None:
     calls = timed(*((str(k), 50e-6) for k in train.WIDTHS))  # a call overhead hides the width
-    delays = Delays(calls, calls, None, own_sizes=(), notes=("left out",))
-    made = {f.figure: f for f in figures.figures_of(outcome(), delays)}
-    assert all(v == 30 for line in made["fig3-printed"].lines for v in line.values)
-    assert "chooses another width in" in made["fig3-printed"].notes[1]
-    saved = made["fig4-saved"]
+    delays = Delays(calls, calls, None, per_user_sizes=(), notes=("left out",))
+    by_name = {f.figure: f for f in figures.figures_of(experiment_of(), delays)}
+    assert all(v == 30 for line in by_name["fig3-printed"].lines for v in line.values)
+    assert "chooses another width in" in by_name["fig3-printed"].notes[1]
+    saved = by_name["fig4-saved"]
     assert saved.x[-1] == figures.FORMULA and "With measured times (a test)" in saved.notes[0]
     assert saved.lines[1].name == "table I as printed, at 2 GHz"
     assert saved.lines[1].values[1] == pytest.approx(0.0, abs=1e-12)  # K = 30 is the choice
     assert all((v or 0) >= 0 for line in saved.lines for v in line.values)
-    assert "per-user" not in " ".join(line.name for line in made["table2"].lines)
+    assert "per-user" not in " ".join(line.name for line in by_name["table2"].lines)
 
 
 def test_knowledge_is_judged_on_other_frames() -> None:
     """A knowledge of wrong delays loses: the figure says how much at worst."""
-    of = outcome()
-    wrong = Judged(**{**vars(of.judged[0]), "mixture_known": {str(k): 1e-3 * k for k in train.WIDTHS}})
+    of = experiment_of()
+    wrong = of.points[0].model_copy(update={"mixture_known": {str(k): 1e-3 * k for k in train.WIDTHS}})
     saved = figures.figures_of(
-        Outcome(of.world, of.settings, of.limits, (wrong,), ()), Delays(None, None, None), ["fig4"]
+        Experiment(of.world, of.settings, of.limits, (wrong,), ()), Delays(None, None, None), ["fig4"]
     )
     assert "more than 0.97 % above the best fixed width" in " ".join(saved[-1].notes)
 
@@ -315,16 +320,16 @@ def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
         experiment.delays_of("fast")
     known = {"allocator_a": timed(("1", 1e-6), ("30", 8e-6)), "allocator_u": timed(("4,1", 1e-6))}
 
-    def found(text: str, family: str) -> Measured:
+    def measured(text: str, family: str) -> Measured:
         if family not in known:
             raise BadRecord("not there")
         return known[family]
 
-    monkeypatch.setattr(experiment, "delay_of", found)
+    monkeypatch.setattr(experiment, "delay_of", measured)
     delays = experiment.delays_of("measured:k.json")
     assert (
         delays.widths == ("1", "30")
-        and delays.own_sizes == (Size(4, 1),)
+        and delays.per_user_sizes == (Size(4, 1),)
         and "static network was not measured" in delays.notes[0]
     )
     assert float(delays.mixture_s("static", 2e9)) == pytest.approx(8e-6)
@@ -333,7 +338,7 @@ def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
     known["allocator_a_static"] = timed(("30", 7e-6))
     delays = experiment.delays_of("measured:k.json")
     assert (
-        delays.own_sizes == train.PER_USER
+        delays.per_user_sizes == train.PER_USER
         and not delays.notes
         and float(delays.mixture_s("static", 1e9)) == pytest.approx(14e-6)
     )

@@ -54,7 +54,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> N
     whole = Line1()
     losses = learning.learn(whole, 30)
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
-    checkpoint = tmp_path / "run.part.npz"
+    checkpoint = tmp_path / "run.checkpoint.npz"
     with pytest.raises(KeyboardInterrupt):
         learning.learn(Line1(dies_at=17), 30, checkpoint=checkpoint, name="line", every_s=0.0)
     assert checkpoint.is_file()
@@ -65,23 +65,23 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> N
 
 
 def test_checkpoints_of_others_and_broken_ones_are_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "run.part.npz"
+    checkpoint = tmp_path / "run.checkpoint.npz"
     with pytest.raises(KeyboardInterrupt):
         learning.learn(Line1(dies_at=5), 9, checkpoint=checkpoint, name="line", every_s=0.0)
     with pytest.raises(UsageError, match="is the checkpoint of line: give another folder, or remove it"):
         learning.learn(Line1(), 9, checkpoint=checkpoint, name="circle")
     checkpoint.write_bytes(b"nothing")
-    with pytest.raises(BadModel, match="no checkpoint of kit's: remove it and learn anew"):
+    with pytest.raises(BadModel, match="no checkpoint of kit's: remove it and train again"):
         learning.learn(Line1(), 9, checkpoint=checkpoint, name="line")
     with pytest.raises(BadModel, match="another network's weights"):
         learning.put_back({"net/weight": np.zeros((3, 3))}, {"net": torch.nn.Linear(1, 1)}, {})
 
 
 def test_progress_ends_with_the_last_step_and_means_of_the_losses() -> None:
-    said: list[tuple[int, int, float]] = []
-    losses = learning.learn(Line1(), 7, said=lambda *what: said.append(what))
-    assert said[-1][:2] == (7, 7)
-    assert said[0][2] == pytest.approx(losses[: said[0][0]].mean())
+    reports: list[tuple[int, int, float]] = []
+    losses = learning.learn(Line1(), 7, progress=lambda *report: reports.append(report))
+    assert reports[-1][:2] == (7, 7)
+    assert reports[0][2] == pytest.approx(losses[: reports[0][0]].mean())
 
 
 def test_no_two_random_streams_share_a_key() -> None:

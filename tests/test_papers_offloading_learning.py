@@ -17,12 +17,13 @@ from kit.errors import BadModel, UnknownName, UsageError
 from kit.nets import allocator
 from kit.papers import engine, learning, offloading
 from kit.papers.delays import Analytic, Measured
+from kit.papers.engine import Progress, Results
 from kit.papers.offloading import OffloadingWorld, evaluate, experiment, figures, schedule, size
 from kit.papers.offloading import train as training
 from kit.papers.offloading.joint import Episodes, JointRecipe, Lessons, train_jointly
 from kit.papers.offloading.policy import Policy, allocation_by, costs_of, fit, loss_of, summary
 from kit.papers.offloading.schedule import Imitation, Scheduler
-from kit.papers.offloading.train import Lesson, Recipe, Workload
+from kit.papers.offloading.train import AllocatorLearner, Recipe, Workload
 from kit.papers.results import check_figures
 from kit.papers.streams import generator
 from kit.records import SizeTiming
@@ -86,7 +87,7 @@ def test_gradients_of_the_losses_against_finite_differences(head: int) -> None:
     logits = torch.randn(4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1), requires_grad=True)
 
     def loss(x: torch.Tensor) -> torch.Tensor:
-        share = x.masked_fill(~work.there, float("-inf")).softmax(-1)
+        share = x.masked_fill(~work.present, float("-inf")).softmax(-1)
         return (work.sending(share) if head == 0 else work.computing(share)).mean()
 
     assert torch.autograd.gradcheck(loss, logits, atol=1e-5, rtol=1e-3)
@@ -116,7 +117,7 @@ def test_nobody_offloaded_gets_nothing() -> None:
 
 def test_the_two_heads_touch_only_their_own_columns() -> None:
     net = untrained()
-    lesson = Lesson(WORLD, TINY, net)
+    lesson = AllocatorLearner(WORLD, TINY, net)
     for number in range(2):  # Adam remembers: in the second round too
         lesson.step(number)
     for head in (0, 1):
@@ -126,7 +127,7 @@ def test_the_two_heads_touch_only_their_own_columns() -> None:
         moved = (net.output_weight - before["output_weight"]).abs().sum(0)
         assert moved[head] > 0 and moved[1 - head] == 0
         assert (net.output_bias - before["output_bias"])[1 - head] == 0
-        lesson = Lesson(WORLD, TINY, net)
+        lesson = AllocatorLearner(WORLD, TINY, net)
 
 
 def test_a_batch_has_a_task_in_each_slot_and_crowds_of_all_sizes() -> None:
@@ -162,7 +163,7 @@ def test_recipes_have_names_of_their_own() -> None:
 @pytest.mark.parametrize(("network", "only"), [("paper", ((10, 3), (4, 1))), ("per_user", ((32, 3), (16, 2)))])
 def test_a_few_steps_beat_the_equal_split(network: training.Network, only: Any) -> None:
     recipe = Recipe(network=network, way="sandwich", steps=70, tasks=300, only=only)
-    tasks = offloading.sample(WORLD, 500, generator(training.JUDGING, 0))
+    tasks = offloading.sample(WORLD, 500, generator(training.EVALUATION, 0))
     there = tasks.present
     equal = evaluate(WORLD, tasks, there, offloading.equal(WORLD, tasks, there)).weighted_delay_s.sum()
     least = training.optima_s(WORLD, tasks, there).sum()
@@ -182,14 +183,14 @@ def test_shrinking_keeps_the_quality_of_the_large_network() -> None:
 
 def test_a_training_that_was_killed_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = training.train(WORLD, TINY, tmp_path / "whole")
-    step, limit = Lesson.step, [4]
+    step, limit = AllocatorLearner.step, [4]
 
-    def killed(self: Lesson, number: int) -> float:
+    def killed(self: AllocatorLearner, number: int) -> float:
         if number == limit[0]:
             raise KeyboardInterrupt
         return step(self, number)
 
-    monkeypatch.setattr(Lesson, "step", killed)
+    monkeypatch.setattr(AllocatorLearner, "step", killed)
     monkeypatch.setattr(learning.learn, "__kwdefaults__", {**learning.learn.__kwdefaults__, "every_s": 0.0})
     with pytest.raises(KeyboardInterrupt):
         training.train(WORLD, TINY, tmp_path)
@@ -204,7 +205,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(tmp_path: Path, monk
 
 def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = training.train(WORLD, TINY, tmp_path)
-    monkeypatch.setattr(Lesson, "step", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(AllocatorLearner, "step", lambda *_: pytest.fail("trained again"))
     again = training.train(WORLD, TINY, tmp_path)
     assert again.report == first.report
     tasks, offloaded = slots(2)
@@ -215,7 +216,7 @@ def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeyp
 def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format, of networks, schedulers and points."""
     few = TINY.model_copy(update={"steps": 1})
-    cast = experiment.Cast(0, {}, Scheduler("kit", 0))
+    cast = experiment.TrainedModels(0, {}, Scheduler("kit", 0))
 
     def keep() -> set[str]:
         for world in (WORLD, WORLD.model_copy(update={"gain": 2e-4})):
@@ -437,7 +438,7 @@ def test_algorithm_1_runs_and_goes_on_where_it_stopped() -> None:
 SHORT = experiment.Settings(
     seeds=(0, 1),
     steps=4,
-    imitated=2,
+    imitation_steps=2,
     joint=JointRecipe(episodes=2, slots=3, pretraining=6, pretraining_steps=3, labelled=1),
     slots=6,
     genetic=0,
@@ -446,29 +447,30 @@ SHORT = experiment.Settings(
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> figures.Made:
-    told: list[float] = []
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    shares: list[float] = []
     folder = tmp_path_factory.mktemp("networks")
     small = {key: (*sweep[:2], sweep[2][:1], *sweep[3:]) for key, sweep in figures.SWEEPS.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "SWEEPS", small)
         patch.setattr(figures, "QUICK_PLACES", (0,))
         patch.setattr(training, "USERS_MAX", 12)
-        out = figures.run(WORLD, experiment.Delays(), SHORT, (), folder, lambda text, share: told.append(share))
-    assert told and all(0 <= share <= 1 for share in told)
+        progress = Progress(lambda text, share: shares.append(share))
+        out = figures.results_of(WORLD, experiment.Delays(), SHORT, (), folder, progress)
+    assert shares and all(0 <= share <= 1 for share in shares)
     return out
 
 
-def test_every_figure_is_made(made: figures.Made) -> None:
-    names = {f.figure.split("-")[0].rstrip("abcd") for f in made.figures}
+def test_every_figure_is_made(results: Results) -> None:
+    names = {f.figure.split("-")[0].rstrip("abcd") for f in results.figures}
     assert names == set(figures.FIGURES) - {"fig12"}
-    assert len({f.figure for f in made.figures}) == len(made.figures)
-    assert {"fig5a", "fig6b", "fig7c", "fig8d", "fig9a"} <= {f.figure for f in made.figures}
-    assert all("quick" in f.title for f in made.figures) and "Quick" in made.figures[0].notes[0]
-    assert set(made.trained) == {r.name for s in (0, 1) for r in experiment.recipes(SHORT, s).values()}
+    assert len({f.figure for f in results.figures}) == len(results.figures)
+    assert {"fig5a", "fig6b", "fig7c", "fig8d", "fig9a"} <= {f.figure for f in results.figures}
+    assert all("quick" in f.title for f in results.figures) and "Quick" in results.figures[0].notes[0]
+    assert set(results.trained) == {r.name for s in (0, 1) for r in experiment.recipes(SHORT, s).values()}
 
 
-def test_nothing_lies_below_the_optimum(made: figures.Made) -> None:
+def test_nothing_lies_below_the_optimum(results: Results) -> None:
     """Each limit limits what its name says: the figure of that measure, and no other."""
     limits = {
         "fig5": experiment.OPTIMA["delay"], "fig5-weighted": experiment.OPTIMA["weighted_delay"],
@@ -476,7 +478,7 @@ def test_nothing_lies_below_the_optimum(made: figures.Made) -> None:
         "fig7-cost": experiment.REFERENCES["cost"],
     }  # fmt: skip
     seen = set()
-    for figure in made.figures:
+    for figure in results.figures:
         kind = re.sub("^(fig.)[abcd]", r"\1", figure.figure)
         if kind in limits:
             seen.add(kind)
@@ -490,8 +492,8 @@ def test_nothing_lies_below_the_optimum(made: figures.Made) -> None:
     assert seen == set(limits)
 
 
-def test_a_figure_says_whether_its_metric_is_what_is_minimised(made: figures.Made) -> None:
-    notes = {f.figure: " ".join(f.notes) for f in made.figures}
+def test_a_figure_says_whether_its_metric_is_what_is_minimised(results: Results) -> None:
+    notes = {f.figure: " ".join(f.notes) for f in results.figures}
     assert (
         "The mean delay is not what is minimised" in notes["fig7a"]
         and "what scheduler and policy learn" in notes["fig7a-cost"]
@@ -501,31 +503,32 @@ def test_a_figure_says_whether_its_metric_is_what_is_minimised(made: figures.Mad
         and "what the networks learn" in notes["fig5a-weighted"]
     )
     assert "the paper draws it below" in notes["fig8a"] and "lies random offloading at" in notes["fig7d"]
-    lines = {line.name: line.values for f in made.figures if f.figure == "fig7a" for line in f.lines}
+    lines = {line.name: line.values for f in results.figures if f.figure == "fig7a" for line in f.lines}
     below = sum(a < b for a, b in zip(lines["Policy MoE (random)"], lines[experiment.PMRL], strict=True))
     assert f"below {experiment.PMRL} lies random offloading at {below}," in notes["fig7a"]
 
 
-def test_the_decisions_alone_are_a_figure(made: figures.Made) -> None:
-    lines = {line.name: line for f in made.figures if f.figure == "fig7b-decisions" for line in f.lines}
+def test_the_decisions_alone_are_a_figure(results: Results) -> None:
+    lines = {line.name: line for f in results.figures if f.figure == "fig7b-decisions" for line in f.lines}
     assert set(lines) == {experiment.PMRL, experiment.KIT, experiment.SLOW, "all offloaded"}
     assert all(v is not None and v >= -1e-9 for line in lines.values() for v in line.values)
 
 
-def test_the_quality_is_that_of_every_size(made: figures.Made) -> None:
-    found = made.quality
-    assert found is not None and found.family == "allocator_b" and found.task_bit == WORLD.size_mean_bit
-    assert len(found.delay_s) == 30 and {"1,1", "10,3"} <= set(found.delay_s) and min(found.delay_s.values()) > 0
+def test_the_quality_is_that_of_every_size(results: Results) -> None:
+    quality = results.quality
+    assert quality is not None and quality.family == "allocator_b" and quality.task_bit == WORLD.size_mean_bit
+    assert len(quality.delay_s) == 30 and {"1,1", "10,3"} <= set(quality.delay_s) and min(quality.delay_s.values()) > 0
 
 
-def test_table_1_is_exact(made: figures.Made) -> None:
+def test_table_1_is_exact(results: Results) -> None:
     line = figures.table1(OffloadingWorld()).lines[0]
     assert line.values[:3] == (87_040.0, 5_126_400.0, 2_553_600.0) and line.published[:2] == (87_040.0, 5.126e6)
 
 
-def test_the_bars_are_numbers(made: figures.Made) -> None:
-    assert all(value is not None and np.isfinite(value) for value in made.bars.values()) and len(made.bars) == 10
-    assert made.bars[f"{experiment.KIT}: decisions above the reference, worst"] >= -1e-9  # type: ignore[operator]
+def test_the_bars_are_numbers(results: Results) -> None:
+    bars = results.parameters["bars"]
+    assert isinstance(bars, dict) and len(bars) == 10 and all(np.isfinite(value) for value in bars.values())  # type: ignore[arg-type]
+    assert bars[f"{experiment.KIT}: decisions above the reference, worst"] >= -1e-9  # type: ignore[operator]
 
 
 def test_a_figure_that_there_is_not() -> None:
@@ -538,9 +541,9 @@ def test_what_training_takes_has_three_ways(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(
         training, "sizes_of", lambda recipe, of=training.sizes_of: of(recipe) if recipe.only else figures.SIZES
     )
-    found = figures.fig12(WORLD, SHORT, tmp_path, lambda name: lambda *_: None)
-    assert [f.figure for f in found] == ["fig12", "fig12-until", "fig12-quality", "fig12-sizes"]
-    whole = {line.name: line.values for line in found[0].lines}
+    shown = figures.fig12(WORLD, SHORT, tmp_path, Progress())
+    assert [f.figure for f in shown] == ["fig12", "fig12-until", "fig12-quality", "fig12-sizes"]
+    whole = {line.name: line.values for line in shown[0].lines}
     assert set(whole) == {"scratch", "shrinking", "sandwich"} and all(v is not None and v > 0 for v in whole["scratch"])
 
 

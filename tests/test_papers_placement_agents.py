@@ -98,14 +98,14 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
         if done >= 2:
             raise Killed
 
-    before = learning.CHECKPOINT_S, learning.SAID_S
+    before = learning.CHECKPOINT_S, learning.PROGRESS_S
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "CHECKPOINT_S", 0.0)
         patch.setattr(agents, "KEPT_BYTES_PER_S", 1e30)
-        patch.setattr(learning, "SAID_S", -1.0)
+        patch.setattr(learning, "PROGRESS_S", -1.0)
         with pytest.raises(Killed):
-            agents.train(TINY, RECIPE, tmp_path / "cut", said=die)
-    assert before == (learning.CHECKPOINT_S, learning.SAID_S)
+            agents.train(TINY, RECIPE, tmp_path / "cut", progress=die)
+    assert before == (learning.CHECKPOINT_S, learning.PROGRESS_S)
     assert list((tmp_path / "cut").glob("*.checkpoint.npz"))
     resumed = agents.train(TINY, RECIPE, tmp_path / "cut")
     assert resumed.curve == whole.curve
@@ -356,18 +356,18 @@ def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatc
     monkeypatch.setattr(agents, "FORMAT", agents.FORMAT + 1)
     names.add(agents._of_world(TINY, 0))
     assert len(names) == 3
-    asked: list[int] = []
+    computed: list[int] = []
 
-    def found() -> experiment.Point:
-        asked.append(1)
-        return experiment.Point(methods={})
+    def compute() -> experiment.PlacementPoint:
+        computed.append(1)
+        return experiment.PlacementPoint(methods={})
 
     for changes in ({}, {}, {"noisy": 0.31}):
-        experiment._kept(tmp_path, found, TINY.model_copy(update=changes), 0, "rules")
-    assert len(asked) == 2
+        experiment._load_or_compute(tmp_path, compute, TINY.model_copy(update=changes), 0, "rules")
+    assert len(computed) == 2
     monkeypatch.setattr(experiment, "FORMAT", experiment.FORMAT + 1)
-    experiment._kept(tmp_path, found, TINY, 0, "rules")
-    assert len(asked) == 3
+    experiment._load_or_compute(tmp_path, compute, TINY, 0, "rules")
+    assert len(computed) == 3
     plain, dumped = TINY.model_dump(mode="json"), TINY.model_dump(mode="json", exclude_defaults=True)
     assert len(dumped) < len(plain)  # a name made of the second would not change with a default
     assert "cloud_bps" in plain and "cloud_bps" not in dumped

@@ -214,7 +214,7 @@ def test_a_run_that_goes_on_after_a_kill_ends_with_the_same_bits(tmp_path: Path)
     for one, other in zip(whole.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(Killed):
-        own.train(world, seed=2, steps=steps, checkpoint=tmp_path / "c.npz", said=stop)
+        own.train(world, seed=2, steps=steps, checkpoint=tmp_path / "c.npz", progress=stop)
 
 
 def test_one_network_serves_every_drawn_world() -> None:

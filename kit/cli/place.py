@@ -28,30 +28,38 @@ WorldFile = Annotated[
 ]
 
 
+Request = Annotated[
+    str | None, typer.Argument(metavar="REQUEST.json|-", help="One slot's request; - reads standard input.")
+]
+PolicyFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.policy.json", help="A trained policy; its network .onnx lies beside it.")
+]
+Rule = Annotated[
+    str | None, typer.Option(help="A rule instead: greedy_balanced, greedy, equal, random or lp_rounding.")
+]
+ModelsSeed = Annotated[
+    int | None, typer.Option(min=0, help="Seed of the devices' models (default: the policy's, else 0).")
+]
+Serve = Annotated[
+    bool,
+    typer.Option("--serve", help="Stay: a request a line on standard input, an answer a line on standard output."),
+]
+RecordFile = Annotated[
+    Path | None, typer.Option(metavar="FILE.jsonl", help="With --serve: write the requests as a trace at the end.")
+]
+Example = Annotated[bool, typer.Option("--example", help="Print a valid request, one line, and leave.")]
+
+
 def place(
-    request: Annotated[
-        str | None, typer.Argument(metavar="REQUEST.json|-", help="One slot's request; - reads standard input.")
-    ] = None,
-    policy: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.policy.json", help="A trained policy; its network .onnx lies beside it."),
-    ] = None,
-    rule: Annotated[
-        str | None, typer.Option(help="A rule instead: greedy_balanced, greedy, equal, random or lp_rounding.")
-    ] = None,
+    request: Request = None,
+    policy: PolicyFile = None,
+    rule: Rule = None,
     world: WorldFile = None,
     reading: Reading = None,
-    models_seed: Annotated[
-        int | None, typer.Option(min=0, help="Seed of the devices' models (default: the policy's, else 0).")
-    ] = None,
-    serve: Annotated[
-        bool,
-        typer.Option("--serve", help="Stay: a request a line on standard input, an answer a line on standard output."),
-    ] = False,
-    record: Annotated[
-        Path | None, typer.Option(metavar="FILE.jsonl", help="With --serve: write the requests as a trace at the end.")
-    ] = None,
-    example: Annotated[bool, typer.Option("--example", help="Print a valid request, one line, and leave.")] = False,
+    models_seed: ModelsSeed = None,
+    serve: Serve = False,
+    record: RecordFile = None,
+    example: Example = False,
     out: Annotated[Path | None, typer.Option(help="Write the answer to this file.")] = None,
     json: show.Json = False,
     csv: show.Csv = False,
@@ -67,14 +75,14 @@ def place(
         return
     if record is not None and not serve:
         raise UsageError("--record keeps the requests of a stream: give it with --serve.")
-    decides = _controller(policy, rule, world, reading, models_seed)
+    controlling = _controller(policy, rule, world, reading, models_seed)
     if serve:
-        _serve(decides, sys.stdin.buffer, sys.stdout.buffer, record)
+        _serve(controlling, sys.stdin.buffer, sys.stdout.buffer, record)
         return
     if request is None:
         raise UsageError("Give a request: a file, or - for standard input; kit place --example prints one.")
-    answer = decides.answer(controller.parse(_read(request), "standard input" if request == "-" else request))
-    _finish(decides, answer, out, json)
+    answer = controlling.answer(controller.parse(_read(request), "standard input" if request == "-" else request))
+    _print_answer(controlling, answer, out, json)
 
 
 def trace(
@@ -108,15 +116,13 @@ def trace(
         links = traces.Fading(memory=memory, rician_k=rician_k) if fading else None
     except ValidationError as error:
         raise UsageError(f"No trace can be made of this: {first_problem(error)}.") from None
-    made = traces.generate(_world(world, reading), slots, seed=seed, arrivals=arrivals, fading=links)
-    traces.write(out, made)
-    said = {"out": str(out), "slots": slots, "requests": made.requests, "source": made.header.source}
+    generated = traces.generate(_world(world, reading), slots, seed=seed, arrivals=arrivals, fading=links)
+    traces.write(out, generated)
+    requests, source = generated.requests, generated.header.source
     if json:
-        show.emit(said)
+        show.emit({"out": str(out), "slots": slots, "requests": requests, "source": source})
         return
-    print(
-        f"{out}: {made.requests} requests in {slots} slots, {made.requests / slots:.1f} a slot ({made.header.source})"
-    )
+    print(f"{out}: {requests} requests in {slots} slots, {requests / slots:.1f} a slot ({source})")
 
 
 def _world(file: Path | None, reading: str | None, trained: PlacementWorld | None = None) -> PlacementWorld:
@@ -144,9 +150,9 @@ def _controller(
         raise UsageError("Say what decides: --policy FILE.policy.json, or --rule greedy_balanced.")
     if policy is None:
         return controller.Controller.of(_world(world, reading), _rule(rule or ""), models_seed=models_seed or 0)
-    record, decides = trained.load(policy)
+    record, decide = trained.load(policy)
     seed = record.models_seed if models_seed is None else models_seed
-    return controller.Controller.of(_world(world, reading, record.world), decides, models_seed=seed)
+    return controller.Controller.of(_world(world, reading, record.world), decide, models_seed=seed)
 
 
 def _rule(name: str) -> Policy:
@@ -175,50 +181,35 @@ def _read(request: str) -> bytes:
         return Path(request).read_bytes()
 
 
-def _serve(decides: Controller, requests: IO[bytes], answers: IO[bytes], record: Path | None = None) -> None:
-    """A line in, a line out, until the input ends; a request that is none is answered by what is wrong with it."""
+def _serve(controlling: Controller, requests: IO[bytes], answers: IO[bytes], record: Path | None = None) -> None:
+    """A line in, a line out, until the input ends; then how many there were and, with ``record``, the trace."""
     from contextlib import suppress
     from dataclasses import replace
-    from time import perf_counter
 
-    from kit.errors import KitError
     from kit.papers.placement import controller
     from kit.papers.placement import trace as traces
 
-    recorder = traces.Recorder(decides.policy)
+    recorder = traces.Recorder(controlling.policy)
     if record is not None:
-        decides = replace(decides, policy=recorder)
-    spent: list[float] = []
-    refused = 0
+        controlling = replace(controlling, policy=recorder)
+    served = controller.Served()
     with suppress(KeyboardInterrupt, BrokenPipeError):
-        for number, line in enumerate(requests, start=1):
-            if not line.strip():
-                continue
-            start = perf_counter()
-            try:
-                request = controller.parse(line, f"line {number}")
-                answers.write(controller.written(decides.answer(request, len(spent))) + b"\n")
-                answers.flush()
-                spent.append(perf_counter() - start)
-            except KitError as error:
-                refused += 1
-                answers.write(controller.complaint(error, number) + b"\n")
-                answers.flush()
+        controller.serve(controlling, requests, answers, served)
     if record is not None and recorder.seen:
-        traces.write(record, recorder.trace(decides.world, f"recorded: {len(recorder.seen)} requests of a controller"))
-    show.say(_spent(spent, refused))
+        source = f"recorded: {len(recorder.seen)} requests of a controller"
+        traces.write(record, recorder.trace(controlling.world, source))
+    show.say(_summary(served.decisions_s, served.refused))
 
 
-def _spent(spent: list[float], refused: int) -> str:
+def _summary(decisions_s: list[float], refused: int) -> str:
     """How many decisions there were, and how long they took."""
     from kit import stats
 
-    text = f"{len(spent)} decisions, {refused} requests refused"
-    if not spent:
+    text = f"{len(decisions_s)} decisions, {refused} requests refused"
+    if not decisions_s:
         return text
-    median, high, worst = (
-        show.ms(value) for value in (stats.quantile(spent, 0.5), stats.quantile(spent, 0.95), max(spent))
-    )
+    quantiles_s = (stats.quantile(decisions_s, 0.5), stats.quantile(decisions_s, 0.95), max(decisions_s))
+    median, high, worst = (show.ms(value_s) for value_s in quantiles_s)
     return f"{text}; from a line read to its answer written: median {median} ms, p95 {high} ms, longest {worst} ms"
 
 
@@ -249,7 +240,7 @@ def _print_room(answer: SlotAnswer) -> None:
     show.print_table(idle)
 
 
-def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: bool) -> None:
+def _print_answer(controlling: Controller, answer: SlotAnswer, out: Path | None, json: bool) -> None:
     from kit import store
 
     if out is not None:
@@ -257,14 +248,14 @@ def _finish(decides: Controller, answer: SlotAnswer, out: Path | None, json: boo
     if json:
         show.emit(answer.model_dump(mode="json"))
         return
-    names = [*decides.names]
+    names = [*controlling.names]
     table = show.make_table("", "", *names, "tasks", "accuracy")
     for node in ("gateway", "edge", "none"):
-        there = [t for t in answer.tasks if t.node == node]
-        mean = sum(t.accuracy for t in there) / max(1, len(there))
-        counts = [str(sum(t.variant == name for t in there)) if node != "none" else "" for name in names]
+        tasks = [t for t in answer.tasks if t.node == node]
+        mean = sum(t.accuracy for t in tasks) / max(1, len(tasks))
+        counts = [str(sum(t.variant == name for t in tasks)) if node != "none" else "" for name in names]
         label = {"gateway": "at its gateway", "edge": "at the edge", "none": "turned away"}[node]
-        table.add_row(label, *counts, str(len(there)), f"{mean:.4f}" if there and node != "none" else "")
+        table.add_row(label, *counts, str(len(tasks)), f"{mean:.4f}" if tasks and node != "none" else "")
     show.print_table(table)
     show.note(f"{answer.promised} of {len(answer.tasks)} tasks in time, average accuracy {answer.average_accuracy:.4f}")
     _print_room(answer)

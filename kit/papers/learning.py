@@ -1,4 +1,4 @@
-"""Learning that may be killed: numbered steps, a random generator for each, a checkpoint now and then, the same end in any case.
+"""Training that may be killed: numbered steps, a random generator for each, a checkpoint now and then, the same end in any case.
 
 A step draws everything from ``kit.papers.streams.generator`` of its own number, so nothing of a generator needs to be kept, and a run that
 goes on after a kill ends with the bits of one that was never stopped. A checkpoint is a file of plain arrays (``.npz``), written whole or
@@ -27,12 +27,10 @@ from kit.stats import Float64Array
 
 Arrays: TypeAlias = dict[str, NDArray[np.float64]]
 #: Steps done, steps in all, the mean loss since the last call.
-Said: TypeAlias = Callable[[int, int, float], None]
-#: What is being done, and which share of the whole is done.
-Told: TypeAlias = Callable[[str, float], None]
+StepProgress: TypeAlias = Callable[[int, int, float], None]
 
 CHECKPOINT_S = 20.0
-SAID_S = 0.25
+PROGRESS_S = 0.25
 
 
 class Learner(Protocol):
@@ -64,7 +62,7 @@ def learn(
     *,
     checkpoint: Path | None = None,
     name: str = "",
-    said: Said | None = None,
+    progress: StepProgress | None = None,
     every_s: float = CHECKPOINT_S,
 ) -> Float64Array:
     """The loss of each of ``steps`` steps. With a ``checkpoint`` it goes on where another run of the same ``name`` stopped.
@@ -73,23 +71,23 @@ def learn(
     done. Raises UsageError (another run's checkpoint), BadModel (a broken one), StorageError.
     """
     losses = np.full(steps, np.nan)
-    begun = 0
+    first = 0
     if checkpoint is not None and checkpoint.is_file():
-        begun, kept, state = _read(checkpoint, name)
-        begun = min(begun, steps)
-        losses[:begun] = kept[:begun]
+        first, stored_losses, state = _read(checkpoint, name)
+        first = min(first, steps)
+        losses[:first] = stored_losses[:first]
         learner.restore(state)
-    saved = spoken = time.monotonic()
-    unsaid = begun
-    for number in range(begun, steps):
+    saved_s = reported_s = time.monotonic()
+    unreported = first
+    for number in range(first, steps):
         losses[number] = learner.step(number)
-        now = time.monotonic()
-        if said is not None and (now - spoken > SAID_S or number + 1 == steps):
-            said(number + 1, steps, float(np.mean(losses[unsaid : number + 1])))
-            spoken, unsaid = now, number + 1
-        if checkpoint is not None and now - saved > every_s and number + 1 < steps:
+        now_s = time.monotonic()
+        if progress is not None and (now_s - reported_s > PROGRESS_S or number + 1 == steps):
+            progress(number + 1, steps, float(np.mean(losses[unreported : number + 1])))
+            reported_s, unreported = now_s, number + 1
+        if checkpoint is not None and now_s - saved_s > every_s and number + 1 < steps:
             _write(checkpoint, name, number + 1, losses[: number + 1], learner.state())
-            saved = now
+            saved_s = now_s
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     return losses
@@ -97,13 +95,13 @@ def learn(
 
 def arrays_of(modules: Mapping[str, torch.nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> Arrays:
     """The weights of ``modules`` and what ``optimizers`` (Adam's kind) remember, as arrays by name."""
-    found: Arrays = {}
+    arrays: Arrays = {}
     for name, module in modules.items():
-        found |= {f"{name}/{key}": value.detach().cpu().numpy().copy() for key, value in module.state_dict().items()}
+        arrays |= {f"{name}/{key}": value.detach().cpu().numpy().copy() for key, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
-        for at, held in optimizer.state_dict()["state"].items():
-            found |= {f"{name}/{at}/{key}": torch.as_tensor(v).cpu().numpy().copy() for key, v in held.items()}
-    return found
+        for index, moments in optimizer.state_dict()["state"].items():
+            arrays |= {f"{name}/{index}/{key}": torch.as_tensor(v).cpu().numpy().copy() for key, v in moments.items()}
+    return arrays
 
 
 def put_back(
@@ -116,19 +114,19 @@ def put_back(
         for name, module in modules.items():
             module.load_state_dict({key: torch.tensor(arrays[f"{name}/{key}"]) for key in module.state_dict()})
     except (KeyError, RuntimeError):
-        raise BadModel("This checkpoint holds another network's weights: remove it and learn anew.") from None
+        raise BadModel("This checkpoint holds another network's weights: remove it and train again.") from None
     for name, optimizer in optimizers.items():
         state: dict[int, dict[str, torch.Tensor]] = {}
         for key, value in arrays.items():
             owner, _, rest = key.partition("/")
             if owner == name:
-                at, _, what = rest.partition("/")
-                state.setdefault(int(at), {})[what] = torch.tensor(value)
+                index, _, moment = rest.partition("/")
+                state.setdefault(int(index), {})[moment] = torch.tensor(value)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
 def check_device(device: str) -> None:
-    """Raises UsageError for a device that torch does not find here."""
+    """Raises UsageError for a device that torch does not have here."""
     if device == "cpu" or (device == "cuda" and torch.cuda.is_available()):
         return
     raise UsageError(f"Torch finds no device '{device}' here: take --device cpu.")
@@ -141,10 +139,10 @@ def exported(module: torch.nn.Module, columns: int) -> bytes:
     return onnx_of(program, input_names=["input"], output_names=["output"])
 
 
-def _write(path: Path, name: str, done: int, losses: Sequence[float] | Float64Array, state: Arrays) -> None:
+def _write(path: Path, name: str, steps_done: int, losses: Sequence[float] | Float64Array, state: Arrays) -> None:
     buffer = BytesIO()
-    held = {f"state/{key}": value for key, value in state.items()}
-    np.savez(buffer, name=np.array(name), done=np.array(done), losses=np.asarray(losses), **held)  # type: ignore[arg-type]
+    arrays = {f"state/{key}": value for key, value in state.items()}
+    np.savez(buffer, name=np.array(name), done=np.array(steps_done), losses=np.asarray(losses), **arrays)  # type: ignore[arg-type]
     store.write_atomic(path, buffer.getvalue())
 
 
@@ -153,10 +151,12 @@ def _read(path: Path, name: str) -> tuple[int, Float64Array, Arrays]:
         data = path.read_bytes()
     try:
         with np.load(BytesIO(data), allow_pickle=False) as file:
-            found, done, losses = str(file["name"]), int(file["done"]), file["losses"]
+            stored_name, steps_done, losses = str(file["name"]), int(file["done"]), file["losses"]
             state = {key.removeprefix("state/"): file[key] for key in file.files if key.startswith("state/")}
     except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile, zlib.error):
-        raise BadModel(f"{path} is no checkpoint of kit's: remove it and learn anew.") from None
-    if found != name:
-        raise UsageError(f"{path} is the checkpoint of {found or 'another run'}: give another folder, or remove it.")
-    return done, losses, state
+        raise BadModel(f"{path} is no checkpoint of kit's: remove it and train again.") from None
+    if stored_name != name:
+        raise UsageError(
+            f"{path} is the checkpoint of {stored_name or 'another run'}: give another folder, or remove it."
+        )
+    return steps_done, losses, state

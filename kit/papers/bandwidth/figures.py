@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kit.knowledge import TABLE_I
 from kit.papers import engine
-from kit.papers.bandwidth.experiment import USERS_SHOWN, Delays, Judged, Outcome, quality
+from kit.papers.bandwidth.experiment import USERS_SHOWN, BandwidthPoint, Delays, Experiment, quality, size_key
 from kit.papers.bandwidth.printed import CLOCKS_HZ, FIG4, SIZES_BIT, STATIC_S, TABLE_II, best_sizes, pool
 from kit.papers.bandwidth.train import PER_USER
 from kit.papers.bandwidth.world import BandwidthWorld
@@ -40,47 +40,48 @@ PRINTED = "table I as printed"
 FEW = 0.005  # of the delay: below this, width buys next to nothing
 
 
-def figures_of(outcome: Outcome, delays: Delays, names: Sequence[str] = ()) -> tuple[Figure, ...]:
+def figures_of(experiment: Experiment, delays: Delays, names: Sequence[str] = ()) -> tuple[Figure, ...]:
     """The figures of these names, all unless named. Raises UnknownName."""
     check_figures(names, FIGURES)
-    made = [figure for name in FIGURES if name in names or not names for figure in FIGURES[name](outcome, delays)]
-    if not outcome.settings.quick:
-        return tuple(made)
-    short = f"Quick: {outcome.settings.steps} steps and {outcome.settings.frames:,} frames, to see that it works."
-    return tuple(engine.marked_quick(made, short))
+    figures = [figure for name in FIGURES if name in names or not names for figure in FIGURES[name](experiment, delays)]
+    settings = experiment.settings
+    if not settings.quick:
+        return tuple(figures)
+    note = f"Quick: {settings.steps} steps and {settings.frames:,} frames, to see that it works."
+    return tuple(engine.marked_quick(figures, note))
 
 
 # ---------------------------------------------------------------------------------------------------------------- table I
 
 
-def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
+def table1(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     """T_tra by width, how far that lies above the optimum, the paper's PERF, and kit's own network for other numbers of users."""
     widths = list(TABLE_I.delay_s)
     x = (*widths, "static")
-    printed = (*TABLE_I.delay_s.values(), STATIC_S) if outcome.printed else ()
-    ended = _runs(outcome, lambda j: [*(j.mixture[k] for k in widths), j.static_s])
-    begun = _runs(outcome, lambda j: [*(j.early[k] for k in widths), j.early_static_s])
-    stopped = _runs(outcome, lambda j: [*(j.stopped[k] for k in widths), j.stopped_static_s])
-    limits = outcome.limits
-    own = {size: _runs(outcome, lambda j, size=size: [j.per_user[size]]) for size in PER_USER}  # type: ignore[misc]
-    early = f"mixture, a schedule of {outcome.early} steps"
-    cut = f"mixture, stopped at step {outcome.early} of {outcome.settings.steps:,}"
+    printed = (*TABLE_I.delay_s.values(), STATIC_S) if experiment.printed else ()
+    trained_s = _runs(experiment, lambda point: [*(point.mixture[k] for k in widths), point.static_s])
+    early_s = _runs(experiment, lambda point: [*(point.early[k] for k in widths), point.early_static_s])
+    stopped = _runs(experiment, lambda point: [*(point.stopped[k] for k in widths), point.stopped_static_s])
+    limits = experiment.limits
+    per_user = {size: _runs(experiment, lambda point, size=size: [point.per_user[size_key(size)]]) for size in PER_USER}  # type: ignore[misc]
+    early = f"mixture, a schedule of {experiment.early} steps"
+    cut = f"mixture, stopped at step {experiment.early} of {experiment.settings.steps:,}"
     flat = {"optimum": limits.optimum_s, "square-root rule": limits.root_s, "equal split": limits.equal_s}
     yield Figure(
         figure="table1",
-        title=f"Transmission delay by width, average size {_kbit(outcome.world)} kbit",
+        title=f"Transmission delay by width, average size {_kbit(experiment.world)} kbit",
         x_name="width K",
         x=x,
         y_name="T_tra",
         shown="table",
         lines=(
-            line_of("mixture of experts", ended, published=printed),
-            line_of(early, begun),
+            line_of("mixture of experts", trained_s, published=printed),
+            line_of(early, early_s),
             line_of(cut, stopped),
-            *(line_of(_own_name(size), np.repeat(runs, len(x), axis=1)) for size, runs in own.items()),
+            *(line_of(_per_user_name(size), np.repeat(runs, len(x), axis=1)) for size, runs in per_user.items()),
             *(line_of(name, [[value] * len(x)]) for name, value in flat.items()),
         ),
-        notes=_about_table1(outcome, ended, begun, stopped),
+        notes=_about_table1(experiment, trained_s, early_s, stopped),
     )
     yield Figure(
         figure="table1-excess",
@@ -91,11 +92,13 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         unit="1",
         shown="lines",
         lines=(
-            line_of("mixture of experts", ended / limits.optimum_s - 1),
-            line_of(early, begun / limits.optimum_s - 1),
+            line_of("mixture of experts", trained_s / limits.optimum_s - 1),
+            line_of(early, early_s / limits.optimum_s - 1),
             line_of(cut, stopped / limits.optimum_s - 1),
             *([line_of(PRINTED, np.array(printed)[None] / limits.optimum_s - 1)] if printed else []),
-            line_of(_own_name(PER_USER[0]), np.repeat(own[PER_USER[0]], len(x), axis=1) / limits.optimum_s - 1),
+            line_of(
+                _per_user_name(PER_USER[0]), np.repeat(per_user[PER_USER[0]], len(x), axis=1) / limits.optimum_s - 1
+            ),
             line_of("equal split", [[limits.equal_s / limits.optimum_s - 1] * len(x)]),
         ),
     )
@@ -109,10 +112,10 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         unit="1",
         shown="table",
         lines=(
-            line_of("mixture of experts", ended.min(axis=1, keepdims=True) / ended, published=perf),
-            line_of(early, begun.min(axis=1, keepdims=True) / begun),
+            line_of("mixture of experts", trained_s.min(axis=1, keepdims=True) / trained_s, published=perf),
+            line_of(early, early_s.min(axis=1, keepdims=True) / early_s),
             line_of(cut, stopped.min(axis=1, keepdims=True) / stopped),
-            line_of("equal split", [[float(ended.min(axis=1).mean()) / limits.equal_s] * len(x)]),
+            line_of("equal split", [[float(trained_s.min(axis=1).mean()) / limits.equal_s] * len(x)]),
         ),
         notes=(
             "PERF compares with the best of its own row; the equal split's is against the best network of its seed.",
@@ -127,29 +130,32 @@ def table1(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         unit="1",
         shown="lines",
         lines=tuple(
-            line_of(_own_name(size), _runs(outcome, lambda j, at=at: j.users_excess[at]))  # type: ignore[misc]
+            line_of(_per_user_name(size), _runs(experiment, lambda point, at=at: point.users_excess[at]))  # type: ignore[misc]
             for at, size in enumerate(PER_USER)
         ),
         notes=("The same weights serve every number of users; absent ones are masked.",),
     )
 
 
-def _about_table1(outcome: Outcome, ended: Float64Array, begun: Float64Array, stopped: Float64Array) -> tuple[str, ...]:
-    least = outcome.limits.optimum_s
-    rise = float((np.diff(ended[:, :-1], axis=1) / ended[:, :-2]).max())
-    means = ended.mean(axis=0) / least - 1
+def _about_table1(
+    experiment: Experiment, trained_s: Float64Array, early_s: Float64Array, stopped: Float64Array
+) -> tuple[str, ...]:
+    least = experiment.limits.optimum_s
+    rise = float((np.diff(trained_s[:, :-1], axis=1) / trained_s[:, :-2]).max())
+    means = trained_s.mean(axis=0) / least - 1
     width_buys = float(means[0] - means[:-1].min())
-    steps, static = f"{outcome.settings.steps:,} steps", _percent(means[-1])
-    found = f"Trained for {steps}, the mixture lies {_range(means[:-1])} above it and the static network {static}"
+    steps, static = f"{experiment.settings.steps:,} steps", _percent(means[-1])
+    finding = f"Trained for {steps}, the mixture lies {_range(means[:-1])} above it and the static network {static}"
     if width_buys < FEW:
-        found += ": width buys next to nothing, and the printed order of the columns is not to be expected"
+        finding += ": width buys next to nothing, and the printed order of the columns is not to be expected"
+    early_excess, stopped_excess = (rows.mean(axis=0)[:-1] / least - 1 for rows in (early_s, stopped))
     notes = [
-        f"{found}.",
-        f"A schedule of {outcome.early} steps, learned to its end, leaves the mixture {_range(begun.mean(axis=0)[:-1] / least - 1)} above.",
-        f"A schedule of {steps}, stopped at step {outcome.early}, leaves it {_range(stopped.mean(axis=0)[:-1] / least - 1)} above.",
+        f"{finding}.",
+        f"A schedule of {experiment.early} steps, learned to its end, leaves the mixture {_range(early_excess)} above.",
+        f"A schedule of {steps}, stopped at step {experiment.early}, leaves it {_range(stopped_excess)} above.",
         f"From one width to the next the delay of no seed rises by more than {_percent(max(rise, 0.0))}.",
     ]
-    if outcome.printed:
+    if experiment.printed:
         printed = np.array([*TABLE_I.delay_s.values(), STATIC_S]) / least - 1
         notes.insert(0, f"The printed delays lie {_range(printed)} above the optimum of the same world.")
     return tuple(notes)
@@ -158,9 +164,9 @@ def _about_table1(outcome: Outcome, ended: Float64Array, begun: Float64Array, st
 # --------------------------------------------------------------------------------------------------- table II and figure 2
 
 
-def table2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
+def table2(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     """T_tra + T_com by average size, at the world's clock."""
-    clock = outcome.world.clock_hz
+    clock = experiment.world.clock_hz
     notes = [
         f"Computing at {clock / 1e9:g} GHz. Every delay is of degree one in the sizes, so T_tra follows from one size; the paper ran "
         "each anew."
@@ -176,25 +182,25 @@ def table2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         shown="table",
         lines=tuple(
             _totals(
-                outcome,
+                experiment,
                 delays,
                 [(bits, clock) for bits in TABLE_II_BIT],
-                lambda width: tuple(v * 1e-3 for v in TABLE_II[width]) if outcome.printed else (),
+                lambda width: tuple(v * 1e-3 for v in TABLE_II[width]) if experiment.printed else (),
             )
         ),
         notes=(*notes, *delays.notes),
     )
 
 
-def fig2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
+def fig2(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     """T_tra + T_com over the clock, at the world's average size."""
-    world = outcome.world
-    printed = isinstance(delays.mixture, Analytic) and outcome.printed
+    world = experiment.world
+    printed = isinstance(delays.mixture, Analytic) and experiment.printed
 
     def follows(width: str) -> tuple[float, ...]:
         allocation = STATIC_S if width == "static" else TABLE_I.delay_s[width]
-        spent = world.weight_mean * delays.mixture_s(width, np.array(FIG2_HZ))
-        return tuple(float(v) for v in allocation + spent)
+        computing_s = world.weight_mean * delays.mixture_s(width, np.array(FIG2_HZ))
+        return tuple(float(v) for v in allocation + computing_s)
 
     yield Figure(
         figure="fig2",
@@ -205,7 +211,7 @@ def fig2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         shown="lines",
         lines=tuple(
             _totals(
-                outcome,
+                experiment,
                 delays,
                 [(world.size_mean_bit, hz) for hz in FIG2_HZ],
                 follows if printed else lambda width: (),
@@ -219,23 +225,29 @@ def fig2(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
 
 
 def _totals(
-    outcome: Outcome,
+    experiment: Experiment,
     delays: Delays,
     places: Sequence[tuple[float, float]],
     published: Callable[[str], Sequence[Value]],
 ) -> Iterator[Line]:
     """Of each network and split at the (average size in bit, clock) of ``places``."""
-    world, limits = outcome.world, outcome.limits
+    world, limits = experiment.world, experiment.limits
     bits, clocks = np.array(places).T
     scale = bits / world.size_mean_bit
     for width in (*delays.widths, "static"):
-        spent = world.weight_mean * delays.mixture_s(width, clocks)
-        runs = [scale * (j.static_s if width == "static" else j.mixture[width]) + spent for j in outcome.judged]
+        computing_s = world.weight_mean * delays.mixture_s(width, clocks)
+        runs = [
+            scale * (point.static_s if width == "static" else point.mixture[width]) + computing_s
+            for point in experiment.points
+        ]
         name = width if width == "static" else f"K = {width}"
         yield line_of(name, np.array(runs), published=published(width))
-    for size in delays.own_sizes:
-        spent = world.weight_mean * delays.per_user_s(world, size, clocks)
-        yield line_of(_own_name(size), np.array([scale * j.per_user[size] + spent for j in outcome.judged]))
+    for size in delays.per_user_sizes:
+        computing_s = world.weight_mean * delays.per_user_s(world, size, clocks)
+        yield line_of(
+            _per_user_name(size),
+            np.array([scale * point.per_user[size_key(size)] + computing_s for point in experiment.points]),
+        )
     yield line_of("optimum, computing free", [limits.optimum_s * scale])
     yield line_of("equal split", [limits.equal_s * scale])
 
@@ -245,42 +257,44 @@ def _totals(
 
 @dataclass(frozen=True)
 class _Source:
-    """A quality that the knowledge is made of (``known``), and the one that judges its choice; with the static network's delay."""
+    """The quality that the knowledge is drawn from (``known``), and the one that evaluates its choice; with the static network's delay."""
 
     known: AllocationQuality
-    judging: AllocationQuality
+    test: AllocationQuality
     static_s: float
 
 
-def _sources(outcome: Outcome, delays: Delays) -> Iterator[tuple[str, str, list[_Source]]]:
+def _sources(experiment: Experiment, delays: Delays) -> Iterator[tuple[str, str, list[_Source]]]:
     """(short name, title, one source per seed) of the printed table, of trained networks and of hardly trained ones."""
-    world = outcome.world
+    world = experiment.world
 
-    def made(j: Judged, title: str, known: dict[str, float], judging: dict[str, float], static_s: float) -> _Source:
+    def source(
+        point: BandwidthPoint, title: str, known: dict[str, float], test: dict[str, float], static_s: float
+    ) -> _Source:
         guess, truth = (
-            quality(world, {k: v[k] for k in delays.widths}, f"{title}, seed {j.seed}") for v in (known, judging)
+            quality(world, {k: v[k] for k in delays.widths}, f"{title}, seed {point.seed}") for v in (known, test)
         )
         return _Source(guess, truth, static_s)
 
     cut = TABLE_I.model_copy(update={"delay_s": {k: TABLE_I.delay_s[k] for k in delays.widths}})
     yield "printed", PRINTED, [_Source(cut, cut, STATIC_S)]
-    of = outcome.judged
-    title = f"trained for {outcome.settings.steps:,} steps"
-    yield "trained", title, [made(j, title, j.mixture_known, j.mixture, j.static_s) for j in of]
-    title = f"a schedule of {outcome.early} steps"
-    yield "early", title, [made(j, title, j.early_known, j.early, j.early_static_s) for j in of]
+    points = experiment.points
+    title = f"trained for {experiment.settings.steps:,} steps"
+    yield "trained", title, [source(p, title, p.mixture_known, p.mixture, p.static_s) for p in points]
+    title = f"a schedule of {experiment.early} steps"
+    yield "early", title, [source(p, title, p.early_known, p.early, p.early_static_s) for p in points]
 
 
-def trained_quality(outcome: Outcome) -> AllocationQuality:
+def trained_quality(experiment: Experiment) -> AllocationQuality:
     """The delays of the trained mixture, means over the seeds, as the knowledge base takes them."""
-    steps, seeds = outcome.settings.steps, ", ".join(map(str, outcome.settings.seeds))
+    steps, seeds = experiment.settings.steps, ", ".join(map(str, experiment.settings.seeds))
     source = f"kit simulate bandwidth: {steps:,} steps, seeds {seeds}"
-    return _mean_quality([quality(outcome.world, j.mixture_known, source) for j in outcome.judged])
+    return _mean_quality([quality(experiment.world, point.mixture_known, source) for point in experiment.points])
 
 
-def fig3(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
+def fig3(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     """The best width over average size and clock. Over several seeds the map is that of their mean quality."""
-    for name, title, sources in _sources(outcome, delays):
+    for name, title, sources in _sources(experiment, delays):
         mean = _mean_quality([s.known for s in sources])
         best = best_sizes(FIG3_BIT, FIG3_HZ, quality=mean, delay=delays.mixture)
         notes = [f"Widths that are somewhere the best: {', '.join(map(str, np.unique(best)))}."]
@@ -306,12 +320,12 @@ def fig3(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
         )
 
 
-def fig4(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
+def fig4(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     """Knowledge and its rivals against the static network over pooled cells, and what the choice of the width saves."""
     saved: list[Line] = []
     notes = []
-    for name, title, sources in _sources(outcome, delays):
-        pooled = [_pooled(s, delays, outcome.settings.seeds[0]) for s in sources]
+    for name, title, sources in _sources(experiment, delays):
+        pooled = [_pooled(s, delays, experiment.settings.seeds[0]) for s in sources]
         gains = {m: np.array([_gains(p[m], p["static"]) for p in pooled]) for m in pooled[0] if m != "static"}
         yield Figure(
             figure=f"fig4-{name}",
@@ -330,7 +344,7 @@ def fig4(outcome: Outcome, delays: Delays) -> Iterator[Figure]:
                 f"{POOLS} draws, whose own spread is {', '.join(f'{100 * s:.1f}' for s in _gain_spread(pooled[0]))} points.",
             ),
         )
-        saved += _saved_lines(title, sources, pooled, delays, outcome.world)
+        saved += _saved_lines(title, sources, pooled, delays, experiment.world)
         most = _percent(max(map(_worst, pooled)))
         notes.append(f"{_capital(title)}: in no cell does knowledge lie more than {most} above the best fixed width.")
     yield Figure(
@@ -363,18 +377,18 @@ def _methods(
     widths = list(source.known.delay_s)
     bits, clocks = bits.reshape(len(bits), -1), clocks.reshape(len(clocks), -1)
     scale = bits / source.known.task_bit
-    spent = [weight * delays.mixture_s(k, clocks) for k in widths]
-    truth = np.stack([source.judging.delay_s[k] * scale + s for k, s in zip(widths, spent, strict=True)])
-    guess = np.stack([source.known.delay_s[k] * scale + s for k, s in zip(widths, spent, strict=True)])
-    found = {"knowledge": _taken(truth, guess.argmin(axis=0))}
-    found |= {f"K = {k}": truth[at] for at, k in enumerate(widths)}
-    found[RANDOM] = _taken(truth, rng.integers(0, len(widths), bits.shape))
-    found["static"] = source.static_s * scale + weight * delays.mixture_s("static", clocks)
+    computing_s = [weight * delays.mixture_s(k, clocks) for k in widths]
+    truth = np.stack([source.test.delay_s[k] * scale + s for k, s in zip(widths, computing_s, strict=True)])
+    guess = np.stack([source.known.delay_s[k] * scale + s for k, s in zip(widths, computing_s, strict=True)])
+    methods = {"knowledge": _taken(truth, guess.argmin(axis=0))}
+    methods |= {f"K = {k}": truth[index] for index, k in enumerate(widths)}
+    methods[RANDOM] = _taken(truth, rng.integers(0, len(widths), bits.shape))
+    methods["static"] = source.static_s * scale + weight * delays.mixture_s("static", clocks)
     if delays.measured:
         analytic = [weight * Delays().mixture_s(k, clocks) for k in widths]
         papers = np.stack([source.known.delay_s[k] * scale + s for k, s in zip(widths, analytic, strict=True)])
-        found[FORMULA] = _taken(truth, papers.argmin(axis=0))
-    return found
+        methods[FORMULA] = _taken(truth, papers.argmin(axis=0))
+    return methods
 
 
 def _taken(delays: Float64Array, index: NDArray[np.intp]) -> Float64Array:
@@ -430,16 +444,16 @@ def _finding(saved: Sequence[Line], delays: Delays) -> tuple[str, ...]:
     if not isinstance(delays.mixture, Measured):
         return ()
 
-    def words(line: Line) -> str:
+    def as_text(line: Line) -> str:
         one, thirty, _, _, formula = ((v or 0.0) for v in line.values)
         return f"{_percent(one)} against K = 1, {_percent(thirty)} against K = 30 and {_percent(formula)} against the formula's choice"
 
     source = delays.mixture.source or "their source is not recorded"
     places = ("over the sizes and clocks of Fig. 4", "at the measured clock")
     return tuple(
-        f"With measured times ({source}), {place}, the choice of the width saves {words(printed)} with {PRINTED}, and "
-        f"{words(ended)} with our networks."
-        for place, printed, ended in zip(places, saved[:2], saved[2:4], strict=True)
+        f"With measured times ({source}), {place}, the choice of the width saves {as_text(printed)} with {PRINTED}, and "
+        f"{as_text(trained_s)} with our networks."
+        for place, printed, trained_s in zip(places, saved[:2], saved[2:4], strict=True)
     )
 
 
@@ -451,11 +465,11 @@ def _mean_quality(of: Sequence[AllocationQuality]) -> AllocationQuality:
 # ------------------------------------------------------------------------------------------------------------ shared by them
 
 
-def _runs(outcome: Outcome, of: Callable[[Judged], Sequence[float] | Float64Array]) -> Float64Array:
-    return np.array([of(j) for j in outcome.judged], dtype=np.float64)
+def _runs(experiment: Experiment, of: Callable[[BandwidthPoint], Sequence[float] | Float64Array]) -> Float64Array:
+    return np.array([of(point) for point in experiment.points], dtype=np.float64)
 
 
-def _own_name(size: tuple[int, int]) -> str:
+def _per_user_name(size: tuple[int, int]) -> str:
     layers = "layer" if size[1] == 1 else "layers"
     return f"per-user, {size[0]} units, {size[1]} {layers}"
 
@@ -478,7 +492,7 @@ def _range(shares: Float64Array) -> str:
     return low if low == high else f"{low.removesuffix(' %')} to {high}"
 
 
-FIGURES: dict[str, Callable[[Outcome, Delays], Iterator[Figure]]] = {
+FIGURES: dict[str, Callable[[Experiment, Delays], Iterator[Figure]]] = {
     "table1": table1,
     "table2": table2,
     "fig2": fig2,

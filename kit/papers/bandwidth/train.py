@@ -1,6 +1,6 @@
 """How the networks of paper A learn: without labels, on the weighted delay itself (eq. 8), as algorithm 1 says or otherwise.
 
-Three networks: the paper's mixture of experts, its static network (the same experts without a gate), and kit's own per-user network, one
+Three networks: the paper's mixture of experts, its static network (the same experts without a gate), and the per-user network, one
 for 5 to 50 users. A step draws frames and the sizes that learn from them. ``random_k`` is algorithm 1: one width for the whole step, all
 equally likely. ``sandwich`` shares the frames out among the least size, the whole network and a random one. ``fixed:K`` is one width.
 
@@ -31,22 +31,22 @@ from kit.nets.allocator import Allocator
 from kit.papers import engine, learning
 from kit.papers.bandwidth.split import best_band, equal_band
 from kit.papers.bandwidth.world import BandwidthWorld, Tasks, reach_hz, sample, weighted_delay_s
-from kit.papers.learning import Arrays, Said
+from kit.papers.learning import Arrays, StepProgress
 from kit.papers.streams import generator
 from kit.records import Record
 from kit.stats import Float64Array
 
 Kind = Literal["paper", "static", "per_user"]
 
-WIDTHS = (1, 2, 5, 10, 20, 30)  # table I: where the mixture is judged
-PER_USER = (Size(4, 1), Size(8, 1), Size(16, 2), Size(32, 3))  # where kit's own is judged
+WIDTHS = (1, 2, 5, 10, 20, 30)  # table I: where the mixture is evaluated
+PER_USER = (Size(4, 1), Size(8, 1), Size(16, 2), Size(32, 3))  # where the per-user network is evaluated
 UNITS = 4  # by so many its width grows
-USERS = (5, 50)  # that kit's own serves
-FRAMES = 512  # at a time, where a network is judged
+USERS = (5, 50)  # that the per-user network serves
+FRAMES = 512  # at a time, where a network is evaluated
 SHARE_LEAST = 1e-9  # of the band: what is less counts as this, so that a delay stays finite
-_FORMAT = 2  # raise it when the same recipe would give other weights
+FORMAT = 2  # raise it when the same recipe would give other weights
 
-#: For kit's own network: what a split depends on is each user's demand and its signal-to-noise ratio under an equal split, whatever the
+#: For the per-user network: what a split depends on is each user's demand and its signal-to-noise ratio under an equal split, whatever the
 #: number of users, the band and the power are. ``centre`` and ``spread`` are those of the paper's cell of 30 users.
 FEATURES_U = (
     Feature(name="importance", centre=-0.284, spread=0.775),
@@ -76,13 +76,13 @@ class Recipe(Record):
         raise ValueError(f"order {order!r} is not known: give random_k, sandwich or fixed:K")
 
     @property
-    def done(self) -> int:
-        """Steps that are done."""
+    def steps_done(self) -> int:
+        """Steps of the schedule that are done."""
         return self.steps if self.stopped is None else min(self.stopped, self.steps)
 
 
 class Training(Record):
-    """What became of a recipe: beside each trained network as ``x.training.json``."""
+    """What training a recipe took: with each trained network as ``x.training.json``."""
 
     kind: Literal["training"] = "training"
     schema_version: Literal[1] = 1
@@ -96,13 +96,13 @@ class Training(Record):
 
 @dataclass(frozen=True)
 class Trained:
+    name: str  # with a digest of all that decides it
     net: Allocator
     training: Training
-    path: Path
 
 
 def spec_of(world: BandwidthWorld, network: Kind) -> AllocatorSpec:
-    """The network for this world; kit's own takes up to 50 users, or the world's where they are more."""
+    """The network for this world; the per-user one takes up to 50 users, or the world's where they are more."""
     if network == "per_user":
         return fileformat.per_user(FEATURES_U, users=max(world.users, USERS[1]))
     spec = fileformat.paper_a(world.users, gated=network == "paper")
@@ -113,14 +113,14 @@ def inputs(
     world: BandwidthWorld, spec: AllocatorSpec, tasks: Tasks, device: str = "cpu"
 ) -> tuple[Tensor, Tensor | None]:
     """(features [samples, users, 3], mask of who is present or None for everyone), as ``spec`` wants them."""
-    there = tasks.present
+    present = tasks.present
     if spec.form == "per_user":
-        equal_hz = world.band_hz / np.maximum(there.sum(axis=1, keepdims=True), 1)
+        equal_hz = world.band_hz / np.maximum(present.sum(axis=1, keepdims=True), 1)
         third = reach_hz(world, tasks) / equal_hz
     else:
         third = tasks.distance_m
     raw = torch.from_numpy(np.stack([tasks.weight, tasks.size_bit, third], axis=1)).to(device)
-    mask = None if there.all() else torch.from_numpy(there).to(device)
+    mask = None if present.all() else torch.from_numpy(present).to(device)
     return allocator.normalise(spec.features, raw, mask), mask
 
 
@@ -128,12 +128,12 @@ def mean_delay_s(world: BandwidthWorld, tasks: Tasks, shares: Tensor) -> Tensor:
     """T_tra of eq. 1 for ``shares`` [samples, users] of the band, differentiable: the weighted delay that
     :func:`kit.papers.bandwidth.world.weighted_delay_s` gives, [samples].
     """
-    there = tasks.present
+    present = tasks.present
     work = torch.from_numpy(tasks.weight * tasks.size_bit * np.log(2.0) / world.band_hz).to(shares)
     reach = torch.from_numpy(reach_hz(world, tasks) / world.band_hz).to(shares)
     share = shares.clamp(min=SHARE_LEAST)
     each = work / (share * torch.log1p(reach / share))
-    return each.sum(1) / torch.from_numpy(np.maximum(there.sum(axis=1), 1)).to(shares)
+    return each.sum(1) / torch.from_numpy(np.maximum(present.sum(axis=1), 1)).to(shares)
 
 
 class _Learner:
@@ -142,8 +142,8 @@ class _Learner:
     def __init__(self, world: BandwidthWorld, recipe: Recipe) -> None:
         self.world, self.recipe = world, recipe
         spec = spec_of(world, recipe.network)
-        self.several = recipe.network == "per_user"
-        if self.several:
+        self.any_number = recipe.network == "per_user"
+        if self.any_number:
             self.world = world.model_copy(update={"users": spec.users})
         self.net = allocator.make(spec, recipe.seed).to(recipe.device)
         self.averaged = allocator.make(spec, recipe.seed).to(recipe.device)
@@ -175,7 +175,7 @@ class _Learner:
         """The mean weighted delay over that of an equal split, so that it has no unit."""
         world = self.world
         tasks = sample(world, frames, rng)
-        if self.several:
+        if self.any_number:
             present = rng.integers(USERS[0], world.users + 1, (frames, 1))
             tasks = Tasks(
                 np.where(np.arange(world.users) < present, tasks.size_bit, 0.0), tasks.weight, tasks.distance_m
@@ -194,7 +194,7 @@ class _Learner:
 
 
 def sizes_of(spec: AllocatorSpec, order: str) -> list[Size]:
-    """The sizes that learn, the least first and the whole network last. Raises UsageError for a width that it has not."""
+    """The sizes that are trained, the least first and the whole network last. Raises UsageError for a width that it has not."""
     most = spec.largest
     if spec.form == "per_user":
         return [
@@ -207,46 +207,49 @@ def sizes_of(spec: AllocatorSpec, order: str) -> list[Size]:
     return [Size(k, most.depth) for k in range(1 if spec.gated else most.width, most.width + 1)]
 
 
-def train(world: BandwidthWorld, recipe: Recipe, folder: Path, said: Said | None = None) -> Trained:
-    """The network that ``recipe`` makes, from ``folder`` where it was trained before; a killed training goes on from its checkpoint.
+def train(world: BandwidthWorld, recipe: Recipe, folder: Path, progress: StepProgress | None = None) -> Trained:
+    """The network of ``recipe``, from ``folder`` where it was trained before; a stopped training goes on from its checkpoint.
 
-    Raises UsageError (a size that the network has not, a device that is not there), BadModel, StorageError.
+    Raises UsageError (a size that the network has not, a device that torch does not have), BadModel, StorageError.
     """
     learning.check_device(recipe.device)
     name = _name(world, recipe)
-    path = folder / f"{name}{fileformat.SUFFIX}"
-    about = folder / f"{name}.training.json"
-    if path.is_file() and about.is_file():
-        network = fileformat.read(path)
-        return Trained(Allocator(network.spec, network.arrays).eval(), store.read_record(about, Training), path)
-    learner = _Learner(world, recipe)
-    begun = time.perf_counter()
-    losses = learning.learn(learner, recipe.done, checkpoint=folder / f"{name}.part.npz", name=name, said=said)
-    took = time.perf_counter() - begun
-    net = learner.averaged.to("cpu").eval()
-    curve = tuple(float(part.mean()) for part in np.array_split(losses, min(100, len(losses))))
-    training = Training(recipe=recipe, world=world, train_s=took, curve=curve)
-    steps = (
-        f"unsupervised, eq. 8 of paper A: {recipe.order}, {recipe.done} of {recipe.steps} steps of {recipe.batch} frames",
-    )
-    store.write_record(about, training)
-    allocator.write(net, path, seed=recipe.seed, steps=steps)
-    return Trained(net, training, path)
+
+    def learn(checkpoint: Path) -> Trained:
+        learner = _Learner(world, recipe)
+        start_s = time.perf_counter()
+        losses = learning.learn(learner, recipe.steps_done, checkpoint=checkpoint, name=name, progress=progress)
+        curve = tuple(float(part.mean()) for part in np.array_split(losses, min(100, len(losses))))
+        training = Training(recipe=recipe, world=world, train_s=time.perf_counter() - start_s, curve=curve)
+        return Trained(name, learner.averaged.to("cpu").eval(), training)
+
+    def save(trained: Trained, network: Path, record: Path) -> None:
+        done, order = f"{recipe.steps_done} of {recipe.steps} steps", recipe.order
+        steps = (f"unsupervised, eq. 8 of paper A: {order}, {done} of {recipe.batch} frames",)
+        store.write_record(record, trained.training)
+        allocator.write(trained.net, network, seed=recipe.seed, steps=steps)
+
+    def load(network: Path, record: Path) -> Trained:
+        stored = fileformat.read(network)
+        return Trained(name, Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Training))
+
+    suffixes = (fileformat.SUFFIX, ".training.json")
+    return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)
 
 
 def _name(world: BandwidthWorld, recipe: Recipe) -> str:
     spec = spec_of(world, recipe.network)
-    decides = {
+    key = {
         "world": world.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "spec": spec.model_dump(mode="json"),
         "sizes": sizes_of(spec, recipe.order),
     }
-    digest = engine.digest(_FORMAT, decides)
+    digest = engine.digest(FORMAT, key)
     return f"{recipe.network}-{store.slug(recipe.order)}-seed{recipe.seed}-{digest[:12]}"
 
 
-# ------------------------------------------------------------------------------------------------------------------ judging
+# ------------------------------------------------------------------------------------------------------------------ evaluation
 
 
 @torch.inference_mode()
@@ -271,5 +274,5 @@ def delay_s(world: BandwidthWorld, net: Allocator, tasks: Tasks, size: Size | No
 def excess(world: BandwidthWorld, net: Allocator, tasks: Tasks, sizes: Sequence[Size]) -> Float64Array:
     """How far each size lies above the true optimum: mean weighted delay over the least one, less 1."""
     least = float(weighted_delay_s(world, tasks, best_band(world, tasks)).mean())
-    found: Float64Array = np.array([delay_s(world, net, tasks, size) for size in sizes]) / least - 1.0
-    return found
+    excesses: Float64Array = np.array([delay_s(world, net, tasks, size) for size in sizes]) / least - 1.0
+    return excesses

@@ -1,13 +1,13 @@
-"""Paper B's experiment: the networks of each seed, and what every method makes of the same slots, in one world after another.
+"""Paper B's experiment: the networks of each seed, and what every method achieves on the same slots, in one world after another.
 
-The allocators and kit's own scheduler are trained once for a seed: what they see does not change with the scale of sizes, workloads or
-server. Paper B's scheduler and policy see neither, so Algorithm 1 is run anew in each world. No training has seen the slots that judge.
+The allocators and the ranked scheduler are trained once for a seed: their inputs do not change with the scale of sizes, workloads or
+server. Paper B's scheduler and policy see neither: Algorithm 1 is run again in each world. Nothing is trained on slots that evaluate.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -19,7 +19,8 @@ from kit.errors import BadRecord
 from kit.nets.allocator import Allocator
 from kit.papers import engine, learning
 from kit.papers.delays import Analytic, Delay, Measured, delay_of
-from kit.papers.learning import Said
+from kit.papers.engine import Progress, RunSettings
+from kit.papers.learning import StepProgress
 from kit.papers.offloading.allocate import Goal, best, equal
 from kit.papers.offloading.decide import all_local, all_offloaded, at_random, flips_and_swaps, half
 from kit.papers.offloading.joint import JointRecipe, Lessons, train_jointly
@@ -33,8 +34,8 @@ from kit.records import Record
 from kit.stats import BoolArray, Int64Array
 
 PAPERS = Analytic()
-STEPS, QUICK = 4000, 600
-JUDGING = "offloading: slots that judge"  # name of their random stream
+STEPS, STEPS_QUICK = 4000, 600
+EVALUATION = "offloading: slots that judge"  # name of the random stream
 FAMILIES: dict[Network, str] = {"paper": "allocator_b", "static": "allocator_b_static", "per_user": "allocator_u_b"}
 SIZES = sizes_of(Recipe())
 LARGEST = SIZES[0]
@@ -66,17 +67,17 @@ Measures: TypeAlias = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much is trained and judged. ``genetic`` slots are searched by the genetic algorithm in each world, 0 leaves it out."""
+class Settings(RunSettings):
+    """How much is trained and evaluated. ``genetic`` slots are searched by the genetic algorithm in each world, 0 leaves it out.
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    ``device`` trains the allocators; the rest is too small for another.
+    """
+
     steps: int = STEPS  # of the allocator; of the static network the share that takes as long
-    imitated: int = 2400  # steps of kit's own scheduler
+    imitation_steps: int = 2400  # of the ranked scheduler
     joint: JointRecipe = field(default_factory=JointRecipe)
-    slots: int = 500  # that judge
+    slots: int = 500  # that evaluate
     genetic: int = 2
-    quick: bool = False
-    device: str = "cpu"  # where torch trains the allocators; the rest is too small for another
 
     @classmethod
     def of(
@@ -86,9 +87,7 @@ class Settings:
         if not quick:
             return cls(tuple(seeds), steps or STEPS, device=device)
         joint = JointRecipe(episodes=200, slots=32, pretraining=100, pretraining_steps=500, labelled=50)
-        return cls(
-            tuple(seeds), steps or QUICK, imitated=400, joint=joint, slots=100, genetic=0, quick=True, device=device
-        )
+        return cls(tuple(seeds), steps or STEPS_QUICK, 400, joint, slots=100, genetic=0, quick=True, device=device)
 
 
 @dataclass(frozen=True)
@@ -109,10 +108,10 @@ class Delays:
 def delays_of(text: str) -> Delays:
     """The delays that ``--delay`` names. Raises as :func:`kit.papers.delays.delay_of` does, BadRecord where a (k, l) was not measured."""
     paper = delay_of(text, FAMILIES["paper"])
-    found: dict[Network, Delay] = {}
-    found.update(dict.fromkeys(FAMILIES, paper))
+    by_network: dict[Network, Delay] = {}
+    by_network.update(dict.fromkeys(FAMILIES, paper))
     if not isinstance(paper, Measured):
-        return Delays(found)
+        return Delays(by_network)
     sizes = tuple(s for s in SIZES if f"{s.width},{s.depth}" in paper.sizes)
     if not {LARGEST, SIZES[-1]} <= set(sizes):
         raise BadRecord(
@@ -126,19 +125,19 @@ def delays_of(text: str) -> Delays:
         try:
             other = delay_of(text, FAMILIES[network])
             if isinstance(other, Measured) and f"{size.width},{size.depth}" in other.sizes:
-                found[network] = other
+                by_network[network] = other
                 continue
         except BadRecord:
             pass
         notes.append(f"{FAMILIES[network]} was not measured: it counts as the largest of allocator_b.")
     if len(sizes) < len(SIZES):
         notes.append(f"The policy chooses among the {len(sizes)} sizes (k, l) that were measured.")
-    return Delays(found, tuple(notes), sizes)
+    return Delays(by_network, tuple(notes), sizes)
 
 
 @dataclass(frozen=True)
-class Cast:
-    """The networks of one seed that no world changes."""
+class TrainedModels:
+    """The networks of one seed; they are the same in every world."""
 
     seed: int
     allocators: Mapping[Network, Trained]
@@ -148,8 +147,8 @@ class Cast:
         return self.allocators[network].net
 
 
-class Point(Record):
-    """What every method makes of one world's slots, for one seed: section V.A (all offloaded) and V.B."""
+class OffloadingPoint(Record):
+    """What every method achieves on one world's slots, for one seed: section V.A (all offloaded) and V.B."""
 
     kind: Literal["offloading_point"] = "offloading_point"
     schema_version: Literal[1] = 1
@@ -161,39 +160,50 @@ class Point(Record):
 def recipes(settings: Settings, seed: int) -> dict[Network, Recipe]:
     """Paper B's networks see the plain features, kit's own their logarithms."""
     steps = settings.steps
-    watched = 0 if settings.quick else max(steps // 8, 1)
+    look_every = 0 if settings.quick else max(steps // 8, 1)
     return {
-        "paper": Recipe(inputs="plain", steps=steps, watched=watched, seed=seed),
+        "paper": Recipe(inputs="plain", steps=steps, watched=look_every, seed=seed),
         "static": Recipe(network="static", inputs="plain", way="scratch", steps=max(steps * 3 // 8, 1), seed=seed),
         "per_user": Recipe(network="per_user", way="sandwich", steps=steps, seed=seed),
     }
 
 
-def cast_of(
-    world: OffloadingWorld, settings: Settings, seed: int, folder: Path | None, said: Callable[[str], Said]
-) -> Cast:
+def models_of(
+    world: OffloadingWorld, settings: Settings, seed: int, folder: Path | None, progress: Progress | None = None
+) -> TrainedModels:
     """Train what ``folder`` does not hold yet. Raises as :func:`kit.papers.offloading.train.train` does."""
-    asked = recipes(settings, seed).items()
-    nets = {network: train(world, recipe, folder, said, settings.device) for network, recipe in asked}
-    return Cast(seed, nets, scheduler_of(settings.imitated, seed, folder, said("kit's scheduler")))
-
-
-def scheduler_of(steps: int, seed: int, folder: Path | None = None, said: Said | None = None) -> Scheduler:
-    """kit's own scheduler, taught by the reference; kept in ``folder`` as plain arrays."""
-    scheduler = Scheduler("kit", seed)
-    lesson = Imitation(scheduler, steps, seed)
-    decides = {"steps": steps, "seed": seed, "slots": lesson.slots, "rate": lesson.rate}
-    name = f"scheduler-kit-{steps}-{seed}-{engine.digest(FORMAT, decides)[:12]}"
-    kept = None if folder is None else folder / f"{name}.npz"
-    if kept is not None and kept.is_file():
-        read_weights(kept, scheduler)
-        return scheduler
-    learning.learn(
-        lesson, steps, checkpoint=None if folder is None else folder / f"{name}.checkpoint.npz", name=name, said=said
+    progress = progress or Progress()
+    recipe_by_network = recipes(settings, seed)
+    share = 1 / (len(recipe_by_network) + 1)
+    allocators = {
+        network: train(world, recipe, folder, progress.part(i * share, share), settings.device)
+        for i, (network, recipe) in enumerate(recipe_by_network.items())
+    }
+    scheduler = scheduler_of(
+        settings.imitation_steps, seed, folder, progress.part(1 - share, share).steps("ranked scheduler")
     )
-    if kept is not None:
-        write_weights(kept, scheduler)
-    return scheduler
+    return TrainedModels(seed, allocators, scheduler)
+
+
+def scheduler_of(steps: int, seed: int, folder: Path | None = None, progress: StepProgress | None = None) -> Scheduler:
+    """The ranked scheduler, trained to imitate the reference; kept in ``folder`` as plain arrays."""
+    imitation = Imitation(Scheduler("kit", seed), steps, seed)
+    key = {"steps": steps, "seed": seed, "slots": imitation.slots, "rate": imitation.rate}
+    name = f"scheduler-kit-{steps}-{seed}-{engine.digest(FORMAT, key)[:12]}"
+
+    def imitate(checkpoint: Path) -> Scheduler:
+        learning.learn(imitation, steps, checkpoint=checkpoint, name=name, progress=progress)
+        return imitation.scheduler
+
+    def load(path: Path) -> Scheduler:
+        scheduler = Scheduler("kit", seed)
+        read_weights(path, scheduler)
+        return scheduler
+
+    def save(scheduler: Scheduler, path: Path) -> None:
+        write_weights(path, scheduler)
+
+    return engine.load_or_train(folder, name, (".npz",), load=load, train=imitate, save=save)
 
 
 def measures(
@@ -208,28 +218,28 @@ def measures(
     outcome = evaluate(world, tasks, offloaded, allocation, inference)
     count = outcome.present.sum()
     names = ("delay_s", "weighted_delay_s", "missed", "cost", "objective")
-    found = {name: float(getattr(outcome, name).sum() / count) for name in names}
-    found["offloaded"] = float((offloaded & outcome.present).sum() / count)
-    found["energy_j"] = float(outcome.energy_j.sum() / len(outcome.present))
+    means = {name: float(getattr(outcome, name).sum() / count) for name in names}
+    means["offloaded"] = float((offloaded & outcome.present).sum() / count)
+    means["energy_j"] = float(outcome.energy_j.sum() / len(outcome.present))
     deciding = np.where(offloaded, np.reshape(inference.edge_s, (-1, 1)), np.reshape(inference.local_s, (-1, 1)))
-    found["deciding"] = float((deciding * outcome.present).sum() / max(outcome.delay_s.sum(), 1e-300))
-    return found | {"macs": macs}
+    means["deciding"] = float((deciding * outcome.present).sum() / max(outcome.delay_s.sum(), 1e-300))
+    return means | {"macs": macs}
 
 
 class Bench:
-    """One world, one seed: the slots that judge, the policies that were taught for it, and the methods."""
+    """One world, one seed: the slots that evaluate, the policies that were trained for it, and the methods."""
 
-    def __init__(self, world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> None:
-        self.world, self.cast, self.delays, self.settings = world, cast, delays, settings
-        self.recipe = settings.joint.model_copy(update={"seed": cast.seed})
-        self.tasks = sample(world, settings.slots, generator(JUDGING, 0))
-        slots = sample(world, self.recipe.pretraining, generator("offloading: slots that teach a policy", cast.seed))
-        self.lessons = Lessons.of(cast.net("paper"), world, slots, delays.of["paper"], delays.sizes)
-        self.best_fixed = delays.sizes[int(self.lessons.costs.mean(axis=0).argmin())]
+    def __init__(self, world: OffloadingWorld, models: TrainedModels, delays: Delays, settings: Settings) -> None:
+        self.world, self.models, self.delays, self.settings = world, models, delays, settings
+        self.recipe = settings.joint.model_copy(update={"seed": models.seed})
+        self.tasks = sample(world, settings.slots, generator(EVALUATION, 0))
+        slots = sample(world, self.recipe.pretraining, generator("offloading: slots that teach a policy", models.seed))
+        self.training_set = Lessons.of(models.net("paper"), world, slots, delays.of["paper"], delays.sizes)
+        self.best_fixed = delays.sizes[int(self.training_set.costs.mean(axis=0).argmin())]
 
     def with_policy(self, policy: Policy, offloaded: BoolArray) -> Measures:
         chosen = policy.choose(self.world, self.tasks, offloaded)
-        delay, net = self.delays.of["paper"], self.cast.net("paper")
+        delay, net = self.delays.of["paper"], self.models.net("paper")
         allocation, inference = allocation_by(net, self.world, self.tasks, offloaded, policy.sizes, chosen, delay)
         return measures(self.world, self.tasks, offloaded, allocation, inference, self._macs(policy.sizes, chosen))
 
@@ -238,55 +248,56 @@ class Bench:
         return float(each[chosen].mean())
 
     def fixed(self, network: Network, size: Size, offloaded: BoolArray) -> Measures:
-        allocation = allocation_of(self.cast.net(network), self.world, self.tasks, offloaded, size)
+        allocation = allocation_of(self.models.net(network), self.world, self.tasks, offloaded, size)
         inference = self.delays.inference(self.world, network, size)
         macs = allocator_macs(network, size, self.world.users)
         return measures(self.world, self.tasks, offloaded, allocation, inference, macs)
 
     def sized(self, policies: Mapping[str, Policy], offloaded: BoolArray, suffix: str = "") -> dict[str, Measures]:
         """The paper's ways to choose a size, for tasks that are offloaded."""
-        found = {f"{name}{suffix}": self.with_policy(policy, offloaded) for name, policy in policies.items()}
-        found[f"Fix MoE{suffix}"] = self.fixed("paper", LARGEST, offloaded)
-        found[f"best fixed MoE{suffix}"] = self.fixed("paper", self.best_fixed, offloaded)
-        found[f"Static model{suffix}"] = self.fixed("static", STATIC, offloaded)
-        return found
+        measured = {f"{name}{suffix}": self.with_policy(policy, offloaded) for name, policy in policies.items()}
+        measured[f"Fix MoE{suffix}"] = self.fixed("paper", LARGEST, offloaded)
+        measured[f"best fixed MoE{suffix}"] = self.fixed("paper", self.best_fixed, offloaded)
+        measured[f"Static model{suffix}"] = self.fixed("static", STATIC, offloaded)
+        return measured
 
     def all_offloaded(self, policies: Mapping[str, Policy]) -> dict[str, Measures]:
         """Section V.A: users without computing power."""
         world, tasks = self.world, self.tasks
-        there = all_offloaded(tasks)
-        found = self.sized(policies, there)
-        found[KIT] = self.fixed("per_user", OWN, there)
-        found["equal split"] = measures(world, tasks, there, equal(world, tasks, there), FREE, 0.0)
+        everyone = all_offloaded(tasks)
+        measured = self.sized(policies, everyone)
+        measured[KIT] = self.fixed("per_user", OWN, everyone)
+        measured["equal split"] = measures(world, tasks, everyone, equal(world, tasks, everyone), FREE, 0.0)
         for goal, name in OPTIMA.items():
-            found[name] = measures(world, tasks, there, best(world, tasks, there, over=goal), FREE, 0.0)
-        return found | self.genetic(there, found[OPTIMA["cost"]])
+            measured[name] = measures(world, tasks, everyone, best(world, tasks, everyone, over=goal), FREE, 0.0)
+        return measured | self.genetic(everyone, measured[OPTIMA["cost"]])
 
     def joint(self, policies: Mapping[str, Policy]) -> tuple[dict[str, Measures], dict[str, float]]:
         """Section V.B: users with computing power; and how far the decisions alone are from the reference."""
-        world, tasks, cast = self.world, self.tasks, self.cast
-        taught = train_jointly(cast.net("paper"), world, self.delays.of["paper"], self.lessons, self.recipe)
+        world, tasks, models = self.world, self.tasks, self.models
+        trained = train_jointly(models.net("paper"), world, self.delays.of["paper"], self.training_set, self.recipe)
         smallest, largest = (self.delays.inference(world, "paper", size) for size in (SIZES[-1], LARGEST))
-        learned = decide(taught.scheduler, world, tasks, smallest)
-        own = decide(cast.scheduler, world, tasks, self.delays.inference(world, "per_user", OWN))
+        learned = decide(trained.scheduler, world, tasks, smallest)
+        ranked = decide(models.scheduler, world, tasks, self.delays.inference(world, "per_user", OWN))
         rng = generator("offloading: decisions by chance", 0)
-        found = {PMRL: self.with_policy(taught.policy, learned), KIT: self.fixed("per_user", OWN, own)}
+        measured = {PMRL: self.with_policy(trained.policy, learned), KIT: self.fixed("per_user", OWN, ranked)}
         rest = {name: policy for name, policy in policies.items() if name != "Policy MoE"}
-        found |= self.sized(rest, learned, " (RL)")
+        measured |= self.sized(rest, learned, " (RL)")
         plain = {
             "Policy MoE (random)": at_random(tasks, rng),
             "Policy MoE (half)": half(tasks, rng),
             "Policy MoE (all offloaded)": all_offloaded(tasks),
         }
-        found |= {name: self.with_policy(taught.policy, offloaded) for name, offloaded in plain.items()}
-        home = all_local(tasks)
-        found["Local execution"] = measures(world, tasks, home, best(world, tasks, home), FREE, 0.0)
+        measured |= {name: self.with_policy(trained.policy, offloaded) for name, offloaded in plain.items()}
+        nobody = all_local(tasks)
+        measured["Local execution"] = measures(world, tasks, nobody, best(world, tasks, nobody), FREE, 0.0)
         for goal, name in REFERENCES.items():
             reference, _ = flips_and_swaps(world, tasks, over=goal)
-            found[name] = measures(world, tasks, reference, best(world, tasks, reference, over=goal), FREE, 0.0)
-        gaps = self.gaps({PMRL: learned, KIT: own, "all offloaded": all_offloaded(tasks)}, smallest)
-        gaps |= self.gaps({SLOW: decide(cast.scheduler, world, tasks, largest)}, largest)
-        return found | self.genetic(None, found[REFERENCES["cost"]]), gaps
+            shares = best(world, tasks, reference, over=goal)
+            measured[name] = measures(world, tasks, reference, shares, FREE, 0.0)
+        gaps = self.gaps({PMRL: learned, KIT: ranked, "all offloaded": all_offloaded(tasks)}, smallest)
+        gaps |= self.gaps({SLOW: decide(models.scheduler, world, tasks, largest)}, largest)
+        return measured | self.genetic(None, measured[REFERENCES["cost"]]), gaps
 
     def gaps(self, decisions: Mapping[str, BoolArray], inference: Inference) -> dict[str, float]:
         """Joint cost of decisions over the flips-and-swaps reference, less one: the same best shares, the same time for all."""
@@ -303,85 +314,92 @@ class Bench:
 
         Costs and delays stand as ratios to those of the least joint cost there.
         """
-        if not self.settings.genetic or self.cast.seed != self.settings.seeds[0]:
+        if not self.settings.genetic or self.models.seed != self.settings.seeds[0]:
             return {}
         try:
             from kit.papers.offloading.genetic import search
         except ImportError:
             return {}
         few = self.tasks.pick(slice(0, self.settings.genetic))
-        found, spent = [], []
+        solutions, search_s = [], []
         for row in range(len(few.size_bit)):
-            begun = time.perf_counter()
+            start_s = time.perf_counter()
             decided = None if offloaded is None else offloaded[row : row + 1]
-            found.append(search(self.world, few.pick(slice(row, row + 1)), seed=row, offloaded=decided))
-            spent.append(time.perf_counter() - begun)
-        chosen = np.concatenate([f.offloaded for f in found])
+            solutions.append(search(self.world, few.pick(slice(row, row + 1)), seed=row, offloaded=decided))
+            search_s.append(time.perf_counter() - start_s)
+        chosen = np.concatenate([solution.offloaded for solution in solutions])
         shares = Allocation(
-            *(np.concatenate([getattr(f.allocation, a) for f in found]) for a in ("band_hz", "server_hz"))
+            *(np.concatenate([getattr(s.allocation, name) for s in solutions]) for name in ("band_hz", "server_hz"))
         )
-        there = few.present if offloaded is not None else flips_and_swaps(self.world, few)[0]
-        reference = measures(self.world, few, there, best(self.world, few, there), FREE)
-        waited = Inference(np.array(spent), np.array(spent))
-        out = {}
-        for name, inference in (("GA", waited), ("GA, its time free", FREE)):
-            here = measures(self.world, few, chosen, shares, inference)
-            out[name] = here | {
-                what: here[what] / reference[what] * limit[what] for what in SCALED if reference[what] > 0
+        decisions = few.present if offloaded is not None else flips_and_swaps(self.world, few)[0]
+        reference = measures(self.world, few, decisions, best(self.world, few, decisions), FREE)
+        measured = {}
+        for name, inference in (("GA", Inference(np.array(search_s), np.array(search_s))), ("GA, its time free", FREE)):
+            means = measures(self.world, few, chosen, shares, inference)
+            measured[name] = means | {
+                measure: means[measure] / reference[measure] * limit[measure]
+                for measure in SCALED
+                if reference[measure] > 0
             }
-        return out
+        return measured
 
 
 def point_of(
     world: OffloadingWorld,
-    cast: Cast,
+    models: TrainedModels,
     delays: Delays,
     settings: Settings,
     folder: Path | None = None,
     *,
     joint: bool = True,
-) -> Point:
+) -> OffloadingPoint:
     """Every method in one world, or what ``folder`` keeps of it; ``joint`` False leaves section V.B out. Raises StorageError."""
-    key = _key(world, cast, delays, settings, joint)
-    return engine.load_or_compute(folder, FORMAT, key, Point, lambda: _compute(world, cast, delays, settings, joint))
+    key = _key(world, models, delays, settings, joint)
+    return engine.load_or_compute(
+        folder, FORMAT, key, OffloadingPoint, lambda: _compute(world, models, delays, settings, joint)
+    )
 
 
-def _compute(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> Point:
-    bench = Bench(world, cast, delays, settings)
+def _compute(
+    world: OffloadingWorld, models: TrainedModels, delays: Delays, settings: Settings, joint: bool
+) -> OffloadingPoint:
+    bench = Bench(world, models, delays, settings)
     policies = {
-        "Policy MoE": bench.lessons.policy(bench.recipe),
-        "Fix width MoE": bench.lessons.policy(bench.recipe, lambda size: size.width == LARGEST.width),
-        "Fix depth MoE": bench.lessons.policy(bench.recipe, lambda size: size.depth == LARGEST.depth),
+        "Policy MoE": bench.training_set.policy(bench.recipe),
+        "Fix width MoE": bench.training_set.policy(bench.recipe, lambda size: size.width == LARGEST.width),
+        "Fix depth MoE": bench.training_set.policy(bench.recipe, lambda size: size.depth == LARGEST.depth),
     }
-    found, gaps = bench.joint(policies) if joint else ({}, {})
-    return Point(all_offloaded=bench.all_offloaded(policies), joint=found, gaps=gaps)
+    measured, gaps = bench.joint(policies) if joint else ({}, {})
+    return OffloadingPoint(all_offloaded=bench.all_offloaded(policies), joint=measured, gaps=gaps)
 
 
-def policies_on_mixed(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings) -> dict[str, float]:
+def policies_on_mixed(
+    world: OffloadingWorld, models: TrainedModels, delays: Delays, settings: Settings
+) -> dict[str, float]:
     """Policies and fixed sizes where the average size differs from slot to slot, over the best fixed size.
 
     What counts is C^edge (eq. 28) over each slot's least, else the slots of large tasks would be all that counts.
     """
 
-    def lessons_of(tasks: Tasks) -> Lessons:
-        found = Lessons.of(cast.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
-        return replace(found, costs=found.costs / found.costs.min(axis=1, keepdims=True))
+    def training_set_of(tasks: Tasks) -> Lessons:
+        slots = Lessons.of(models.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
+        return replace(slots, costs=slots.costs / slots.costs.min(axis=1, keepdims=True))
 
-    lessons = lessons_of(
+    training_set = training_set_of(
         mixed(
-            world, 2 * settings.joint.pretraining, generator("offloading: mixed slots that teach a policy", cast.seed)
+            world, 2 * settings.joint.pretraining, generator("offloading: mixed slots that teach a policy", models.seed)
         )
     )
-    test = lessons_of(mixed(world, settings.slots, generator("offloading: mixed slots that judge", 0)))
+    test = training_set_of(mixed(world, settings.slots, generator("offloading: mixed slots that judge", 0)))
     means = test.costs.mean(axis=0)
-    fixed = float(means[lessons.costs.mean(axis=0).argmin()])
-    found = {"largest": float(means[0]), "smallest": float(means[-1])}
+    fixed = float(means[training_set.costs.mean(axis=0).argmin()])
+    costs = {"largest": float(means[0]), "smallest": float(means[-1])}
     losses: dict[str, Loss] = {"policy of eq. 29": "labels", "policy taught by costs": "costs"}
     for name, loss in losses.items():
-        policy = lessons.policy(settings.joint.model_copy(update={"seed": cast.seed, "loss": loss}))
+        policy = training_set.policy(settings.joint.model_copy(update={"seed": models.seed, "loss": loss}))
         chosen = policy(test.x).argmax(1).numpy()
-        found[name] = float(test.costs[np.arange(len(chosen)), chosen].mean())
-    return {name: cost / fixed for name, cost in (found | {"best of each slot": 1.0}).items()}
+        costs[name] = float(test.costs[np.arange(len(chosen)), chosen].mean())
+    return {name: cost / fixed for name, cost in (costs | {"best of each slot": 1.0}).items()}
 
 
 def mixed(world: OffloadingWorld, samples: int, rng: np.random.Generator) -> Tasks:
@@ -390,13 +408,20 @@ def mixed(world: OffloadingWorld, samples: int, rng: np.random.Generator) -> Tas
     return replace(tasks, size_bit=tasks.size_bit * 2.0 ** rng.uniform(-3.0, 4.0, (samples, 1)))
 
 
-def _key(world: OffloadingWorld, cast: Cast, delays: Delays, settings: Settings, joint: bool) -> dict[str, Any]:
+def _key(
+    world: OffloadingWorld, models: TrainedModels, delays: Delays, settings: Settings, joint: bool
+) -> dict[str, Any]:
     """Of all that decides a point but the other seeds."""
     return {
         "world": world.model_dump(mode="json"),
-        "recipes": [t.report.recipe.model_dump(mode="json") for t in cast.allocators.values()],
+        "recipes": [t.report.recipe.model_dump(mode="json") for t in models.allocators.values()],
         "joint": settings.joint.model_dump(mode="json"),
-        "counts": [settings.imitated, settings.slots, settings.genetic * (cast.seed == settings.seeds[0]), int(joint)],
+        "counts": [
+            settings.imitation_steps,
+            settings.slots,
+            settings.genetic * (models.seed == settings.seeds[0]),
+            int(joint),
+        ],
         "sizes": [list(OWN), list(STATIC), [list(size) for size in delays.sizes]],
         "delays": {name: None if d is None else d.model_dump(mode="json") for name, d in delays.of.items()},
     }

@@ -17,9 +17,7 @@ The paper prints no values of its curves, only shapes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -29,7 +27,7 @@ from pydantic import JsonValue
 from kit.allocators import fileformat
 from kit.allocators.fileformat import Size
 from kit.papers import engine
-from kit.papers.learning import Said, Told
+from kit.papers.engine import Progress, Results
 from kit.papers.offloading.experiment import (
     KIT,
     LARGEST,
@@ -39,12 +37,12 @@ from kit.papers.offloading.experiment import (
     SIZES,
     SLOW,
     STATIC,
-    Cast,
     Delays,
     Measures,
-    Point,
+    OffloadingPoint,
     Settings,
-    cast_of,
+    TrainedModels,
+    models_of,
     point_of,
     policies_on_mixed,
     recipes,
@@ -103,103 +101,86 @@ LEARNED: dict[str, str] = {
     "cost": "The joint cost is what scheduler and policy learn.",
     "missed": "Missed deadlines are not what is minimised, and no limit here is theirs.",
 }
-Runs: TypeAlias = Mapping[tuple[str, float], Sequence[Point]]  # by sweep and place, a point of each seed
+Runs: TypeAlias = Mapping[tuple[str, float], Sequence[OffloadingPoint]]  # by sweep and place, a point of each seed
 
 
-@dataclass(frozen=True)
-class Made:
-    """The figures, and what was trained for them: name -> recipe, seconds, final loss."""
-
-    figures: tuple[Figure, ...]
-    trained: Mapping[str, Report]
-    bars: Mapping[str, Value]
-    quality: AllocationQuality | None  # of every (k, l), where networks were trained
-
-
-def run(
+def results_of(
     world: OffloadingWorld,
     delays: Delays,
     settings: Settings,
     names: Sequence[str] = (),
     folder: Path | None = None,
-    told: Told | None = None,
-) -> Made:
-    """Train what ``folder`` does not hold yet, and make these figures; all but ``fig12`` unless named, for that one trains 30 networks.
+    progress: Progress | None = None,
+) -> Results:
+    """Train what ``folder`` does not hold yet, and draw these figures; all but ``fig12`` unless named, for that one trains 30 networks.
 
     Raises UnknownName, and as :func:`kit.papers.offloading.train.train` does.
     """
     check_figures(names, FIGURES)
-    wanted = set(names or FIGURES[:-1])
-    tell = told or (lambda text, share: None)
-    made: list[Figure] = [table1(world)] if "table1" in wanted else []
-    casts: list[Cast] = []
-    if wanted - {"table1", "fig12"}:
-        for i, seed in enumerate(settings.seeds):
-            casts.append(
-                cast_of(
-                    world,
-                    settings,
-                    seed,
-                    folder,
-                    _said(tell, 0.5 * i / len(settings.seeds), 0.125 / len(settings.seeds)),
-                )
-            )
-    if "fig4" in wanted:
-        made += fig4(world, delays, casts)
-    runs = _runs(world, casts, delays, settings, wanted, folder, tell)
-    made += [*_swept(wanted, runs), *_behaviour(wanted, runs)]
-    if "fig10" in wanted:
-        made.append(_on_mixed(world, casts, delays, settings))
-    if "fig12" in wanted:
-        made += fig12(world, settings, folder, _said(tell, 0.5, 0.015))
-    trained = {t.report.recipe.name: t.report for cast in casts for t in cast.allocators.values()}
-    if settings.quick:
-        made = engine.marked_quick(
-            made, f"Quick: {settings.steps} steps and {settings.slots} slots, to see that it works."
+    progress = progress or Progress()
+    requested = set(names or FIGURES[:-1])
+    figures: list[Figure] = [table1(world)] if "table1" in requested else []
+    models_by_seed: list[TrainedModels] = []
+    if requested - {"table1", "fig12"}:
+        models_by_seed = engine.for_each_seed(
+            settings.seeds,
+            progress.part(0.0, 0.5),
+            lambda seed, part: models_of(world, settings, seed, folder, part),
         )
-    made = engine.with_notes(made, delays.notes)
+    if "fig4" in requested:
+        figures += fig4(world, delays, models_by_seed)
+    runs = _runs(world, models_by_seed, delays, settings, requested, folder, progress.part(0.5, 0.5))
+    figures += [*_swept(requested, runs), *_behaviour(requested, runs)]
+    if "fig10" in requested:
+        figures.append(_on_mixed(world, models_by_seed, delays, settings))
+    if "fig12" in requested:
+        figures += fig12(world, settings, folder, progress.part(0.5, 0.5))
+    if settings.quick:
+        note = f"Quick: {settings.steps} steps and {settings.slots} slots, to see that it works."
+        figures = engine.marked_quick(figures, note)
     source = f"kit simulate offloading: {settings.steps:,} steps, seeds {', '.join(map(str, settings.seeds))}"
-    return Made(tuple(made), trained, bars(runs), quality(world, casts, source) if casts else None)
+    reports = [trained.report for models in models_by_seed for trained in models.allocators.values()]
+    return Results(
+        figures=tuple(engine.with_notes(figures, delays.notes)),
+        trained={report.recipe.name: facts(report) for report in reports},
+        parameters={"steps": settings.steps, "slots": settings.slots, "bars": dict(acceptance(runs))},
+        quality=quality(world, models_by_seed, source) if models_by_seed else None,
+    )
 
 
 def facts(report: Report) -> dict[str, JsonValue]:
-    """A training as a simulation's file tells it."""
+    """A training as a simulation's file holds it."""
     quality = {} if not report.looks else {"excess": list(report.looks[-1].excess)}
     return {**report.recipe.model_dump(mode="json"), "train_s": report.seconds, "loss": report.final_loss, **quality}
 
 
-def _said(tell: Told, begin: float, width: float) -> Callable[[str], Said]:
-    order = count()
-
-    def of(name: str) -> Said:
-        first = begin + width * next(order)
-        return lambda done, steps, loss: tell(f"{name}: {loss:.4f}", min(first + width * done / steps, 1.0))
-
-    return of
-
-
 def _runs(
     world: OffloadingWorld,
-    casts: Sequence[Cast],
+    models_by_seed: Sequence[TrainedModels],
     delays: Delays,
     settings: Settings,
-    wanted: set[str],
+    requested: set[str],
     folder: Path | None,
-    tell: Told,
+    progress: Progress,
 ) -> Runs:
     """The points that the figures need; the default world, which lies on each sweep, is computed once."""
-    joint = bool(wanted & JOINT.keys())
-    sweeps = SWEEPS if joint or wanted & ALL.keys() else {"a": SWEEPS["a"]} if wanted & {"fig10", "fig11"} else {}
-    known: dict[OffloadingWorld, list[Point]] = {}
-    found: dict[tuple[str, float], list[Point]] = {}
-    asked = [(key, x) for key in sweeps for x in _places_of(key, settings)]
-    for i, (key, x) in enumerate(asked):
-        there = world.model_copy(update={SWEEPS[key][1]: x})
-        if there not in known:
-            tell(f"{SWEEPS[key][0]} {x * SWEEPS[key][3]:g} {SWEEPS[key][4]}", 0.5 + 0.5 * i / len(asked))
-            known[there] = [point_of(there, c, delays, settings, folder, joint=joint) for c in casts]
-        found[key, x] = known[there]
-    return found
+    joint = bool(requested & JOINT.keys())
+    if joint or requested & ALL.keys():
+        sweeps = SWEEPS
+    else:
+        sweeps = {"a": SWEEPS["a"]} if requested & {"fig10", "fig11"} else {}
+    points: dict[OffloadingWorld, list[OffloadingPoint]] = {}
+    runs: dict[tuple[str, float], list[OffloadingPoint]] = {}
+    places = [(key, x) for key in sweeps for x in _places_of(key, settings)]
+    for i, (key, x) in enumerate(places):
+        place_world = world.model_copy(update={SWEEPS[key][1]: x})
+        if place_world not in points:
+            progress(f"{SWEEPS[key][0]} {x * SWEEPS[key][3]:g} {SWEEPS[key][4]}", i / len(places))
+            points[place_world] = [
+                point_of(place_world, models, delays, settings, folder, joint=joint) for models in models_by_seed
+            ]
+        runs[key, x] = points[place_world]
+    return runs
 
 
 def _places_of(key: str, settings: Settings) -> tuple[float, ...]:
@@ -242,16 +223,18 @@ def table1(world: OffloadingWorld) -> Figure:
 # ------------------------------------------------------------------------------------------------------------------ fig. 4
 
 
-def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[Figure]:
+def fig4(world: OffloadingWorld, delays: Delays, models_by_seed: Sequence[TrainedModels]) -> list[Figure]:
     """The weighted delay of every (k, l) over its optimum (a), and in seconds with its own computing (b); static and kit's own beside."""
-    excess, least, weight = _qualities(world, casts)
+    excess, least, weight = _qualities(world, models_by_seed)
     known = [SIZES.index(size) for size in delays.sizes]
     deciding = np.full(len(SIZES), np.nan)
     deciding[known] = [float(np.mean(inference_of(world, delays.of["paper"], *s).edge_s)) for s in delays.sizes]
-    whole = least * (1.0 + excess) + weight * deciding
-    best = SIZES[int(np.nanargmin(whole.mean(axis=0)))]
+    total_s = least * (1.0 + excess) + weight * deciding
+    best = SIZES[int(np.nanargmin(total_s.mean(axis=0)))]
     rest: tuple[tuple[Network, Size], ...] = (("static", STATIC), ("per_user", OWN))
-    other = [float(np.mean([excesses(cast.net(n), world, [size])[0] for cast in casts])) for n, size in rest]
+    other = [
+        float(np.mean([excesses(models.net(n), world, [size])[0] for models in models_by_seed])) for n, size in rest
+    ]
     spread = f"{100 * excess[:, 0].mean():.2f} % at (10, 3), {100 * excess[:, -1].mean():.2f} % at (1, 1)"
     return [
         _by_size("fig4a", "Weighted delay above the optimum, computing not counted", excess, "1").model_copy(
@@ -262,7 +245,7 @@ def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[
                 )
             }
         ),
-        _by_size("fig4b", "Weighted delay with computing", whole, "s").model_copy(
+        _by_size("fig4b", "Weighted delay with computing", total_s, "s").model_copy(
             update={
                 "notes": (
                     f"Least at k = {best.width}, l = {best.depth}: the largest network is not the best one to run.",
@@ -272,17 +255,17 @@ def fig4(world: OffloadingWorld, delays: Delays, casts: Sequence[Cast]) -> list[
     ]
 
 
-def _qualities(world: OffloadingWorld, casts: Sequence[Cast]) -> tuple[Float64Array, float, float]:
+def _qualities(world: OffloadingWorld, models_by_seed: Sequence[TrainedModels]) -> tuple[Float64Array, float, float]:
     """(weighted delay of every (k, l) above its optimum [seeds, sizes], that optimum of a task in seconds, mean importance)."""
-    excess = np.array([excesses(cast.net("paper"), world, SIZES) for cast in casts])
+    excess = np.array([excesses(models.net("paper"), world, SIZES) for models in models_by_seed])
     tasks = sample(world, 2000, generator("offloading: slots of the mean optimum", 0))
     least = float(optima_s(world, tasks, tasks.present).sum() / tasks.present.sum())
     return excess, least, float(importance(world, tasks).mean())
 
 
-def quality(world: OffloadingWorld, casts: Sequence[Cast], source: str) -> AllocationQuality:
+def quality(world: OffloadingWorld, models_by_seed: Sequence[TrainedModels], source: str) -> AllocationQuality:
     """The weighted delays of every (k, l), means over the seeds, as the knowledge base takes them."""
-    excess, least, weight = _qualities(world, casts)
+    excess, least, weight = _qualities(world, models_by_seed)
     delays = {f"{s.width},{s.depth}": least * (1.0 + float(e)) for s, e in zip(SIZES, excess.mean(axis=0), strict=True)}
     return AllocationQuality(
         family="allocator_b", source=source, task_bit=world.size_mean_bit, weight=weight, delay_s=delays
@@ -309,9 +292,9 @@ def _places(width: int) -> list[int]:
 # ------------------------------------------------------------------------------------------------------------ figs. 5 to 9
 
 
-def _swept(wanted: set[str], runs: Runs) -> Iterator[Figure]:
+def _swept(requested: set[str], runs: Runs) -> Iterator[Figure]:
     for name, shown in (ALL | JOINT).items():
-        if name not in wanted:
+        if name not in requested:
             continue
         for key in dict.fromkeys(key for key, _ in runs):
             for suffix, what, y_name, unit in shown:
@@ -377,66 +360,68 @@ def _lines(what: str, places: Sequence[Sequence[Mapping[str, Measures]]]) -> Ite
         yield line_of(method, [[place[s][method][what] for place in places] for s in seeds])
 
 
-def _behaviour(wanted: set[str], runs: Runs) -> Iterator[Figure]:
+def _behaviour(requested: set[str], runs: Runs) -> Iterator[Figure]:
     """Figs. 10 and 11, with all tasks offloaded."""
     shown: dict[str, tuple[str, str, Unit]] = {
         "fig10": ("macs", "MACs of deciding", "number"),
         "fig11": ("deciding", "share of deciding in the delay", "1"),
     }
     for name, (what, y_name, unit) in shown.items():
-        if name in wanted:
+        if name in requested:
             figure = _sweep(name, "a", what, y_name, unit, runs, joint=False)
-            kept = [
+            shown_lines = [
                 line for line in figure.lines if line.name not in (*LIMITS, "equal split") and "GA" not in line.name
             ]
-            yield figure.model_copy(update={"lines": tuple(kept), "notes": (SHAPES, "All tasks offloaded.")})
+            yield figure.model_copy(update={"lines": tuple(shown_lines), "notes": (SHAPES, "All tasks offloaded.")})
 
 
-def _on_mixed(world: OffloadingWorld, casts: Sequence[Cast], delays: Delays, settings: Settings) -> Figure:
+def _on_mixed(
+    world: OffloadingWorld, models_by_seed: Sequence[TrainedModels], delays: Delays, settings: Settings
+) -> Figure:
     """What a policy is worth where slots differ: beside the best fixed size, the fair rival that the paper does not show."""
-    found = [policies_on_mixed(world, cast, delays, settings) for cast in casts]
+    costs_by_seed = [policies_on_mixed(world, models, delays, settings) for models in models_by_seed]
     return Figure(
         figure="fig10-mixed",
         title="Cost over the best fixed (k, l), mean over slots whose average size is 0.125 to 16 kbit",
         x_name="chosen by",
-        x=tuple(found[0]),
+        x=tuple(costs_by_seed[0]),
         y_name="cost over the best fixed size",
         unit="number",
         shown="table",
-        lines=(line_of("all tasks offloaded", [list(f.values()) for f in found]),),
+        lines=(line_of("all tasks offloaded", [list(costs.values()) for costs in costs_by_seed]),),
     )
 
 
-def bars(runs: Runs) -> dict[str, Value]:
+def acceptance(runs: Runs) -> dict[str, Value]:
     """What is claimed, over all points: worst gaps of the decisions, of the policy to the best fixed size, and the closest rival."""
     if not runs:
         return {}
     points = [p for ps in runs.values() for p in ps]
-    found: dict[str, Value] = {
+    values: dict[str, Value] = {
         "policy over best fixed, cost": max(
             p.all_offloaded["Policy MoE"]["cost"] / p.all_offloaded["best fixed MoE"]["cost"] for p in points
         )
     }
     if not points[0].joint:
-        return found
+        return values
     rivals = [
         n for n in points[0].joint if n.startswith(("Policy MoE (r", "Policy MoE (h", "Policy MoE (a", "Local"))
     ] + ["GA"]
-    found[f"{SLOW}: decisions above the reference, worst"] = max(p.gaps[SLOW] for p in points)
+    values[f"{SLOW}: decisions above the reference, worst"] = max(p.gaps[SLOW] for p in points)
     for name in (PMRL, KIT):
-        found[f"{name}: decisions above the reference, worst"] = max(p.gaps[name] for p in points)
+        values[f"{name}: decisions above the reference, worst"] = max(p.gaps[name] for p in points)
         for what in ("cost", "delay_s", "missed"):
-            found[f"{name}: {what} less the best rival's, worst"] = max(
+            values[f"{name}: {what} less the best rival's, worst"] = max(
                 p.joint[name][what] - min(p.joint[r][what] for r in rivals if r in p.joint) for p in points
             )
-    return found
+    return values
 
 
 # ----------------------------------------------------------------------------------------------------------------- fig. 12
 
 
 def fig12(
-    world: OffloadingWorld, settings: Settings, folder: Path | None, said: Callable[[str], Said], *, seed: int = 0
+    world: OffloadingWorld, settings: Settings, folder: Path | None, progress: Progress, *, seed: int = 0
 ) -> list[Figure]:
     """What training takes for every width (k, 3), every depth (10, l), and all thirty sub-networks: three ways, one seed.
 
@@ -449,9 +434,13 @@ def fig12(
     }
     base = recipes(settings, seed)["paper"]
     device = settings.device
-    alone = {size: _trained(world, base, "scratch", (size,), folder, said, device) for size in SIZES}
+    count = len(SIZES) + 2 * len(groups) + 1
+    parts = iter([progress.part(i / count, 1 / count) for i in range(count)])
+    alone = {size: _trained(world, base, "scratch", (size,), folder, next(parts), device) for size in SIZES}
     reports = {
-        (way, group): _trained(world, base, way, () if group == "width and depth" else sizes, folder, said, device)
+        (way, group): _trained(
+            world, base, way, () if group == "width and depth" else sizes, folder, next(parts), device
+        )
         for way in ("shrinking", "sandwich")
         for group, sizes in groups.items()
     }
@@ -464,10 +453,12 @@ def fig12(
         sum(_until(alone[s], _end(alone[s]) + WITHIN) or 0.0 for s in sizes) for sizes in groups.values()
     ]
     for way in ("shrinking", "sandwich"):
-        of = [reports[way, group] for group in groups]
-        spent[way], quality[way] = [r.seconds for r in of], [_end(r) for r in of]
-        enough[way] = [_until(r, target + WITHIN) for r, target in zip(of, quality["scratch"], strict=True)]
-    logarithms = _trained(world, base.model_copy(update={"inputs": "log"}), "shrinking", (), folder, said, device)
+        by_group = [reports[way, group] for group in groups]
+        spent[way], quality[way] = [r.seconds for r in by_group], [_end(r) for r in by_group]
+        enough[way] = [_until(r, target + WITHIN) for r, target in zip(by_group, quality["scratch"], strict=True)]
+    logarithms = _trained(
+        world, base.model_copy(update={"inputs": "log"}), "shrinking", (), folder, next(parts), device
+    )
     by_size = {
         "scratch, plain inputs": [_end(alone[size]) for size in SIZES],
         "shrinking, plain inputs": list(reports["shrinking", "width and depth"].looks[-1].excess),
@@ -502,7 +493,7 @@ def _trained(
     way: Way,
     sizes: Sequence[Size],
     folder: Path | None,
-    said: Callable[[str], Said],
+    progress: Progress,
     device: str,
 ) -> Report:
     """A training by one of the three ways: joint and separate ones stop at three eighths of the steps, where they have converged."""
@@ -513,7 +504,7 @@ def _trained(
         "steps": steps,
         "watched": max(steps // 10, 1),
     }
-    return train(world, base.model_copy(update=changes), folder, said, device).report
+    return train(world, base.model_copy(update=changes), folder, progress, device).report
 
 
 def _end(report: Report) -> float:

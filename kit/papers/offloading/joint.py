@@ -33,7 +33,7 @@ from kit.allocators.fileformat import Size
 from kit.nets.allocator import Allocator
 from kit.papers import learning
 from kit.papers.delays import Delay
-from kit.papers.learning import Arrays, Said
+from kit.papers.learning import Arrays, StepProgress
 from kit.papers.offloading.decide import burdens, joined_costs
 from kit.papers.offloading.policy import Loss, Policy, allocation_by, costs_of, fit, loss_of, summary
 from kit.papers.offloading.reward import Form, expected_rewards, home_costs
@@ -169,12 +169,12 @@ def train_jointly(
     delay: Delay,
     lessons: Lessons,
     recipe: JointRecipe = JointRecipe(),
-    said: Said | None = None,
+    progress: StepProgress | None = None,
 ) -> Joined:
     """Algorithm 1 for one world and one way of counting the time."""
     policy = lessons.policy(recipe)
     scheduler = Scheduler("paper", recipe.seed)
     losses = learning.learn(
-        Episodes(net, world, delay, policy, scheduler, recipe), recipe.episodes, name="joint", said=said
+        Episodes(net, world, delay, policy, scheduler, recipe), recipe.episodes, name="joint", progress=progress
     )
     return Joined(scheduler, policy, -losses)

@@ -17,7 +17,7 @@ Training on a GPU (``device="cuda"``) is untested on hardware.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
 from pathlib import Path
@@ -34,9 +34,10 @@ from kit.allocators import fileformat
 from kit.allocators.fileformat import AllocatorSpec, Feature, Size
 from kit.nets import allocator
 from kit.nets.allocator import Allocator
-from kit.papers import learning
+from kit.papers import engine, learning
 from kit.papers.channel import best_split, root_split, sending_s
-from kit.papers.learning import Arrays, Said
+from kit.papers.engine import Progress
+from kit.papers.learning import Arrays
 from kit.papers.offloading.allocate import shared
 from kit.papers.offloading.size import Network
 from kit.papers.offloading.world import FORMAT, Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
@@ -49,8 +50,8 @@ Inputs: TypeAlias = Literal["log", "plain"]
 USERS_MAX = 50  # of the networks that are trained: figures 5(c) to 9(c) go up to it
 USERS_LEAST = 5
 TINY = 1e-12  # of a share: below it a rate is no number any more
-ROWS = 512  # slots that a network answers at once
-JUDGING = "offloading: slots that judge an allocator"  # name of their random stream
+ROWS = 512  # slots in one call of a network
+EVALUATION = "offloading: slots that judge an allocator"  # name of the random stream
 #: The features without logarithms, each less its mean over its deviation.
 PLAIN = tuple(
     Feature(name=f.name, scale=f.scale, log=False, centre=centre, spread=centre / 3**0.5)
@@ -70,7 +71,7 @@ class Recipe(Record):
     widths: float = Field(default=0.15, ge=0, le=1, description="shrinking: share for every width at full depth")
     tasks: int = Field(default=1920, ge=1, description="in a batch: 64 slots of 30 users")
     rate: float = Field(
-        default=3e-3, gt=0, description="of Adam, falling to zero as a cosine (in each phase anew); table II: 1e-3"
+        default=3e-3, gt=0, description="of Adam, falling to zero as a cosine (again in each phase); table II: 1e-3"
     )
     seed: int = 0
     watched: int = Field(default=0, ge=0, description="steps between looks at the quality; 0 looks never")
@@ -164,12 +165,12 @@ class Workload:
     band: Tensor  # w * s / band over the optimum, in 1 / (bit/s/Hz)
     reach: Tensor  # signal-to-noise ratio in the whole band
     server: Tensor  # w * c * s / server clock over the optimum
-    there: Tensor
+    present: Tensor
 
     @classmethod
     def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, device: str = "cpu") -> Workload:
-        there = offloaded & tasks.present
-        weight = np.where(there, importance(world, tasks), 0.0)
+        present = offloaded & tasks.present
+        weight = np.where(present, importance(world, tasks), 0.0)
         demand, cycles, reach = weight * tasks.size_bit, weight * tasks.cycles, reach_hz(world, tasks)
         sending = sending_s(demand, best_split(demand, reach, world.band_hz), reach).sum(axis=1, keepdims=True)
         roots = np.sqrt(cycles).sum(axis=1, keepdims=True) ** 2
@@ -180,16 +181,16 @@ class Workload:
             torch.from_numpy(np.asarray(a, np.float32)).to(device)
             for a in (demand / world.band_hz, reach / world.band_hz, cycles)
         )
-        return cls(band, snr, server, torch.from_numpy(there).to(device))
+        return cls(band, snr, server, torch.from_numpy(present).to(device))
 
     def sending(self, share: Tensor) -> Tensor:
         """Eq. 1 for shares of the band (eq. 18), weighted and over the optimum: (samples,)."""
         share = share.clamp(min=TINY)
-        return (self.band / (share * torch.log2(1.0 + self.reach / share))).where(self.there, 0.0).sum(1)
+        return (self.band / (share * torch.log2(1.0 + self.reach / share))).where(self.present, 0.0).sum(1)
 
     def computing(self, share: Tensor) -> Tensor:
         """Eq. 2 for shares of the server (eq. 20), weighted and over the optimum: (samples,)."""
-        return (self.server / share.clamp(min=TINY)).where(self.there, 0.0).sum(1)
+        return (self.server / share.clamp(min=TINY)).where(self.present, 0.0).sum(1)
 
 
 def batch(world: OffloadingWorld, tasks: int, rng: np.random.Generator, step: int) -> tuple[Tasks, BoolArray]:
@@ -202,7 +203,7 @@ def batch(world: OffloadingWorld, tasks: int, rng: np.random.Generator, step: in
     return slots, offloaded & slots.present
 
 
-class Lesson:
+class AllocatorLearner:
     """A learner for :func:`kit.papers.learning.learn`: one batch a step, both heads in turn, the sizes as the recipe's way says."""
 
     def __init__(self, world: OffloadingWorld, recipe: Recipe, net: Allocator, device: str = "cpu") -> None:
@@ -212,40 +213,40 @@ class Lesson:
         self.heads = [torch.optim.Adam(net.parameters(), lr=recipe.rate) for _ in net.spec.outputs]
 
     def step(self, number: int) -> float:
-        begun = time.process_time()
+        start_s = time.process_time()
         recipe = self.recipe
         rng = generator("offloading: slots that learn", recipe.seed, number)
         tasks, offloaded = batch(self.world, recipe.tasks, rng, number)
         features = inputs_of(self.net.spec, tasks, offloaded)[0].to(self.device)
         work = Workload.of(self.world, tasks, offloaded, self.device)
-        pool, done = phase(recipe, self.sizes, number)
+        pool, share = phase(recipe, self.sizes, number)
         sizes = drawn(recipe, pool, rng)
         self.net.train()
         loss = 0.0
         for head, optimizer in enumerate(self.heads):
-            optimizer.param_groups[0]["lr"] = recipe.rate * (1 + cos(pi * done)) / 2
+            optimizer.param_groups[0]["lr"] = recipe.rate * (1 + cos(pi * share)) / 2
             optimizer.zero_grad()
             for size in sizes:
                 loss += self._descend(features, work, size, head, (recipe.seed, number)) / len(sizes)
             optimizer.step()
-        self.seconds += time.process_time() - begun
+        self.seconds += time.process_time() - start_s
         if recipe.watched and ((number + 1) % recipe.watched == 0 or number + 1 == recipe.steps):
-            found = excesses(self.net, self.world, self.sizes, device=self.device)
-            self.looks.append(Look(step=number + 1, seconds=self.seconds, excess=found))
+            excess = excesses(self.net, self.world, self.sizes, device=self.device)
+            self.looks.append(Look(step=number + 1, seconds=self.seconds, excess=excess))
         return loss / len(self.heads)
 
     def _descend(self, features: Tensor, work: Workload, size: Size, head: int, place: tuple[int, int]) -> float:
         drawn_seed = int(generator("offloading: noise of the gate", *place).integers(2**31))
         noise = torch.Generator(self.device).manual_seed(drawn_seed)
-        shares = self.net(features, size.width, size.depth, work.there, noise)[:, head]
+        shares = self.net(features, size.width, size.depth, work.present, noise)[:, head]
         loss = (work.sending(shares) if head == 0 else work.computing(shares)).mean()
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
     def state(self) -> Arrays:
-        told = np.array([[look.step, look.seconds, *look.excess] for look in self.looks])
-        named = {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)}
-        return learning.arrays_of({"net": self.net}, named) | {"looks": told, "seconds": np.array(self.seconds)}
+        looks = np.array([[look.step, look.seconds, *look.excess] for look in self.looks])
+        optimizers = {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)}
+        return learning.arrays_of({"net": self.net}, optimizers) | {"looks": looks, "seconds": np.array(self.seconds)}
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
         learning.put_back(state, {"net": self.net}, {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)})
@@ -280,17 +281,17 @@ def excesses(
     device: str = "cpu",
 ) -> tuple[float, ...]:
     """Mean weighted delay over its optimum, less one, of each size: all tasks offloaded, slots that no training has seen."""
-    tasks = sample(world, samples, generator(JUDGING, 0))
+    tasks = sample(world, samples, generator(EVALUATION, 0))
     work = Workload.of(world, tasks, tasks.present)
     best = optima_s(world, tasks, tasks.present)
-    found = []
+    excess_by_size = []
     features, mask = (part.to(device) for part in inputs_of(net.spec, tasks, tasks.present))
     with torch.no_grad():
         for size in sizes:
             shares = torch.cat([net.eval()(f, size.width, size.depth, m) for f, m in _parts(features, mask)]).cpu()
             delay = [work.sending(shares[:, 0]).numpy() @ best[0], work.computing(shares[:, 1]).numpy() @ best[1]]
-            found.append(float(sum(delay) / best.sum() - 1.0))
-    return tuple(found)
+            excess_by_size.append(float(sum(delay) / best.sum() - 1.0))
+    return tuple(excess_by_size)
 
 
 def _parts(features: Tensor, mask: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
@@ -307,45 +308,46 @@ def optima_s(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Floa
     return np.stack([sending, computing])
 
 
+def train(
+    world: OffloadingWorld,
+    recipe: Recipe,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    device: str = "cpu",
+) -> Trained:
+    """The network of a recipe: trained now, or read from ``folder`` where an earlier run left it.
+
+    A run that was stopped goes on from its checkpoint in ``folder``. Raises UsageError, BadModel, StorageError.
+    """
+    name = _name(world, recipe, device)
+
+    def learn(checkpoint: Path) -> Trained:
+        net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
+        learner = AllocatorLearner(world, recipe, net, device)
+        report_steps = None if progress is None else progress.steps(recipe.name)
+        losses = learning.learn(learner, recipe.steps, checkpoint=checkpoint, name=name, progress=report_steps)
+        final = float(np.mean(losses[-max(recipe.steps // 10, 1) :]))
+        report = Report(recipe=recipe, seconds=learner.seconds, final_loss=final, looks=tuple(learner.looks))
+        return Trained(net.to("cpu").eval(), report)
+
+    def save(trained: Trained, network: Path, record: Path) -> None:
+        allocator.write(trained.net, network, seed=recipe.seed, steps=(f"{recipe.way}: {recipe.steps} steps",))
+        store.write_record(record, trained.report)
+
+    def load(network: Path, record: Path) -> Trained:
+        stored = fileformat.read(network)
+        return Trained(Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Report))
+
+    suffixes = (fileformat.SUFFIX, ".training.json")
+    return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)
+
+
 def _name(world: OffloadingWorld, recipe: Recipe, device: str) -> str:
-    decides = {
-        "format": FORMAT,
+    key = {
         "world": world.model_dump(mode="json"),
         "recipe": recipe.model_dump(mode="json"),
         "spec": spec_of(recipe.network, recipe.inputs).model_dump(mode="json"),
         "sizes": sizes_of(recipe),
         "device": device,
     }
-    return f"{recipe.name}-{store.sha256_bytes(store.canonical_json(decides))[:12]}"
-
-
-def train(
-    world: OffloadingWorld,
-    recipe: Recipe,
-    folder: Path | None = None,
-    said: Callable[[str], Said] | None = None,
-    device: str = "cpu",
-) -> Trained:
-    """The network of a recipe: learned now, or read from ``folder`` where an earlier run left it.
-
-    A run that was stopped goes on from its checkpoint in ``folder``. Raises UsageError, BadModel, StorageError.
-    """
-    net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
-    name = _name(world, recipe, device)
-    path = None if folder is None else folder / f"{name}{fileformat.SUFFIX}"
-    report_file = None if folder is None else folder / f"{name}.training.json"
-    if path is not None and report_file is not None and path.is_file() and report_file.is_file():
-        kept = fileformat.read(path)
-        return Trained(Allocator(kept.spec, kept.arrays).eval(), store.read_record(report_file, Report))
-    lesson = Lesson(world, recipe, net, device)
-    checkpoint = None if folder is None else folder / f"{name}.checkpoint.npz"
-    losses = learning.learn(
-        lesson, recipe.steps, checkpoint=checkpoint, name=name, said=None if said is None else said(recipe.name)
-    )
-    final = float(np.mean(losses[-max(recipe.steps // 10, 1) :]))
-    report = Report(recipe=recipe, seconds=lesson.seconds, final_loss=final, looks=tuple(lesson.looks))
-    net = net.to("cpu")
-    if path is not None and report_file is not None:
-        allocator.write(net, path, seed=recipe.seed, steps=(f"{recipe.way}: {recipe.steps} steps",))
-        store.write_record(report_file, report)
-    return Trained(net.eval(), report)
+    return f"{recipe.name}-{engine.digest(FORMAT, key)[:12]}"

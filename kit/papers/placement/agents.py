@@ -54,7 +54,7 @@ import kit
 from kit import store
 from kit.errors import UnknownName, UsageError
 from kit.papers import engine, learning
-from kit.papers.learning import Arrays, Said
+from kit.papers.learning import Arrays, StepProgress
 from kit.papers.placement import trained
 from kit.papers.placement.environment import PlacementEnv, Vector
 from kit.papers.placement.observation import acted, observed
@@ -456,7 +456,7 @@ def train(
     folder: Path,
     *,
     models_seed: int | None = None,
-    said: Said | None = None,
+    progress: StepProgress | None = None,
     device: str = "cpu",
     log: bool = False,
 ) -> TrainedAgent:
@@ -479,7 +479,7 @@ def train(
             recipe.episodes,
             checkpoint=folder / f"{name}.checkpoint.npz",
             name=name,
-            said=said,
+            progress=progress,
             every_s=max(learning.CHECKPOINT_S, _state_bytes(world, recipe) / KEPT_BYTES_PER_S),
         )
         onnx = exported(lesson.agent.actor)

@@ -37,11 +37,11 @@ def columns(world: PlacementWorld) -> tuple[str, ...]:
     return (*SHARES, *(v.name for v in world.variants))
 
 
-def shares(found: Metrics, tasks: float) -> list[float]:
+def shares(run: Metrics, tasks: float) -> list[float]:
     """One run's numbers, in the order of :func:`columns`; ``tasks`` are those of a slot."""
-    counts = [found.completed_at_gateways, found.completed_at_edge]
-    nodes, variants = (np.array(c) / tasks for c in (counts, found.completed_variants))
-    return [found.average_accuracy, found.completion, found.missed, *nodes.tolist(), found.hits, *variants.tolist()]
+    counts = [run.completed_at_gateways, run.completed_at_edge]
+    nodes, variants = (np.array(c) / tasks for c in (counts, run.completed_variants))
+    return [run.average_accuracy, run.completion, run.missed, *nodes.tolist(), run.hits, *variants.tolist()]
 
 
 def lines(
@@ -55,18 +55,18 @@ def lines(
 ) -> list[Line]:
     """A line for each policy, and the bound of any state: runs of ``slots`` slots from empty caches, or the trace's slots.
 
-    The bound is computed with the shortest times that were measured: above whatever chance makes of a decision.
+    The bound is computed with the shortest times that were measured: above what any policy can reach by luck.
     """
-    found, after = [], f", {name}" if name else ""
+    shown, after = [], f", {name}" if name else ""
     for label, policy in policies.items():
         outcomes = [_outcomes(world, policy, seed, slots, trace) for seed in seeds]
         runs = [shares(metrics(o), _tasks(o)) for o in outcomes]
-        found.append(line_of(label + after, runs))
+        shown.append(line_of(label + after, runs))
     bounds = [[_bound(world, seed, slots, trace)] for seed in seeds]
     only = line_of(BOUND + after, bounds)
     blank = (None,) * (len(columns(world)) - 1)
     padded = {k: (*v, *blank) for k in ("values", "low", "high") if (v := getattr(only, k))}
-    return [*found, only.model_copy(update=padded)]
+    return [*shown, only.model_copy(update=padded)]
 
 
 def _outcomes(world: PlacementWorld, policy: Policy, seed: int, slots: int, trace: Trace | None) -> Sequence[Outcome]:
@@ -81,13 +81,13 @@ def _tasks(outcomes: Sequence[Outcome]) -> float:
 
 def _bound(world: PlacementWorld, seed: int, slots: int, trace: Trace | None) -> float:
     """Of the slots' average accuracy, each slot's tasks counted."""
-    asked = (
+    slots_of_tasks = (
         trace.slots if trace is not None else [sample(world, 1, generator(TASKS, seed, slot)) for slot in range(slots)]
     )
     lucky = luckiest(world)
     models = sample_models(lucky, 1, generator(MODELS, seed))
-    weights = [float(t.present.sum()) for t in asked]
-    values = [float(upper_bound(lucky, models, tasks)[0]) for tasks in asked]
+    weights = [float(t.present.sum()) for t in slots_of_tasks]
+    values = [float(upper_bound(lucky, models, tasks)[0]) for tasks in slots_of_tasks]
     return float(np.average(values, weights=weights)) if sum(weights) else 0.0
 
 
@@ -102,9 +102,9 @@ def by_time(
 ) -> Figure:
     """The same measured models twice: run times by the papers' formula, and as they were measured."""
     worlds: dict[str, PlacementWorld] = {name: world_of(world, models, timed) for name, timed in TIMES.items()}
-    made: list[Line] = []
-    for name, there in worlds.items():
-        made += lines(there, policies, seeds=seeds, slots=slots, trace=trace, name=name)
+    compared: list[Line] = []
+    for name, timed_world in worlds.items():
+        compared += lines(timed_world, policies, seeds=seeds, slots=slots, trace=trace, name=name)
     return Figure(
         figure="assignment",
         title="What the measured delay changes in the assignment",
@@ -113,15 +113,15 @@ def by_time(
         y_name="share",
         unit="1",
         shown="table",
-        lines=tuple(made),
-        notes=(*models.notes, *_by_formula(worlds["formula"]), *_said(made, list(policies))),
+        lines=tuple(compared),
+        notes=(*models.notes, *_by_formula(worlds["formula"]), *_changes(compared, list(policies))),
     )
 
 
 def on_trace(world: PlacementWorld, trace: Trace, policies: Mapping[str, Policy], *, seeds: Sequence[int]) -> Figure:
     """A trace through every policy."""
     slots = len(trace.slots)
-    said = trace.header.source or "of unknown origin"
+    source = trace.header.source or "of unknown origin"
     return Figure(
         figure="trace",
         title="A trace through every policy",
@@ -131,7 +131,7 @@ def on_trace(world: PlacementWorld, trace: Trace, policies: Mapping[str, Policy]
         unit="1",
         shown="table",
         lines=tuple(lines(world, policies, seeds=seeds, trace=trace)),
-        notes=(f"{trace.requests} requests in {slots} slots, {trace.requests / slots:.1f} a slot, {said}.",),
+        notes=(f"{trace.requests} requests in {slots} slots, {trace.requests / slots:.1f} a slot, {source}.",),
     )
 
 
@@ -144,10 +144,10 @@ def _by_formula(world: PlacementWorld) -> list[str]:
     ]
 
 
-def _said(made: Sequence[Line], names: Sequence[str]) -> list[str]:
+def _changes(compared: Sequence[Line], names: Sequence[str]) -> list[str]:
     """What the time changed for each policy, where it is a hundredth or more of the tasks."""
-    values = {line.name: line.values for line in made}
-    found = []
+    values = {line.name: line.values for line in compared}
+    sentences = []
     for name in names:
         formula, measured = (values[f"{name}, {time}"] for time in TIMES)
         changes = [
@@ -155,5 +155,5 @@ def _said(made: Sequence[Line], names: Sequence[str]) -> list[str]:
             for column, before, after in zip(SHARES[:5], formula, measured, strict=False)
             if before is not None and after is not None and abs(after - before) >= 0.01
         ]
-        found.append(f"{name}, formula to measured: {', '.join(changes) or 'no share moves by a hundredth'}.")
-    return found
+        sentences.append(f"{name}, formula to measured: {', '.join(changes) or 'no share moves by a hundredth'}.")
+    return sentences

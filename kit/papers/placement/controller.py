@@ -26,15 +26,16 @@ Nothing here needs torch, scipy or gymnasium; a trained policy needs onnxruntime
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Any, Literal, TypeAlias
+from time import perf_counter
+from typing import IO, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import Field, ValidationError
 
-from kit.errors import BadRecord, UnknownName
+from kit.errors import BadRecord, KitError, UnknownName
 from kit.papers.placement.world import (
     CHOICES,
     MODELS,
@@ -275,3 +276,31 @@ def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:
             for device in range(world.tasks)
         ),
     )
+
+
+@dataclass
+class Served:
+    """What a stream of requests came to: seconds from a line read to its answer written, and how many were refused."""
+
+    decisions_s: list[float] = field(default_factory=list)
+    refused: int = 0
+
+
+def serve(controller: Controller, requests: Iterable[bytes], answers: IO[bytes], served: Served) -> None:
+    """A line in, a line out, until the input ends; a request that is none is answered by what is wrong with it.
+
+    ``served`` counts meanwhile, so that an interrupted stream is counted, too. Raises as writing to ``answers`` does.
+    """
+    for number, line in enumerate(requests, start=1):
+        if not line.strip():
+            continue
+        start_s = perf_counter()
+        try:
+            answer = controller.answer(parse(line, f"line {number}"), len(served.decisions_s))
+            answers.write(written(answer) + b"\n")
+            answers.flush()
+            served.decisions_s.append(perf_counter() - start_s)
+        except KitError as error:
+            served.refused += 1
+            answers.write(complaint(error, number) + b"\n")
+            answers.flush()

@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
 import kit
-from kit import store
 from kit.papers import engine
-from kit.papers.learning import Said
+from kit.papers.engine import Progress, RunSettings
+from kit.papers.learning import StepProgress
 from kit.papers.placement import agents, own, prices, trained
 from kit.papers.placement.agents import AgentRecipe, TrainedAgent, recipe_of
 from kit.papers.placement.bound import rounded, upper_bound
@@ -50,47 +50,51 @@ RULES: dict[str, Policy] = {
     "greedy": greedy,
     "greedy, balanced": greedy_balanced,
 }
-SLOTS, QUICK_SLOTS = 5, 3  # that judge
+SLOTS, QUICK_SLOTS = 5, 3  # that evaluate
 EPISODES, QUICK_EPISODES = 60, 16  # of 50 slots
 SHARED_QUICK = 16  # of the shared networks' training; in full as their recipe says
 OWN_QUICK = 400  # steps
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much is trained and judged. ``anew``: shared networks are also trained where a sweep is scarcest."""
+class Settings(RunSettings):
+    """How much is trained and evaluated. ``retrain``: shared networks are also trained where a sweep is scarcest."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
     slots: int = SLOTS
     episodes: int = EPISODES
     shared_episodes: int | None = None
-    anew: bool = True
-    own_steps: int = own.STEPS
+    retrain: bool = True
+    price_steps: int = own.STEPS
     side: str = "small"
-    device: str = "cpu"
-    quick: bool = False
-    log: bool = False
+    log: bool = field(default=False, kw_only=True)  # TensorBoard's files with the policies
 
     @classmethod
     def of(
-        cls, seeds: Sequence[int], *, quick: bool = False, episodes: int | None = None, device: str = "cpu"
+        cls,
+        seeds: Sequence[int],
+        *,
+        quick: bool = False,
+        steps: int | None = None,
+        device: str = "cpu",
+        log: bool = False,
     ) -> Settings:
-        """The whole experiment, or what takes under two minutes."""
+        """The whole experiment, or what takes under two minutes. ``steps`` are the episodes of the paper's agents."""
         if not quick:
-            return cls(tuple(seeds), episodes=episodes or EPISODES, device=device)
+            return cls(tuple(seeds), episodes=steps or EPISODES, device=device, log=log)
         return cls(
             tuple(seeds),
             QUICK_SLOTS,
-            episodes or QUICK_EPISODES,
+            steps or QUICK_EPISODES,
             shared_episodes=SHARED_QUICK,
-            anew=False,
-            own_steps=OWN_QUICK,
+            retrain=False,
+            price_steps=OWN_QUICK,
             device=device,
             quick=True,
+            log=log,
         )
 
     def flat(self, seed: int) -> dict[str, AgentRecipe]:
-        """The paper's agents: one network sees all tasks and says all of a decision."""
+        """The paper's agents: one network observes all tasks and decides for all of them."""
         return {
             TD3: recipe_of(self.side, "td3", seed, episodes=self.episodes),
             DDPG: recipe_of(self.side, "ddpg", seed, episodes=self.episodes),
@@ -104,8 +108,8 @@ class Settings:
         }
 
 
-class Point(Record):
-    """What some methods make of one world's slots for one seed, or the bound of them."""
+class PlacementPoint(Record):
+    """What some methods achieve on one world's slots for one seed, and the bound of any method."""
 
     kind: Literal["placement-point"] = "placement-point"
     schema_version: Literal[1] = 1
@@ -114,63 +118,73 @@ class Point(Record):
 
 
 @dataclass(frozen=True)
-class Cast:
-    """What was trained for one seed: kit's own network, and the agents of the default world."""
+class TrainedNetworks:
+    """What was trained for one seed: the dual-price policy, and the agents of the default world."""
 
     seed: int
     own: tuple[TrainedPolicy, Policy]
     agents: Mapping[str, TrainedAgent] = field(default_factory=dict)
 
 
-Sayer: TypeAlias = Callable[[str], Said]
+# --------------------------------------------------------------------------------------------------------------- training
 
 
-# --------------------------------------------------------------------------------------------------------------- what learns
+def own_of(steps: int, seed: int, folder: Path, progress: StepProgress | None = None) -> tuple[TrainedPolicy, Policy]:
+    """The dual-price policy, trained on random worlds now or read from ``folder``.
 
-
-def own_of(steps: int, seed: int, folder: Path, said: Said | None = None) -> tuple[TrainedPolicy, Policy]:
-    """Kit's own policy, trained on random worlds now or read from ``folder``. Raises as :func:`kit.papers.placement.own.train` does."""
+    Raises as :func:`kit.papers.placement.own.train` does.
+    """
     name = f"own-{seed}-{steps}-{engine.digest(FORMAT, own.recipe(steps))[:8]}"
-    path = folder / f"{name}{SUFFIX}"
-    if path.is_file():
-        return trained.load(path)
-    store.make_folder(folder)
-    begun = time.process_time()
-    learner, losses = own.train(None, seed, steps, checkpoint=folder / f"{name}.checkpoint.npz", said=said)
-    tenth = max(steps // 10, 1)
-    record = TrainedPolicy(
-        method="own",
-        world=PlacementWorld(),
-        models_seed=seed,
-        models_seen=True,
-        seed=seed,
-        steps=steps,
-        train_s=time.process_time() - begun,
-        versions={"kit": kit.__version__},
-        recipe={"loss_begin": float(np.mean(losses[:tenth])), "loss": float(np.mean(losses[-tenth:]))},
-    )
-    trained.save(path, record, own.export(learner))
-    return trained.load(path)
+
+    def train(checkpoint: Path) -> tuple[TrainedPolicy, bytes]:
+        start_s = time.process_time()
+        learner, losses = own.train(None, seed, steps, checkpoint=checkpoint, progress=progress)
+        tenth = max(steps // 10, 1)
+        record = TrainedPolicy(
+            method="own",
+            world=PlacementWorld(),
+            models_seed=seed,
+            models_seen=True,
+            seed=seed,
+            steps=steps,
+            train_s=time.process_time() - start_s,
+            versions={"kit": kit.__version__},
+            recipe={"loss_begin": float(np.mean(losses[:tenth])), "loss": float(np.mean(losses[-tenth:]))},
+        )
+        return record, own.export(learner)
+
+    def save(network: tuple[TrainedPolicy, bytes], path: Path) -> None:
+        trained.save(path, *network)
+
+    return engine.load_or_train(folder, name, (SUFFIX,), load=trained.load, train=train, save=save)
 
 
 def agents_of(
-    world: PlacementWorld, recipes: Mapping[str, AgentRecipe], settings: Settings, folder: Path, said: Sayer
+    world: PlacementWorld,
+    recipes: Mapping[str, AgentRecipe],
+    settings: Settings,
+    folder: Path,
+    progress: Progress | None = None,
 ) -> dict[str, TrainedAgent]:
     """The agents of these recipes in this world, trained now or read from ``folder``."""
+    report = progress or Progress()
     return {
-        name: agents.train(world, recipe, folder, said=said(name), device=settings.device, log=settings.log)
+        name: agents.train(
+            world, recipe, folder, progress=report.steps(name, digits=3), device=settings.device, log=settings.log
+        )
         for name, recipe in recipes.items()
     }
 
 
-def anew(name: str) -> str:
+def retrained_name(name: str) -> str:
+    """Of the agent that was trained for one world of a sweep."""
     return f"{name}, trained there"
 
 
-# ---------------------------------------------------------------------------------------------------------------- what judges
+# ---------------------------------------------------------------------------------------------------------------- evaluation
 
 
-def judged(world: PlacementWorld, policy: Policy, slots: int, seed: int) -> Metrics:
+def evaluate(world: PlacementWorld, policy: Policy, slots: int, seed: int) -> Metrics:
     """A policy on a seed's slots, from empty caches."""
     return metrics(run(world, policy, slots=slots, seed=seed))
 
@@ -179,67 +193,72 @@ def bound_of(world: PlacementWorld, slots: int, seed: int) -> float:
     """What no policy exceeds on a seed's slots, whatever lies in the caches and however lucky measured times are."""
     lucky = luckiest(world)
     models = sample_models(lucky, 1, generator(MODELS, seed))
-    found = [upper_bound(lucky, models, sample(world, 1, generator(TASKS, seed, slot)))[0] for slot in range(slots)]
-    return float(np.mean(found))
+    bounds = [upper_bound(lucky, models, sample(world, 1, generator(TASKS, seed, slot)))[0] for slot in range(slots)]
+    return float(np.mean(bounds))
 
 
-def rules_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Point:
+def rules_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> PlacementPoint:
     """What decides without learning, and the bound."""
 
-    def found() -> Point:
+    def compute() -> PlacementPoint:
         policies = RULES | {ROUNDED: rounded}
-        results = {name: judged(world, policy, settings.slots, seed) for name, policy in policies.items()}
-        return Point(methods=results, bound=bound_of(world, settings.slots, seed))
+        results = {name: evaluate(world, policy, settings.slots, seed) for name, policy in policies.items()}
+        return PlacementPoint(methods=results, bound=bound_of(world, settings.slots, seed))
 
-    return _kept(folder, found, world, seed, settings.slots, "rules")
+    return _load_or_compute(folder, compute, world, seed, settings.slots, "rules")
 
 
 def learned_at(
     world: PlacementWorld, settings: Settings, seed: int, folder: Path, policies: Mapping[str, tuple[str, Policy]]
-) -> Point:
+) -> PlacementPoint:
     """What was trained: name -> (hash of its network, policy)."""
 
-    def found() -> Point:
-        results = {name: judged(world, policy, settings.slots, seed) for name, (_, policy) in policies.items()}
-        return Point(methods=results)
+    def compute() -> PlacementPoint:
+        results = {name: evaluate(world, policy, settings.slots, seed) for name, (_, policy) in policies.items()}
+        return PlacementPoint(methods=results)
 
-    return _kept(folder, found, world, seed, settings.slots, {name: sha for name, (sha, _) in policies.items()})
+    return _load_or_compute(
+        folder, compute, world, seed, settings.slots, {name: sha for name, (sha, _) in policies.items()}
+    )
 
 
 def at(
     world: PlacementWorld,
     settings: Settings,
-    cast: Cast,
+    networks: TrainedNetworks,
     folder: Path,
     *,
-    there: Mapping[str, TrainedAgent] | None = None,
-) -> Point:
-    """Every method in one world for one seed; ``there`` are agents that were trained for it."""
-    known = {KIT: (cast.own[0].network_sha256, cast.own[1])}
-    for name, agent in {**cast.agents, **(there or {})}.items():
+    retrained: Mapping[str, TrainedAgent] | None = None,
+) -> PlacementPoint:
+    """Every method in one world for one seed; ``retrained`` are agents that were trained for it."""
+    policies = {KIT: (networks.own[0].network_sha256, networks.own[1])}
+    for name, agent in {**networks.agents, **(retrained or {})}.items():
         if agent.record.shared or agent.record.world.tasks == world.tasks:
-            known[name] = (agent.record.network_sha256, agent.policy)
-    rules = rules_at(world, settings, cast.seed, folder)
-    learned = learned_at(world, settings, cast.seed, folder, known)
-    return Point(methods={**rules.methods, **learned.methods}, bound=rules.bound)
+            policies[name] = (agent.record.network_sha256, agent.policy)
+    rules = rules_at(world, settings, networks.seed, folder)
+    learned = learned_at(world, settings, networks.seed, folder, policies)
+    return PlacementPoint(methods={**rules.methods, **learned.methods}, bound=rules.bound)
 
 
 def untrained_at(world: PlacementWorld, settings: Settings, seed: int, folder: Path) -> Metrics:
     """An actor of the paper's sizes before its first update."""
 
-    def found() -> Point:
+    def compute() -> PlacementPoint:
         recipe = recipe_of("paper", "td3", seed).model_copy(update={"critic": (1,)})  # of which nothing is asked
-        return Point(methods={UNTRAINED: judged(world, agents.untrained(world, recipe), settings.slots, seed)})
+        return PlacementPoint(
+            methods={UNTRAINED: evaluate(world, agents.untrained(world, recipe), settings.slots, seed)}
+        )
 
-    return _kept(folder, found, world, seed, settings.slots, UNTRAINED).methods[UNTRAINED]
+    return _load_or_compute(folder, compute, world, seed, settings.slots, UNTRAINED).methods[UNTRAINED]
 
 
 def unlearned(seed: int) -> Policy:
-    """Kit's own policy before its first step."""
+    """The dual-price policy before its first step."""
     return prices.policy_of(own.network_of(own.PriceNetwork(seed)))
 
 
-def _kept(folder: Path, found: Callable[[], Point], world: PlacementWorld, *said: object) -> Point:
-    """What ``folder`` holds of this, or what is found now."""
-    key = {"world": world.model_dump(mode="json"), "said": list(said)}
-    return engine.load_or_compute(folder, FORMAT, key, Point, found)
+def _load_or_compute(
+    folder: Path, compute: Callable[[], PlacementPoint], world: PlacementWorld, *methods: object
+) -> PlacementPoint:
+    key = {"world": world.model_dump(mode="json"), "methods": list(methods)}
+    return engine.load_or_compute(folder, FORMAT, key, PlacementPoint, compute)

@@ -15,15 +15,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from pydantic import JsonValue
 
 from kit.papers import engine
-from kit.papers.learning import Told
+from kit.papers.engine import Progress, Results
 from kit.papers.placement import experiment
 from kit.papers.placement.agents import Curve
 from kit.papers.placement.experiment import (
@@ -37,9 +35,9 @@ from kit.papers.placement.experiment import (
     SHARED_TD3,
     TD3,
     UNTRAINED,
-    Point,
+    PlacementPoint,
     Settings,
-    anew,
+    retrained_name,
 )
 from kit.papers.placement.study import Study
 from kit.papers.placement.world import Metrics, PlacementWorld, Policy
@@ -95,44 +93,37 @@ COLUMNS: dict[str, tuple[str, float]] = {
     "GB from the cloud": ("cloud_bytes", 1e-9),
     "GB to gateways": ("backhaul_bytes", 1e-9),
 }
-Points: TypeAlias = Mapping[PlacementWorld, Sequence[Point]]  # a point of each seed
+Points: TypeAlias = Mapping[PlacementWorld, Sequence[PlacementPoint]]  # a point of each seed
 
 
-@dataclass(frozen=True)
-class Made:
-    """The figures, what was trained for them, and what is claimed of them."""
-
-    figures: tuple[Figure, ...]
-    trained: Mapping[str, Mapping[str, JsonValue]]
-    bars: Mapping[str, Value]
-
-
-def run(
+def results_of(
     world: PlacementWorld,
     settings: Settings,
     names: Sequence[str],
     folder: Path,
-    told: Told | None = None,
+    progress: Progress | None = None,
     policies: Mapping[str, tuple[str, Policy]] | None = None,
-) -> Made:
-    """Train what ``folder`` does not hold yet, and make these figures (all unless named).
+) -> Results:
+    """Train what ``folder`` does not hold yet, and draw these figures (all unless named).
 
-    ``policies`` stand beside the methods: name -> (hash of its network, policy).
+    ``policies`` are evaluated as well: name -> (hash of its network, policy).
 
     Raises UnknownName, and as :func:`kit.papers.placement.agents.train` does.
     """
     check_figures(names, FIGURES)
-    study = Study(world, settings, folder, told or (lambda text, share: None), policies or {})
-    wanted = names or FIGURES
+    study = Study(world, settings, folder, progress or Progress(), policies or {})
+    requested = names or FIGURES
     makers: dict[str, Callable[[Study], Iterable[Figure]]] = {
         "fig4": fig4, "fig5": _sweeps("fig5"), "fig6": _sweeps("fig6"), "fig7": fig7, "fig8": fig8,
         "default": default, "shared": shared, "scarce": scarce,
     }  # fmt: skip
-    made = [figure for name in FIGURES if name in wanted for figure in makers[name](study)]
+    figures = [figure for name in FIGURES if name in requested for figure in makers[name](study)]
     if settings.quick:
-        note = f"Quick: {settings.slots} slots, {settings.episodes} episodes and {settings.own_steps} steps, to see that it works."
-        made = engine.marked_quick(made, note)
-    return Made(tuple(made), study.trained(), bars(study.points, world))
+        note = f"Quick: {settings.slots} slots, {settings.episodes} episodes and {settings.price_steps} steps, to see that it works."
+        figures = engine.marked_quick(figures, note)
+    return Results(
+        figures=tuple(figures), trained=study.trained(), parameters={"bars": dict(acceptance(study.points, world))}
+    )
 
 
 # ------------------------------------------------------------------------------------------------------------------ fig. 4
@@ -140,11 +131,11 @@ def run(
 
 def fig4(study: Study) -> Iterator[Figure]:
     """Learning curves at the default world, of the paper's agents and of shared networks, and kit's own before and after."""
-    casts, points, settings = study.cast(), study.at(), study.settings
-    curves = {name: [c.agents[name].curve for c in casts] for name in casts[0].agents}
+    networks_by_seed, points, settings = study.networks(), study.at(), study.settings
+    curves = {name: [c.agents[name].curve for c in networks_by_seed] for name in networks_by_seed[0].agents}
     flat, shared_ = ({n: c for n, c in curves.items() if n in of} for of in (settings.flat(0), settings.shared(0)))
     level = {name: _seeds(points, name) for name in (RANDOM, EQUAL, KIT)} | {BOUND: _bounds(points)}
-    before = [experiment.untrained_at(study.world, settings, c.seed, study.folder) for c in casts]
+    before = [experiment.untrained_at(study.world, settings, c.seed, study.folder) for c in networks_by_seed]
     own = {f"{UNTRAINED}, paper's sizes": [r.average_accuracy for r in before]}
     yield _curve("fig4", "Learning at the default world", flat, level | own, _fig4_notes(study, flat))
     recipe = settings.shared(0)[SHARED_TD3]
@@ -157,7 +148,7 @@ def fig4(study: Study) -> Iterator[Figure]:
 
 def _fig4_notes(study: Study, curves: Mapping[str, Sequence[Curve]]) -> tuple[str, ...]:
     recipe = study.settings.flat(0)[TD3]
-    ends = {name: float(np.mean([c.looks[-1][1] for c in found])) for name, found in curves.items()}
+    ends = {name: float(np.mean([curve.looks[-1][1] for curve in seeds])) for name, seeds in curves.items()}
     return (
         f"{TD3} and {DDPG} as printed but for hidden layers of {list(recipe.actor)}, {recipe.episodes} episodes.",
         f"Updates begin after {recipe.first} slots.",
@@ -176,8 +167,8 @@ def _curve(
     """What the actors alone earn; all were looked at after as many episodes."""
     x = [episode for episode, _ in next(iter(curves.values()))[0].looks]
     x = x[:: 2 if len(x) > COLUMNS_MOST else 1]
-    looks = {n: [dict(curve.looks) for curve in found] for n, found in curves.items()}
-    lines = [line_of(n, [[look[at] for at in x] for look in found]) for n, found in looks.items()]
+    looks = {name: [dict(curve.looks) for curve in seeds] for name, seeds in curves.items()}
+    lines = [line_of(name, [[look[at] for at in x] for look in seeds]) for name, seeds in looks.items()]
     lines += [line_of(n, [[value] * len(x) for value in values]) for n, values in level.items()]
     return Figure(
         figure=name,
@@ -192,22 +183,23 @@ def _curve(
 
 
 def _own_learning(study: Study) -> Figure:
-    """Kit's own network before its first step and after its last, where a resource is scarce."""
+    """The dual-price policy before its first step and after its last, where a resource is scarce."""
     lines = {f"{KIT}, before": [], f"{KIT}, after": [], BOUND: []}  # type: dict[str, list[list[float]]]
     places = _scarce_places(study)
     settings, folder = study.settings, study.folder
-    for cast in study.cast():
-        blank, known = experiment.unlearned(cast.seed), {KIT: (cast.own[0].network_sha256, cast.own[1])}
-        found: list[tuple[float, ...]] = []
+    for networks in study.networks():
+        untrained = experiment.unlearned(networks.seed)
+        own = {KIT: (networks.own[0].network_sha256, networks.own[1])}
+        accuracies: list[tuple[float, ...]] = []
         for place in places:
-            there = study.world.model_copy(update=SCARCE[place])
-            before = experiment.judged(there, blank, settings.slots, cast.seed)
-            after = experiment.learned_at(there, settings, cast.seed, folder, known).methods[KIT]
-            bound = experiment.rules_at(there, settings, cast.seed, folder).bound
-            found.append((before.average_accuracy, after.average_accuracy, bound or np.nan))
-        for values, line in zip(zip(*found, strict=True), lines.values(), strict=True):
+            world = study.world.model_copy(update=SCARCE[place])
+            before = experiment.evaluate(world, untrained, settings.slots, networks.seed)
+            after = experiment.learned_at(world, settings, networks.seed, folder, own).methods[KIT]
+            bound = experiment.rules_at(world, settings, networks.seed, folder).bound
+            accuracies.append((before.average_accuracy, after.average_accuracy, bound or np.nan))
+        for values, line in zip(zip(*accuracies, strict=True), lines.values(), strict=True):
             line.append(list(values))
-    steps = study.settings.own_steps
+    steps = study.settings.price_steps
     return Figure(
         figure="fig4-own",
         title=f"What {steps:,} steps teach kit's own network",
@@ -219,14 +211,14 @@ def _own_learning(study: Study) -> Figure:
         lines=tuple(line_of(name, values) for name, values in lines.items()),
         notes=(
             "One network for all worlds, trained on random ones.",
-            f"Its loss, a bound of what a decision can earn there, went from {_told(study, 'loss_begin')} to {_told(study, 'loss')}.",
+            f"Its loss, a bound of what a decision can earn there, went from {_mean_of(study, 'loss_begin')} to {_mean_of(study, 'loss')}.",
         ),
     )
 
 
-def _told(study: Study, what: str) -> str:
-    """A mean over the seeds of what the trainings of kit's own network kept."""
-    return f"{np.mean([float(str(cast.own[0].recipe[what])) for cast in study.cast()]):.3f}"
+def _mean_of(study: Study, key: str) -> str:
+    """A mean over the seeds of what the records of the dual-price policy hold."""
+    return f"{np.mean([float(str(networks.own[0].recipe[key])) for networks in study.networks()]):.3f}"
 
 
 def _scarce_places(study: Study) -> list[str]:
@@ -237,13 +229,13 @@ def _scarce_places(study: Study) -> list[str]:
 
 
 def _sweeps(prefix: str) -> Callable[[Study], Iterator[Figure]]:
-    def made(study: Study) -> Iterator[Figure]:
+    def figures(study: Study) -> Iterator[Figure]:
         for key in (k for k in SWEEPS if k.startswith(prefix)):
             yield _sweep(study, key, "average_accuracy", "average accuracy")
             if prefix == "fig5":
                 yield _sweep(study, key, "completion", "tasks completed", "-completion")
 
-    return made
+    return figures
 
 
 def _places(study: Study, key: str) -> tuple[float, ...]:
@@ -251,14 +243,14 @@ def _places(study: Study, key: str) -> tuple[float, ...]:
     return tuple(places[i] for i in QUICK_PLACES) if study.settings.quick else places
 
 
-def _swept(study: Study, key: str) -> list[list[Point]]:
-    """The points of each place; agents are trained anew at the scarcest."""
+def _swept(study: Study, key: str) -> list[list[PlacementPoint]]:
+    """The points of each place; agents are trained again at the scarcest."""
     name, first = SWEEPS[key][1], SWEEPS[key][2][0]
-    found = []
+    points = []
     for x in _places(study, key):
         changes = {name: x} if name != "gateways" else {name: int(x), "devices": study.world.tasks // int(x)}
-        found.append(study.at(train=x == first and name != "gateways", **changes))
-    return found
+        points.append(study.at(train=x == first and name != "gateways", **changes))
+    return points
 
 
 def _sweep(study: Study, key: str, what: str, y_name: str, suffix: str = "") -> Figure:
@@ -282,10 +274,10 @@ def _sweep(study: Study, key: str, what: str, y_name: str, suffix: str = "") -> 
 def _training_note(study: Study) -> str:
     settings = study.settings
     note = f"Agents were trained at the default world, {TD3} and {DDPG} for {settings.episodes} episodes, and only judged elsewhere"
-    return f"{note}; shared networks were also trained anew at the scarcest place." if settings.anew else f"{note}."
+    return f"{note}; shared networks were also trained anew at the scarcest place." if settings.retrain else f"{note}."
 
 
-def _lines(places: Sequence[Sequence[Point]], what: str) -> Iterator[Line]:
+def _lines(places: Sequence[Sequence[PlacementPoint]], what: str) -> Iterator[Line]:
     """A line of each method over [place][seed]; None where it was not tried."""
     for method in dict.fromkeys(m for points in places for point in points for m in point.methods):
         each = [
@@ -295,7 +287,7 @@ def _lines(places: Sequence[Sequence[Point]], what: str) -> Iterator[Line]:
 
 
 def fig7(study: Study) -> Iterator[Figure]:
-    """Completed tasks and placed models by node, of the paper's agent, the rounding and kit's own."""
+    """Completed tasks and placed models by node, of the paper's agent, the rounding and the dual-price policy."""
     counts: dict[str, tuple[str, str]] = {
         "": ("tasks of a slot, completed", "completed"),
         "-placed": ("models of a slot, placed anew", "placed"),
@@ -331,13 +323,13 @@ def fig7(study: Study) -> Iterator[Figure]:
 
 def fig8(study: Study) -> Iterator[Figure]:
     """Over the number of gateways, 350 devices in all."""
-    found = _sweep(study, "fig8", "average_accuracy", "average accuracy")
+    accuracy = _sweep(study, "fig8", "average_accuracy", "average accuracy")
     notes = (
         "The same 350 devices over more gateways: with 35 at each, more gateways would bring more tasks to the same band and edge.",
         "The paper's curve falls beyond 10 gateways; nothing in its model does: what more gateways take away can stay unused.",
-        *found.notes,
+        *accuracy.notes,
     )
-    yield found.model_copy(update={"title": "Average accuracy over the number of gateways", "notes": notes})
+    yield accuracy.model_copy(update={"title": "Average accuracy over the number of gateways", "notes": notes})
     places = _swept(study, "fig8")
     lines = []
     for method in (TD3, SHARED_TD3, ROUNDED, KIT):
@@ -347,7 +339,7 @@ def fig8(study: Study) -> Iterator[Figure]:
             lines.append(line_of(f"{method}: {node}", values))
     changes: dict[str, Any] = {"figure": "fig8-nodes", "title": "Completed tasks by node", "unit": "number"}
     changes |= {"y_name": "tasks of a slot, completed", "lines": tuple(lines), "notes": (SHAPES,)}
-    yield found.model_copy(update=changes)
+    yield accuracy.model_copy(update=changes)
 
 
 # ------------------------------------------------------------------------------------------------------------------ tables
@@ -358,7 +350,7 @@ def default(study: Study) -> Iterator[Figure]:
     points = study.at()
     methods: dict[str, list[Metrics]] = {name: [p.methods[name] for p in points] for name in points[0].methods}
     methods[f"{UNTRAINED}, paper's sizes"] = [
-        experiment.untrained_at(study.world, study.settings, c.seed, study.folder) for c in study.cast()
+        experiment.untrained_at(study.world, study.settings, c.seed, study.folder) for c in study.networks()
     ]
     lines = []
     for name, results in methods.items():
@@ -420,12 +412,12 @@ def _gains(study: Study) -> Figure:
     )
 
 
-def _of(point: Point, method: str, what: str) -> float:
+def _of(point: PlacementPoint, method: str, what: str) -> float:
     """Of the agent that was trained for this world, where there is one."""
-    return float(getattr(point.methods.get(anew(method), point.methods[method]), what))
+    return float(getattr(point.methods.get(retrained_name(method), point.methods[method]), what))
 
 
-def _over(point: Point, one: str, other: str, what: str) -> float:
+def _over(point: PlacementPoint, one: str, other: str, what: str) -> float:
     """The ratio of two methods; no number where the other has nothing."""
     below = _of(point, other, what)
     return _of(point, one, what) / below if below > 0 else float("nan")
@@ -433,7 +425,9 @@ def _over(point: Point, one: str, other: str, what: str) -> float:
 
 def shared(study: Study) -> Iterator[Figure]:
     """The fair baseline at the default world: what rules, shared networks and kit's own reach, and by how much one is ahead."""
-    points = [experiment.at(study.world, study.settings, cast, study.folder) for cast in study.cast(flat=False)]
+    points = [
+        experiment.at(study.world, study.settings, networks, study.folder) for networks in study.networks(flat=False)
+    ]
     random, bounds = _seeds(points, RANDOM), _bounds(points)
     lines = []
     for name in points[0].methods:
@@ -457,7 +451,7 @@ def shared(study: Study) -> Iterator[Figure]:
     yield _shared_gains(points)
 
 
-def _shared_gains(points: Sequence[Point]) -> Figure:
+def _shared_gains(points: Sequence[PlacementPoint]) -> Figure:
     pairs: dict[tuple[str, str], tuple[Value, ...]] = {
         (SHARED_TD3, SHARED_DDPG): (1.314, 1.31),
         (SHARED_TD3, RANDOM): (1.745, 1.71),
@@ -520,9 +514,9 @@ def scarce(study: Study) -> Iterator[Figure]:
     )
 
 
-def bars(points: Points, world: PlacementWorld) -> dict[str, Value]:
+def acceptance(points: Points, world: PlacementWorld) -> dict[str, Value]:
     """What is claimed: the paper's gains at the default world, and how near kit's own comes to the bound."""
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     if world in points:
         mean = {name: float(np.mean(_seeds(points[world], name))) for name in points[world][0].methods}
         pairs = {
@@ -531,15 +525,15 @@ def bars(points: Points, world: PlacementWorld) -> dict[str, Value]:
             "shared td3 over ddpg": (SHARED_TD3, SHARED_DDPG),
             "shared td3 over random": (SHARED_TD3, RANDOM),
         }
-        found |= {name: mean[one] / mean[other] if mean[other] > 0 else None for name, (one, other) in pairs.items()}
-        found["own over bound, default"] = mean[KIT] / float(np.mean(_bounds(points[world])))
+        values |= {name: mean[one] / mean[other] if mean[other] > 0 else None for name, (one, other) in pairs.items()}
+        values["own over bound, default"] = mean[KIT] / float(np.mean(_bounds(points[world])))
     ratios = [np.mean(_seeds(of, KIT)) / np.mean(_bounds(of)) for of in points.values()]
-    return found | ({"own over bound, worst world": float(min(ratios))} if ratios else {})
+    return values | ({"own over bound, worst world": float(min(ratios))} if ratios else {})
 
 
-def _seeds(points: Sequence[Point], method: str) -> list[float]:
+def _seeds(points: Sequence[PlacementPoint], method: str) -> list[float]:
     return [p.methods[method].average_accuracy for p in points]
 
 
-def _bounds(points: Sequence[Point]) -> list[float]:
+def _bounds(points: Sequence[PlacementPoint]) -> list[float]:
     return [p.bound if p.bound is not None else float("nan") for p in points]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kit.papers import learning
-from kit.papers.learning import Arrays, Said
+from kit.papers.learning import Arrays, StepProgress
 from kit.papers.placement.options import THINGS, decide, options_of
 from kit.papers.placement.prices import (
     INPUTS,
@@ -152,7 +152,7 @@ def train(
     steps: int = STEPS,
     *,
     checkpoint: Path | None = None,
-    said: Said | None = None,
+    progress: StepProgress | None = None,
 ) -> tuple[PriceNetwork, Float64Array]:
     """The network for one world, or for all (None), and the loss of each step.
 
@@ -162,7 +162,7 @@ def train(
     with learning.one_thread():
         name = f"placement prices {seed} {steps} {'any world' if world is None else world.model_dump_json()}"
         losses = learning.learn(
-            Lowering(network, steps, seed, world), steps, checkpoint=checkpoint, name=name, said=said
+            Lowering(network, steps, seed, world), steps, checkpoint=checkpoint, name=name, progress=progress
         )
     return network, losses
 
