@@ -445,7 +445,7 @@ def tools(envs: Path, wanted: Sequence[str], say: Callable[[str], None]) -> tupl
 def _environment(folder: Path, packages: Sequence[str], say: Callable[[str], None]) -> str:
     """Interpreter of a virtual environment with ``packages`` and the running onnxruntime and numpy.
 
-    Its last file says what is in it, so one that was not finished, or holds something else, is made anew.
+    Its last file says what is in it, so one that was not finished, or holds something else, is made again.
     """
     needs = [*packages, *(f"{name}=={version(name)}" for name in ("onnxruntime", "numpy"))]
     python, finished = folder / "bin" / "python", folder / "finished.json"

@@ -63,7 +63,7 @@ def test_no_line_exceeds_the_bound_and_random_is_the_worst_rule(folder: Path) ->
 def test_what_was_found_is_kept_and_one_figure_is_made_alone(folder: Path, patched: pytest.MonkeyPatch) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experiment, "evaluate", None)
-        patch.setattr(agents, "Lesson", None)
+        patch.setattr(agents, "AgentLearner", None)
         told = json.loads(kit("simulate", "placement", *QUICK, "--out", str(folder), "--figure", "scarce", "--json"))
     assert [f["figure"] for f in told["figures"]] == ["scarce"]
     assert told["kind"] == "simulation" and "own over bound, worst world" in told["parameters"]["bars"]

@@ -63,7 +63,7 @@ class Link(httpx.BaseTransport):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """One library folder and its server for all tests; each test fills the folder anew, and the server follows."""
+    """One library folder and its server for all tests; each test fills the folder again, and the server follows."""
     library = tmp_path_factory.mktemp("served") / "lib"
     package.add(library, library.parent, [], {})
     with server.running(library, choose) as url:

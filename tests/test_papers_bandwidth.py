@@ -260,7 +260,7 @@ def test_measured_delays_come_from_trusted_rows() -> None:
 
 
 def test_table_ii_follows_from_table_i() -> None:
-    """At 10 kbit to the last digit; at smaller sizes within 2.5 %, since the paper ran those anew and they are not quite in proportion."""
+    """At 10 kbit to the last digit; at smaller sizes within 2.5 %, since the paper ran those again and they are not quite in proportion."""
     bits = np.array([2e3, 4e3, 6e3, 8e3, 1e4])
     for size, printed in bandwidth.TABLE_II.items():
         found = bandwidth.total_delay_s(size, bits, np.full(5, 0.5e9)) * 1e3

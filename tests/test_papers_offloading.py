@@ -219,10 +219,10 @@ def test_other_goals_have_their_optimum_and_their_reference(over: Any) -> None:
 def test_the_mean_delay_has_an_optimum_of_its_own() -> None:
     """All tasks offloaded at the default: the weighted optimum is worse in the mean than an equal split."""
     world, tasks = slots(7, samples=400)
-    there = tasks.present
-    shares = {over: offloading.best(world, tasks, there, over=over) for over in ("delay", "weighted_delay")}
-    shares["equal"] = offloading.equal(world, tasks, there)
-    mean = {name: offloading.evaluate(world, tasks, there, a).delay_s.mean() for name, a in shares.items()}
+    present = tasks.present
+    shares = {over: offloading.best(world, tasks, present, over=over) for over in ("delay", "weighted_delay")}
+    shares["equal"] = offloading.equal(world, tasks, present)
+    mean = {name: offloading.evaluate(world, tasks, present, a).delay_s.mean() for name, a in shares.items()}
     assert 0.80 < mean["delay"] / mean["equal"] < 0.85 and mean["weighted_delay"] > 1.2 * mean["equal"]
 
 

@@ -20,7 +20,7 @@ from kit.papers.delays import Analytic, Measured
 from kit.papers.engine import Progress, Results
 from kit.papers.offloading import OffloadingWorld, evaluate, experiment, figures, schedule, size
 from kit.papers.offloading import train as training
-from kit.papers.offloading.joint import Episodes, JointRecipe, Lessons, train_jointly
+from kit.papers.offloading.joint import Episodes, JointRecipe, PolicyTrainingSet, train_jointly
 from kit.papers.offloading.policy import Policy, allocation_by, costs_of, fit, loss_of, summary
 from kit.papers.offloading.schedule import Imitation, Scheduler
 from kit.papers.offloading.train import AllocatorLearner, Recipe, Workload
@@ -164,9 +164,9 @@ def test_recipes_have_names_of_their_own() -> None:
 def test_a_few_steps_beat_the_equal_split(network: training.Network, only: Any) -> None:
     recipe = Recipe(network=network, way="sandwich", steps=70, tasks=300, only=only)
     tasks = offloading.sample(WORLD, 500, generator(training.EVALUATION, 0))
-    there = tasks.present
-    equal = evaluate(WORLD, tasks, there, offloading.equal(WORLD, tasks, there)).weighted_delay_s.sum()
-    least = training.optima_s(WORLD, tasks, there).sum()
+    present = tasks.present
+    equal = evaluate(WORLD, tasks, present, offloading.equal(WORLD, tasks, present)).weighted_delay_s.sum()
+    least = training.optima_s(WORLD, tasks, present).sum()
     trained = training.train(WORLD, recipe)
     found = training.excesses(trained.net, WORLD, training.sizes_of(recipe))
     assert all(-1e-6 <= e < (equal / least - 1) / 2 for e in found), (found, equal / least)
@@ -209,8 +209,8 @@ def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeyp
     again = training.train(WORLD, TINY, tmp_path)
     assert again.report == first.report
     tasks, offloaded = slots(2)
-    kept, anew = (training.allocation_of(t.net, WORLD, tasks, offloaded).band_hz for t in (first, again))
-    assert (kept == anew).all()
+    kept, again = (training.allocation_of(t.net, WORLD, tasks, offloaded).band_hz for t in (first, again))
+    assert (kept == again).all()
 
 
 def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,14 +251,14 @@ def test_where_home_is_better_the_corrected_reward_learns_it_and_the_printed_one
     form: Any, ends: float
 ) -> None:
     scheduler, tasks = Scheduler("paper", 0), slots(0, 64)[0]
-    x, there = schedule.inputs_of("paper", WORLD, tasks)
+    x, present = schedule.inputs_of("paper", WORLD, tasks)
     optimizer = torch.optim.Adam(scheduler.parameters(), lr=0.03)
     for _ in range(300):
         optimizer.zero_grad()
-        p = scheduler(x, there)
+        p = scheduler(x, present)
         (-schedule.expected_reward(p, torch.full_like(p, -1.0), form).mean()).backward()
         optimizer.step()
-    assert float(scheduler(x, there).detach().mean()) == pytest.approx(ends, abs=0.02)
+    assert float(scheduler(x, present).detach().mean()) == pytest.approx(ends, abs=0.02)
 
 
 def test_schedulers_see_no_order_and_nobody_who_is_absent() -> None:
@@ -295,10 +295,10 @@ def test_imitation_lowers_the_cost() -> None:
     world, scheduler = OffloadingWorld(users=10, server_hz=1e9), Scheduler("kit", 0)
     tasks = offloading.sample(world, 60, np.random.default_rng(9))
     _, least = offloading.flips_and_swaps(world, tasks)
-    x, there = schedule.inputs_of("kit", world, tasks)
+    x, present = schedule.inputs_of("kit", world, tasks)
 
     def gaps() -> tuple[float, float]:
-        alone = scheduler(x, there).detach().numpy() >= 0.5
+        alone = scheduler(x, present).detach().numpy() >= 0.5
         costs = [
             evaluate(world, tasks, chosen, offloading.best(world, tasks, chosen)).cost.sum()
             for chosen in (schedule.decide(scheduler, world, tasks), alone)
@@ -317,7 +317,7 @@ def test_a_scheduler_is_kept(tmp_path: Path) -> None:
     first, again = (experiment.scheduler_of(1, 0, tmp_path) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     next(tmp_path.glob("scheduler-kit-1-0-*.npz")).write_bytes(b"nothing")
-    with pytest.raises(BadModel, match="learn anew"):
+    with pytest.raises(BadModel, match="train again"):
         experiment.scheduler_of(1, 0, tmp_path)
 
 
@@ -398,12 +398,12 @@ def test_the_overall_reward_descends_what_a_task_takes_from_the_others(form: Any
 
 def test_crediting_a_task_with_all_rewards_offloads_less_and_costs_less() -> None:
     world = OffloadingWorld(users=12, server_hz=4e8)
-    lessons = Lessons.of(untrained(), world, slots(0, 8, world)[0], Analytic(), SIZES)
+    training_set = PolicyTrainingSet.of(untrained(), world, slots(0, 8, world)[0], Analytic(), SIZES)
     tasks = offloading.sample(world, 100, np.random.default_rng(1))
     found = {}
     for credit in ("own", "overall"):
         recipe = JointRecipe(episodes=150, slots=16, pretraining=8, pretraining_steps=5, labelled=1000, credit=credit)
-        scheduler = train_jointly(untrained(), world, None, lessons, recipe).scheduler
+        scheduler = train_jointly(untrained(), world, None, training_set, recipe).scheduler
         chosen = schedule.decide(scheduler, world, tasks)
         cost = evaluate(world, tasks, chosen, offloading.best(world, tasks, chosen)).cost.sum()
         found[credit] = (chosen.mean(), cost)
@@ -412,8 +412,8 @@ def test_crediting_a_task_with_all_rewards_offloads_less_and_costs_less() -> Non
 
 def test_algorithm_1_runs_and_goes_on_where_it_stopped() -> None:
     recipe = JointRecipe(episodes=4, slots=4, pretraining=8, pretraining_steps=5, labelled=2)
-    lessons = Lessons.of(untrained(), WORLD, slots(0, 8)[0], Analytic(), SIZES)
-    done = train_jointly(untrained(), WORLD, Analytic(), lessons, recipe)
+    training_set = PolicyTrainingSet.of(untrained(), WORLD, slots(0, 8)[0], Analytic(), SIZES)
+    done = train_jointly(untrained(), WORLD, Analytic(), training_set, recipe)
     assert np.isfinite(done.rewards).all() and len(done.rewards) == 4
 
     def episodes() -> Episodes:

@@ -122,15 +122,15 @@ def written_out(
         )
         for node in one for pool in range(world.gateways)
     }  # fmt: skip
-    asked = dict.fromkeys(held, 0.0)
+    accepted_tasks = dict.fromkeys(held, 0.0)
     limit = {"gateway": world.gateway_cache_bytes, "edge": world.edge_cache_bytes}
     new, placed, cloud, backhaul = dict(u), [], 0.0, 0.0
     for k in range(tasks_n):
         node, n, fits = "gateway" if m[k] else "edge", int(phi[k]), False
         size = float(models.size_bytes[s, k, n])
         pool = 0 if node == "edge" or literal else k // per
-        asked[node, pool] += size * asks[k]
-        c6 = c6 and asked[node, pool] <= limit[node]
+        accepted_tasks[node, pool] += size * asks[k]
+        c6 = c6 and accepted_tasks[node, pool] <= limit[node]
         if asks[k] and not hit[k] and fetch[k] <= tasks.deadline_s[s, k] and held[node, pool] + size <= limit[node]:
             fits, new[node, k, n] = True, True  # steps 2 and 3
             held[node, pool] += size
@@ -205,12 +205,14 @@ def test_more_than_two_variants_and_other_cycles_at_the_edge() -> None:
 def test_shares_are_brought_into_every_budget(seed: int, changes: dict[str, Any]) -> None:
     world, _, tasks, _ = scene(seed, **changes)
     decision = anyhow(world, 2, np.random.default_rng(seed))
-    shares, c4, c5 = worlds.project(world, worlds.asked(world, tasks, decision), decision)
+    shares, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
     for share, apart in zip(
         shares, (world.band == "per_gateway", False, world.pools == "per_gateway", False), strict=True
     ):
         assert (share >= 0).all() and (worlds.pooled(world, share, apart) <= 1 + 1e-12).all()
-    again, *held = worlds.project(world, worlds.asked(world, tasks, decision), _with(decision, shares, 1 - 1e-12))
+    again, *held = worlds.project(
+        world, worlds.accepted_tasks(world, tasks, decision), _with(decision, shares, 1 - 1e-12)
+    )
     assert all(h.all() for h in held)
     assert all(np.allclose(a, b, rtol=1e-9) for a, b in zip(again, shares, strict=True))
     assert c4.shape == c5.shape == (2,)
@@ -229,9 +231,9 @@ def test_caches_hold_no_more_than_they_can_and_lose_only_what_is_not_kept(seed: 
     size = np.take_along_axis(models.size_bytes, decision.variant[:, :, None], axis=2)[:, :, 0]
     all_ = np.ones_like(decision.keep_edge)
     kept = placement.step(world, models, tasks, state, replace(decision, keep_gateway=all_, keep_edge=all_))
-    before, after = (sum(h.sum() for h in worlds.held_bytes(world, models, x)) for x in (state, kept.state))
+    before, after = (sum(h.sum() for h in worlds.cached_bytes(world, models, x)) for x in (state, kept.state))
     assert after == pytest.approx(before + (size * kept.placed).sum())
-    gateway, edge = worlds.held_bytes(world, models, kept.state)
+    gateway, edge = worlds.cached_bytes(world, models, kept.state)
     assert (edge <= world.edge_cache_bytes * (1 + 1e-12)).all()
     held = gateway if world.pools == "per_gateway" else gateway.sum(axis=1)
     assert (held <= world.gateway_cache_bytes * (1 + 1e-12)).all()
@@ -317,7 +319,7 @@ def normalised(seed: int, kind: type[np.floating[Any]], order: str, **changes: A
 def test_shares_that_were_divided_by_their_sum_keep_the_budgets(kind: Any, order: str, changes: dict[str, Any]) -> None:
     for seed in range(40):
         world, _, tasks, decision = normalised(seed, kind, order, **changes)
-        _, c4, c5 = worlds.project(world, worlds.asked(world, tasks, decision), decision)
+        _, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
         assert c4.all() and c5.all(), (seed, kind, order)
 
 
@@ -334,7 +336,7 @@ def test_nobody_gains_by_the_tolerance() -> None:
     world, _, tasks, decision = normalised(0, np.float64, "pairs")
     for factor, holds in ((1 + worlds.ROUNDING / 2, True), (1 + 2 * worlds.ROUNDING, False)):
         more = replace(decision, second_share=decision.second_share * factor)
-        shares, c4, _ = worlds.project(world, worlds.asked(world, tasks, more), more)
+        shares, c4, _ = worlds.project(world, worlds.accepted_tasks(world, tasks, more), more)
         assert bool(c4.all()) == holds
         assert (shares[1].sum(axis=1) <= 1 + 1e-14).all()
         assert shares[1] == pytest.approx(decision.second_share, rel=1e-12)
@@ -351,7 +353,7 @@ def test_rules_use_up_the_pools_that_they_use(name: str, changes: dict[str, Any]
         placement.empty(world, 1),
     )
     decision = RULES[name](world, models, tasks, state, rng)
-    shares, c4, c5 = worlds.project(world, worlds.asked(world, tasks, decision), decision)
+    shares, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
     assert c4.all() and c5.all()
     for share, own in zip(shares, worlds.apart(world), strict=True):
         sums = worlds.pooled(world, share, own)
@@ -532,9 +534,9 @@ def test_rules_and_rounding_complete_whatever_they_accept(seed: int, changes: di
     for name in ("greedy", "greedy_balanced", "lp_rounding"):
         decision = RULES[name](world, models, tasks, state, np.random.default_rng(0))
         found = placement.step(world, models, tasks, state, decision)
-        assert (found.completed == worlds.asked(world, tasks, decision)).all()
+        assert (found.completed == worlds.accepted_tasks(world, tasks, decision)).all()
         assert found.satisfied[:, 3].all()
-        _, c4, c5 = worlds.project(world, worlds.asked(world, tasks, decision), decision)
+        _, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
         assert c4.all() and c5.all()
 
 

@@ -17,7 +17,7 @@ from kit.errors import BadModel, UnknownName, UsageError
 from kit.papers import learning
 from kit.papers.placement import PlacementWorld, agents, environment, experiment, metrics, run, trained
 from kit.papers.placement import world as worlds
-from kit.papers.placement.agents import AgentRecipe, Lesson, recipe_of
+from kit.papers.placement.agents import AgentLearner, AgentRecipe, recipe_of
 from kit.papers.placement.observation import decision_of, observe
 from kit.papers.placement.trained import TrainedPolicy
 
@@ -59,11 +59,11 @@ def test_the_papers_configuration_is_section_v_and_table_iv() -> None:
 def test_counts_are_those_of_the_librarys_networks() -> None:
     for method in ("td3", "ddpg"):
         recipe = RECIPE.model_copy(update={"method": method})
-        lesson = Lesson(TINY, recipe)
-        of = lesson.modules
+        learner = AgentLearner(TINY, recipe)
+        of = learner.modules
         counted = sum(p.numel() for name in ("actor", "critic") for p in of[name].parameters())
         assert counted == agents.parameters(TINY, recipe)
-        held = sum(getattr(lesson.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
+        held = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
         assert held == agents.buffer_bytes(TINY, recipe)
     flop = [agents.update_flop(TINY, RECIPE.model_copy(update={"batch": b})) for b in (4, 8)]
     assert flop[1] == 2 * flop[0] > 0
@@ -72,17 +72,17 @@ def test_counts_are_those_of_the_librarys_networks() -> None:
 def test_actor_and_critic_learn_at_their_own_rates_and_ddpg_is_td3_without_its_tricks() -> None:
     cases: tuple[tuple[agents.Method, int, int], ...] = (("td3", 2, 2), ("ddpg", 1, 1))
     for method, critics, delay in cases:
-        lesson = Lesson(TINY, recipe_of("small", method).model_copy(update={"slots": 3, "first": 1, "batch": 2}))
-        lesson.step(0)
-        rates = [optimizer.param_groups[0]["lr"] for optimizer in lesson.optimizers.values()]
+        learner = AgentLearner(TINY, recipe_of("small", method).model_copy(update={"slots": 3, "first": 1, "batch": 2}))
+        learner.step(0)
+        rates = [optimizer.param_groups[0]["lr"] for optimizer in learner.optimizers.values()]
         assert rates == [1e-4, 3e-4]
-        assert len(lesson.agent.critic.q_networks) == critics and lesson.agent.policy_delay == delay
-        assert lesson.agent.gamma == 0.95 and lesson.agent.tau == 0.01
+        assert len(learner.agent.critic.q_networks) == critics and learner.agent.policy_delay == delay
+        assert learner.agent.gamma == 0.95 and learner.agent.tau == 0.01
 
 
 def test_a_buffer_without_room_is_refused() -> None:
     with pytest.raises(UsageError, match="keep fewer experiences"):
-        Lesson(PlacementWorld(), AgentRecipe(episodes=10**6, actor=(2,), critic=(2,), buffer=10**9))
+        AgentLearner(PlacementWorld(), AgentRecipe(episodes=10**6, actor=(2,), critic=(2,), buffer=10**9))
 
 
 # ---------------------------------------------------------------------------------------------------------------- learning
@@ -125,11 +125,11 @@ def test_what_was_trained_is_read_and_seeds_differ(folder: Path, monkeypatch: py
 
 
 def test_the_reward_of_an_episode_is_what_the_environment_paid() -> None:
-    lesson = Lesson(TINY, RECIPE.model_copy(update={"first": 1000, "buffer": 1000}))
-    mean = lesson.step(0)
-    assert mean == pytest.approx(float(lesson.buffer.rewards[:5].mean()), abs=1e-6)
-    assert np.abs(lesson.buffer.actions[:5]).max() <= 1.0
-    assert (lesson.buffer.next_observations[:4] == lesson.buffer.observations[1:5]).all()
+    learner = AgentLearner(TINY, RECIPE.model_copy(update={"first": 1000, "buffer": 1000}))
+    mean = learner.step(0)
+    assert mean == pytest.approx(float(learner.buffer.rewards[:5].mean()), abs=1e-6)
+    assert np.abs(learner.buffer.actions[:5]).max() <= 1.0
+    assert (learner.buffer.next_observations[:4] == learner.buffer.observations[1:5]).all()
 
 
 def test_an_actor_that_has_learned_nothing_is_worth_nearly_an_equal_split() -> None:
@@ -158,14 +158,14 @@ def test_tensorboard_reads_the_log(tmp_path: Path) -> None:
 def test_the_file_decides_as_the_actor_does(folder: Path) -> None:
     record, policy = trained.load(policy_in(folder))
     assert record.method == "td3" and record.world == TINY
-    lesson = Lesson(TINY, RECIPE, models_seed=3)
+    learner = AgentLearner(TINY, RECIPE, models_seed=3)
     with learning.one_thread():
         for number in range(RECIPE.episodes):
-            lesson.step(number)
+            learner.step(number)
     models = worlds.sample_models(TINY, 3, np.random.default_rng(0))
     tasks, state = worlds.sample(TINY, 3, np.random.default_rng(1)), worlds.empty(TINY, 3)
     with torch.no_grad():
-        action = lesson.agent.actor(torch.as_tensor(observe(TINY, models, tasks, state))).numpy()
+        action = learner.agent.actor(torch.as_tensor(observe(TINY, models, tasks, state))).numpy()
     wanted = decision_of(TINY, (action + 1) / 2)
     found = policy(TINY, models, tasks, state, np.random.default_rng(2))
     np.testing.assert_allclose(found.first_share, wanted.first_share, atol=1e-6)
@@ -249,26 +249,26 @@ SHORT = SHARED.model_copy(
 @pytest.mark.parametrize("method", ["td3", "ddpg"])
 def test_a_shared_network_sees_a_task_and_is_paid_for_it(method: agents.Method) -> None:
     recipe = SHORT.model_copy(update={"method": method})
-    lesson = Lesson(TINY, recipe)
+    learner = AgentLearner(TINY, recipe)
     assert agents.sizes(TINY, recipe) == (7, 10)
-    counted = sum(p.numel() for n in ("actor", "critic") for p in lesson.modules[n].parameters())
+    counted = sum(p.numel() for n in ("actor", "critic") for p in learner.modules[n].parameters())
     assert counted == agents.parameters(TINY, recipe)
-    held = sum(getattr(lesson.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
+    held = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
     assert held == agents.buffer_bytes(TINY, recipe)
-    lesson.step(0)
-    outcome = lesson.env.outcome
+    learner.step(0)
+    outcome = learner.env.outcome
     assert outcome is not None
-    assert lesson.buffer.rewards[5] == pytest.approx(outcome.accuracy[0].astype(np.float32))
-    assert lesson.buffer.observations.shape == (10, TINY.tasks, 7)
+    assert learner.buffer.rewards[5] == pytest.approx(outcome.accuracy[0].astype(np.float32))
+    assert learner.buffer.observations.shape == (10, TINY.tasks, 7)
 
 
 def test_the_gradient_of_every_layer_of_actor_and_critics_reaches_it() -> None:
-    lesson = Lesson(TINY, SHORT)
-    before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in lesson.modules.items()}
+    learner = AgentLearner(TINY, SHORT)
+    before = {n: {k: v.clone() for k, v in m.state_dict().items()} for n, m in learner.modules.items()}
     for number in range(SHORT.episodes):
-        lesson.step(number)
+        learner.step(number)
     for name in ("actor", "critic"):
-        for key, value in lesson.modules[name].state_dict().items():
+        for key, value in learner.modules[name].state_dict().items():
             fixed = key.endswith(("mean", "deviation"))
             assert torch.equal(value, before[name][key]) == fixed, f"{name} {key}"
 
@@ -294,11 +294,11 @@ def test_inputs_are_centred_by_the_world_and_actions_are_left() -> None:
 
 
 def test_exploration_and_the_actors_rate_fall_over_the_updates() -> None:
-    lesson = Lesson(TINY, SHORT)
+    learner = AgentLearner(TINY, SHORT)
     last = SHORT.episodes * SHORT.slots - 1
-    assert lesson._noise(0) == SHORT.noise and lesson._noise(last) == pytest.approx(0.1)
-    assert lesson._actor_rate(0) == SHORT.actor_rate and lesson._actor_rate(last) == pytest.approx(0.0, abs=1e-12)
-    flat = Lesson(TINY, RECIPE)
+    assert learner._noise(0) == SHORT.noise and learner._noise(last) == pytest.approx(0.1)
+    assert learner._actor_rate(0) == SHORT.actor_rate and learner._actor_rate(last) == pytest.approx(0.0, abs=1e-12)
+    flat = AgentLearner(TINY, RECIPE)
     assert flat._noise(15) == RECIPE.noise and flat._actor_rate(15) == RECIPE.actor_rate
 
 
@@ -315,15 +315,15 @@ def test_a_shared_networks_file_decides_as_its_actor_does_in_any_factory(tmp_pat
     agents.train(TINY, SHORT, tmp_path)
     record, policy = trained.load(policy_in(tmp_path))
     assert record.shared and record.method == "td3"
-    lesson = Lesson(TINY, SHORT, models_seed=1)
+    learner = AgentLearner(TINY, SHORT, models_seed=1)
     with learning.one_thread():
         for number in range(SHORT.episodes):
-            lesson.step(number)
+            learner.step(number)
     for world in (TINY, scaled(PlacementWorld(), 3, 5)):
         models = worlds.sample_models(world, 2, np.random.default_rng(0))
         tasks, state = worlds.sample(world, 2, np.random.default_rng(1)), worlds.empty(world, 2)
         with torch.no_grad():
-            action = lesson.agent.actor(torch.as_tensor(observe(world, models, tasks, state).reshape(-1, 7))).numpy()
+            action = learner.agent.actor(torch.as_tensor(observe(world, models, tasks, state).reshape(-1, 7))).numpy()
         wanted = decision_of(world, ((action + 1) / 2).reshape(2, -1))
         found = policy(world, models, tasks, state, np.random.default_rng(2))
         np.testing.assert_allclose(found.edge_share, wanted.edge_share, atol=1e-6)
@@ -334,12 +334,12 @@ def test_a_shared_networks_file_decides_as_its_actor_does_in_any_factory(tmp_pat
 
 
 def test_a_killed_training_of_a_shared_network_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, cut = Lesson(TINY, SHORT), Lesson(TINY, SHORT)
+    whole, cut = AgentLearner(TINY, SHORT), AgentLearner(TINY, SHORT)
     with learning.one_thread():
         rewards = [whole.step(number) for number in range(3)]
         cut.step(0)
         state = cut.state()
-        again = Lesson(TINY, SHORT)
+        again = AgentLearner(TINY, SHORT)
         again.restore(state)
         assert [again.step(number) for number in (1, 2)] == rewards[1:]
     for key, value in whole.state().items():

@@ -121,9 +121,9 @@ def test_a_level_that_nobody_computed_is_left_out() -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_sentence(words: dict[str, Any], kind: type[Exception], says: str) -> None:
-    asked: dict[str, Any] = {"ids": ["small", "large"], "end": END, "edge": EDGE, **words}
+    accepted_tasks: dict[str, Any] = {"ids": ["small", "large"], "end": END, "edge": EDGE, **words}
     with pytest.raises(kind) as caught:
-        models_of(rows(), asked.pop("ids"), **asked)
+        models_of(rows(), accepted_tasks.pop("ids"), **accepted_tasks)
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -163,9 +163,9 @@ def test_the_command_lines_words(tmp_path: Path) -> None:
         ({"end": "slow,threads=no"}, "--end 'slow,threads=no' cannot be read at 'threads=no'"),
         ({"edge": ""}, "--edge names no device"),
     ):
-        asked: dict[str, Any] = {"text": f"measured:{path}", "end": "slow", "edge": "fast", **words}
+        accepted_tasks: dict[str, Any] = {"text": f"measured:{path}", "end": "slow", "edge": "fast", **words}
         with pytest.raises(UsageError) as caught:
-            measured.read(asked.pop("text"), ["small"], **asked)
+            measured.read(accepted_tasks.pop("text"), ["small"], **accepted_tasks)
         assert says in str(caught.value)
 
 
@@ -276,7 +276,7 @@ def test_a_recorder_needs_something_to_record() -> None:
     with pytest.raises(UsageError, match="Nothing was recorded"):
         recorder.trace(SMALL)
     run(SMALL, recorder, slots=2, samples=3)
-    assert np.array_equal(recorder.trace(SMALL, sample=2).slots[1].size_bit, recorder.seen[1].size_bit[2:3])
+    assert np.array_equal(recorder.trace(SMALL, sample=2).slots[1].size_bit, recorder.slots_of_tasks[1].size_bit[2:3])
     with pytest.raises(UsageError, match="8 devices were recorded and this world has 350"):
         recorder.trace(PlacementWorld())
 

@@ -59,7 +59,7 @@ def test_whatever_the_network_says_the_decision_fits_and_what_is_accepted_is_com
     for factor in (1.0, 30.0):
         policy = prices.policy_of(lambda x, factor=factor: factor * network(x))
         decision = policy(world, models, tasks, state, np.random.default_rng(0))
-        accepted = worlds.asked(world, tasks, decision)
+        accepted = worlds.accepted_tasks(world, tasks, decision)
         _, c4, c5 = worlds.project(world, accepted, decision)
         found = placement.step(world, models, tasks, state, decision)
         assert c4.all() and c5.all() and found.satisfied[:, 3].all()
@@ -173,7 +173,7 @@ def test_the_loss_has_the_slope_for_its_gradient() -> None:
     models, tasks, state = scene(world, 4)
     at = prices.market(world, options_of(world, models, tasks, state), np.full((2, 3, 6), -3.0), 0.01)
     move = torch.zeros((6, 6), requires_grad=True)
-    own.taught(world, at, move).backward()
+    own.dual_loss(world, at, move).backward()
     assert move.grad is not None
     turnover = (at.spent + at.worth).mean(axis=(1, 2), keepdims=True)
     assert move.grad.numpy().reshape(2, 3, 6) == pytest.approx(at.slope / turnover / 36, rel=1e-4, abs=1e-8)

@@ -166,7 +166,7 @@ def test_tags_tell_machines_and_boots_apart(tmp_path: Path) -> None:
     one = sessions.tags(machine(tmp_path / "one"), salt)
     assert one == sessions.tags(machine(tmp_path / "same"), salt)
     rebooted = sessions.tags(machine(tmp_path / "rebooted", boot="2"), salt)
-    assert rebooted[0] == one[0]  # an interface that is named anew at each start changes nothing
+    assert rebooted[0] == one[0]  # an interface that is named again at each start changes nothing
     assert rebooted[1] != one[1]
     clone = sessions.tags(machine(tmp_path / "clone", mac="00:16:3e:00:00:02"), salt)
     fresh = sessions.tags(machine(tmp_path / "fresh"), tmp_path / "other-salt")

@@ -169,7 +169,7 @@ def _flat_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
     return compiled(run), compiled(decide), room
 
 
-# ------------------------------------------------------------------------------------- paper B, and kit's own: users in a vector
+# ------------------------------------------------------------------------------------- paper B, and per user: users in a vector
 
 
 @small
@@ -401,7 +401,7 @@ def _per_user(
     units: Any,
     outputs: Any,
 ) -> None:
-    """kit's own network. A layer's weights: own minus others / (n - 1), because the mean of the others is (sum - own) / (n - 1); then
+    """The per-user network. A layer's weights: own minus others / (n - 1), because the mean of the others is (sum - own) / (n - 1); then
     others / (n - 1), which meets the sum and gives one more bias for all users; then the bias."""
     inner = rows
     sums = rows * lanes

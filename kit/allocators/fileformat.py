@@ -4,7 +4,7 @@ An allocator takes what is known of each user (features) and answers with shares
 
 ``flat``      paper A: all users in one vector; an input layer, a gate that picks k of M experts of two layers, eqs. (4) to (6).
 ``shared``    paper B: experts of l layers, each seeing one user's features and shared by all users, eqs. (12) to (20).
-``per_user``  kit's own: the same layers for each user, with the mean of the other users beside it, so that it does not matter who comes
+``per_user``  the same layers for each user, with the mean of the other users beside it, so that it does not matter who comes
               first and how many they are. A narrower or shallower sub-network is a prefix of the whole.
 
 A size is (width, depth): k experts and layers l, or units and layers. The weights are stored as ``(inputs, outputs)``, experts first; no
@@ -163,7 +163,7 @@ def per_user(
     width: int = 32,
     depth: int = 3,
 ) -> AllocatorSpec:
-    """kit's own allocator for the world whose ``features`` and ``outputs`` these are; two outputs make it ``allocator_u_b``."""
+    """The per-user allocator for the world whose ``features`` and ``outputs`` these are; two outputs make it ``allocator_u_b``."""
     root = "allocator_u" if len(outputs) == 1 else "allocator_u_b"
     return AllocatorSpec(
         root=root, form="per_user", features=features, outputs=outputs, users=users, hidden=(width,) * depth
@@ -179,7 +179,7 @@ ROOTS: dict[str, Callable[[int], AllocatorSpec]] = {
     "allocator_u": lambda users: per_user(users=users),
     "allocator_u_b": lambda users: per_user(FEATURES_B, BOTH, users),
 }
-WIDEST = {root: make(1).largest.width for root, make in ROOTS.items()}  # experts; units of kit's own
+WIDEST = {root: make(1).largest.width for root, make in ROOTS.items()}  # experts; units of the per-user network
 
 
 def member(sub: SubNetwork, seed: int = 0) -> AllocatorNetwork:
@@ -373,7 +373,7 @@ def read(path: Path) -> AllocatorNetwork:
         raise BadModel(f"{path} is no allocator ({reason}): give a file that kit wrote (*{SUFFIX}).") from None
     for name, shape in wanted.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
-            raise BadModel(f"{path}: its array {name} is not finite numbers of shape {shape}: export it anew.")
+            raise BadModel(f"{path}: its array {name} is not finite numbers of shape {shape}: export it again.")
     network = AllocatorNetwork(about.spec, arrays, Size(about.width, about.depth), about.users)
     check_size(network.spec, network.size, network.users)
     return network

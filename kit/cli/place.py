@@ -195,8 +195,8 @@ def _serve(controlling: Controller, requests: IO[bytes], answers: IO[bytes], rec
     served = controller.Served()
     with suppress(KeyboardInterrupt, BrokenPipeError):
         controller.serve(controlling, requests, answers, served)
-    if record is not None and recorder.seen:
-        source = f"recorded: {len(recorder.seen)} requests of a controller"
+    if record is not None and recorder.slots_of_tasks:
+        source = f"recorded: {len(recorder.slots_of_tasks)} requests of a controller"
         traces.write(record, recorder.trace(controlling.world, source))
     show.say(_summary(served.decisions_s, served.refused))
 

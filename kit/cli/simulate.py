@@ -165,7 +165,7 @@ def placement(
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
-    """Paper C: which node runs each task, with which model, and what TD3, DDPG, rules and kit's own policy make of it.
+    """Paper C: which node runs each task, with which model, and what TD3, DDPG, rules and the dual-price policy make of it.
 
     With --models measured:… or --trace their tables are made; the paper's figures too where --figure names them.
     """

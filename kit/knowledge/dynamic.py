@@ -29,7 +29,7 @@ from kit.records import (
     SubNetwork,
 )
 
-EXPERTS = WIDEST  # of the whole network: M in paper A, K in paper B; units of kit's own
+EXPERTS = WIDEST  # of the whole network: M in paper A, K in paper B; units of the per-user network
 FACTORS = (1.0, 2.0)  # cycles per MAC: the papers' lambda = 1, and what their tables come from (two operations per MAC)
 MACS_PER_EXPERT = 2174.0  # paper A, table I: 32 * 36 + 32 + 32 * 30 + 30; the gate is left out there
 
@@ -45,7 +45,7 @@ TABLE_I = AllocationQuality(
 
 def size_of(subnetwork: SubNetwork) -> str:
     """The size of an allocator: ``"8"`` for K = 8 experts (paper A), ``"10,3"`` for k = 10 experts of l = 3 layers (paper B), ``"16,2"``
-    for 16 units in each of 2 layers (kit's own). A static network has one size: ``"30"`` (paper A), ``"1,3"`` (paper B).
+    for 16 units in each of 2 layers (per user). A static network has one size: ``"30"`` (paper A), ``"1,3"`` (paper B).
 
     Raises UnknownName for another root.
     """

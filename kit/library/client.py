@@ -383,7 +383,7 @@ def _stream(client: httpx.Client, name: str, partial: _Partial, tell: Callable[[
 
 
 def _accept(client: httpx.Client, response: httpx.Response, partial: _Partial) -> None:
-    """Judge the head of a blob's reply; a server that ignores the Range sends the whole file, and it starts anew."""
+    """Judge the head of a blob's reply; a server that ignores the Range sends the whole file, and it starts again."""
     file, size = partial.ref.file, partial.ref.size_bytes
     if response.status_code == 200:
         partial.restart()

@@ -286,7 +286,7 @@ def tags(root: Path = Path("/"), salt_file: Path | None = None) -> tuple[str, st
 
 
 def _is_hardware(address: str) -> bool:
-    """Whether a network address belongs to the machine: one that is locally administered may be drawn anew at each start."""
+    """Whether a network address belongs to the machine: one that is locally administered may be drawn again at each start."""
     return (
         bool(re.fullmatch(r"([0-9a-f]{2}:){5}[0-9a-f]{2}", address))
         and not int(address[:2], 16) & 2

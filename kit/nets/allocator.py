@@ -1,4 +1,4 @@
-"""The allocators that are trained: the mixtures of experts of papers A and B, their static networks, and kit's own per-user network.
+"""The allocators that are trained: the mixtures of experts of papers A and B, their static networks, and the per-user network.
 
 :mod:`kit.allocators.fileformat` says which networks there are and how they are stored, this file makes them learn::
 
@@ -41,7 +41,7 @@ class Allocator(nn.Module):
         for name, shape in fileformat.shapes(spec).items():
             if arrays[name].shape != shape:
                 raise BadModel(
-                    f"{spec.root}: array {name} has the shape {arrays[name].shape}, not {shape}: export it anew."
+                    f"{spec.root}: array {name} has the shape {arrays[name].shape}, not {shape}: export it again."
                 )
             self.register_parameter(name, nn.Parameter(torch.tensor(arrays[name], dtype=torch.float32)))
 
@@ -146,7 +146,7 @@ class Allocator(nn.Module):
         return together
 
     def _per_user(self, features: Tensor, size: Size, mask: Tensor | None, _: torch.Generator | None) -> Tensor:
-        """kit's own: own state and the mean of the others in each layer, and a direct way that can hold the square-root rule."""
+        """Per user: own state and the mean of the others in each layer, and a direct way that can hold the square-root rule."""
         present = features.new_ones(features.shape[:2]) if mask is None else mask.to(features.dtype)
         others_count = (present.sum(1) - 1).clamp(min=1)[:, None, None]
         h = features

@@ -52,12 +52,12 @@ class Measured(Record):
         users: int | None = None,
     ) -> Measured:
         """The trusted rows of a knowledge base, as ``kit.knowledge.timings_of`` reads them. Raises BadRecord, UnknownName."""
-        found = timings_of(
+        timings = timings_of(
             rows, family, device_id=device_id, backend=backend, threads=threads, clock_hz=clock_hz, users=users
         )
-        one = next(r for r in rows if r.record_id == found[0].record_id)
+        one = next(r for r in rows if r.record_id == timings[0].record_id)
         source = f"{family} by {one.backend} on {one.device_id}, {one.threads} thread{'s' if one.threads > 1 else ''}"
-        return cls(timings=tuple(found), source=source)
+        return cls(timings=tuple(timings), source=source)
 
     @property
     def sizes(self) -> tuple[str, ...]:
@@ -160,16 +160,16 @@ def settings_of(
     text: str, parts: Sequence[str], known: Mapping[str, Callable[[str], Any]], flag: str = "--delay"
 ) -> dict[str, Any]:
     """``key=value`` parts of what was written after ``flag``. Raises UsageError."""
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         if key not in known:
             raise UnknownName(f"option of {flag} {text.partition(':')[0].partition(',')[0]}", key, known)
         try:
-            found[key] = known[key](value if equals else "")
+            settings[key] = known[key](value if equals else "")
         except ValueError:
             raise UsageError(f"{flag} '{text}' cannot be read at '{part}': {_TAKES[key]}.") from None
-    return found
+    return settings
 
 
 _TAKES = {

@@ -1,4 +1,4 @@
-"""The allocators of papers A and B and kit's own as spaces, and each as an ONNX file that computes what kit.allocators describes.
+"""The allocators of papers A and B and the per-user ones as spaces, and each as an ONNX file that computes what kit.allocators describes.
 
 ``allocator_a`` (paper A): importance, size and distance of 30 users (90 numbers) pass an input layer of 36, the gate (eq. 5) picks k
 of 30 experts of 36 -> 32 (Relu) -> 30 (LogSoftmax), eq. (4) weighs their outputs, a softmax over the users makes shares of them. Width is
@@ -9,7 +9,7 @@ width is k / 10, depth the layers l that are run, resolution the number of users
 shares of bandwidth and computing by a softmax over the users (eq. 18, 21). The noise of eq. (16) belongs to training.
 ``allocator_b_static`` is one network of 384, 384 and 64 neurons.
 
-``allocator_u``, ``allocator_u_b`` (kit's own, for paper A's world and for paper B's): up to 3 layers of up to 32 units, the same for each
+``allocator_u``, ``allocator_u_b`` (per user, for paper A's world and for paper B's): up to 3 layers of up to 32 units, the same for each
 user, who sees the mean of the others. The sum over the users is taken once, with the weights of the others divided by their number:
 own state times (own - others) plus sum times others.
 

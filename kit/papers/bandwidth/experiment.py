@@ -106,7 +106,7 @@ def delays_of(text: str) -> Delays:
     try:
         per_user = delay_of(text, "allocator_u")
     except BadRecord:
-        notes.append("Kit's own network was not measured: it is left out where computing counts.")
+        notes.append("The per-user network was not measured: it is left out where computing counts.")
     timed = per_user.sizes if isinstance(per_user, Measured) else ()
     sizes = tuple(size for size in PER_USER if size_key(size) in timed)
     delays = Delays(mixture, static, per_user, sizes, tuple(notes))

@@ -55,7 +55,7 @@ def figures_of(experiment: Experiment, delays: Delays, names: Sequence[str] = ()
 
 
 def table1(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
-    """T_tra by width, how far that lies above the optimum, the paper's PERF, and kit's own network for other numbers of users."""
+    """T_tra by width, how far that lies above the optimum, the paper's PERF, and the per-user network for other numbers of users."""
     widths = list(TABLE_I.delay_s)
     x = (*widths, "static")
     printed = (*TABLE_I.delay_s.values(), STATIC_S) if experiment.printed else ()
@@ -169,7 +169,7 @@ def table2(experiment: Experiment, delays: Delays) -> Iterator[Figure]:
     clock = experiment.world.clock_hz
     notes = [
         f"Computing at {clock / 1e9:g} GHz. Every delay is of degree one in the sizes, so T_tra follows from one size; the paper ran "
-        "each anew."
+        "each of them."
     ]
     if delays.measured:
         notes.append("Measured at another clock: its cycles are kept.")

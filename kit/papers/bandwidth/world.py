@@ -70,8 +70,8 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
-        there: BoolArray = self.size_bit > 0
-        return there
+        present: BoolArray = self.size_bit > 0
+        return present
 
     def pick(self, index: object) -> Tasks:
         """Some of the samples, by anything that indexes an array's rows."""
@@ -140,6 +140,6 @@ def features(world: BandwidthWorld, tasks: Tasks, *, size_mean_bit: float | None
 
 
 def _mean(tasks: Tasks, values: Float64Array) -> Float64Array:
-    there = tasks.present
-    mean: Float64Array = np.where(there, values, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+    present = tasks.present
+    mean: Float64Array = np.where(present, values, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
     return mean

@@ -86,8 +86,8 @@ def flips_and_swaps(
     """
     prices = prices_of(world, tasks, inference, over=over)
     starts = [start & tasks.present] if start is not None else [tasks.present, _alone(world, prices, tasks.present)]
-    found = [_descend(world, prices, tasks.present, s) for s in starts]
-    decisions, costs = (np.stack(parts) for parts in zip(*found, strict=True))
+    descents = [_descend(world, prices, tasks.present, s) for s in starts]
+    decisions, costs = (np.stack(parts) for parts in zip(*descents, strict=True))
     place = costs.argmin(axis=0), np.arange(costs.shape[1])
     return decisions[place], costs[place]
 
@@ -99,22 +99,22 @@ def likeliest(
 
     Each number's cost is taken at its lower bound, the highest of a few prices around that of the tasks from a half on.
     """
-    prices, there = prices_of(world, tasks, inference), tasks.present
-    order = np.where(there, -probability, np.inf).argsort(axis=1, kind="stable")
+    prices, present = prices_of(world, tasks, inference), tasks.present
+    order = np.where(present, -probability, np.inf).argsort(axis=1, kind="stable")
 
     def summed(part: Float64Array) -> Float64Array:
         sums = np.zeros((part.shape[0], part.shape[1] + 1))
         np.cumsum(np.take_along_axis(part, order, axis=1), axis=1, out=sums[:, 1:])
         return sums
 
-    guess = _present_price(world, prices, (probability >= 0.5) & there)
+    guess = _present_price(world, prices, (probability >= 0.5) & present)
     sending = np.zeros((len(order), order.shape[1] + 1))
     for place in np.linspace(-SPAN, SPAN, PRICES):
         _, paid = priced_split(prices.band, prices.reach_hz, guess + place)
         np.maximum(sending, summed(paid) - np.exp(guess + place) * world.band_hz, out=sending)
     roots = summed(np.sqrt(prices.server))
     cost = sending + roots * roots / world.server_hz + summed(prices.joining - prices.local)
-    chosen: BoolArray = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & there
+    chosen: BoolArray = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & present
     return chosen
 
 

@@ -23,7 +23,7 @@ from kit.papers.engine import Progress, RunSettings
 from kit.papers.learning import StepProgress
 from kit.papers.offloading.allocate import Goal, best, equal
 from kit.papers.offloading.decide import all_local, all_offloaded, at_random, flips_and_swaps, half
-from kit.papers.offloading.joint import JointRecipe, Lessons, train_jointly
+from kit.papers.offloading.joint import JointRecipe, PolicyTrainingSet, train_jointly
 from kit.papers.offloading.policy import Loss, Policy, allocation_by
 from kit.papers.offloading.schedule import Imitation, Scheduler, decide, read_weights, write_weights
 from kit.papers.offloading.size import Network, allocator_macs, inference_of
@@ -42,7 +42,7 @@ LARGEST = SIZES[0]
 STATIC, OWN = (
     Size(1, 3),
     Size(8, 3),
-)  # of kit's own 32 units: 0.05 % more delay for a twelfth of the MACs
+)  # of the per-user network's 32 units: 0.05 % more delay for a twelfth of the MACs
 SCALED = (
     "delay_s",
     "weighted_delay_s",
@@ -158,7 +158,7 @@ class OffloadingPoint(Record):
 
 
 def recipes(settings: Settings, seed: int) -> dict[Network, Recipe]:
-    """Paper B's networks see the plain features, kit's own their logarithms."""
+    """Paper B's networks see the plain features, the per-user network their logarithms."""
     steps = settings.steps
     look_every = 0 if settings.quick else max(steps // 8, 1)
     return {
@@ -234,7 +234,7 @@ class Bench:
         self.recipe = settings.joint.model_copy(update={"seed": models.seed})
         self.tasks = sample(world, settings.slots, generator(EVALUATION, 0))
         slots = sample(world, self.recipe.pretraining, generator("offloading: slots that teach a policy", models.seed))
-        self.training_set = Lessons.of(models.net("paper"), world, slots, delays.of["paper"], delays.sizes)
+        self.training_set = PolicyTrainingSet.of(models.net("paper"), world, slots, delays.of["paper"], delays.sizes)
         self.best_fixed = delays.sizes[int(self.training_set.costs.mean(axis=0).argmin())]
 
     def with_policy(self, policy: Policy, offloaded: BoolArray) -> Measures:
@@ -381,8 +381,8 @@ def policies_on_mixed(
     What counts is C^edge (eq. 28) over each slot's least, else the slots of large tasks would be all that counts.
     """
 
-    def training_set_of(tasks: Tasks) -> Lessons:
-        slots = Lessons.of(models.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
+    def training_set_of(tasks: Tasks) -> PolicyTrainingSet:
+        slots = PolicyTrainingSet.of(models.net("paper"), world, tasks, delays.of["paper"], delays.sizes)
         return replace(slots, costs=slots.costs / slots.costs.min(axis=1, keepdims=True))
 
     training_set = training_set_of(

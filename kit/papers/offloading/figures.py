@@ -224,7 +224,7 @@ def table1(world: OffloadingWorld) -> Figure:
 
 
 def fig4(world: OffloadingWorld, delays: Delays, models_by_seed: Sequence[TrainedModels]) -> list[Figure]:
-    """The weighted delay of every (k, l) over its optimum (a), and in seconds with its own computing (b); static and kit's own beside."""
+    """The weighted delay of every (k, l) over its optimum (a), and in seconds with its own computing (b)."""
     excess, least, weight = _qualities(world, models_by_seed)
     known = [SIZES.index(size) for size in delays.sizes]
     deciding = np.full(len(SIZES), np.nan)
@@ -240,7 +240,7 @@ def fig4(world: OffloadingWorld, delays: Delays, models_by_seed: Sequence[Traine
         _by_size("fig4a", "Weighted delay above the optimum, computing not counted", excess, "1").model_copy(
             update={
                 "notes": (
-                    f"Above the weighted optimum: {spread}; the static network {100 * other[0]:.2f} %, kit's own {100 * other[1]:.3f} %.",
+                    f"Above the weighted optimum: {spread}; static {100 * other[0]:.2f} %, per user {100 * other[1]:.3f} %.",
                     SHAPES,
                 )
             }

@@ -42,7 +42,7 @@ class GeneticSettings(Record):
 
 
 @dataclass(frozen=True)
-class Found:
+class GeneticSolution:
     """One slot's decision and shares [1, users], the objective or cost summed over the users, and how often a cost was computed."""
 
     offloaded: BoolArray
@@ -59,7 +59,7 @@ def search(
     offloaded: BoolArray | None = None,
     inference: Inference = FREE,
     settings: GeneticSettings = GeneticSettings(),
-) -> Found:
+) -> GeneticSolution:
     """Search one slot (the first of ``tasks``): shares for tasks that are ``offloaded``, or decisions too where none are named."""
     one = tasks.pick(slice(0, 1))
     users, counted = one.size_bit.shape[1], [0]
@@ -84,7 +84,7 @@ def search(
         fitness, count, settings.individuals_per_task * int(one.present.sum()), seed, offloaded is None, settings
     )
     _, chosen, allocation = read(best[None])
-    return Found(chosen, allocation, float(values(best[None])[0]), counted[0])
+    return GeneticSolution(chosen, allocation, float(values(best[None])[0]), counted[0])
 
 
 def _run(fitness: Any, genes: int, individuals: int, seed: int, joint: bool, settings: GeneticSettings) -> Float64Array:

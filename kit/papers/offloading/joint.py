@@ -1,4 +1,4 @@
-"""Algorithm 1 of paper B: the allocator is fixed, the policy is taught with all tasks offloaded, then scheduler and policy go on together.
+"""Algorithm 1 of paper B: the allocator is fixed, the policy is trained with all tasks offloaded, then scheduler and policy go on together.
 
 An episode draws slots, lets the scheduler offload, the policy choose (k, l) and the allocator share; the rewards of eq. 23 move the
 scheduler, and each ``labelled`` episodes (the paper: each) the labels of eq. 28 for what was offloaded move the policy.
@@ -61,7 +61,7 @@ class JointRecipe(Record):
     loss: Loss = "labels"
     pretraining: int = Field(default=500, ge=1, description="slots of which the policy first learns the best sizes")
     pretraining_steps: int = Field(default=1500, ge=1)
-    labelled: int = Field(default=50, ge=1, description="episodes between two of the policy's lessons")
+    labelled: int = Field(default=50, ge=1, description="episodes between two of the policy's training_set")
     policy_rate: float = Field(default=1e-3, gt=0, description="of the policy in the episodes; table II: 1e-4")
     seed: int = 0
 
@@ -74,7 +74,7 @@ class Joined:
 
 
 @dataclass(frozen=True)
-class Lessons:
+class PolicyTrainingSet:
     """Slots with all tasks offloaded, and what each size costs in them: [samples, sizes]."""
 
     sizes: tuple[Size, ...]
@@ -82,9 +82,11 @@ class Lessons:
     costs: Float64Array
 
     @classmethod
-    def of(cls, net: Allocator, world: OffloadingWorld, tasks: Tasks, delay: Delay, sizes: tuple[Size, ...]) -> Lessons:
-        there = tasks.present
-        return cls(sizes, summary(world, tasks, there), costs_of(net, world, tasks, there, sizes, delay))
+    def of(
+        cls, net: Allocator, world: OffloadingWorld, tasks: Tasks, delay: Delay, sizes: tuple[Size, ...]
+    ) -> PolicyTrainingSet:
+        present = tasks.present
+        return cls(sizes, summary(world, tasks, present), costs_of(net, world, tasks, present, sizes, delay))
 
     def policy(self, recipe: JointRecipe, keep: Callable[[Size], bool] = lambda size: True) -> Policy:
         """Lines 2 to 6: a policy over some of the sizes that has learned from these."""
@@ -167,12 +169,12 @@ def train_jointly(
     net: Allocator,
     world: OffloadingWorld,
     delay: Delay,
-    lessons: Lessons,
+    training_set: PolicyTrainingSet,
     recipe: JointRecipe = JointRecipe(),
     progress: StepProgress | None = None,
 ) -> Joined:
     """Algorithm 1 for one world and one way of counting the time."""
-    policy = lessons.policy(recipe)
+    policy = training_set.policy(recipe)
     scheduler = Scheduler("paper", recipe.seed)
     losses = learning.learn(
         Episodes(net, world, delay, policy, scheduler, recipe), recipe.episodes, name="joint", progress=progress

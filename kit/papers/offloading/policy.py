@@ -4,7 +4,7 @@ The paper does not say how many tasks become one input. Here it is what the slot
 over the offloaded tasks, the logarithms of their mean size and workload, and of their number. The output is one number for each (k, l);
 the label of eq. 28 is a one at the best of them, eq. 29 the squared distance, and the largest output is chosen.
 
-``labels`` is that. ``costs`` (kit's own) turns the outputs into probabilities and descends the mean cost under them: sub-networks that are
+``labels`` is that. ``costs`` (ours) turns the outputs into probabilities and descends the mean cost under them: sub-networks that are
 nearly as good as the best count as nearly as good, where a label says all or nothing.
 """
 
@@ -60,10 +60,10 @@ class Policy(nn.Module):
 
 def summary(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Tensor:
     """What a policy sees of the offloaded tasks: (samples, 8)."""
-    there = (offloaded & tasks.present)[..., None]
-    count = np.maximum(there.sum(axis=1), 1)
-    u = np.where(there, features(world, tasks), 1.0)
-    mean = np.where(there, u, 0.0).sum(axis=1)[:, :2] / count
+    present = (offloaded & tasks.present)[..., None]
+    count = np.maximum(present.sum(axis=1), 1)
+    u = np.where(present, features(world, tasks), 1.0)
+    mean = np.where(present, u, 0.0).sum(axis=1)[:, :2] / count
     columns = [np.log(np.maximum(u, LEAST)).sum(axis=1) / count, np.log(mean + LEAST), np.log(count / world.users)]
     return torch.from_numpy(np.concatenate(columns, axis=1).astype(np.float32))
 
@@ -72,13 +72,13 @@ def costs_of(
     net: Allocator, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, sizes: Sequence[Size], delay: Delay
 ) -> Float64Array:
     """C^edge of eq. 28 in each slot for each size: the mean of eq. 25 over the offloaded tasks, [samples, sizes]."""
-    there = offloaded & tasks.present
-    table = np.empty((len(there), len(sizes)))
+    present = offloaded & tasks.present
+    table = np.empty((len(present), len(sizes)))
     for at, size in enumerate(sizes):
         outcome = evaluate(
-            world, tasks, there, allocation_of(net, world, tasks, there, size), inference_of(world, delay, *size)
+            world, tasks, present, allocation_of(net, world, tasks, present, size), inference_of(world, delay, *size)
         )
-        table[:, at] = np.where(there, outcome.cost, 0.0).sum(axis=1) / np.maximum(there.sum(axis=1), 1)
+        table[:, at] = np.where(present, outcome.cost, 0.0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
     return table
 
 

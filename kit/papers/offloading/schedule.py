@@ -1,9 +1,9 @@
-"""Who offloads: paper B's scheduler (eqs. 21 to 27), taught by its rewards, and kit's own, taught by the flips-and-swaps reference.
+"""Who offloads: paper B's scheduler (eqs. 21 to 27), trained by its rewards, and the ranked one, trained on the reference.
 
 ``paper``   one hidden layer of 32 neurons from a task's five features and the mean of all (eq. 21: the state is everyone's) to its
             probability, the same network for each user (the paper does not say; this way it serves any number of users). Policy gradient
             on eq. 23, see ``kit.papers.offloading.joint``.
-``kit``     kit's own: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
+``kit``     ranked: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
             would offload, so it decides knowing how crowded it gets. Its inputs are the parts of the joint cost
             (``kit.papers.offloading.allocate.Prices``) as logarithms of ratios, so one network serves every world, every
             number of users and
@@ -82,20 +82,20 @@ def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
 
 def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Tensor, Tensor]:
     """What a scheduler sees, (samples, users, inputs), and who is there."""
-    there = tasks.present
+    present = tasks.present
     if kind == "paper":
         x = np.log(np.maximum(features(world, tasks), LEAST)) + 1.0
     else:
         x = _ratios(world, tasks, inference)
-    return torch.from_numpy(np.where(there[..., None], x, 0.0).astype(np.float32)), torch.from_numpy(there)
+    return torch.from_numpy(np.where(present[..., None], x, 0.0).astype(np.float32)), torch.from_numpy(present)
 
 
 def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Float64Array:
     """Logarithms: local cost over the slot's mean; over it band, server and joining, each as if alone; reach; how many there are."""
-    prices, there = prices_of(world, tasks, inference), tasks.present
-    local = np.where(there, prices.local, 1.0) + 1e-300
-    count = np.maximum(there.sum(axis=1, keepdims=True), 1)
-    mean = np.where(there, prices.local, 0.0).sum(axis=1, keepdims=True) / count + 1e-300
+    prices, present = prices_of(world, tasks, inference), tasks.present
+    local = np.where(present, prices.local, 1.0) + 1e-300
+    count = np.maximum(present.sum(axis=1, keepdims=True), 1)
+    mean = np.where(present, prices.local, 0.0).sum(axis=1, keepdims=True) / count + 1e-300
     snr = prices.reach_hz / world.band_hz
     alone = prices.band / (world.band_hz * np.log2(1.0 + snr))
     parts = [
@@ -110,7 +110,7 @@ def _ratios(world: OffloadingWorld, tasks: Tasks, inference: Inference) -> Float
 
 
 def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> BoolArray:
-    """Offloaded where paper B's probability is a half or more; by kit's own, the likeliest tasks, as many as cost least."""
+    """Offloaded where paper B's probability is a half or more; by the ranked one, the likeliest tasks, as many as cost least."""
     with torch.no_grad():
         probability: Float64Array = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
     if scheduler.kind == "kit":
@@ -140,7 +140,7 @@ def read_weights(path: Path, scheduler: Scheduler) -> None:
         with np.load(BytesIO(data), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (ValueError, EOFError, OSError, zipfile.BadZipFile):
-        raise BadModel(f"{path} is no scheduler of kit's: remove it and learn anew.") from None
+        raise BadModel(f"{path} is no scheduler of kit's: remove it and train again.") from None
     learning.put_back(arrays, {"scheduler": scheduler}, {})
 
 
@@ -149,7 +149,7 @@ class Example:
     """What the reference decides in a batch of slots, and what each decision is worth as a share of the slot's cost."""
 
     x: Tensor
-    there: Tensor
+    present: Tensor
     wanted: Tensor
     worth: Tensor
 
@@ -179,7 +179,7 @@ class Imitation:
 
     def step(self, number: int) -> float:
         of = self.example(number % max(self.steps // VISITS, 1))
-        probability = self.scheduler(of.x, of.there).clamp(1e-6, 1 - 1e-6)
+        probability = self.scheduler(of.x, of.present).clamp(1e-6, 1 - 1e-6)
         loss = (functional.binary_cross_entropy(probability, of.wanted, reduction="none") * of.worth).sum(1).mean()
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
         self.optimizer.zero_grad()

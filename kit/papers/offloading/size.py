@@ -1,4 +1,4 @@
-"""How much paper B's networks compute (table I), and what that takes: T_infer of eqs. 34 and 35; kit's own beside them."""
+"""How much paper B's networks compute (table I), and how long that takes: T_infer of eqs. 34 and 35. The per-user ones, too."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def operations_of(experts: int, layers: int, users: int = 30) -> int:
 def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
     """Paper B's: one hidden layer of 32 neurons to one probability, from five features of each user and once from their mean.
 
-    kit's own: six inputs, three hidden layers and two probabilities, the same layers once more for what is there on average, and how many
-    of the ranking to take.
+    The ranked scheduler: six inputs, three hidden layers and two probabilities; the same layers once more for the mean task, and how
+    many of the ranking to take.
     """
     if kind == "paper":
         return SCHEDULER_NEURONS * (users * (INPUTS + 1) + INPUTS)
@@ -48,7 +48,7 @@ def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
 
 
 def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
-    """What table I's operations are in MACs, the fixed part with them; kit's own as it is written."""
+    """What table I's operations are in MACs, the fixed part with them; the per-user network as it is written."""
     fixed = FIXED_OPERATIONS * users / 30
     if network == "paper":
         return (operations_of(*size, users) + fixed) / 2
@@ -74,7 +74,7 @@ def inference_of(
 
     Analytic: half an operation of table I is a MAC, so factor 2 is its lambda = 1; the fixed part grows with the users. Measured: the
     size ``"k,l"``, with ``scheduler`` and ``policy`` where they were measured (else nothing). ``clock_hz``: the server's unless given.
-    kit's own network (``per_user``) stands with kit's own scheduler, and without a policy.
+    The per-user network stands with the ranked scheduler, and without a policy.
     """
     clock = world.server_hz if clock_hz is None else clock_hz
     if isinstance(delay, Measured):

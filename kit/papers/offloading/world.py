@@ -97,8 +97,8 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
-        there: BoolArray = self.size_bit > 0
-        return there
+        present: BoolArray = self.size_bit > 0
+        return present
 
     @property
     def cycles(self) -> Float64Array:
@@ -127,7 +127,7 @@ class Inference:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OffloadingOutcome:
     """What a decision costs each task: [samples, users]. ``objective`` is eq. 11a per task, ``cost`` eq. 24 or 25. Absent users: zeros."""
 
     delay_s: Float64Array
@@ -204,25 +204,25 @@ def importance(world: OffloadingWorld, tasks: Tasks) -> Float64Array:
 
 def evaluate(
     world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, allocation: Allocation, inference: Inference = FREE
-) -> Outcome:
+) -> OffloadingOutcome:
     """Eqs. 1 to 6, 11a, 24 and 25 for every task. An offloaded task without band or server clock never ends (infinite)."""
-    there = tasks.present
+    present = tasks.present
     sending = np.where(offloaded, sending_delay_s(world, tasks, allocation.band_hz), 0.0)
     edge = sending + np.where(offloaded, server_delay_s(tasks, allocation.server_hz), 0.0) + _column(inference.edge_s)
-    delay = np.where(offloaded, edge, local_delay_s(tasks) + _column(inference.local_s)) * there
+    delay = np.where(offloaded, edge, local_delay_s(tasks) + _column(inference.local_s)) * present
     energy = np.where(offloaded, world.power_w * sending, local_energy_j(world, tasks))
-    missed = (delay > tasks.deadline_s) & there
+    missed = (delay > tasks.deadline_s) & present
     weight = importance(world, tasks)
     weighted = np.multiply(weight, delay, out=np.zeros_like(delay), where=weight > 0)
     paid = world.energy_worth * energy
-    return Outcome(
+    return OffloadingOutcome(
         delay_s=delay,
         weighted_delay_s=weighted,
         energy_j=energy,
         missed=missed,
         cost=world.delay_worth * weighted / world.unit_s + paid,
         objective=world.delay_worth * delay / world.unit_s + paid + world.miss_worth * missed,
-        present=there,
+        present=present,
     )
 
 

@@ -127,10 +127,10 @@ def recipe_of(
 
 def buffer_bytes(world: PlacementWorld, recipe: AgentRecipe) -> int:
     """What the replay buffer takes of memory when it is full."""
-    seen, done = sizes(world, recipe)
+    observed_columns, action_columns = sizes(world, recipe)
     many = _many(world, recipe)
     slots = min(recipe.buffer // many, recipe.episodes * recipe.slots)
-    return FLOAT_BYTES * max(slots, 1) * many * (2 * seen + done)
+    return FLOAT_BYTES * max(slots, 1) * many * (2 * observed_columns + action_columns)
 
 
 def _many(world: PlacementWorld, recipe: AgentRecipe) -> int:
@@ -146,8 +146,11 @@ def sizes(world: PlacementWorld, recipe: AgentRecipe) -> tuple[int, int]:
 
 def update_flop(world: PlacementWorld, recipe: AgentRecipe) -> float:
     """Floating-point operations of one slot's update, Adam's left out: the mean over ``delay`` slots, backward passes counted double."""
-    seen, done = sizes(world, recipe)
-    actor, critic = _weights((seen, *recipe.actor, done)), _weights((seen + done, *recipe.critic, 1))
+    observed_columns, action_columns = sizes(world, recipe)
+    actor, critic = (
+        _weights((observed_columns, *recipe.actor, action_columns)),
+        _weights((observed_columns + action_columns, *recipe.critic, 1)),
+    )
     critics = 2 if recipe.method == "td3" else 1
     macs = actor + critics * critic + 3 * critics * critic + (3 * actor + 3 * critic) / recipe.delay
     return 2.0 * recipe.batch * macs
@@ -155,8 +158,11 @@ def update_flop(world: PlacementWorld, recipe: AgentRecipe) -> float:
 
 def parameters(world: PlacementWorld, recipe: AgentRecipe) -> int:
     """Weights and biases of actor and critics, target networks not counted."""
-    seen, done = sizes(world, recipe)
-    actor, critic = (seen, *recipe.actor, done), (seen + done, *recipe.critic, 1)
+    observed_columns, action_columns = sizes(world, recipe)
+    actor, critic = (
+        (observed_columns, *recipe.actor, action_columns),
+        (observed_columns + action_columns, *recipe.critic, 1),
+    )
     each = [_weights(of) + sum(of[1:]) + (2 * sum(of[1:-1]) if recipe.norm else 0) for of in (actor, critic)]
     return each[0] + (2 if recipe.method == "td3" else 1) * each[1]
 
@@ -208,7 +214,7 @@ class _DDPG(_Rates, DDPG):
     pass
 
 
-class Lesson:
+class AgentLearner:
     """A learner for :func:`kit.papers.learning.learn`: an episode a step. What it returns is the mean reward of a slot, not a loss."""
 
     def __init__(
@@ -241,54 +247,54 @@ class Lesson:
         return {"actor_adam": self.agent.actor.optimizer, "critic_adam": self.agent.critic.optimizer}
 
     def step(self, number: int) -> float:
-        begun, recipe = time.process_time(), self.recipe
+        start_s, recipe = time.process_time(), self.recipe
         if number % max(1, recipe.episodes // LOOKS) == 0:
             self.looks.append((number, self.alone()))
         outer, explore, inner = (generator(stream, recipe.seed, number) for stream in STREAMS)
         _seed_library(inner)
-        seen, _ = self.env.reset(seed=int(outer.integers(2**31)))
+        observation, _ = self.env.reset(seed=int(outer.integers(2**31)))
         total, last = 0.0, dict[str, Any]()
         for slot in range(recipe.slots):
-            done = number * recipe.slots + slot
-            action = self.act(seen, explore, self._noise(done))
+            slots_done = number * recipe.slots + slot
+            action = self.act(observation, explore, self._noise(slots_done))
             after, reward, _, _, last = self.env.step((action + 1.0) / 2.0)
-            self._store(seen, after, action, reward)
-            seen, total = after, total + reward
-            if done + 1 >= recipe.first:
-                self.agent.rates = (self._actor_rate(done), recipe.critic_rate)
+            self._store(observation, after, action, reward)
+            observation, total = after, total + reward
+            if slots_done + 1 >= recipe.first:
+                self.agent.rates = (self._actor_rate(slots_done), recipe.critic_rate)
                 self.agent.train(1, recipe.batch)
         if number + 1 == recipe.episodes:
             self.looks.append((number + 1, self.alone()))
         self._log(number, total / recipe.slots, last)
-        self.seconds += time.process_time() - begun
+        self.seconds += time.process_time() - start_s
         return total / recipe.slots
 
-    def _part(self, done: int) -> float:
+    def _part(self, slots_done: int) -> float:
         """Of all updates, how many lie behind."""
         recipe = self.recipe
-        return max(0.0, (done + 1 - recipe.first) / max(recipe.episodes * recipe.slots - recipe.first, 1))
+        return max(0.0, (slots_done + 1 - recipe.first) / max(recipe.episodes * recipe.slots - recipe.first, 1))
 
-    def _noise(self, done: int) -> float:
+    def _noise(self, slots_done: int) -> float:
         first, last = self.recipe.noise, self.recipe.last_noise
-        return first if last is None else first + (last - first) * self._part(done)
+        return first if last is None else first + (last - first) * self._part(slots_done)
 
-    def _actor_rate(self, done: int) -> float:
-        return self.recipe.actor_rate * (1.0 - self._part(done) if self.recipe.falling else 1.0)
+    def _actor_rate(self, slots_done: int) -> float:
+        return self.recipe.actor_rate * (1.0 - self._part(slots_done) if self.recipe.falling else 1.0)
 
-    def _store(self, seen: Vector, after: Vector, action: Vector, reward: float) -> None:
+    def _store(self, observation: Vector, after: Vector, action: Vector, reward: float) -> None:
         """A slot's experiences: the whole slot's, or each task's with its own reward. A slot never ends a world."""
         rewards = np.array([reward])
         if self.recipe.shared and self.env.outcome is not None:
             rewards = self.env.outcome.accuracy[0]
-        rows = (values.reshape(self.many, -1) for values in (seen, after, action))
+        rows = (values.reshape(self.many, -1) for values in (observation, after, action))
         self.buffer.add(*rows, rewards, np.zeros(self.many, dtype=bool), [{}] * self.many)
 
     def alone(self) -> float:
         """Mean reward of a slot over an episode without exploration, the same tasks each time; no training sees them."""
-        seen, _ = self.env.reset(seed=LOOKED_AT)
+        observation, _ = self.env.reset(seed=LOOKED_AT)
         total = 0.0
         for _ in range(self.recipe.slots):
-            seen, reward, *_ = self.env.step((self.act(seen) + 1.0) / 2.0)
+            observation, reward, *_ = self.env.step((self.act(observation) + 1.0) / 2.0)
             total += reward
         return total / self.recipe.slots
 
@@ -296,9 +302,9 @@ class Lesson:
     def buffer(self) -> Any:
         return self.agent.replay_buffer
 
-    def act(self, seen: Vector, rng: np.random.Generator | None = None, noise: float = 0.0) -> Vector:
+    def act(self, observation: Vector, rng: np.random.Generator | None = None, noise: float = 0.0) -> Vector:
         """The slot's action from -1 to 1, with exploration of deviation ``noise`` where ``rng`` is given."""
-        rows = torch.as_tensor(seen.reshape(self.many, -1), device=self.agent.device)
+        rows = torch.as_tensor(observation.reshape(self.many, -1), device=self.agent.device)
         with torch.no_grad():
             action: Vector = self.agent.actor(rows).cpu().numpy().ravel()
         if rng is not None:
@@ -315,15 +321,15 @@ class Lesson:
     def state(self) -> Arrays:
         buffer, counts = self.buffer, [self.buffer.pos, self.buffer.full, self.agent._n_updates, self.seconds]
         used = buffer.buffer_size if buffer.full else buffer.pos
-        kept = {f"buffer/{name}": getattr(buffer, name)[:used].copy() for name in _HELD}
-        told = {"counts": np.array(counts, dtype=np.float64), "looks": np.array(self.looks, dtype=np.float64)}
-        return learning.arrays_of(self.modules, self.optimizers) | kept | told
+        experiences = {f"buffer/{name}": getattr(buffer, name)[:used].copy() for name in _HELD}
+        counters = {"counts": np.array(counts, dtype=np.float64), "looks": np.array(self.looks, dtype=np.float64)}
+        return learning.arrays_of(self.modules, self.optimizers) | experiences | counters
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
         learning.put_back(state, self.modules, self.optimizers)
         for name in _HELD:
-            held = state[f"buffer/{name}"]
-            getattr(self.buffer, name)[: len(held)] = held
+            column = state[f"buffer/{name}"]
+            getattr(self.buffer, name)[: len(column)] = column
         pos, full, updates, self.seconds = state["counts"].tolist()
         self.looks = [(int(number), float(reward)) for number, reward in state["looks"]]
         self.buffer.pos, self.buffer.full, self.agent._n_updates = int(pos), bool(full), int(updates)
@@ -338,9 +344,9 @@ class _Centred(nn.Module):
         self.register_buffer("mean", torch.tensor([*mean, *[0.0] * more]))
         self.register_buffer("deviation", torch.tensor([*deviation, *[1.0] * more]))
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, observation: Tensor) -> Tensor:
         of = dict(self.named_buffers())
-        centred: Tensor = (seen - of["mean"]) / of["deviation"]
+        centred: Tensor = (observation - of["mean"]) / of["deviation"]
         return centred
 
 
@@ -431,10 +437,10 @@ class _Spaces(DummyVecEnv):
 
     def __init__(self, env: PlacementEnv, recipe: AgentRecipe) -> None:
         super().__init__([lambda: env])
-        seen, done = sizes(env.world, recipe)
+        observed_columns, action_columns = sizes(env.world, recipe)
         self.num_envs = _many(env.world, recipe)
-        self.observation_space = gym.spaces.Box(0.0, 1.0, (seen,), np.float32)
-        self.action_space = gym.spaces.Box(0.0, 1.0, (done,), np.float32)
+        self.observation_space = gym.spaces.Box(0.0, 1.0, (observed_columns,), np.float32)
+        self.action_space = gym.spaces.Box(0.0, 1.0, (action_columns,), np.float32)
 
 
 def _seed_library(rng: np.random.Generator) -> None:
@@ -462,50 +468,60 @@ def train(
 ) -> TrainedAgent:
     """The agent of a recipe in the factory of ``models_seed`` (the recipe's seed): learned now, or read from ``folder``.
 
-    ``said`` is told (episodes done, in all, mean reward). A run that was stopped goes on from its checkpoint; ``log`` writes TensorBoard's
-    files beside it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
+    ``progress`` is called with (episodes done, in all, mean reward). A run that was stopped goes on from its checkpoint; ``log`` writes
+    TensorBoard's files beside it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
     """
     learning.check_device(device)
     factory = recipe.seed if models_seed is None else models_seed
     name = f"{recipe.name}-{_of_world(world, factory)}"
-    path, beside = folder / f"{name}{SUFFIX}", folder / f"{name}.curve.json"
-    if path.is_file() and beside.is_file():
-        return TrainedAgent(*trained.load(path), store.read_record(beside, Curve))
-    store.make_folder(folder)
-    with learning.one_thread():
-        lesson = Lesson(world, recipe, models_seed=factory, device=device, log=folder / f"{name}.log" if log else None)
-        rewards = learning.learn(
-            lesson,
-            recipe.episodes,
-            checkpoint=folder / f"{name}.checkpoint.npz",
-            name=name,
-            progress=progress,
-            every_s=max(learning.CHECKPOINT_S, _state_bytes(world, recipe) / KEPT_BYTES_PER_S),
-        )
-        onnx = exported(lesson.agent.actor)
-    record = TrainedPolicy(
+
+    def learn(checkpoint: Path) -> tuple[TrainedPolicy, bytes, Curve]:
+        with learning.one_thread():
+            log_folder = folder / f"{name}.log" if log else None
+            learner = AgentLearner(world, recipe, models_seed=factory, device=device, log=log_folder)
+            rewards = learning.learn(
+                learner,
+                recipe.episodes,
+                checkpoint=checkpoint,
+                name=name,
+                progress=progress,
+                every_s=max(learning.CHECKPOINT_S, _state_bytes(world, recipe) / KEPT_BYTES_PER_S),
+            )
+            onnx = exported(learner.agent.actor)
+        curve = Curve(recipe=recipe, reward=tuple(map(float, rewards)), looks=tuple(learner.looks))
+        return _record(world, recipe, factory, learner.seconds), onnx, curve
+
+    def save(network: tuple[TrainedPolicy, bytes, Curve], policy_file: Path, curve_file: Path) -> None:
+        record, onnx, curve = network
+        store.write_record(curve_file, curve)
+        trained.save(policy_file, record, onnx)
+
+    def load(policy_file: Path, curve_file: Path) -> TrainedAgent:
+        return TrainedAgent(*trained.load(policy_file), store.read_record(curve_file, Curve))
+
+    return engine.load_or_train(folder, name, (SUFFIX, ".curve.json"), load=load, train=learn, save=save)
+
+
+def _record(world: PlacementWorld, recipe: AgentRecipe, models_seed: int, train_s: float) -> TrainedPolicy:
+    return TrainedPolicy(
         method=recipe.method,
         world=world,
-        models_seed=factory,
+        models_seed=models_seed,
         models_seen=recipe.models_seen,
         shared=recipe.shared,
         seed=recipe.seed,
         steps=recipe.episodes * recipe.slots,
-        train_s=lesson.seconds,
+        train_s=train_s,
         versions={"kit": kit.__version__, **{n: version(n) for n in ("numpy", "torch", "stable-baselines3")}},
         recipe=recipe.model_dump(mode="json"),
     )
-    curve = Curve(recipe=recipe, reward=tuple(map(float, rewards)), looks=tuple(lesson.looks))
-    store.write_record(beside, curve)
-    record = trained.save(path, record, onnx)
-    return TrainedAgent(record, trained.policy_of(record, onnx), curve)
 
 
 def untrained(world: PlacementWorld, recipe: AgentRecipe) -> Policy:
     """The policy of the recipe's actor before its first update: what its first weights alone are worth."""
     with learning.one_thread():
-        lesson = Lesson(world, recipe.model_copy(update={"buffer": 1}), models_seed=recipe.seed)
-        onnx = exported(lesson.agent.actor)
+        learner = AgentLearner(world, recipe.model_copy(update={"buffer": 1}), models_seed=recipe.seed)
+        onnx = exported(learner.agent.actor)
     record = TrainedPolicy(
         method=recipe.method, world=world, models_seed=recipe.seed, models_seen=recipe.models_seen, shared=recipe.shared,
         seed=recipe.seed, steps=0, train_s=0.0,
@@ -520,9 +536,9 @@ class _Actions(nn.Module):
         super().__init__()
         self.mu = actor.mu
 
-    def forward(self, seen: Tensor) -> Tensor:
-        found: Tensor = (self.mu(seen) + 1.0) / 2.0
-        return found
+    def forward(self, observation: Tensor) -> Tensor:
+        action: Tensor = (self.mu(observation) + 1.0) / 2.0
+        return action
 
 
 def exported(actor: nn.Module) -> bytes:

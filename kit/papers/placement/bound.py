@@ -62,8 +62,8 @@ def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: Stat
     It counts completed tasks, so it bounds the strict reward too.
     """
     option, count = options_of(world, models, tasks, state), np.maximum(tasks.present.sum(axis=1), 1)
-    found = [solve(world, option.pick(row)).bound for row in range(len(count))]
-    best: Float64Array = np.array(found) / count
+    bounds = [solve(world, option.pick(row)).bound for row in range(len(count))]
+    best: Float64Array = np.array(bounds) / count
     return best
 
 
@@ -103,11 +103,11 @@ def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close:
 
 
 def _columns(
-    option: Options, send: Float64Array, wanted: BoolArray, price: Float64Array | None = None
+    option: Options, send: Float64Array, possible: BoolArray, price: Float64Array | None = None
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
     """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
     used = takes(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
-    task, which = np.nonzero(wanted & (send[0] < option.deadline_s[0]))
+    task, which = np.nonzero(possible & (send[0] < option.deadline_s[0]))
     return task, which, used[task, which]
 
 
@@ -129,22 +129,22 @@ def _program(
         return 0.0, np.zeros(0), np.zeros(tasks), np.zeros(len(budget))
     row, thing = np.nonzero(used)
     limits = csr_array((used[row, thing], (of[task[row], thing], row)), shape=(len(budget), len(task)))
-    whole = csr_array((np.ones(len(task)), (task, columns)), shape=(tasks, len(task)))
+    one_of_each = csr_array((np.ones(len(task)), (task, columns)), shape=(tasks, len(task)))
     room = np.concatenate([budget * (1.0 - MARGIN), np.ones(tasks)])
     gain = option.value[0, task, which] - thrift * used.sum(axis=1)
-    rows = vstack([limits, whole])
-    done = linprog(-gain, A_ub=rows, b_ub=room, bounds=(0, None), method="highs")  # type: ignore[call-overload]
-    if done.x is None:
-        raise KitError(f"The linear program of this slot was not solved: {done.message}")
-    prices = np.maximum(-done.ineqlin.marginals, 0.0)
-    return -float(done.fun), np.asarray(done.x), prices[len(budget) :], prices[: len(budget)]
+    rows = vstack([limits, one_of_each])
+    solved = linprog(-gain, A_ub=rows, b_ub=room, bounds=(0, None), method="highs")  # type: ignore[call-overload]
+    if solved.x is None:
+        raise KitError(f"The linear program of this slot was not solved: {solved.message}")
+    prices = np.maximum(-solved.ineqlin.marginals, 0.0)
+    return -float(solved.fun), np.asarray(solved.x), prices[len(budget) :], prices[: len(budget)]
 
 
 def _priced(option: Options, of: Int64Array, prices: Float64Array) -> tuple[Float64Array, Float64Array]:
     """What each option earns less the least that it pays, and how long it then sends: [tasks, options]."""
-    found = paid(option, prices[of][None])
-    profit = np.where(option.value[0] > 0, option.value[0] - found.total[0], -1.0)
-    return profit, _inner(option, found.send_s[0])
+    payment = paid(option, prices[of][None])
+    profit = np.where(option.value[0] > 0, option.value[0] - payment.total[0], -1.0)
+    return profit, _inner(option, payment.send_s[0])
 
 
 def _inner(option: Options, send: Float64Array) -> Float64Array:
@@ -160,14 +160,14 @@ def _inner(option: Options, send: Float64Array) -> Float64Array:
 
 def _dive(world: PlacementWorld, option: Options) -> tuple[Int64Array, Float64Array]:
     """(option of each task or -1, its four shares): [tasks], [tasks, 4]. Split tasks are held to their greater part and the program solved
-    anew, while the decision is far from the bound and gets better.
+    again, while the decision is far from the bound and gets better.
     """
     best_value, bound, open_ = -1.0, np.inf, option
     best = np.zeros(0, dtype=np.int64), np.zeros(0)
     for _ in range(DIVES):
-        found = solve(world, open_, thrift=THRIFT)
-        bound = min(bound, found.bound)
-        chosen, shares, part = _round(world, option, found)
+        solution = solve(world, open_, thrift=THRIFT)
+        bound = min(bound, solution.bound)
+        chosen, shares, part = _round(world, option, solution)
         value = float(
             np.where(chosen >= 0, np.take_along_axis(option.value[0], chosen[:, None], axis=1)[:, 0], 0).sum()
         )
@@ -176,32 +176,32 @@ def _dive(world: PlacementWorld, option: Options) -> tuple[Int64Array, Float64Ar
         split = part.max(axis=1) < WHOLE
         if not split.any() or value >= (1.0 - GOOD) * bound:
             break
-        held = split[:, None] & (np.arange(part.shape[1]) != part.argmax(axis=1)[:, None])
-        open_ = replace(open_, value=np.where(held[None], -1.0, open_.value))
+        lesser = split[:, None] & (np.arange(part.shape[1]) != part.argmax(axis=1)[:, None])
+        open_ = replace(open_, value=np.where(lesser[None], -1.0, open_.value))
     return best
 
 
-def _round(world: PlacementWorld, option: Options, found: Solution) -> tuple[Int64Array, Float64Array, Float64Array]:
+def _round(world: PlacementWorld, option: Options, solution: Solution) -> tuple[Int64Array, Float64Array, Float64Array]:
     """(option of each task or -1, its four shares, the program's part of each option): whole tasks stand, the others take what is left."""
     tasks, choices = option.value.shape[1:]
     part, used = np.zeros((tasks, choices)), np.zeros((tasks, choices, THINGS))
-    np.add.at(part, (found.task, found.option), found.part)
-    np.add.at(used, (found.task, found.option), found.part[:, None] * found.takes)
+    np.add.at(part, (solution.task, solution.option), solution.part)
+    np.add.at(used, (solution.task, solution.option), solution.part[:, None] * solution.takes)
     used /= np.maximum(part, 1e-12)[:, :, None]
     best = part.argmax(axis=1)
-    whole = part.max(axis=1) >= WHOLE
+    undivided = part.max(axis=1) >= WHOLE
     of = np.repeat(pools(world), world.devices, axis=0)
     left = option.budget[0] * (1.0 - MARGIN)
-    chosen, shares = np.where(whole, best, -1), np.zeros((tasks, SHARES))
-    shares[whole] = used[whole, best[whole], :SHARES]
-    np.subtract.at(left, of[whole], used[whole, best[whole]])
+    chosen, shares = np.where(undivided, best, -1), np.zeros((tasks, SHARES))
+    shares[undivided] = used[undivided, best[undivided], :SHARES]
+    np.subtract.at(left, of[undivided], used[undivided, best[undivided]])
     left, fitter = np.maximum(left, 0.0), Fitter(option)
-    for task in np.flatnonzero(~whole)[np.argsort(-part[~whole].max(axis=1), kind="stable")]:
+    for task in np.flatnonzero(~undivided)[np.argsort(-part[~undivided].max(axis=1), kind="stable")]:
         for which in np.argsort(-option.value[0, task], kind="stable"):
             if option.value[0, task, which] <= 0:
                 break
             mine = of[task]
-            need = fitter.need(int(task), int(which), left[mine].tolist(), found.prices[mine].tolist())
+            need = fitter.need(int(task), int(which), left[mine].tolist(), solution.prices[mine].tolist())
             if need is not None:
                 chosen[task], shares[task] = which, need[:SHARES]
                 left[mine] = np.maximum(left[mine] - need, 0.0)

@@ -17,9 +17,9 @@ from kit.papers.placement.world import (
     MODELS,
     TASKS,
     Metrics,
-    Outcome,
     PlacementWorld,
     Policy,
+    SlotOutcome,
     metrics,
     run,
     sample,
@@ -69,13 +69,15 @@ def lines(
     return [*shown, only.model_copy(update=padded)]
 
 
-def _outcomes(world: PlacementWorld, policy: Policy, seed: int, slots: int, trace: Trace | None) -> Sequence[Outcome]:
+def _outcomes(
+    world: PlacementWorld, policy: Policy, seed: int, slots: int, trace: Trace | None
+) -> Sequence[SlotOutcome]:
     if trace is not None:
         return replay(world, trace, policy, seed=seed)
     return run(world, policy, slots=slots, seed=seed)
 
 
-def _tasks(outcomes: Sequence[Outcome]) -> float:
+def _tasks(outcomes: Sequence[SlotOutcome]) -> float:
     return max(1.0, float(np.mean([o.present.sum() for o in outcomes])))
 
 

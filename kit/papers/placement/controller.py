@@ -42,13 +42,13 @@ from kit.papers.placement.world import (
     TASKS,
     Decision,
     Models,
-    Outcome,
     PlacementWorld,
     Policy,
+    SlotOutcome,
     State,
     Tasks,
+    accepted_tasks,
     apart,
-    asked,
     empty,
     pooled,
     project,
@@ -156,7 +156,7 @@ class Controller:
         tasks, state = self.tasks(request), self.state(request)
         decision = self.policy(self.world, self.models, tasks, state, generator(CHOICES, self.seed, count))
         outcome = step(self.world, self.models, tasks, state, decision)
-        return self.told(request, tasks, decision, outcome)
+        return self._answer(request, tasks, decision, outcome)
 
     def tasks(self, request: SlotRequest) -> Tasks:
         """The request's tasks as arrays, [1, tasks]. Raises BadRecord for a device that the factory has not, or one twice."""
@@ -165,27 +165,29 @@ class Controller:
             (t.device, t.size_bit, t.deadline_s, t.noisy, t.first_bps_per_hz or 0.0, t.second_bps_per_hz or 0.0)
             for t in request.tasks
         ]
-        given = np.array(rows, dtype=np.float64).reshape(-1, 6)
-        device = given[:, 0].astype(np.int64)
+        columns_of_tasks = np.array(rows, dtype=np.float64).reshape(-1, 6)
+        device = columns_of_tasks[:, 0].astype(np.int64)
         self._refuse(device, "a task")
         twice = np.flatnonzero(np.bincount(device, minlength=1) > 1)
         if len(twice):
             raise BadRecord(f"Device {twice[0]} has two tasks in this request: a device has one a slot.")
         columns = np.zeros((5, 1, world.tasks))
         columns[1], columns[3:] = world.deadline_s[1], world.bps_per_hz
-        columns[:, 0, device] = np.where(given[:, 1:].T > 0, given[:, 1:].T, columns[:, 0, device])
+        columns[:, 0, device] = np.where(
+            columns_of_tasks[:, 1:].T > 0, columns_of_tasks[:, 1:].T, columns[:, 0, device]
+        )
         return Tasks(columns[0], columns[1], columns[2] > 0, columns[3], columns[4])
 
     def state(self, request: SlotRequest) -> State:
         """What the request says of the caches. Raises UnknownName (a variant), BadRecord (a device)."""
         state = empty(self.world, 1)
-        for held, there in ((request.at_gateways, state.gateway), (request.at_edge, state.edge)):
-            for name, devices in held.items():
+        for models, cache in ((request.at_gateways, state.gateway), (request.at_edge, state.edge)):
+            for name, devices in models.items():
                 if name not in self.names:
                     raise UnknownName("variant", name, self.names)
                 device = np.array(devices, dtype=np.int64)
                 self._refuse(device, f"a model {name}")
-                there[0, device, self.names.index(name)] = True
+                cache[0, device, self.names.index(name)] = True
         return state
 
     def _refuse(self, device: np.ndarray[tuple[int, ...], np.dtype[np.int64]], what: str) -> None:
@@ -195,9 +197,9 @@ class Controller:
                 f"Device {beyond[0]} has {what} and this factory has {self.world.tasks} devices, counted from 0: correct the number."
             )
 
-    def told(self, request: SlotRequest, tasks: Tasks, decision: Decision, outcome: Outcome) -> SlotAnswer:
-        """The decision in words and numbers: the shares within the budgets, the other node's left out."""
-        asks = asked(self.world, tasks, decision)
+    def _answer(self, request: SlotRequest, tasks: Tasks, decision: Decision, outcome: SlotOutcome) -> SlotAnswer:
+        """The decision by names and numbers: the shares within the budgets, the other node's left out."""
+        asks = accepted_tasks(self.world, tasks, decision)
         shares, _, _ = project(self.world, asks, decision)
         order = [t.device for t in request.tasks]
         columns = [s[0, order].tolist() for s in shares]
@@ -211,7 +213,7 @@ class Controller:
             x[0, order].tolist() for x in (outcome.placed, outcome.accuracy, outcome.delay_s, slack_s)
         )
         rows = zip(order, runs, home, variant, *columns, placed, accuracy, delay, slack, strict=True)
-        told: list[dict[str, Any]] = [
+        rows_of_tasks: list[dict[str, Any]] = [
             {
                 "device": device,
                 "node": ("gateway" if stays else "edge") if served else "none",
@@ -233,17 +235,17 @@ class Controller:
                 "slot": request.slot,
                 "average_accuracy": float(outcome.accuracy.sum()) / max(1, len(order)),
                 "promised": int(outcome.promised.sum()),
-                "least_slack_s": min((t["slack_s"] for t in told if t["slack_s"] is not None), default=None),
+                "least_slack_s": min((t["slack_s"] for t in rows_of_tasks if t["slack_s"] is not None), default=None),
                 "idle": dict(zip(Idle.model_fields, (np.maximum(1.0 - s, 0.0).tolist() for s in sums), strict=True)),
-                "tasks": told,
-                "at_gateways": dict(self._held(outcome.state.gateway)),
-                "at_edge": dict(self._held(outcome.state.edge)),
+                "tasks": rows_of_tasks,
+                "at_gateways": dict(self._models_in(outcome.state.gateway)),
+                "at_edge": dict(self._models_in(outcome.state.edge)),
             }
         )
 
-    def _held(self, there: BoolArray) -> Iterator[tuple[str, tuple[int, ...]]]:
+    def _models_in(self, cache: BoolArray) -> Iterator[tuple[str, tuple[int, ...]]]:
         for level, name in enumerate(self.names):
-            devices = tuple(np.flatnonzero(there[0, :, level]).tolist())
+            devices = tuple(np.flatnonzero(cache[0, :, level]).tolist())
             if devices:
                 yield name, devices
 
@@ -255,8 +257,8 @@ def written(answer: SlotAnswer) -> bytes:
 
 def complaint(error: Exception, line: int) -> bytes:
     """What a controller reads in place of an answer, as one line of JSON."""
-    told: Mapping[str, object] = {"kind": "placement-error", "schema_version": 1, "line": line, "error": str(error)}
-    return json.dumps(told, ensure_ascii=False).encode()
+    reply: Mapping[str, object] = {"kind": "placement-error", "schema_version": 1, "line": line, "error": str(error)}
+    return json.dumps(reply, ensure_ascii=False).encode()
 
 
 def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:

@@ -20,8 +20,8 @@ from kit.errors import UsageError
 from kit.papers.placement.observation import Vector, acted, actions_of, decision_of, observe, observed
 from kit.papers.placement.world import (
     MODELS,
-    Outcome,
     PlacementWorld,
+    SlotOutcome,
     Tasks,
     empty,
     metrics,
@@ -59,7 +59,7 @@ class PlacementEnv(gym.Env[Vector, Vector]):
         self.action_space = gym.spaces.Box(0.0, 1.0, (tasks * acted(self.world),), np.float32)
         self.state = empty(self.world, 1)
         self.tasks: Tasks | None = None
-        self.outcome: Outcome | None = None  # of the last step: what each task came to
+        self.outcome: SlotOutcome | None = None  # of the last step: what each task came to
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         super().reset(seed=seed)
@@ -71,12 +71,12 @@ class PlacementEnv(gym.Env[Vector, Vector]):
         if self.tasks is None:
             raise UsageError("No episode has begun: call reset first.")
         decision = decision_of(self.world, action[None])
-        found = step(self.world, self.models, self.tasks, self.state, decision, self.np_random)
-        self.slot, self.state, self.outcome = self.slot + 1, found.state, found
+        outcome = step(self.world, self.models, self.tasks, self.state, decision, self.np_random)
+        self.slot, self.state, self.outcome = self.slot + 1, outcome.state, outcome
         self.tasks = sample(self.world, 1, self.np_random)
-        seen = observe(self.world, self.models, self.tasks, self.state, models_seen=self.models_seen)[0]
-        return seen, float(found.reward[0]), False, self.slot >= self.slots, _info(found)
+        observation = observe(self.world, self.models, self.tasks, self.state, models_seen=self.models_seen)[0]
+        return observation, float(outcome.reward[0]), False, self.slot >= self.slots, _info(outcome)
 
 
-def _info(found: Outcome) -> dict[str, Any]:
-    return metrics([found]).model_dump()
+def _info(outcome: SlotOutcome) -> dict[str, Any]:
+    return metrics([outcome]).model_dump()

@@ -1,9 +1,9 @@
-"""Paper C's experiment: what every method makes of the same slots, in one world after another, for each seed.
+"""Paper C's experiment: what every method achieves on the same slots, in one world after another, for each seed.
 
-A seed is a factory (its devices' models) and its slots' tasks. Kit's own network is trained once for a seed and serves every world. TD3 and
-DDPG know one factory in one world: they are trained at the default one, and, where all tasks share a network, anew where a sweep is
-scarcest. What was trained or found is kept in a folder and not done twice, under a name that holds all that decides it: the format of
-what is kept, the world, the recipe. No training has seen the slots that judge.
+A seed is a factory (its devices' models) and its slots' tasks. The dual-price policy is trained once for a seed and serves every world.
+TD3 and DDPG serve one factory in one world: they are trained at the default one, and, where all tasks share a network, again where a sweep
+is scarcest. Networks and points are kept in a folder and not computed twice, under a name that holds all that decides them. Nothing is
+trained on the slots that evaluate.
 """
 
 from __future__ import annotations

@@ -2,13 +2,13 @@
 
 | name | what |
 |---|---|
-| ``fig4`` | reward over the episodes of training at the default world, flat and shared networks; kit's own before and after |
+| ``fig4`` | reward over the episodes of training at the default world, flat and shared networks; the dual-price policy before and after |
 | ``fig5`` | average accuracy and completion over the gateways' (a) band, (b) caches, (c) clocks |
 | ``fig6`` | average accuracy over the base station's (a) band, (b) cache, (c) clock |
 | ``fig7`` | completed tasks by node and placed models over (a) R^c, (b) R^e |
 | ``fig8`` | average accuracy over the number of gateways, and where tasks are completed |
 | ``default`` | all methods at the default world, in full, and the paper's gains |
-| ``shared`` | the fair baseline at the default world, beside the rules, kit's own and the bound: cheap enough for more seeds |
+| ``shared`` | the fair baseline at the default world, beside the rules, the dual-price policy and the bound: cheap enough for more seeds |
 | ``scarce`` | all methods where one resource is scarce: tables III and IV leave rules little to lose |
 """
 
@@ -130,7 +130,7 @@ def results_of(
 
 
 def fig4(study: Study) -> Iterator[Figure]:
-    """Learning curves at the default world, of the paper's agents and of shared networks, and kit's own before and after."""
+    """Learning curves at the default world, of the paper's agents and of shared networks, and the dual-price policy before and after."""
     networks_by_seed, points, settings = study.networks(), study.at(), study.settings
     curves = {name: [c.agents[name].curve for c in networks_by_seed] for name in networks_by_seed[0].agents}
     flat, shared_ = ({n: c for n, c in curves.items() if n in of} for of in (settings.flat(0), settings.shared(0)))
@@ -202,7 +202,7 @@ def _own_learning(study: Study) -> Figure:
     steps = study.settings.price_steps
     return Figure(
         figure="fig4-own",
-        title=f"What {steps:,} steps teach kit's own network",
+        title=f"What {steps:,} steps train the dual-price policy",
         x_name="scarce",
         x=tuple(places),
         y_name="average accuracy",
@@ -274,7 +274,7 @@ def _sweep(study: Study, key: str, what: str, y_name: str, suffix: str = "") -> 
 def _training_note(study: Study) -> str:
     settings = study.settings
     note = f"Agents were trained at the default world, {TD3} and {DDPG} for {settings.episodes} episodes, and only judged elsewhere"
-    return f"{note}; shared networks were also trained anew at the scarcest place." if settings.retrain else f"{note}."
+    return f"{note}; shared networks were also trained again at the scarcest place." if settings.retrain else f"{note}."
 
 
 def _lines(places: Sequence[Sequence[PlacementPoint]], what: str) -> Iterator[Line]:
@@ -290,7 +290,7 @@ def fig7(study: Study) -> Iterator[Figure]:
     """Completed tasks and placed models by node, of the paper's agent, the rounding and the dual-price policy."""
     counts: dict[str, tuple[str, str]] = {
         "": ("tasks of a slot, completed", "completed"),
-        "-placed": ("models of a slot, placed anew", "placed"),
+        "-placed": ("models of a slot, placed again", "placed"),
     }
     for key in ("fig7a", "fig7b"):
         label, _, _, factor, read = SWEEPS[key]
@@ -378,7 +378,7 @@ def default(study: Study) -> Iterator[Figure]:
         shown="table",
         lines=tuple(lines),
         notes=(
-            f"Kit's own reaches {100 * ratio:.2f} % of the bound.",
+            f"The dual-price policy reaches {100 * ratio:.2f} % of the bound.",
             "Shares are judged as they were asked for (C4, C5); the world scales them down to the budgets.",
             _training_note(study),
         ),
@@ -424,7 +424,7 @@ def _over(point: PlacementPoint, one: str, other: str, what: str) -> float:
 
 
 def shared(study: Study) -> Iterator[Figure]:
-    """The fair baseline at the default world: what rules, shared networks and kit's own reach, and by how much one is ahead."""
+    """The fair baseline at the default world: what rules, shared networks and the dual-price policy reach, and by how much one is ahead."""
     points = [
         experiment.at(study.world, study.settings, networks, study.folder) for networks in study.networks(flat=False)
     ]
@@ -445,7 +445,7 @@ def shared(study: Study) -> Iterator[Figure]:
         shown="table",
         lines=tuple(lines),
         notes=(
-            "Average accuracy and completion are shares of all tasks; kit's own network is that of the first seed.",
+            "Average accuracy and completion are shares of all tasks; the dual-price policy is that of the first seed.",
         ),
     )
     yield _shared_gains(points)
@@ -508,14 +508,14 @@ def scarce(study: Study) -> Iterator[Figure]:
         shown="table",
         lines=tuple(lines),
         notes=(
-            f"Kit's own reaches at least {100 * ratio[worst].mean():.1f} % of the bound of any caches ({places[worst]}).",
+            f"The dual-price policy reaches at least {100 * ratio[worst].mean():.1f} % of the bound of any caches ({places[worst]}).",
             _training_note(study),
         ),
     )
 
 
 def acceptance(points: Points, world: PlacementWorld) -> dict[str, Value]:
-    """What is claimed: the paper's gains at the default world, and how near kit's own comes to the bound."""
+    """What is claimed: the paper's gains at the default world, and how near the dual-price policy comes to the bound."""
     values: dict[str, Value] = {}
     if world in points:
         mean = {name: float(np.mean(_seeds(points[world], name))) for name in points[world][0].methods}

@@ -124,23 +124,23 @@ class MeasuredModels(Record):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was read and what was assumed, one sentence each."""
-        found = [
+        notes = [
             f"{v.artifact_id}: accuracy {v.accuracy:.4f}, {v.size_bytes / 1e6:.2f} MB, p{self.percentile} "
             f"{v.end.at(self.percentile) * 1e3:.3g} ms at the gateways ({v.end.text}) and "
             f"{v.edge.at(self.percentile) * 1e3:.3g} ms at the edge ({v.edge.text})."
             for v in self.variants
         ]
         if unknown := [v.artifact_id for v in self.variants if not v.noisy_known]:
-            found.append(
+            notes.append(
                 f"Nobody measured {', '.join(unknown)} on noisy data: counted as {NOISY_PART:.1%} of the clean accuracy, "
                 "what table III's models keep."
             )
         for light, heavy in zip(self.variants, self.variants[1:], strict=False):
             if heavy.accuracy <= light.accuracy:
-                found.append(
+                notes.append(
                     f"{heavy.artifact_id} is not more accurate than {light.artifact_id}: nothing speaks for it."
                 )
-        return tuple(found)
+        return tuple(notes)
 
 
 def world_of(world: PlacementWorld, models: MeasuredModels, timed: Timed = "measured") -> PlacementWorld:
@@ -212,7 +212,7 @@ def read(
     if kind != "measured" or not name:
         raise UsageError(f"--models does not take '{text}': write table, or measured:KNOWLEDGE.json.")
     both = settings_of(text, parts, STATE, "--models")
-    places = [_where(flag, said, both) for flag, said in (("--end", end), ("--edge", edge))]
+    places = [_where(flag, place, both) for flag, place in (("--end", end), ("--edge", edge))]
     known: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
     if known is None:
         raise UsageError(
@@ -247,15 +247,15 @@ def models_of(
     Raises UnknownName (a variant or device that was not measured), UsageError (a variant twice, an accuracy beyond 0 and 1), BadRecord:
     nothing trusted there, several measurements and none named, no accuracy, accuracies of several data sets.
     """
-    given = dict(noisy or {})
+    noisy_accuracies = dict(noisy or {})
     if len(set(ids)) != len(ids) or not ids:
         raise UsageError("Name each variant once, the lightest first.")
-    for name, value in given.items():
+    for name, value in noisy_accuracies.items():
         if name not in ids:
             raise UnknownName("variant of --noisy", name, ids)
         if not 0 < value <= 1:
             raise UsageError(f"The noisy accuracy of {name} is a share above 0 and up to 1, not {value:g}.")
-    variants = tuple(_measured(rows, name, end, edge, given.get(name)) for name in ids)
+    variants = tuple(_measured(rows, name, end, edge, noisy_accuracies.get(name)) for name in ids)
     if len(sets := sorted({v.dataset for v in variants if v.dataset})) > 1:
         raise BadRecord(
             f"The accuracies come from {len(sets)} data sets ({', '.join(sets)}) and cannot be compared: take variants of one."
@@ -287,10 +287,10 @@ def _row(rows: Sequence[KnowledgeRow], name: str, where: Where, flag: str) -> Kn
     measured = [r for r in rows if r.origin == "measured"]
     if where.device_id not in (devices := sorted({r.device_id for r in measured})):
         raise UnknownName(f"device of {flag}", where.device_id, devices)
-    there = [r for r in measured if r.device_id == where.device_id]
-    if name not in (known := sorted({r.artifact_id for r in there})):
+    on_device = [r for r in measured if r.device_id == where.device_id]
+    if name not in (known := sorted({r.artifact_id for r in on_device})):
         raise UnknownName(f"variant on {where.device_id}", name, known)
-    every = [r for r in there if r.artifact_id == name]
+    every = [r for r in on_device if r.artifact_id == name]
     fitting = [r for r in every if where.holds(r)]
     if not fitting:
         raise BadRecord(

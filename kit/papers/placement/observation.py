@@ -60,8 +60,10 @@ def observe(world: PlacementWorld, models: Models, tasks: Tasks, state: State, *
         parts.append(np.take_along_axis(models.accuracy, quality, axis=2)[:, :, 0])
         parts.append(models.size_bytes / max(v.size_bytes[1] for v in world.variants))
         parts.append(models.cycles.reshape(*tasks.size_bit.shape, -1) / cycles)
-    seen: Vector = np.concatenate(parts, axis=2).reshape(len(tasks.size_bit), -1).clip(0.0, 1.0).astype(np.float32)
-    return seen
+    observation: Vector = (
+        np.concatenate(parts, axis=2).reshape(len(tasks.size_bit), -1).clip(0.0, 1.0).astype(np.float32)
+    )
+    return observation
 
 
 def decision_of(world: PlacementWorld, actions: Vector) -> Decision:

@@ -23,9 +23,9 @@ from kit.papers.placement.world import (
     PlacementWorld,
     State,
     Tasks,
+    accepted_tasks,
     apart,
-    asked,
-    held_bytes,
+    cached_bytes,
     pooled,
     project,
 )
@@ -70,10 +70,10 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
     budget = np.ones((shape[0], _count(world)))
     fetch, space = np.zeros(shape), size / room
     if state is not None:
-        there = np.concatenate([state.gateway, state.edge], axis=2)
+        cached = np.concatenate([state.gateway, state.edge], axis=2)
         upstream = np.concatenate([state.edge, np.zeros_like(state.edge)], axis=2)
-        fetch = 8.0 * size * ~there * (~upstream / world.cloud_bps + home / world.backhaul_bps)
-        space = space * ~there
+        fetch = 8.0 * size * ~cached * (~upstream / world.cloud_bps + home / world.backhaul_bps)
+        space = space * ~cached
         budget = _free(world, models, state, budget)
     first = (tasks.size_bit / (world.band_hz * tasks.first_bps_per_hz))[:, :, None]
     second = (tasks.size_bit / (world.edge_band_hz * tasks.second_bps_per_hz))[:, :, None]
@@ -100,11 +100,11 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
 def pools(world: PlacementWorld) -> Int64Array:
     """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
     things = (*apart(world), world.pools == "per_gateway", False)
-    found, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
+    numbers, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
     for thing, own in enumerate(things):
-        found[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
+        numbers[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
         next_ += world.gateways if own else 1
-    return found
+    return numbers
 
 
 def takes(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
@@ -115,15 +115,15 @@ def takes(option: Options, send_s: Float64Array, price: Float64Array | None = No
     worth = np.ones((option.value.shape[1], THINGS)) if price is None else price
     one, two = np.sqrt(worth[:, None, 0] * option.first_s), np.sqrt(worth[:, None, 1] * option.second_s)
     left = np.maximum(send_s - option.fixed_s, 1e-12)
-    found = np.zeros((*option.value.shape, THINGS))
+    parts = np.zeros((*option.value.shape, THINGS))
     with np.errstate(divide="ignore", invalid="ignore"):
-        found[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
-        found[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
+        parts[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
+        parts[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
     clock = option.compute_s / np.maximum(option.deadline_s - send_s, 1e-12)
     for thing, values in ((2, clock), (4, option.space)):
-        found[..., thing] = np.where(option.home, values, 0.0)
-        found[..., thing + 1] = np.where(option.home, 0.0, values)
-    return found
+        parts[..., thing] = np.where(option.home, values, 0.0)
+        parts[..., thing + 1] = np.where(option.home, 0.0, values)
+    return parts
 
 
 @dataclass(frozen=True)
@@ -200,15 +200,15 @@ def decide(world: PlacementWorld, tasks: Tasks, chosen: Int64Array, shares: Floa
     """
     variants, accepted = len(world.variants), chosen >= 0
     home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
-    given = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
+    granted = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
     used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
     decision = Decision(
         at_gateway=home,
         variant=variant,
-        first_share=given[:, :, 0],
-        second_share=given[:, :, 1],
-        gateway_share=given[:, :, 2],
-        edge_share=given[:, :, 3],
+        first_share=granted[:, :, 0],
+        second_share=granted[:, :, 1],
+        gateway_share=granted[:, :, 2],
+        edge_share=granted[:, :, 3],
         keep_gateway=used & home[:, :, None],
         keep_edge=used & ~home[:, :, None],
     )
@@ -220,7 +220,7 @@ def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
 
     Every task then ends as early or earlier: a reserve that costs nothing, against times that are longer than was promised.
     """
-    shares, _, _ = project(world, asked(world, tasks, decision), decision)
+    shares, _, _ = project(world, accepted_tasks(world, tasks, decision), decision)
     full = []
     for share, own in zip(shares, apart(world), strict=True):
         sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
@@ -235,7 +235,7 @@ def _count(world: PlacementWorld) -> int:
 
 
 def _free(world: PlacementWorld, models: Models, state: State, budget: Float64Array) -> Float64Array:
-    gateway, edge = held_bytes(world, models, state)
+    gateway, edge = cached_bytes(world, models, state)
     of = pools(world)
     if world.pools == "literal":
         gateway = np.broadcast_to(gateway.sum(axis=1, keepdims=True), gateway.shape)

@@ -1,8 +1,8 @@
-"""Learning kit's own policy (``kit.papers.placement.prices``) without examples: the dual function of random worlds is the loss.
+"""Training the dual-price policy (``kit.papers.placement.prices``) without examples: the dual function of random worlds is the loss.
 
 Any prices bound what every decision of a slot can earn, and the best prices bound it most tightly. So the network learns to lower the
 bound: its loss is :attr:`Market.dual`, whose slope by the prices is what is free less what is bought, no solver and no graph needed. Each
-round of moving the prices is taught from where the one before left them. The slots of a world follow each other under the network's
+round of moving the prices is trained from where the one before left them. The slots of a world follow each other under the network's
 own decisions, so that it learns on the caches that it will meet.
 """
 
@@ -65,8 +65,8 @@ class PriceNetwork(nn.Module):
         of = dict(self.named_parameters())
         h = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK)
         h = h + functional.leaky_relu(h @ of["w1"] + of["b1"], LEAK)
-        found: Tensor = h @ of["w2"] + of["b2"] + x @ of["w3"]
-        return found
+        move: Tensor = h @ of["w2"] + of["b2"] + x @ of["w3"]
+        return move
 
 
 def network_of(trained: PriceNetwork) -> Network:
@@ -74,14 +74,14 @@ def network_of(trained: PriceNetwork) -> Network:
     of = {name: value.detach().numpy().copy() for name, value in trained.named_parameters()}
 
     def leaky(x: Float64Array) -> Float64Array:
-        found: Float64Array = np.maximum(x, np.float32(LEAK) * x)
-        return found
+        activation: Float64Array = np.maximum(x, np.float32(LEAK) * x)
+        return activation
 
     def run(x: Float64Array) -> Float64Array:
         h = leaky(x @ of["w0"] + of["b0"])
         h = h + leaky(h @ of["w1"] + of["b1"])
-        found: Float64Array = h @ of["w2"] + of["b2"] + x @ of["w3"]
-        return found
+        move: Float64Array = h @ of["w2"] + of["b2"] + x @ of["w3"]
+        return move
 
     return run
 
@@ -100,7 +100,7 @@ class Lowering:
         models, state = sample_models(world, FACTORIES, rng), empty(world, FACTORIES)
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
         self.optimizer.zero_grad()
-        reached = []
+        duals = []
         for _ in range(SLOTS):
             tasks = sample(world, FACTORIES, rng)
             option = options_of(world, models, tasks, state)
@@ -110,13 +110,13 @@ class Lowering:
                 move = self.network(torch.from_numpy(features(at, before, round_)))
                 log_price = moved(world, log_price, move.detach().numpy())
                 before, at = at, market(world, option, log_price, softness(round_ + 1))
-                taught(world, at, move).backward()  # type: ignore[no-untyped-call]
-            reached.append(float(at.dual.mean()))
+                dual_loss(world, at, move).backward()  # type: ignore[no-untyped-call]
+            duals.append(float(at.dual.mean()))
             chosen, shares = fit(world, option, log_price)
             decision = keeping(world, models, state, decide(world, tasks, chosen, shares), chosen, log_price)
             state = step(world, models, tasks, state, decision).state
         self.optimizer.step()
-        return float(np.mean(reached))
+        return float(np.mean(duals))
 
     def state(self) -> Arrays:
         return learning.arrays_of({"network": self.network}, {"adam": self.optimizer})
@@ -138,7 +138,7 @@ def rate(steps: int) -> float:
     return RATE if 2 * steps >= STEPS else HASTY
 
 
-def taught(world: PlacementWorld, at: Market, move: Tensor) -> Tensor:
+def dual_loss(world: PlacementWorld, at: Market, move: Tensor) -> Tensor:
     """A loss whose gradient by the moves that led here is that of the dual function, over what the pools of that factory turn over."""
     each = move.reshape(at.slope.shape)
     log_price = torch.where(torch.from_numpy(shared(world)), each.mean(dim=1, keepdim=True), each)

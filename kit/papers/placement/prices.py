@@ -1,4 +1,4 @@
-"""Kit's own policy: a small network sets a price for every pool, and each task buys what earns it most.
+"""The dual-price policy: a small network sets a price for every pool, and each task buys what earns it most.
 
 At given prices the best way to take a task's time apart has a closed form (``kit.papers.placement.options.paid``), so nothing
 but prices has
@@ -61,8 +61,8 @@ class Market:
     @property
     def dual(self) -> Float64Array:
         """A bound of the average accuracy, and the slack's part: [samples]. Convex in the prices, least where ``slope`` is nothing."""
-        found: Float64Array = self.earned + (self.worth - SLACK * self.log_price).sum(axis=2).mean(axis=1)
-        return found
+        bound: Float64Array = self.earned + (self.worth - SLACK * self.log_price).sum(axis=2).mean(axis=1)
+        return bound
 
 
 def policy_of(network: Network) -> Policy:
@@ -105,8 +105,8 @@ def keeping(
 
 def _mean(values: Float64Array, used: BoolArray) -> Float64Array:
     """Over what was used in each sample; 0 where nothing was."""
-    found: Float64Array = (values * used).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)), 1)
-    return found
+    mean: Float64Array = (values * used).sum(axis=(1, 2)) / np.maximum(used.sum(axis=(1, 2)), 1)
+    return mean
 
 
 def shared(world: PlacementWorld) -> BoolArray:
@@ -118,26 +118,26 @@ def shared(world: PlacementWorld) -> BoolArray:
 
 def log_prices(network: Network, world: PlacementWorld, option: Options) -> Float64Array:
     """Logarithms of the prices of fair shares, [samples, gateways, 6], after all rounds."""
-    found, before = np.full((len(option.value), world.gateways, THINGS), START), None
+    log_price, before = np.full((len(option.value), world.gateways, THINGS), START), None
     for number in range(ROUNDS):
-        at = market(world, option, found, softness(number))
-        found = moved(world, found, network(features(at, before, number)))
+        at = market(world, option, log_price, softness(number))
+        log_price = moved(world, log_price, network(features(at, before, number)))
         before = at
-    return found
+    return log_price
 
 
 def softness(number: int) -> float:
     """Accuracy, in this round of moving the prices; the last is that in which they are judged."""
-    found: float = SOFT * (HARD / SOFT) ** (number / ROUNDS)
-    return found
+    accuracy: float = SOFT * (HARD / SOFT) ** (number / ROUNDS)
+    return accuracy
 
 
 def moved(world: PlacementWorld, log_price: Float64Array, move: Float64Array) -> Float64Array:
     """The next log prices; a pool that all share moves by the mean of what its gateways say."""
     step = move.reshape(log_price.shape).astype(np.float64)
     both = np.where(shared(world), step.mean(axis=1, keepdims=True), step)
-    found: Float64Array = np.clip(log_price + both, LOWEST, HIGHEST)
-    return found
+    bounded: Float64Array = np.clip(log_price + both, LOWEST, HIGHEST)
+    return bounded
 
 
 def features(at: Market, before: Market | None, number: int) -> Float64Array:
@@ -183,8 +183,8 @@ def _spent(world: PlacementWorld, cost: Paid, weight: Float64Array) -> tuple[Flo
     shape, half = (len(weight), world.gateways, world.devices), weight.shape[2] // 2
     sums, squares = [], []
     for thing, values in enumerate((cost.first, cost.second, cost.clock, cost.space)):
-        wanted = values * weight
-        halves = (wanted,) if thing < 2 else (wanted[:, :, :half], wanted[:, :, half:])
+        spent = values * weight
+        halves = (spent,) if thing < 2 else (spent[:, :, :half], spent[:, :, half:])
         value = (values,) if thing < 2 else (values[:, :, :half], values[:, :, half:])
         for one, each in zip(halves, value, strict=True):
             mean = one.sum(axis=2)
@@ -205,9 +205,9 @@ def fit(world: PlacementWorld, option: Options, log_price: Float64Array) -> tupl
     for factor in DEARER:
         for row in np.flatnonzero(((chosen < 0) & (option.value > 0).any(axis=2)).any(axis=1)).tolist():
             one = option.pick(row)
-            found = _fitted(world, one, log_price[row : row + 1] + np.log(factor))
-            if _worth(one, found[0])[0] > _worth(one, chosen[row : row + 1])[0]:
-                chosen[row], shares[row] = found[0][0], found[1][0]
+            dearer = _fitted(world, one, log_price[row : row + 1] + np.log(factor))
+            if _worth(one, dearer[0])[0] > _worth(one, chosen[row : row + 1])[0]:
+                chosen[row], shares[row] = dearer[0][0], dearer[1][0]
     return chosen, shares
 
 
@@ -237,11 +237,11 @@ def _fitted(world: PlacementWorld, option: Options, log_price: Float64Array) -> 
         regret = ordered[:, :, -1] - np.maximum(ordered[:, :, -2], 0.0)
         order = np.argsort(np.where(wanting, -regret, np.inf), axis=1, kind="stable")
         table = np.zeros((*order.shape, left.shape[1]))
-        asked = need[rows, order, best[rows, order]] * wanting[rows, order][:, :, None]
-        table[rows[:, :, None], np.arange(order.shape[1])[None, :, None], of[order]] = asked
-        held = ((table.cumsum(axis=1) <= left[:, None]) | (table == 0)).all(axis=2) & wanting[rows, order]
-        left -= (table * held[:, :, None]).sum(axis=1)
-        row, place = np.nonzero(held)
+        demanded = need[rows, order, best[rows, order]] * wanting[rows, order][:, :, None]
+        table[rows[:, :, None], np.arange(order.shape[1])[None, :, None], of[order]] = demanded
+        served = ((table.cumsum(axis=1) <= left[:, None]) | (table == 0)).all(axis=2) & wanting[rows, order]
+        left -= (table * served[:, :, None]).sum(axis=1)
+        row, place = np.nonzero(served)
         chosen[row, order[row, place]] = best[row, order[row, place]]
     shares = np.take_along_axis(need, np.maximum(chosen, 0)[:, :, None, None], axis=2)[:, :, 0]
     shares *= (chosen >= 0)[:, :, None]
@@ -252,20 +252,20 @@ def _fitted(world: PlacementWorld, option: Options, log_price: Float64Array) -> 
 
 def _needs(option: Options, cost: Paid, price: Float64Array) -> Float64Array:
     """Parts of the pools that each option takes at these prices: [samples, tasks, options, 6]."""
-    found = np.zeros((*cost.first.shape, THINGS))
-    found[..., 0] = cost.first / price[:, :, None, 0]
-    found[..., 1] = cost.second / price[:, :, None, 1]
+    parts = np.zeros((*cost.first.shape, THINGS))
+    parts[..., 0] = cost.first / price[:, :, None, 0]
+    parts[..., 1] = cost.second / price[:, :, None, 1]
     half = cost.first.shape[2] // 2
     for thing, values in ((2, cost.clock), (4, cost.space)):
-        found[..., :half, thing] = values[..., :half] / price[:, :, None, thing]
-        found[..., half:, thing + 1] = values[..., half:] / price[:, :, None, thing + 1]
-    return found
+        parts[..., :half, thing] = values[..., :half] / price[:, :, None, thing]
+        parts[..., half:, thing + 1] = values[..., half:] / price[:, :, None, thing + 1]
+    return parts
 
 
 def _fill(
     option: Options, chosen: Int64Array, shares: Float64Array, left: Float64Array, price: Float64Array, of: Int64Array
 ) -> None:
-    """What room is left goes, in place, to tasks that gain by it: most gain first. A task may take its time apart anew."""
+    """What room is left goes, in place, to tasks that gain by it: most gain first. A task may take its time apart again."""
     has = np.where(chosen >= 0, np.take_along_axis(option.value[0], np.maximum(chosen, 0)[:, None], axis=1)[:, 0], 0.0)
     gain = option.value[0].max(axis=1) - has
     wanting = np.argsort(-gain, kind="stable")[: int((gain > 0).sum())]

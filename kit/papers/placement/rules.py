@@ -59,11 +59,11 @@ def constant(world: PlacementWorld) -> tuple[int, int]:
     """
     rng = generator("placement: slots that choose the constant rule", 0)
     models, (first, second) = sample_models(world, TRIED, rng), (sample(world, TRIED, rng) for _ in range(2))
-    start, found = empty(world, TRIED), {}
+    start, accuracy = empty(world, TRIED), {}
     for choice in product(range(world.devices + 1), range(len(world.variants))):
         placed = step(world, models, first, start, _equal(world, first, *choice)).state
-        found[choice] = step(world, models, second, placed, _equal(world, second, *choice)).accuracy.sum()
-    return max(found, key=lambda choice: found[choice])
+        accuracy[choice] = step(world, models, second, placed, _equal(world, second, *choice)).accuracy.sum()
+    return max(accuracy, key=lambda choice: accuracy[choice])
 
 
 def _equal(world: PlacementWorld, tasks: Tasks, homes: int, variant: int) -> Decision:
@@ -119,7 +119,7 @@ def _one_by_one(world: PlacementWorld, tasks: Tasks, option: Options, send_s: Fl
 
 def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
     """The option of each task or -1, a sample at a time: for one sample, numbers are several times faster than arrays of one."""
-    found, of, order = np.full(possible.shape[:2], -1, dtype=np.int64), pools(world).tolist(), _order(world)
+    chosen, of, order = np.full(possible.shape[:2], -1, dtype=np.int64), pools(world).tolist(), _order(world)
     things = [(0, 2, 4) if home else (0, 1, 3, 5) for home in option.home.tolist()]
     for row in range(len(needs)):
         value = np.where(possible[row], option.value[row], -1.0)
@@ -136,11 +136,11 @@ def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Float64Arra
                 if room >= 0.0 and room > best_room:
                     best, best_room = which, room
             if best >= 0:
-                found[row, task] = best
+                chosen[row, task] = best
                 want = wants[task][best]
                 for j in things[best]:
                     left[pool[j]] -= want[j]
-    return found
+    return chosen
 
 
 def _in_arrays(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
@@ -162,5 +162,5 @@ def _in_arrays(world: PlacementWorld, option: Options, needs: Float64Array, poss
 
 def _order(world: PlacementWorld) -> list[int]:
     """First devices first, gateway by gateway."""
-    found: list[int] = np.arange(world.tasks).reshape(world.gateways, world.devices).T.ravel().tolist()
-    return found
+    order: list[int] = np.arange(world.tasks).reshape(world.gateways, world.devices).T.ravel().tolist()
+    return order

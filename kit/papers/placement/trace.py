@@ -39,9 +39,9 @@ from kit.papers.placement.world import (
     TIMES,
     Decision,
     Models,
-    Outcome,
     PlacementWorld,
     Policy,
+    SlotOutcome,
     State,
     Tasks,
     empty,
@@ -67,7 +67,7 @@ class Header(Record):
     source: str = Field(default="", description="in words")
 
 
-class Request(Record):
+class TraceRequest(Record):
     """Every other line: one device's task in one slot."""
 
     slot: int = Field(ge=0, lt=2**31)
@@ -100,12 +100,12 @@ def write(path: Path, trace: Trace) -> None:
     store.write_atomic(path, b"\n".join(lines) + b"\n")
 
 
-def requests(trace: Trace) -> Iterator[Request]:
+def requests(trace: Trace) -> Iterator[TraceRequest]:
     """Every request, slot by slot, in the order of the devices."""
     for slot, tasks in enumerate(trace.slots):
         for device in np.flatnonzero(tasks.present[0]).tolist():
             values = {name: getattr(tasks, name)[0, device].item() for name in Tasks.__dataclass_fields__}
-            yield Request(slot=slot, device=device, **values)
+            yield TraceRequest(slot=slot, device=device, **values)
 
 
 def read(path: Path) -> Trace:
@@ -143,7 +143,7 @@ class _Columns:
 
     def put(self, line: bytes, source: str) -> None:
         try:
-            request = Request.model_validate_json(line)
+            request = TraceRequest.model_validate_json(line)
         except ValidationError as error:
             raise BadRecord(f"{source} is no request: {first_problem(error)}.") from None
         at, (slots, tasks) = (request.slot, request.device), self.size_bit.shape
@@ -171,31 +171,32 @@ class Recorder:
     """A policy that decides as another one does and keeps the tasks that it is shown: it records any run."""
 
     policy: Policy
-    seen: list[Tasks] = field(default_factory=list)
+    slots_of_tasks: list[Tasks] = field(default_factory=list)
 
     def __call__(
         self, world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator
     ) -> Decision:
-        self.seen.append(tasks)
+        self.slots_of_tasks.append(tasks)
         return self.policy(world, models, tasks, state, rng)
 
     def trace(self, world: PlacementWorld, source: str = "", *, sample: int = 0) -> Trace:
         """What sample number ``sample`` brought. Raises UsageError before anything was decided, or for another factory."""
-        if not self.seen:
+        if not self.slots_of_tasks:
             raise UsageError("Nothing was recorded: run the policy for a slot at least.")
-        if self.seen[0].size_bit.shape[1] != world.tasks:
+        if self.slots_of_tasks[0].size_bit.shape[1] != world.tasks:
             raise UsageError(
-                f"{self.seen[0].size_bit.shape[1]} devices were recorded and this world has {world.tasks}."
+                f"{self.slots_of_tasks[0].size_bit.shape[1]} devices were recorded and this world has {world.tasks}."
             )
         slots = tuple(
-            Tasks(**{n: getattr(t, n)[sample : sample + 1] for n in Tasks.__dataclass_fields__}) for t in self.seen
+            Tasks(**{n: getattr(t, n)[sample : sample + 1] for n in Tasks.__dataclass_fields__})
+            for t in self.slots_of_tasks
         )
         return Trace(Header(slots=len(slots), world=world, source=source), slots)
 
 
 def replay(
     world: PlacementWorld, trace: Trace, policy: Policy, *, seed: int = 0, models: Models | None = None
-) -> list[Outcome]:
+) -> list[SlotOutcome]:
     """The trace's slots through a policy in ``world``, from empty caches.
 
     Models, chance of the policy and of measured times are those of ``kit.papers.placement.run`` with this seed (``models`` where they are
@@ -208,12 +209,12 @@ def replay(
             f"{world.gateways} and {world.devices}: replay it in a world like its own."
         )
     models = sample_models(world, 1, generator(MODELS, seed)) if models is None else models
-    state, found = empty(world, 1), []
+    state, outcomes = empty(world, 1), []
     for slot, tasks in enumerate(trace.slots):
         decision = policy(world, models, tasks, state, generator(CHOICES, seed, slot))
-        found.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
-        state = found[-1].state
-    return found
+        outcomes.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
+        state = outcomes[-1].state
+    return outcomes
 
 
 # ------------------------------------------------------------------------------------------------------------- generating
@@ -252,16 +253,18 @@ def generate(
     if arrivals.burst_rate is not None and arrivals.rate is None:
         raise UsageError("Bursts need a rate between them: give both, like --rate 0.3 --burst-rate 2.")
     rng = generator("placement: arrivals and links of a trace", seed)
-    there = _arrived(world, slots, arrivals, rng)
+    arrived = _arrived(world, slots, arrivals, rng)
     first = _links(world, slots, world.tasks, fading, rng)
     second = np.repeat(_links(world, slots, world.gateways, fading, rng), world.devices, axis=1)
-    made = []
+    slots_of_tasks = []
     for slot in range(slots):
         tasks = sample(world, 1, generator(TASKS, seed, slot))
-        size = np.where(there[slot], tasks.size_bit, 0.0)
-        made.append(Tasks(size, tasks.deadline_s, tasks.noisy, first[slot : slot + 1], second[slot : slot + 1]))
-    said = [f"seed {seed}", f"arrivals {_words(arrivals)}", f"fading {'none' if fading is None else _words(fading)}"]
-    return Trace(Header(slots=slots, world=world, source=f"generated: {'; '.join(said)}"), tuple(made))
+        size = np.where(arrived[slot], tasks.size_bit, 0.0)
+        slots_of_tasks.append(
+            Tasks(size, tasks.deadline_s, tasks.noisy, first[slot : slot + 1], second[slot : slot + 1])
+        )
+    facts = [f"seed {seed}", f"arrivals {_words(arrivals)}", f"fading {'none' if fading is None else _words(fading)}"]
+    return Trace(Header(slots=slots, world=world, source=f"generated: {'; '.join(facts)}"), tuple(slots_of_tasks))
 
 
 def _words(record: Record) -> str:
@@ -270,19 +273,19 @@ def _words(record: Record) -> str:
 
 def _arrived(world: PlacementWorld, slots: int, arrivals: Arrivals, rng: np.random.Generator) -> BoolArray:
     """Which devices bring a task: [slots, tasks]."""
-    there = np.ones((slots, world.tasks), dtype=bool)
+    arrived = np.ones((slots, world.tasks), dtype=bool)
     if arrivals.rate is None:
-        return there
+        return arrived
     burst = arrivals.rate if arrivals.burst_rate is None else arrivals.burst_rate
     often = arrivals.burst_slots / (arrivals.burst_slots + arrivals.quiet_slots)
     bursting, waiting = rng.random(world.gateways) < often, np.zeros(world.tasks, dtype=np.int64)
     for slot in range(slots):
         waiting += rng.poisson(np.repeat(np.where(bursting, burst, arrivals.rate), world.devices))
-        there[slot] = waiting > 0
-        waiting -= there[slot]
+        arrived[slot] = waiting > 0
+        waiting -= arrived[slot]
         change = rng.random(world.gateways) < 1.0 / np.where(bursting, arrivals.burst_slots, arrivals.quiet_slots)
         bursting ^= change
-    return there
+    return arrived
 
 
 def _links(
@@ -291,17 +294,17 @@ def _links(
     """gamma of each link: [slots, links]."""
     if fading is None:
         return np.full((slots, links), world.bps_per_hz)
-    waves = (rng.standard_normal((slots, links)) + 1j * rng.standard_normal((slots, links))) / np.sqrt(2.0)
+    gains = (rng.standard_normal((slots, links)) + 1j * rng.standard_normal((slots, links))) / np.sqrt(2.0)
     for slot in range(1, slots):
-        waves[slot] = fading.memory * waves[slot - 1] + np.sqrt(1.0 - fading.memory**2) * waves[slot]
-    path = np.sqrt(fading.rician_k / (fading.rician_k + 1.0)) + waves / np.sqrt(fading.rician_k + 1.0)
+        gains[slot] = fading.memory * gains[slot - 1] + np.sqrt(1.0 - fading.memory**2) * gains[slot]
+    path = np.sqrt(fading.rician_k / (fading.rician_k + 1.0)) + gains / np.sqrt(fading.rician_k + 1.0)
     rate: Float64Array = np.log2(1.0 + (2.0**world.bps_per_hz - 1.0) * np.abs(path) ** 2)
     return np.maximum(rate, LEAST_BPS_PER_HZ)
 
 
 def record(
     world: PlacementWorld, policy: Policy, *, slots: int, seed: int = 0, source: str = ""
-) -> tuple[Trace, Sequence[Outcome]]:
+) -> tuple[Trace, Sequence[SlotOutcome]]:
     """A run of one factory as ``kit.papers.placement.run`` makes it, with its trace."""
     recorder = Recorder(policy)
     outcomes = run(world, recorder, slots=slots, seed=seed)

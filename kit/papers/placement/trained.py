@@ -75,7 +75,7 @@ def load(path: Path) -> tuple[TrainedPolicy, Policy]:
     with store.explained(network, "read"):
         onnx = network.read_bytes()
     if store.sha256_bytes(onnx) != record.network_sha256:
-        raise BadModel(f"{network} is not the network that {path.name} describes: copy both files anew.")
+        raise BadModel(f"{network} is not the network that {path.name} describes: copy both files again.")
     return record, policy_of(record, onnx)
 
 
@@ -94,13 +94,15 @@ def policy_of(record: TrainedPolicy, onnx: bytes) -> Policy:
 
         return prices.policy_of(network)
     each = 1 if record.shared else record.world.tasks
-    columns, seen = each * acted(record.world), np.zeros((1, each * _seen(record)))
-    if network(seen).shape != (1, columns):
-        raise BadModel(f"This network does not turn {seen.shape[1]} observed values into {columns}: export it anew.")
+    columns, observation = each * acted(record.world), np.zeros((1, each * _observed_columns(record)))
+    if network(observation).shape != (1, columns):
+        raise BadModel(
+            f"This network does not turn {observation.shape[1]} observed values into {columns}: export it again."
+        )
     return _by_actions(network, record)
 
 
-def _seen(record: TrainedPolicy) -> int:
+def _observed_columns(record: TrainedPolicy) -> int:
     return observed(record.world, models_seen=record.models_seen)
 
 
@@ -113,9 +115,9 @@ def _by_actions(network: Callable[[NDArray[Any]], NDArray[Any]], record: Trained
                 f"This policy was trained for {tasks_known} tasks of {variants} variants, and the world has {world.tasks} "
                 f"of {len(world.variants)}: train one for it."
             )
-        seen = observe(world, models, tasks, state, models_seen=record.models_seen)
-        actions = network(seen.reshape(-1, _seen(record)) if record.shared else seen)
-        return decision_of(world, actions.astype(np.float32).reshape(len(seen), -1))
+        observation = observe(world, models, tasks, state, models_seen=record.models_seen)
+        actions = network(observation.reshape(-1, _observed_columns(record)) if record.shared else observation)
+        return decision_of(world, actions.astype(np.float32).reshape(len(observation), -1))
 
     return decide
 
@@ -145,11 +147,11 @@ def _network(onnx: bytes, method: str) -> Callable[[NDArray[Any]], NDArray[Any]]
 
     def run(values: NDArray[Any]) -> NDArray[Any]:
         try:
-            found = session.run(outputs, {inputs[0]: np.ascontiguousarray(values, dtype=np.float32)})[0]
+            output = session.run(outputs, {inputs[0]: np.ascontiguousarray(values, dtype=np.float32)})[0]
         except Exception as error:
             reason = str(error).partition("\n")[0]
             raise BadModel(f"This {method} network does not take an input of shape {values.shape}: {reason}") from None
-        result: NDArray[Any] = found.astype(np.float64)
+        result: NDArray[Any] = output.astype(np.float64)
         return result
 
     return run

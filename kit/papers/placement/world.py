@@ -85,13 +85,13 @@ class Spread(Record):
             raise ValueError("levels and factors of a spread must rise")
         return self
 
-    def at(self, chance: Float64Array) -> Float64Array:
-        """The factor that is not exceeded with this probability, in the shape of ``chance``."""
-        found: Float64Array = np.interp(chance, self.levels, self.factors)
+    def at(self, probability: Float64Array) -> Float64Array:
+        """The factor that is not exceeded with this probability, in the shape of ``probability``."""
+        factor: Float64Array = np.interp(probability, self.levels, self.factors)
         if len(self.levels) > 1:
             slope = (self.factors[-1] - self.factors[-2]) / (self.levels[-1] - self.levels[-2])
-            found += slope * np.maximum(chance - self.levels[-1], 0.0)
-        return found
+            factor += slope * np.maximum(probability - self.levels[-1], 0.0)
+        return factor
 
 
 class Variant(Record):
@@ -203,8 +203,8 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
-        there: BoolArray = self.size_bit > 0
-        return there
+        present: BoolArray = self.size_bit > 0
+        return present
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SlotOutcome:
     """What one slot's decision came to: [samples, tasks], or [samples] where said.
 
     ``delay_s`` is infinite for a task that was turned away or whose model did not fit. ``promised`` tasks would be completed if every run
@@ -289,8 +289,8 @@ def empty(world: PlacementWorld, samples: int) -> State:
 
 def pooled(world: PlacementWorld, values: Float64Array, own: bool) -> Float64Array:
     """Sums over the gateways' pools, [samples, gateways, 1]; over all tasks where gateways have none of their own, [samples, 1, 1]."""
-    found: Float64Array = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
-    return found if own else found.sum(axis=1, keepdims=True)
+    sums: Float64Array = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
+    return sums if own else sums.sum(axis=1, keepdims=True)
 
 
 def apart(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
@@ -298,14 +298,14 @@ def apart(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
     return world.band == "per_gateway", False, world.pools == "per_gateway", False
 
 
-def asked(world: PlacementWorld, tasks: Tasks, decision: Decision) -> BoolArray:
+def accepted_tasks(world: PlacementWorld, tasks: Tasks, decision: Decision) -> BoolArray:
     """Which tasks have a share of all that their node needs; the others are turned away."""
     home = (decision.first_share > 0) & (decision.gateway_share > 0)
     away = (decision.second_share > 0) & (decision.edge_share > 0)
     if world.first_hop == "counted":
         away &= decision.first_share > 0
-    found: BoolArray = np.where(decision.at_gateway, home, away) & tasks.present
-    return found
+    mask: BoolArray = np.where(decision.at_gateway, home, away) & tasks.present
+    return mask
 
 
 def project(
@@ -323,15 +323,15 @@ def project(
         (decision.gateway_share, home),
         (decision.edge_share, away),
     )
-    found: list[Float64Array] = []
-    held: list[BoolArray] = []
+    projected: list[Float64Array] = []
+    within_budget: list[BoolArray] = []
     for (share, uses), own in zip(pools, apart(world), strict=True):
         used = np.clip(share, 0.0, 1.0) * uses
         sums = pooled(world, used, own)
-        held.append(np.asarray(within(sums, 1.0).all(axis=(1, 2))))
+        within_budget.append(np.asarray(within(sums, 1.0).all(axis=(1, 2))))
         blocks = used.reshape(len(used), world.gateways, world.devices) / np.maximum(sums, 1.0)
-        found.append(blocks.reshape(used.shape))
-    return tuple(found), held[0] & held[1], held[2] & held[3]
+        projected.append(blocks.reshape(used.shape))
+    return tuple(projected), within_budget[0] & within_budget[1], within_budget[2] & within_budget[3]
 
 
 def within(sums: Float64Array, budget: float) -> BoolArray:
@@ -339,7 +339,7 @@ def within(sums: Float64Array, budget: float) -> BoolArray:
     return np.asarray(sums <= budget * (1.0 + ROUNDING))
 
 
-def held_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Float64Array, Float64Array]:
+def cached_bytes(world: PlacementWorld, models: Models, state: State) -> tuple[Float64Array, Float64Array]:
     """What the caches hold: [samples, gateways] and [samples]."""
     gateway = pooled(world, (models.size_bytes * state.gateway).sum(axis=2), True)[:, :, 0]
     return gateway, (models.size_bytes * state.edge).sum(axis=(1, 2))
@@ -355,12 +355,12 @@ def step(
     state: State,
     decision: Decision,
     rng: np.random.Generator | None = None,
-) -> Outcome:
+) -> SlotOutcome:
     """Eqs. 2 to 10 and 14, and the caching pool update, for one slot of every sample.
 
     ``rng`` draws what measured models take, one number for each task; without it every run takes what was promised.
     """
-    asks, home = asked(world, tasks, decision), decision.at_gateway
+    asks, home = accepted_tasks(world, tasks, decision), decision.at_gateway
     shares, c4, c5 = project(world, asks, decision)
     size = _of(models.size_bytes, decision.variant)
     here, upstream = _of(state.gateway, decision.variant), _of(state.edge, decision.variant)
@@ -369,8 +369,8 @@ def step(
     wants = asks & ~hit & (fetch <= tasks.deadline_s)
     placed = _place(world, models, state, np.where(wants, size, 0.0), home)
     cycles = _of(models.cycles.reshape(*home.shape, -1), decision.variant + np.where(home, 0, models.cycles.shape[3]))
-    there, computing = hit | placed, _computing_s(world, cycles, home, shares)
-    ready = np.where(there, np.maximum(_sending_s(world, tasks, home, shares), fetch), np.inf)
+    available, computing = hit | placed, _computing_s(world, cycles, home, shares)
+    ready = np.where(available, np.maximum(_sending_s(world, tasks, home, shares), fetch), np.inf)
     delay = ready + computing
     completed = promised = delay <= tasks.deadline_s
     if rng is not None and not world.certain:
@@ -381,7 +381,7 @@ def step(
     satisfied = np.stack([(completed | ~tasks.present).all(axis=1), c4, c5, _c6(world, size * asks, home)], axis=1)
     count = np.maximum(tasks.present.sum(axis=1), 1)
     reward = accuracy.sum(axis=1) / count * (satisfied.all(axis=1) if world.reward == "strict" else 1.0)
-    return Outcome(
+    return SlotOutcome(
         delay_s=delay,
         promised=promised,
         completed=completed,
@@ -434,17 +434,17 @@ def _computing_s(
 def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) -> Float64Array:
     """Each run's time over what was promised for it: [samples, tasks]. A task's luck is the same wherever it runs."""
     luck = rng.random(decision.variant.shape)
-    found = np.ones_like(luck)
+    factor = np.ones_like(luck)
     for level, variant in enumerate(world.variants):
         for home, spread in ((True, variant.spread), (False, variant.edge_spread)):
             if spread is not None:
-                found = np.where((decision.variant == level) & (decision.at_gateway == home), spread.at(luck), found)
-    return found
+                factor = np.where((decision.variant == level) & (decision.at_gateway == home), spread.at(luck), factor)
+    return factor
 
 
 def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Float64Array, home: BoolArray) -> BoolArray:
     """Steps 1 to 3 of the caching pool update: which wanted models find room in their node."""
-    gateway, edge = held_bytes(world, models, state)
+    gateway, edge = cached_bytes(world, models, state)
     at_gateways = (want_bytes * home).reshape(-1, world.devices)
     if world.pools == "literal":
         gateway, at_gateways = gateway.sum(axis=1), at_gateways.reshape(len(home), -1)
@@ -467,8 +467,8 @@ def _first_fit(want: Float64Array, free: Float64Array) -> BoolArray:
 
 def _c6(world: PlacementWorld, size: Float64Array, home: BoolArray) -> BoolArray:
     gateway = within(pooled(world, size * home, world.pools == "per_gateway"), world.gateway_cache_bytes)
-    held: BoolArray = gateway.all(axis=(1, 2)) & within((size * ~home).sum(axis=1), world.edge_cache_bytes)
-    return held
+    fits: BoolArray = gateway.all(axis=(1, 2)) & within((size * ~home).sum(axis=1), world.edge_cache_bytes)
+    return fits
 
 
 def _moved_bytes(placed: Float64Array, home: BoolArray, at_edge: BoolArray) -> Float64Array:
@@ -491,16 +491,16 @@ def _next(state: State, decision: Decision, placed: BoolArray) -> State:
 Policy: TypeAlias = Callable[[PlacementWorld, Models, Tasks, State, np.random.Generator], Decision]
 
 
-def run(world: PlacementWorld, policy: Policy, *, slots: int, samples: int = 1, seed: int = 0) -> list[Outcome]:
+def run(world: PlacementWorld, policy: Policy, *, slots: int, samples: int = 1, seed: int = 0) -> list[SlotOutcome]:
     """``slots`` slots of as many factories as samples, from empty caches."""
     models, state = sample_models(world, samples, generator(MODELS, seed)), empty(world, samples)
-    found = []
+    outcomes = []
     for slot in range(slots):
         tasks = sample(world, samples, generator(TASKS, seed, slot))
         decision = policy(world, models, tasks, state, generator(CHOICES, seed, slot))
-        found.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
-        state = found[-1].state
-    return found
+        outcomes.append(step(world, models, tasks, state, decision, generator(TIMES, seed, slot)))
+        state = outcomes[-1].state
+    return outcomes
 
 
 class Metrics(Record):
@@ -525,13 +525,13 @@ class Metrics(Record):
     reward: float
 
 
-def metrics(outcomes: Sequence[Outcome]) -> Metrics:
+def metrics(outcomes: Sequence[SlotOutcome]) -> Metrics:
     """The paper's metrics of a run."""
 
     def of(name: str) -> NDArray[np.float64]:
         return np.stack([getattr(o, name) for o in outcomes]).astype(np.float64)
 
-    home, done, placed, promised = of("at_gateway"), of("completed"), of("placed"), of("promised")
+    home, completed, placed, promised = of("at_gateway"), of("completed"), of("placed"), of("promised")
     variant, tasks = of("variant"), max(1.0, float(of("present").sum(axis=2).mean()))
     satisfied, moved = of("satisfied").mean(axis=(0, 1)), of("moved_bytes").mean(axis=(0, 1))
 
@@ -540,16 +540,16 @@ def metrics(outcomes: Sequence[Outcome]) -> Metrics:
 
     return Metrics(
         average_accuracy=each(of("accuracy")) / tasks,
-        completion=each(done) / tasks,
-        missed=float((promised * (1 - done)).sum() / max(1.0, promised.sum())),
+        completion=each(completed) / tasks,
+        missed=float((promised * (1 - completed)).sum() / max(1.0, promised.sum())),
         satisfied=float(of("satisfied").all(axis=2).mean()),
         satisfied_deadlines=float(satisfied[0]),
         satisfied_spectrum=float(satisfied[1]),
         satisfied_computing=float(satisfied[2]),
         satisfied_caches=float(satisfied[3]),
-        completed_at_gateways=each(done * home),
-        completed_at_edge=each(done * (1 - home)),
-        completed_variants=tuple(each(done * (variant == v)) for v in range(outcomes[0].state.edge.shape[2])),
+        completed_at_gateways=each(completed * home),
+        completed_at_edge=each(completed * (1 - home)),
+        completed_variants=tuple(each(completed * (variant == v)) for v in range(outcomes[0].state.edge.shape[2])),
         placed_at_gateways=each(placed * home),
         placed_at_edge=each(placed * (1 - home)),
         hits=each(of("hit")) / tasks,
