@@ -36,6 +36,8 @@ class KitError(Exception):
 
 
 class UsageError(KitError):
+    """The words or options given are not what the verb takes."""
+
     exit_code = 2
 
 
@@ -57,40 +59,42 @@ class UnknownName(UsageError):
 
 
 class BadModel(UsageError):
-    pass
+    """A file is no model, or not the one that it is said to be."""
 
 
 class BadRecord(UsageError):
-    pass
+    """A record is broken, of another kind, or not enough for what is asked."""
 
 
 class BackendUnavailable(KitError):
-    pass
+    """A runtime or a package that is needed is not installed or finds no hardware."""
 
 
 class StorageError(KitError):
-    pass
+    """A file or a folder cannot be read or written."""
 
 
 class LinkError(KitError):
-    pass
+    """The library cannot be reached, or the link broke."""
 
 
 class IntegrityError(KitError):
-    pass
+    """Bytes are not what their hash or their record says."""
 
 
 class UntrustedPackage(IntegrityError):
-    pass
+    """A package holds what must not be loaded from a link."""
 
 
 class MeasurementError(KitError):
-    pass
+    """A measurement failed: the worker crashed, ran out of memory or of time."""
 
 
 class BrokenPromise(KitError):
-    pass
+    """An installed package is slower than its advertised latency allows."""
 
 
 class NoAnswer(KitError):
+    """No variant meets the requirement."""
+
     exit_code = 3

@@ -78,14 +78,17 @@ def binary_size(value: float | None) -> str:
 
 
 def hertz(value: float | None) -> str:
+    """A frequency in GHz, MHz or kHz."""
     return scaled(value, CLOCK)
 
 
 def macs(value: float | None) -> str:
+    """Multiply-accumulates in millions or thousands."""
     return scaled(value, MACS)
 
 
 def count(value: float | None) -> str:
+    """A whole number with commas."""
     return scaled(value, COUNT)
 
 
@@ -103,10 +106,12 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 
 def signed_percent(share: float) -> str:
+    """A share as per cent with its sign."""
     return f"{100 * share:+.1f} %"
 
 
 def number(value: float | None, digits: int = 3) -> str:
+    """A number with so many digits."""
     return UNKNOWN if value is None else significant(value, digits)
 
 
@@ -121,6 +126,7 @@ def moment(utc: str) -> str:
 
 
 def known(text: object | None) -> str:
+    """The value as text, or "unknown"."""
     return UNKNOWN if text is None or text == "" else str(text)
 
 

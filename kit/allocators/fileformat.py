@@ -73,6 +73,7 @@ class AllocatorSpec(Record):
 
     @property
     def largest(self) -> Size:
+        """The whole network as a size."""
         width = self.hidden[0] if self.form == "per_user" else self.experts
         return Size(width, FLAT_DEPTH if self.form == "flat" else len(self.hidden))
 

@@ -32,10 +32,12 @@ _COMPILED = "kit.allocators.compiled"
 
 
 def has_numba() -> bool:
+    """Whether Numba can be imported; nothing is imported to see."""
     return importlib.util.find_spec("numba") is not None
 
 
 def probe(mode: str) -> Probe:
+    """Whether this runtime can measure here, and why not; see :class:`kit.backends.Probe`."""
     if mode == NUMPY or not has_numba():
         return Probe(f"numpy {np.__version__}")
     return Probe(importlib.import_module(_COMPILED).VERSION)
@@ -122,6 +124,8 @@ _FORMS: dict[str, Callable[[AllocatorNetwork, Float32Array], Float32Array]] = {
 
 
 class AllocatorSession:
+    """An open allocator at one size; see :class:`kit.backends.Session`."""
+
     device_ns: Callable[[int], float] | None = None
 
     def __init__(self, path: Path, mode: str, batch: int | None) -> None:
@@ -135,6 +139,7 @@ class AllocatorSession:
         self.prepare = self._machine_code if compiled else self._numpy
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """The network's outputs for these inputs: a decision."""
         answer = self.prepare(feeds)()
         return [self._out if answer is None else answer]
 
@@ -154,15 +159,17 @@ class AllocatorSession:
         return call
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Raises UsageError: one function computes the whole network."""
         raise UsageError(
             "An allocator has no layers to tell: it is one piece of machine code. Profile its .onnx form with onnxruntime."
         )
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """None: it runs on the CPU."""
         return None
 
     def close(self) -> None:
-        pass
+        """Nothing to free."""
 
 
 def open(  # noqa: A001

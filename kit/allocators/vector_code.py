@@ -31,6 +31,7 @@ Run = Callable[..., Any]
 
 
 def compiled(function: Run) -> Run:
+    """The function compiled by Numba, kept between processes where Numba may write."""
     try:
         machine_code = numba.njit(cache=True, **HOW)(function)
     except RuntimeError:  # no folder in which Numba may keep it
@@ -39,6 +40,7 @@ def compiled(function: Run) -> Run:
 
 
 def padded(count: int, to: int = LANES) -> int:
+    """``count`` rounded up to a multiple of ``to``."""
     return -(-count // to) * to
 
 
@@ -196,6 +198,7 @@ def gate_weights(s: Any, at: Any, ranks: Any, many: Any, room: Any, width: Any) 
 
 @small
 def softmax(s: Any, at: Any, lanes: Any, out: Any, begin: Any, n: Any) -> None:
+    """Softmax of ``n`` numbers from ``at`` of ``s`` into ``out``; the other lanes are padding."""
     literally(lanes)
     v, answer = s[at : at + lanes], out[begin : begin + n]
     top = v[0]
@@ -213,6 +216,7 @@ def softmax(s: Any, at: Any, lanes: Any, out: Any, begin: Any, n: Any) -> None:
 
 @small
 def start(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any) -> None:
+    """Copy ``columns`` numbers of ``w_`` into ``y_``."""
     literally(columns)
     y, w = y_[yo : yo + columns], w_[wo : wo + columns]
     for j in range(columns):
@@ -221,6 +225,7 @@ def start(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any) -> None:
 
 @small
 def add_scaled(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any, factor: Any) -> None:
+    """Add ``factor`` times ``columns`` numbers of ``w_`` to ``y_``."""
     literally(columns)
     y, w = y_[yo : yo + columns], w_[wo : wo + columns]
     for j in range(columns):
@@ -229,6 +234,7 @@ def add_scaled(y_: Any, yo: Any, w_: Any, wo: Any, columns: Any, factor: Any) ->
 
 @small
 def row_sums(s: Any, at: Any, onto: Any, rows: Any, lanes: Any, n: Any) -> None:
+    """The sum of the first ``n`` numbers of each of ``rows`` rows, written to ``s`` from ``onto``."""
     for i in range(rows):
         row, total = s[at + i * lanes : at + i * lanes + n], float32(0.0)
         for u in range(n):
@@ -243,4 +249,5 @@ def zero_padded(array: Float32Array, *shape: int) -> Float32Array:
 
 @small
 def padded_inside(count: Any, to: Any) -> Any:
+    """:func:`padded` inside of compiled code."""
     return (count + to - 1) // to * to

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add ``place`` and ``simulate trace``."""
     app.command(rich_help_panel="Simulate")(place)
     simulate.simulate_app.command()(trace)
 

@@ -84,6 +84,7 @@ Log = Annotated[bool, typer.Option("--log", help="Write TensorBoard's files besi
 
 
 def add_to(app: typer.Typer) -> None:
+    """Add ``simulate`` and its verbs."""
     simulate_app.command()(bandwidth)
     simulate_app.command()(offloading)
     simulate_app.command()(placement)

@@ -161,6 +161,7 @@ def _refuse_escape(name: object, source: str) -> None:
 
 
 def check_files(manifest: Manifest, source: str) -> None:
+    """Raises IntegrityError for a manifest that names a file twice, or one of the names that installing needs."""
     names = [f.file for f in manifest.files]
     if len(set(names)) != len(names) or {trust.RECEIPT_FILE, MANIFEST_FILE} & set(names):
         raise IntegrityError(

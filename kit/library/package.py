@@ -51,6 +51,7 @@ def blob_path(layout_dir: Path, digest: str) -> Path:
 
 
 def index_path(layout_dir: Path) -> Path:
+    """The index of a library's OCI layout."""
     return layout_dir / "index.json"
 
 

@@ -53,6 +53,7 @@ def read_install(folder: Path) -> tuple[InstallReceipt, Manifest]:
 
 
 def folder_of(to: Path, name: str, digest: str) -> Path:
+    """The folder of one installed package."""
     return to / f"{oci.check_name(name)}-{oci.digest_hex(digest)[:12]}"
 
 

@@ -26,6 +26,7 @@ class MultiExit(nn.Module):
         self.exits = nn.ModuleList(exits)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The logits of every exit, the shallowest first."""
         logits = []
         for stage, leave in zip(self.stages, self.exits, strict=True):
             x = stage(x)

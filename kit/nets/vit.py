@@ -29,6 +29,7 @@ class Embedding(nn.Module):
         self.positions = vit.encoder.pos_embedding
 
     def forward(self, x: Tensor) -> Tensor:
+        """Images to tokens with their positions."""
         tokens: Tensor = self.patches(x).flatten(2).transpose(1, 2)
         first = self.class_token.expand(x.shape[0], -1, -1)
         placed: Tensor = torch.cat([first, tokens], dim=1) + self.positions
@@ -44,6 +45,7 @@ class TokenClassifier(nn.Module):
         self.head = nn.Linear(hidden, classes)
 
     def forward(self, x: Tensor) -> Tensor:
+        """The class token, normalised, to logits."""
         logits: Tensor = self.head(self.norm(x[:, 0]))
         return logits
 

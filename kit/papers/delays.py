@@ -28,6 +28,8 @@ PAPERS_FACTOR = 2.0  # cycles per MAC: table II of paper A less its table I; lam
 
 
 class Analytic(Record):
+    """The papers' formula: ``factor`` cycles a multiply-accumulate (lambda)."""
+
     kind: Literal["analytic"] = "analytic"
     factor: float = Field(default=PAPERS_FACTOR, gt=0, description="lambda, alpha: cycles per multiply-accumulate")
 
@@ -61,6 +63,7 @@ class Measured(Record):
 
     @property
     def sizes(self) -> tuple[str, ...]:
+        """The sizes whose time was measured."""
         return tuple(dict.fromkeys(t.size for t in self.timings))
 
 

@@ -77,6 +77,7 @@ def papers_count(sub: SubNetwork) -> int:
 
 
 def whole_a(net: Net, x: str, name: str, k: int) -> str:
+    """Paper A's mixture of experts with ``k`` of them computed, from the input ``x``."""
     x = relu(net, linear(net, x, "input_layer", INPUTS))
     gate = net.weight("gate.weight", (INPUTS, EXPERTS["allocator_a"]), 1.0 / net.spreads[x].rms / INPUTS**0.5)
     shares, picked = _pick(net, matmul(net, x, gate, "gate", Spread.bell(1.0)), k)
@@ -98,6 +99,7 @@ def whole_a_static(net: Net, x: str, name: str) -> str:
 
 
 def whole_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
+    """Paper B's allocator with ``k`` experts and ``layers`` layers, from the input ``x``."""
     users = net.shapes[x][1]
     gate = net.weight("gate.weight", (FEATURES, EXPERTS["allocator_b"]), FEATURES**-0.5)
     each = matmul(net, x, gate, "gate", Spread.bell(1.0))
@@ -113,6 +115,7 @@ def whole_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
 
 
 def whole_b_static(net: Net, x: str, name: str) -> str:
+    """Paper B's static network, from the input ``x``."""
     users = net.shapes[x][1]
     y = reshape(net, x, f"{name}.each", (users, FEATURES))
     for layer, hidden in enumerate(STATIC_B):

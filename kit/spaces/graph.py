@@ -53,10 +53,12 @@ class Stored:
 
     @property
     def size(self) -> int:
+        """How many numbers it has."""
         return prod(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """Bytes in the file."""
         return self.size * ITEM_BYTES[self.dtype]
 
 
@@ -83,6 +85,7 @@ class Spread:
 
     @classmethod
     def bell(cls, rms: float) -> Spread:
+        """A normal distribution of this root mean square around zero."""
         return cls(rms, -SIGMAS * rms, SIGMAS * rms)
 
 
@@ -98,18 +101,22 @@ class Net:
         self.inputs: list[str] = []
 
     def input(self, name: str, shape: Shape) -> str:
+        """An input of the network; returns its name."""
         self.inputs.append(name)
         return self.tensor(name, shape, Spread.bell(1.0))
 
     def tensor(self, name: str, shape: Shape, spread: Spread, dtype: DType = "float32") -> str:
+        """Note a tensor's shape, type and spread of values; returns its name."""
         self.shapes[name], self.spreads[name], self.dtypes[name] = shape, spread, dtype
         return name
 
     def weight(self, name: str, shape: Shape, std: float, mean: float = 0.0) -> str:
+        """A stored weight of this shape, drawn with this deviation; returns its name."""
         self.stored[name] = Stored("float32", shape, std, mean)
         return name
 
     def scalar(self, name: str, value: float, shape: Shape = ()) -> str:
+        """One stored number; returns its name."""
         self.stored[name] = Stored("float32", shape, values=(value,))
         return name
 
@@ -159,6 +166,7 @@ class Architecture:
     parts: tuple[Part, ...]
 
     def net(self) -> Net:
+        """The whole graph, part after part."""
         net = Net()
         x = net.input("input", self.shape)
         for part in self.parts:
@@ -199,6 +207,7 @@ def conv(
 
 
 def relu(net: Net, x: str, folds: dict[str, Fold] = ALWAYS_BACK) -> str:
+    """max(x, 0)."""
     before = net.spreads[x]
     after = Spread(POSITIVE_HALF * before.rms, 0.0, before.high)
     return net.add("Relu", (x,), f"{x}.relu", net.shapes[x], after, folds=folds)
@@ -215,6 +224,7 @@ def residual(net: Net, x: str, shortcut: str, name: str) -> str:
 
 
 def max_pool(net: Net, x: str, size: int, stride: int, pad: int = 0) -> str:
+    """The largest of each window."""
     _, depth, height, width = net.shapes[x]
     shape = (1, depth, _outputs(height, size, stride, pad), _outputs(width, size, stride, pad))
     before = net.spreads[x]
@@ -273,6 +283,7 @@ def reshape(net: Net, x: str, name: str, shape: Shape, *, own: bool = True, leav
 
 
 def transpose(net: Net, x: str, name: str, perm: tuple[int, ...], folds: dict[str, Fold] = ALONE) -> str:
+    """The same tensor with its axes in another order."""
     shape = tuple(net.shapes[x][i] for i in perm)
     return net.add("Transpose", (x,), name, shape, net.spreads[x], folds=folds, perm=perm)
 

@@ -16,14 +16,17 @@ BRANCH = 0.5  # size of a residual branch over that of the shortcut: values grow
 
 
 def stem(net: Net, x: str, name: str, out: int) -> str:
+    """The 7x7 stem and its pool, for images of 224 pixels."""
     return max_pool(net, relu(net, conv(net, x, name, out, 7, 2)), 3, 2, 1)
 
 
 def small_stem(net: Net, x: str, name: str, out: int) -> str:
+    """A 3x3 stem without a pool, for small images."""
     return relu(net, conv(net, x, name, out, 3))
 
 
 def basic(net: Net, x: str, name: str, out: int, stride: int) -> str:
+    """A basic block: two 3x3 convolutions and the shortcut."""
     y = relu(net, conv(net, x, f"{name}.conv1", out, 3, stride))
     y = conv(net, y, f"{name}.conv2", out, 3, rms=BRANCH * net.spreads[x].rms)
     return residual(net, y, _shortcut(net, x, name, out, stride), f"{name}.add")

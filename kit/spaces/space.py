@@ -48,6 +48,7 @@ class Space(Sequence[SubNetwork]):
 
     @cached_property
     def size(self) -> int:
+        """How many sub-networks it has."""
         return prod(self._radices)
 
     @cached_property
@@ -93,6 +94,7 @@ class Space(Sequence[SubNetwork]):
         return [self[int(i)] for i in chosen]
 
     def contains(self, sub: SubNetwork) -> bool:
+        """Whether a sub-network belongs to it."""
         return self.outside(sub) is None
 
     def outside(self, sub: SubNetwork) -> str | None:

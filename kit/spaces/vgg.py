@@ -15,6 +15,7 @@ WIDTHS = (64, 128, 256, 512, 512)
 
 
 def layer(net: Net, x: str, name: str, out: int) -> str:
+    """A 3x3 convolution with batch norm and ReLU."""
     return relu(net, conv(net, x, name, out, 3))
 
 

@@ -47,12 +47,14 @@ def last_block(net: Net, x: str, name: str, heads: int) -> str:
 
 
 def head(net: Net, x: str, name: str, classes: int) -> str:
+    """The class token, normalised, to logits."""
     hidden = net.shapes[x][2]
     first = net.add("Gather", (x, net.integers(0, scalar=True)), f"{name}.token", (1, hidden), net.spreads[x], axis=1)
     return linear(net, first, name, classes, output="output")
 
 
 def layer_norm(net: Net, x: str, name: str) -> str:
+    """Mean and deviation of the last axis taken out."""
     hidden = net.shapes[x][-1]
     scale, shift = net.weight(f"{name}.weight", (hidden,), 0.1, 1.0), net.weight(f"{name}.bias", (hidden,), 0.1)
     return net.add(

@@ -43,6 +43,7 @@ class Recipe:
     training_images: int | None = None  # None: all
 
     def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
+        """The sub-networks that are built."""
         precisions: tuple[Precision, ...] = ("fp32", "int8")
         for width in self.widths:
             for depth in self.depths if width == 1 else self.narrow_depths:

@@ -35,6 +35,7 @@ class Split:
         return len(self.labels)
 
     def first(self, count: int) -> Split:
+        """The first ``count`` samples."""
         return Split(self.images[:count], self.labels[:count])
 
 

@@ -41,6 +41,7 @@ def logits(path: Path, images: Tensor) -> Logits:
 
 
 def accuracy(answers: Logits, split: data.Split) -> Accuracy:
+    """The share of the labels that the logits hit."""
     share = float(np.mean(answers.argmax(1) == split.labels.numpy()))
     return Accuracy(top1=share, count=len(split), dataset=data.NAME)
 

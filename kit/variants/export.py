@@ -237,6 +237,7 @@ def _answer(net: nn.Module, examples: tuple[Tensor, ...]) -> NDArray[np.float32]
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 

@@ -34,6 +34,7 @@ class Program(nn.Module):
             self.register_buffer(place, torch.tensor(np.ascontiguousarray(weights[name])))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Run the ONNX file's nodes in order."""
         known = {"input": x}
         for node in self._net.nodes:
             given = [known[n] if n in known else self._stored(n) for n in node.inputs]

@@ -70,11 +70,13 @@ class Delays:
         return computing_s(self.mixture, width, clock_hz, macs=macs_of(width))
 
     def per_user_s(self, world: BandwidthWorld, size: Size, clock_hz: Float64Array | float) -> Float64Array:
+        """Of the per-user network at ``size``, at each clock."""
         macs = fileformat.macs(spec_of(world, "per_user"), size, world.users)
         return computing_s(self.per_user, size_key(size), clock_hz, macs=macs)
 
     @property
     def measured(self) -> bool:
+        """Whether the times were measured, not computed by a formula."""
         return isinstance(self.mixture, Measured)
 
     @property
@@ -228,6 +230,7 @@ def _networks(
 
 
 def limits_of(world: BandwidthWorld, tasks: Tasks) -> Limits:
+    """The mean weighted delays of the optimum, the equal split and the square-root rule on ``tasks``."""
     splits = (best_band, equal_band, root_band)
     return Limits(*(float(weighted_delay_s(world, tasks, split(world, tasks)).mean()) for split in splits))
 

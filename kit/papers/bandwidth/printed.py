@@ -43,6 +43,7 @@ class Gain:
 
     @property
     def means(self) -> tuple[float, float, float]:
+        """Mean over the repeats of minimum, median and lower quartile."""
         return float(self.minimum.mean()), float(self.median.mean()), float(self.quartile.mean())
 
     @property

@@ -96,6 +96,8 @@ class Training(Record):
 
 @dataclass(frozen=True)
 class Trained:
+    """A trained network and what its training took."""
+
     name: str  # with a digest of all that decides it
     net: Allocator
     training: Training

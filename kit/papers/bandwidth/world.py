@@ -57,6 +57,7 @@ class BandwidthWorld(Record):
 
     @property
     def weight_mean(self) -> float:
+        """The mean importance of a task."""
         return sum(self.weights) / len(self.weights)
 
 
@@ -70,6 +71,7 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
+        """Who has something to download: [samples, users]."""
         present: BoolArray = self.size_bit > 0
         return present
 

@@ -99,6 +99,7 @@ class Delays:
     sizes: tuple[Size, ...] = SIZES  # (k, l) whose time is known: a policy chooses among these
 
     def inference(self, world: OffloadingWorld, network: Network, size: Size) -> Inference:
+        """What a decision of ``network`` at ``size`` takes, on the server and on a device."""
         delay = self.of[network]
         if network != "paper" and isinstance(delay, Measured) and delay is self.of["paper"]:
             return inference_of(world, delay, *LARGEST)
@@ -144,6 +145,7 @@ class TrainedModels:
     scheduler: Scheduler
 
     def net(self, network: Network) -> Allocator:
+        """The allocator of this kind."""
         return self.allocators[network].net
 
 
@@ -238,6 +240,7 @@ class Bench:
         self.best_fixed = delays.sizes[int(self.training_set.costs.mean(axis=0).argmin())]
 
     def with_policy(self, policy: Policy, offloaded: BoolArray) -> Measures:
+        """The measures where ``policy`` chooses the size in every slot."""
         chosen = policy.choose(self.world, self.tasks, offloaded)
         delay, net = self.delays.of["paper"], self.models.net("paper")
         allocation, inference = allocation_by(net, self.world, self.tasks, offloaded, policy.sizes, chosen, delay)
@@ -248,6 +251,7 @@ class Bench:
         return float(each[chosen].mean())
 
     def fixed(self, network: Network, size: Size, offloaded: BoolArray) -> Measures:
+        """The measures of one size in every slot."""
         allocation = allocation_of(self.models.net(network), self.world, self.tasks, offloaded, size)
         inference = self.delays.inference(self.world, network, size)
         macs = allocator_macs(network, size, self.world.users)

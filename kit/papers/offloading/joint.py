@@ -68,6 +68,8 @@ class JointRecipe(Record):
 
 @dataclass(frozen=True)
 class Joined:
+    """What Algorithm 1 trained: scheduler and policy."""
+
     scheduler: Scheduler
     policy: Policy
     rewards: NDArray[np.float64]  # of each episode
@@ -85,6 +87,7 @@ class PolicyTrainingSet:
     def of(
         cls, net: Allocator, world: OffloadingWorld, tasks: Tasks, delay: Delay, sizes: tuple[Size, ...]
     ) -> PolicyTrainingSet:
+        """What ``net`` costs at each size in these slots."""
         present = tasks.present
         return cls(sizes, summary(world, tasks, present), costs_of(net, world, tasks, present, sizes, delay))
 
@@ -117,6 +120,7 @@ class Episodes:
         }
 
     def step(self, number: int) -> float:
+        """One episode of lines 7 to 14; returns its mean reward, negated."""
         recipe, world, sizes = self.recipe, self.world, self.policy.sizes
         rng = generator("offloading: slots of an episode", recipe.seed, number)
         tasks = sample(world, recipe.slots, rng)
@@ -155,9 +159,11 @@ class Episodes:
         optimizer.step()
 
     def state(self) -> Arrays:
+        """See :class:`kit.papers.learning.Learner`."""
         return learning.arrays_of({"policy": self.policy, "scheduler": self.scheduler}, self.optimizers)
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, {"policy": self.policy, "scheduler": self.scheduler}, self.optimizers)
 
 

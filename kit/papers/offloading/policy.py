@@ -47,6 +47,7 @@ class Policy(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value, dtype=torch.float32)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Scores of each size: [samples, sizes]."""
         of = dict(self.named_parameters())
         out: Tensor = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK) @ of["w1"] + of["b1"]
         return out

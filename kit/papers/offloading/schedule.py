@@ -63,6 +63,7 @@ class Scheduler(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value, dtype=torch.float32)))
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
+        """The probability of offloading of each task: [samples, users]."""
         of = dict(self.named_parameters())
         h = functional.leaky_relu(x @ of["w0"] + _mean(x, present) @ of["v0"] + of["b0"], LEAK)
         if self.kind == "kit":
@@ -166,6 +167,7 @@ class Imitation:
         self.examples: dict[int, Example] = {}
 
     def example(self, number: int) -> Example:
+        """Slots of this step and what the reference decides in them."""
         if number not in self.examples:
             rng = generator("offloading: slots that a scheduler imitates", self.seed, number)
             world, inference = drawn(rng)
@@ -178,6 +180,7 @@ class Imitation:
         return self.examples[number]
 
     def step(self, number: int) -> float:
+        """One gradient step on the reference's decisions; returns its loss."""
         of = self.example(number % max(self.steps // VISITS, 1))
         probability = self.scheduler(of.x, of.present).clamp(1e-6, 1 - 1e-6)
         loss = (functional.binary_cross_entropy(probability, of.wanted, reduction="none") * of.worth).sum(1).mean()
@@ -188,9 +191,11 @@ class Imitation:
         return float(loss.detach())
 
     def state(self) -> Arrays:
+        """See :class:`kit.papers.learning.Learner`."""
         return learning.arrays_of({"scheduler": self.scheduler}, {"adam": self.optimizer})
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, {"scheduler": self.scheduler}, {"adam": self.optimizer})
 
 

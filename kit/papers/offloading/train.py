@@ -78,6 +78,7 @@ class Recipe(Record):
 
     @property
     def name(self) -> str:
+        """Network, way, size where it is one, and a digest of the whole recipe."""
         sizes = "" if len(self.only) != 1 else f"-{self.only[0][0]},{self.only[0][1]}"
         return f"{self.network}-{self.way}{sizes}-{store.sha256_bytes(store.canonical_json(self))[:12]}"
 
@@ -103,11 +104,14 @@ class Report(Record):
 
 @dataclass(frozen=True)
 class Trained:
+    """A trained allocator and what its training took."""
+
     net: Allocator
     report: Report
 
 
 def spec_of(network: Network, inputs: Inputs = "log") -> AllocatorSpec:
+    """The network of this kind for these inputs."""
     features = fileformat.FEATURES_B if inputs == "log" else PLAIN
     if network == "per_user":
         return fileformat.per_user(features, fileformat.BOTH, users=USERS_MAX)
@@ -169,6 +173,7 @@ class Workload:
 
     @classmethod
     def of(cls, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray, device: str = "cpu") -> Workload:
+        """Of a batch whose ``offloaded`` tasks share band and server."""
         present = offloaded & tasks.present
         weight = np.where(present, importance(world, tasks), 0.0)
         demand, cycles, reach = weight * tasks.size_bit, weight * tasks.cycles, reach_hz(world, tasks)
@@ -213,6 +218,7 @@ class AllocatorLearner:
         self.heads = [torch.optim.Adam(net.parameters(), lr=recipe.rate) for _ in net.spec.outputs]
 
     def step(self, number: int) -> float:
+        """One batch, each head once; returns the mean loss."""
         start_s = time.process_time()
         recipe = self.recipe
         rng = generator("offloading: slots that learn", recipe.seed, number)
@@ -244,11 +250,13 @@ class AllocatorLearner:
         return float(loss.detach())
 
     def state(self) -> Arrays:
+        """See :class:`kit.papers.learning.Learner`."""
         looks = np.array([[look.step, look.seconds, *look.excess] for look in self.looks])
         optimizers = {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)}
         return learning.arrays_of({"net": self.net}, optimizers) | {"looks": looks, "seconds": np.array(self.seconds)}
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, {"net": self.net}, {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)})
         self.seconds = float(state["seconds"])
         self.looks = [Look(step=int(r[0]), seconds=float(r[1]), excess=tuple(r[2:])) for r in state["looks"]]

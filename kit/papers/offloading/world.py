@@ -82,6 +82,7 @@ class OffloadingWorld(Record):
 
     @property
     def unit_s(self) -> float:
+        """The unit of the cost's delay, in seconds."""
         return MS if self.delay_unit == "ms" else 1.0
 
 
@@ -97,11 +98,13 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
+        """Who has a task: [samples, users]."""
         present: BoolArray = self.size_bit > 0
         return present
 
     @property
     def cycles(self) -> Float64Array:
+        """Cycles of each task: [samples, users]."""
         cycles: Float64Array = self.size_bit * self.cycles_per_bit
         return cycles
 

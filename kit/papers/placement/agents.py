@@ -103,6 +103,7 @@ class AgentRecipe(Record):
 
     @property
     def name(self) -> str:
+        """Method, seed and a digest of the whole recipe."""
         return f"{self.method}-{self.seed}-{hashlib.sha256(store.canonical_json(self)).hexdigest()[:8]}"
 
 
@@ -234,6 +235,7 @@ class AgentLearner:
 
     @property
     def modules(self) -> dict[str, nn.Module]:
+        """The networks and their targets, by name."""
         agent = self.agent
         return {
             "actor": agent.actor,
@@ -244,9 +246,11 @@ class AgentLearner:
 
     @property
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Adam of the actor and of the critics, by name."""
         return {"actor_adam": self.agent.actor.optimizer, "critic_adam": self.agent.critic.optimizer}
 
     def step(self, number: int) -> float:
+        """One episode with exploration and updates; returns the mean reward of a slot."""
         start_s, recipe = time.process_time(), self.recipe
         if number % max(1, recipe.episodes // LOOKS) == 0:
             self.looks.append((number, self.alone()))
@@ -300,6 +304,7 @@ class AgentLearner:
 
     @property
     def buffer(self) -> Any:
+        """The library's replay buffer."""
         return self.agent.replay_buffer
 
     def act(self, observation: Vector, rng: np.random.Generator | None = None, noise: float = 0.0) -> Vector:
@@ -319,6 +324,7 @@ class AgentLearner:
         logger.dump(number + 1)
 
     def state(self) -> Arrays:
+        """See :class:`kit.papers.learning.Learner`."""
         buffer, counts = self.buffer, [self.buffer.pos, self.buffer.full, self.agent._n_updates, self.seconds]
         used = buffer.buffer_size if buffer.full else buffer.pos
         experiences = {f"buffer/{name}": getattr(buffer, name)[:used].copy() for name in _HELD}
@@ -326,6 +332,7 @@ class AgentLearner:
         return learning.arrays_of(self.modules, self.optimizers) | experiences | counters
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, self.modules, self.optimizers)
         for name in _HELD:
             column = state[f"buffer/{name}"]

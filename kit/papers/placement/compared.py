@@ -34,6 +34,7 @@ TIMES: dict[str, Timed] = {"formula": "formula", "measured": "measured"}
 
 
 def columns(world: PlacementWorld) -> tuple[str, ...]:
+    """The names of a line's values: shares of the tasks, then each variant's."""
     return (*SHARES, *(v.name for v in world.variants))
 
 

@@ -145,10 +145,12 @@ class Controller:
 
     @classmethod
     def of(cls, world: PlacementWorld, policy: Policy, *, models_seed: int = 0) -> Controller:
+        """The controller of the factory whose devices' models ``models_seed`` draws."""
         return cls(world, policy, sample_models(world, 1, generator(MODELS, models_seed)))
 
     @cached_property
     def names(self) -> tuple[str, ...]:
+        """The variants' names, lightest first."""
         return tuple(v.name for v in self.world.variants)
 
     def answer(self, request: SlotRequest, count: int = 0) -> SlotAnswer:

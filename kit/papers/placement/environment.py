@@ -62,12 +62,14 @@ class PlacementEnv(gym.Env[Vector, Vector]):
         self.outcome: SlotOutcome | None = None  # of the last step: what each task came to
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
+        """An episode from empty caches; see :class:`gymnasium.Env`."""
         super().reset(seed=seed)
         self.slot, self.state = 0, empty(self.world, 1)
         self.tasks = sample(self.world, 1, self.np_random)
         return observe(self.world, self.models, self.tasks, self.state, models_seen=self.models_seen)[0], {}
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
+        """One slot; see :class:`gymnasium.Env`."""
         if self.tasks is None:
             raise UsageError("No episode has begun: call reset first.")
         decision = decision_of(self.world, action[None])

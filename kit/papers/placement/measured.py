@@ -56,6 +56,7 @@ class Where(Record):
     point: str | None = Field(default=None, description="none: a machine in its default state")
 
     def holds(self, row: KnowledgeRow) -> bool:
+        """Whether a row was measured here and so."""
         if row.device_id != self.device_id or self.backend not in (None, row.backend):
             return False
         if self.threads not in (None, row.threads):
@@ -76,6 +77,7 @@ class RunTime(Record):
 
     @classmethod
     def of(cls, row: KnowledgeRow) -> RunTime:
+        """The run time of a knowledge base's row."""
         own = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
         known = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := own[p]) is not None}
         return cls(
@@ -93,11 +95,13 @@ class RunTime(Record):
         return next(s for level, s in zip(self.levels, self.seconds, strict=True) if level >= percentile / 100)
 
     def spread(self, percentile: Percentile) -> Spread:
+        """The measured quantiles over what is promised, as a world takes them."""
         promised = self.at(percentile)
         return Spread(levels=self.levels, factors=tuple(s / promised for s in self.seconds))
 
     @property
     def text(self) -> str:
+        """Device, runtime and operating point in one line."""
         return f"{self.backend} on {self.device_id} at {self.point}"
 
 

@@ -138,6 +138,7 @@ class Paid:
 
     @property
     def total(self) -> Float64Array:
+        """What an option pays in all: [samples, tasks, options]."""
         return self.first + self.second + self.clock + self.space
 
 

@@ -62,6 +62,7 @@ class PriceNetwork(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.tensor(value, dtype=torch.float32)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of each pool to the moves of its log prices."""
         of = dict(self.named_parameters())
         h = functional.leaky_relu(x @ of["w0"] + of["b0"], LEAK)
         h = h + functional.leaky_relu(h @ of["w1"] + of["b1"], LEAK)
@@ -95,6 +96,7 @@ class Lowering:
         self.optimizer = torch.optim.Adam(network.parameters(), lr=self.rate)
 
     def step(self, number: int) -> float:
+        """One step down the dual function of random worlds; returns its mean, a bound."""
         rng = generator("placement: worlds that teach kit's own policy", self.seed, number)
         world = drawn(rng) if self.world is None else self.world
         models, state = sample_models(world, FACTORIES, rng), empty(world, FACTORIES)
@@ -119,9 +121,11 @@ class Lowering:
         return float(np.mean(duals))
 
     def state(self) -> Arrays:
+        """See :class:`kit.papers.learning.Learner`."""
         return learning.arrays_of({"network": self.network}, {"adam": self.optimizer})
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, {"network": self.network}, {"adam": self.optimizer})
 
 

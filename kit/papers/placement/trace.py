@@ -88,6 +88,7 @@ class Trace:
 
     @property
     def requests(self) -> int:
+        """Tasks in all slots."""
         return int(sum(t.present.sum() for t in self.slots))
 
 

@@ -203,6 +203,7 @@ class Tasks:
 
     @property
     def present(self) -> BoolArray:
+        """Who has a task: [samples, tasks]."""
         present: BoolArray = self.size_bit > 0
         return present
 
