@@ -18,7 +18,7 @@ from kit.errors import BadRecord, UnknownName, UsageError
 from kit.papers import bandwidth, learning
 from kit.papers.bandwidth import BandwidthWorld, Tasks, experiment, figures, train
 from kit.papers.bandwidth.experiment import BandwidthPoint, Delays, Experiment, Limits, Settings, size_key
-from kit.papers.bandwidth.train import Recipe, Trained
+from kit.papers.bandwidth.train import Recipe, TrainedAllocator
 from kit.papers.delays import Analytic, Measured
 from kit.records import SizeTiming
 
@@ -28,7 +28,7 @@ TINY: dict[str, Any] = {"steps": 12, "batch": 16}
 
 
 @pytest.fixture(scope="module")
-def short_trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
+def short_trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TrainedAllocator]:
     """One short training of each network."""
     folder = tmp_path_factory.mktemp("networks")
     recipes = {
@@ -83,7 +83,7 @@ def test_a_share_of_nothing_costs_much_but_not_infinitely() -> None:
 @given(SEEDS, st.integers(1, 6))
 @settings(max_examples=15, deadline=None)
 def test_budgets_hold_and_nothing_lies_below_the_optimum(
-    short_trainings: dict[str, Trained], seed: int, present: int
+    short_trainings: dict[str, TrainedAllocator], seed: int, present: int
 ) -> None:
     tasks = frames(seed, samples=4, present=present)
     least = bandwidth.weighted_delay_s(WORLD, tasks, bandwidth.best_band(WORLD, tasks))
@@ -96,7 +96,7 @@ def test_budgets_hold_and_nothing_lies_below_the_optimum(
             assert (delays >= least * (1 - 1e-9)).all()
 
 
-def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, Trained]) -> None:
+def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, TrainedAllocator]) -> None:
     tasks = frames(5, samples=500)
     limits = experiment.limits_of(WORLD, tasks)
     assert limits.optimum_s < limits.root_s < limits.equal_s
@@ -109,7 +109,7 @@ def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, Train
 @given(SEEDS, st.permutations(range(6)))
 @settings(max_examples=15, deadline=None)
 def test_kits_own_network_does_not_care_who_comes_first(
-    short_trainings: dict[str, Trained], seed: int, order: list[int]
+    short_trainings: dict[str, TrainedAllocator], seed: int, order: list[int]
 ) -> None:
     net = short_trainings["per_user"].net
     tasks = frames(seed)
@@ -120,7 +120,7 @@ def test_kits_own_network_does_not_care_who_comes_first(
         )
 
 
-def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, Trained]) -> None:
+def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, TrainedAllocator]) -> None:
     net = short_trainings["per_user"].net
     assert net.spec.users == 50
     few = frames(1, present=4)
@@ -131,7 +131,7 @@ def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, 
     assert train.shares_of(crowd, net, bandwidth.sample(crowd, 2, np.random.default_rng(0))).shape == (2, 50)
 
 
-def test_a_split_does_not_know_the_scale_of_the_sizes(short_trainings: dict[str, Trained]) -> None:
+def test_a_split_does_not_know_the_scale_of_the_sizes(short_trainings: dict[str, TrainedAllocator]) -> None:
     tasks = frames(2)
     larger = Tasks(tasks.size_bit * 7.0, tasks.weight, tasks.distance_m)
     for trained in short_trainings.values():

@@ -48,7 +48,7 @@ def slots(seed: int, samples: int = 4, world: OffloadingWorld = WORLD) -> tuple[
     return tasks, offloaded
 
 
-def untrained(seed: int = 0, network: training.Network = "paper") -> allocator.Allocator:
+def untrained(seed: int = 0, network: training.AllocatorKind = "paper") -> allocator.Allocator:
     return allocator.make(training.spec_of(network), seed).eval()
 
 
@@ -161,7 +161,7 @@ def test_recipes_have_names_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(("network", "only"), [("paper", ((10, 3), (4, 1))), ("per_user", ((32, 3), (16, 2)))])
-def test_a_few_steps_beat_the_equal_split(network: training.Network, only: Any) -> None:
+def test_a_few_steps_beat_the_equal_split(network: training.AllocatorKind, only: Any) -> None:
     recipe = Recipe(network=network, way="sandwich", steps=70, tasks=300, only=only)
     tasks = offloading.sample(WORLD, 500, generator(training.EVALUATION, 0))
     present = tasks.present

@@ -42,7 +42,7 @@ def scene(world: PlacementWorld, seed: int, samples: int = 2) -> tuple[Models, T
     return models, Tasks(size, tasks.deadline_s, tasks.noisy, *gains), state
 
 
-def wild(seed: int) -> prices.Network:
+def wild(seed: int) -> prices.PriceFunction:
     """A network that has learned nothing and moves prices far."""
     return own.network_of(own.PriceNetwork(seed))
 

@@ -34,7 +34,7 @@ SEEDS, SEEDS_QUICK = 3, 1
 SIMULATION, QUALITY = "simulation.json", "quality.json"  # the second is for kit knowledge table --quality
 
 #: What is being done, and which share of the whole is done.
-Report: TypeAlias = Callable[[str, float], None]
+ProgressReport: TypeAlias = Callable[[str, float], None]
 
 
 # --------------------------------------------------------------------------------------------------------------- what is run
@@ -80,7 +80,7 @@ def run(
     *,
     delay: str,
     packages: Collection[str],
-    report: Report | None = None,
+    report: ProgressReport | None = None,
 ) -> Simulation:
     """The simulation that ``experiment`` computes on one thread, its networks in ``out/networks``; written to ``out`` as
     ``simulation.json``, and its quality as ``quality.json``. ``packages``: whose versions the result depends on.
@@ -123,7 +123,9 @@ class Progress:
     seed 0, mixture: 1.2500 0.55
     """
 
-    def __init__(self, report: Report | None = None, first: float = 0.0, width: float = 1.0, name: str = "") -> None:
+    def __init__(
+        self, report: ProgressReport | None = None, first: float = 0.0, width: float = 1.0, name: str = ""
+    ) -> None:
         self._report, self._first, self._width, self._name = report, first, width, name
 
     def __call__(self, text: str, share: float) -> None:

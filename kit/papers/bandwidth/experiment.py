@@ -19,7 +19,7 @@ from kit.allocators.fileformat import Size
 from kit.errors import BadRecord
 from kit.papers import engine
 from kit.papers.bandwidth.split import best_band, equal_band, root_band
-from kit.papers.bandwidth.train import FORMAT, PER_USER, WIDTHS, Recipe, Trained, delay_s, spec_of, train
+from kit.papers.bandwidth.train import FORMAT, PER_USER, WIDTHS, Recipe, TrainedAllocator, delay_s, spec_of, train
 from kit.papers.bandwidth.world import BandwidthWorld, Tasks, macs_of, sample, weighted_delay_s
 from kit.papers.delays import Analytic, Delay, Measured, computing_s, delay_of
 from kit.papers.engine import Progress, RunSettings
@@ -158,7 +158,7 @@ class Experiment:
     settings: Settings
     limits: Limits
     points: tuple[BandwidthPoint, ...]
-    trained: tuple[Trained, ...]
+    trained: tuple[TrainedAllocator, ...]
 
     @property
     def early(self) -> int:
@@ -198,7 +198,7 @@ def train_and_evaluate(
     test = sample(world, settings.frames, generator(EVALUATION, 0))
     known = sample(world, settings.frames, generator(KNOWLEDGE, 0))
 
-    def of_seed(seed: int, progress: Progress) -> tuple[dict[str, Trained], BandwidthPoint]:
+    def of_seed(seed: int, progress: Progress) -> tuple[dict[str, TrainedAllocator], BandwidthPoint]:
         networks = _networks(world, recipes(settings, seed), folder, progress.part(0.0, 0.95))
         progress("evaluating", 0.95)
         key = {
@@ -218,7 +218,7 @@ def train_and_evaluate(
 
 def _networks(
     world: BandwidthWorld, recipes: Mapping[str, Recipe], folder: Path, progress: Progress
-) -> dict[str, Trained]:
+) -> dict[str, TrainedAllocator]:
     """The network of each recipe; each has the part of the progress that its steps are."""
     total = sum(recipe.steps_done for recipe in recipes.values())
     networks, before = {}, 0
@@ -236,7 +236,7 @@ def limits_of(world: BandwidthWorld, tasks: Tasks) -> Limits:
 
 
 def _evaluate(
-    world: BandwidthWorld, seed: int, networks: Mapping[str, Trained], test: Tasks, known: Tasks
+    world: BandwidthWorld, seed: int, networks: Mapping[str, TrainedAllocator], test: Tasks, known: Tasks
 ) -> BandwidthPoint:
     def by_width(name: str, tasks: Tasks) -> dict[str, float]:
         return {str(k): delay_s(world, networks[name].net, tasks, Size(k, fileformat.FLAT_DEPTH)) for k in WIDTHS}

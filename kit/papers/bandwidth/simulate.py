@@ -9,10 +9,10 @@ from pydantic import JsonValue
 
 from kit.papers import engine
 from kit.papers.bandwidth import experiment, figures
-from kit.papers.bandwidth.train import Trained
+from kit.papers.bandwidth.train import TrainedAllocator
 from kit.papers.bandwidth.world import BandwidthWorld
 from kit.papers.delays import describe, measured_sizes_s
-from kit.papers.engine import Progress, Report, Results
+from kit.papers.engine import Progress, ProgressReport, Results
 from kit.papers.results import Simulation, check_figures
 
 
@@ -25,7 +25,7 @@ def simulate(
     quick: bool = False,
     device: str = "cpu",
     out: Path,
-    report: Report | None = None,
+    report: ProgressReport | None = None,
 ) -> Simulation:
     """The tables and figures ``names`` of paper A (all unless named) for these seeds, written to ``out``, whose networks are used again.
 
@@ -54,10 +54,10 @@ def simulate(
     return engine.run("bandwidth", world, settings, run, out, delay=text, packages=packages, report=report)
 
 
-def _short_name(trained: Trained) -> str:
+def _short_name(trained: TrainedAllocator) -> str:
     return trained.name.partition(".")[0]
 
 
-def _facts(trained: Trained) -> dict[str, JsonValue]:
+def _facts(trained: TrainedAllocator) -> dict[str, JsonValue]:
     training = trained.training
     return {**training.recipe.model_dump(mode="json"), "train_s": training.train_s, "loss": training.curve[-1]}

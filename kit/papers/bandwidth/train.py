@@ -36,7 +36,7 @@ from kit.papers.streams import generator
 from kit.records import Record
 from kit.stats import Float64Array
 
-Kind = Literal["paper", "static", "per_user"]
+AllocatorKind = Literal["paper", "static", "per_user"]
 
 WIDTHS = (1, 2, 5, 10, 20, 30)  # table I: where the mixture is evaluated
 PER_USER = (Size(4, 1), Size(8, 1), Size(16, 2), Size(32, 3))  # where the per-user network is evaluated
@@ -58,7 +58,7 @@ FEATURES_U = (
 class Recipe(Record):
     """All that decides a training but the world."""
 
-    network: Kind = "paper"
+    network: AllocatorKind = "paper"
     order: str = "random_k"
     steps: int = Field(default=4000, ge=1, description="of the schedule: the rate has fallen to nothing at its end")
     stopped: int | None = Field(default=None, ge=1, description="steps that are done; None: the whole schedule")
@@ -95,7 +95,7 @@ class Training(Record):
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedAllocator:
     """A trained network and what its training took."""
 
     name: str  # with a digest of all that decides it
@@ -103,7 +103,7 @@ class Trained:
     training: Training
 
 
-def spec_of(world: BandwidthWorld, network: Kind) -> AllocatorSpec:
+def spec_of(world: BandwidthWorld, network: AllocatorKind) -> AllocatorSpec:
     """The network for this world; the per-user one takes up to 50 users, or the world's where they are more."""
     if network == "per_user":
         return fileformat.per_user(FEATURES_U, users=max(world.users, USERS[1]))
@@ -209,7 +209,9 @@ def sizes_of(spec: AllocatorSpec, order: str) -> list[Size]:
     return [Size(k, most.depth) for k in range(1 if spec.gated else most.width, most.width + 1)]
 
 
-def train(world: BandwidthWorld, recipe: Recipe, folder: Path, progress: StepProgress | None = None) -> Trained:
+def train(
+    world: BandwidthWorld, recipe: Recipe, folder: Path, progress: StepProgress | None = None
+) -> TrainedAllocator:
     """The network of ``recipe``, from ``folder`` where it was trained before; a stopped training goes on from its checkpoint.
 
     Raises UsageError (a size that the network has not, a device that torch does not have), BadModel, StorageError.
@@ -217,23 +219,23 @@ def train(world: BandwidthWorld, recipe: Recipe, folder: Path, progress: StepPro
     learning.check_device(recipe.device)
     name = _name(world, recipe)
 
-    def learn(checkpoint: Path) -> Trained:
+    def learn(checkpoint: Path) -> TrainedAllocator:
         learner = _Learner(world, recipe)
         start_s = time.perf_counter()
         losses = learning.learn(learner, recipe.steps_done, checkpoint=checkpoint, name=name, progress=progress)
         curve = tuple(float(part.mean()) for part in np.array_split(losses, min(100, len(losses))))
         training = Training(recipe=recipe, world=world, train_s=time.perf_counter() - start_s, curve=curve)
-        return Trained(name, learner.averaged.to("cpu").eval(), training)
+        return TrainedAllocator(name, learner.averaged.to("cpu").eval(), training)
 
-    def save(trained: Trained, network: Path, record: Path) -> None:
+    def save(trained: TrainedAllocator, network: Path, record: Path) -> None:
         done, order = f"{recipe.steps_done} of {recipe.steps} steps", recipe.order
         steps = (f"unsupervised, eq. 8 of paper A: {order}, {done} of {recipe.batch} frames",)
         store.write_record(record, trained.training)
         allocator.write(trained.net, network, seed=recipe.seed, steps=steps)
 
-    def load(network: Path, record: Path) -> Trained:
+    def load(network: Path, record: Path) -> TrainedAllocator:
         stored = fileformat.read(network)
-        return Trained(name, Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Training))
+        return TrainedAllocator(name, Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Training))
 
     suffixes = (fileformat.SUFFIX, ".training.json")
     return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)

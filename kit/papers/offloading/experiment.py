@@ -26,8 +26,8 @@ from kit.papers.offloading.decide import all_local, all_offloaded, at_random, fl
 from kit.papers.offloading.joint import JointRecipe, PolicyTrainingSet, train_jointly
 from kit.papers.offloading.policy import Loss, Policy, allocation_by
 from kit.papers.offloading.schedule import Imitation, Scheduler, decide, read_weights, write_weights
-from kit.papers.offloading.size import Network, allocator_macs, inference_of
-from kit.papers.offloading.train import Recipe, Trained, allocation_of, sizes_of, train
+from kit.papers.offloading.size import AllocatorKind, allocator_macs, inference_of
+from kit.papers.offloading.train import Recipe, TrainedAllocator, allocation_of, sizes_of, train
 from kit.papers.offloading.world import FORMAT, FREE, Allocation, Inference, OffloadingWorld, Tasks, evaluate, sample
 from kit.papers.streams import generator
 from kit.records import Record
@@ -36,7 +36,11 @@ from kit.stats import BoolArray, Int64Array
 PAPERS = Analytic()
 STEPS, STEPS_QUICK = 4000, 600
 EVALUATION = "offloading: slots that judge"  # name of the random stream
-FAMILIES: dict[Network, str] = {"paper": "allocator_b", "static": "allocator_b_static", "per_user": "allocator_u_b"}
+FAMILIES: dict[AllocatorKind, str] = {
+    "paper": "allocator_b",
+    "static": "allocator_b_static",
+    "per_user": "allocator_u_b",
+}
 SIZES = sizes_of(Recipe())
 LARGEST = SIZES[0]
 STATIC, OWN = (
@@ -94,11 +98,11 @@ class Settings(RunSettings):
 class Delays:
     """What deciding takes, by network; a network that was not measured counts as ``paper``'s largest, and the notes say so."""
 
-    of: Mapping[Network, Delay] = field(default_factory=lambda: dict.fromkeys(FAMILIES, PAPERS))
+    of: Mapping[AllocatorKind, Delay] = field(default_factory=lambda: dict.fromkeys(FAMILIES, PAPERS))
     notes: tuple[str, ...] = ()
     sizes: tuple[Size, ...] = SIZES  # (k, l) whose time is known: a policy chooses among these
 
-    def inference(self, world: OffloadingWorld, network: Network, size: Size) -> Inference:
+    def inference(self, world: OffloadingWorld, network: AllocatorKind, size: Size) -> Inference:
         """What a decision of ``network`` at ``size`` takes, on the server and on a device."""
         delay = self.of[network]
         if network != "paper" and isinstance(delay, Measured) and delay is self.of["paper"]:
@@ -109,7 +113,7 @@ class Delays:
 def delays_of(text: str) -> Delays:
     """The delays that ``--delay`` names. Raises as :func:`kit.papers.delays.delay_of` does, BadRecord where a (k, l) was not measured."""
     paper = delay_of(text, FAMILIES["paper"])
-    by_network: dict[Network, Delay] = {}
+    by_network: dict[AllocatorKind, Delay] = {}
     by_network.update(dict.fromkeys(FAMILIES, paper))
     if not isinstance(paper, Measured):
         return Delays(by_network)
@@ -121,7 +125,7 @@ def delays_of(text: str) -> Delays:
     notes = ["Measured at 30 users: the same times count for every number of tasks."]
     if not {"scheduler", "policy"} & set(paper.sizes):
         notes.append("Scheduler and policy were not measured: they count nothing.")
-    others: tuple[tuple[Network, Size], ...] = (("static", STATIC), ("per_user", OWN))
+    others: tuple[tuple[AllocatorKind, Size], ...] = (("static", STATIC), ("per_user", OWN))
     for network, size in others:
         try:
             other = delay_of(text, FAMILIES[network])
@@ -141,10 +145,10 @@ class TrainedModels:
     """The networks of one seed; they are the same in every world."""
 
     seed: int
-    allocators: Mapping[Network, Trained]
+    allocators: Mapping[AllocatorKind, TrainedAllocator]
     scheduler: Scheduler
 
-    def net(self, network: Network) -> Allocator:
+    def net(self, network: AllocatorKind) -> Allocator:
         """The allocator of this kind."""
         return self.allocators[network].net
 
@@ -159,7 +163,7 @@ class OffloadingPoint(Record):
     gaps: dict[str, float]  # decisions alone: joint cost above the reference under the same shares and time
 
 
-def recipes(settings: Settings, seed: int) -> dict[Network, Recipe]:
+def recipes(settings: Settings, seed: int) -> dict[AllocatorKind, Recipe]:
     """Paper B's networks see the plain features, the per-user network their logarithms."""
     steps = settings.steps
     look_every = 0 if settings.quick else max(steps // 8, 1)
@@ -250,7 +254,7 @@ class Bench:
         each = np.array([allocator_macs("paper", size, self.world.users) for size in sizes])
         return float(each[chosen].mean())
 
-    def fixed(self, network: Network, size: Size, offloaded: BoolArray) -> Measures:
+    def fixed(self, network: AllocatorKind, size: Size, offloaded: BoolArray) -> Measures:
         """The measures of one size in every slot."""
         allocation = allocation_of(self.models.net(network), self.world, self.tasks, offloaded, size)
         inference = self.delays.inference(self.world, network, size)

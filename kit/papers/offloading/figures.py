@@ -51,13 +51,13 @@ from kit.papers.offloading.size import (
     EXPERTS,
     FIXED_OPERATIONS,
     LAYERS,
-    Network,
+    AllocatorKind,
     inference_of,
     macs_of,
     operations_of,
     parameters_of,
 )
-from kit.papers.offloading.train import Recipe, Report, Way, excesses, optima_s, train
+from kit.papers.offloading.train import Recipe, TrainingReport, Way, excesses, optima_s, train
 from kit.papers.offloading.world import OffloadingWorld, importance, sample
 from kit.papers.results import Figure, Line, Unit, Value, check_figures, line_of
 from kit.papers.streams import generator
@@ -148,7 +148,7 @@ def results_of(
     )
 
 
-def facts(report: Report) -> dict[str, JsonValue]:
+def facts(report: TrainingReport) -> dict[str, JsonValue]:
     """A training as a simulation's file holds it."""
     quality = {} if not report.looks else {"excess": list(report.looks[-1].excess)}
     return {**report.recipe.model_dump(mode="json"), "train_s": report.seconds, "loss": report.final_loss, **quality}
@@ -231,7 +231,7 @@ def fig4(world: OffloadingWorld, delays: Delays, models_by_seed: Sequence[Traine
     deciding[known] = [float(np.mean(inference_of(world, delays.of["paper"], *s).edge_s)) for s in delays.sizes]
     total_s = least * (1.0 + excess) + weight * deciding
     best = SIZES[int(np.nanargmin(total_s.mean(axis=0)))]
-    rest: tuple[tuple[Network, Size], ...] = (("static", STATIC), ("per_user", OWN))
+    rest: tuple[tuple[AllocatorKind, Size], ...] = (("static", STATIC), ("per_user", OWN))
     other = [
         float(np.mean([excesses(models.net(n), world, [size])[0] for models in models_by_seed])) for n, size in rest
     ]
@@ -495,7 +495,7 @@ def _trained(
     folder: Path | None,
     progress: Progress,
     device: str,
-) -> Report:
+) -> TrainingReport:
     """A training by one of the three ways: joint and separate ones stop at three eighths of the steps, where they have converged."""
     steps = base.steps if way == "shrinking" else max(base.steps * 3 // 8, 1)
     changes = {
@@ -507,11 +507,11 @@ def _trained(
     return train(world, base.model_copy(update=changes), folder, progress, device).report
 
 
-def _end(report: Report) -> float:
+def _end(report: TrainingReport) -> float:
     """The mean excess over the optimum when it was trained."""
     return float(np.mean(report.looks[-1].excess))
 
 
-def _until(report: Report, excess: float) -> float | None:
+def _until(report: TrainingReport, excess: float) -> float | None:
     """Seconds until the mean over the sub-networks was this good; None where it never was."""
     return next((look.seconds for look in report.looks if float(np.mean(look.excess)) <= excess), None)

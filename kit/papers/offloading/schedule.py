@@ -35,7 +35,7 @@ from kit.papers.learning import Arrays
 from kit.papers.offloading.allocate import prices_of
 from kit.papers.offloading.decide import flips_and_swaps, likeliest, marginal_costs
 from kit.papers.offloading.reward import Form
-from kit.papers.offloading.size import SCHEDULER_NEURONS, Kind
+from kit.papers.offloading.size import SCHEDULER_NEURONS, SchedulerKind
 from kit.papers.offloading.world import FREE, Inference, OffloadingWorld, Tasks, features, sample
 from kit.papers.streams import generator
 from kit.stats import BoolArray, Float64Array
@@ -48,9 +48,9 @@ VISITS = 8  # of a batch whose best decisions were searched
 class Scheduler(nn.Module):
     """Probabilities of offloading (samples, users) from :func:`inputs_of`; equal seeds give equal weights."""
 
-    def __init__(self, kind: Kind, seed: int) -> None:
+    def __init__(self, kind: SchedulerKind, seed: int) -> None:
         super().__init__()
-        self.kind: Kind = kind
+        self.kind: SchedulerKind = kind
         rng = generator("offloading: weights of a scheduler", seed)
         width, count = SCHEDULER_NEURONS, INPUTS[kind]
         shapes = {"w0": (count, width), "v0": (count, width), "b0": (width,), "w": (width,), "b": (1,)}
@@ -81,7 +81,9 @@ def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
     return mean
 
 
-def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Tensor, Tensor]:
+def inputs_of(
+    kind: SchedulerKind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE
+) -> tuple[Tensor, Tensor]:
     """What a scheduler sees, (samples, users, inputs), and who is there."""
     present = tasks.present
     if kind == "paper":

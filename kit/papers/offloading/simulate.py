@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from kit.papers import engine
 from kit.papers.delays import describe, measured_sizes_s
-from kit.papers.engine import Progress, Report, Results
+from kit.papers.engine import Progress, ProgressReport, Results
 from kit.papers.offloading import experiment, figures
 from kit.papers.offloading.world import OffloadingWorld
 from kit.papers.results import Simulation, check_figures
@@ -25,7 +25,7 @@ def simulate(
     quick: bool = False,
     device: str = "cpu",
     out: Path,
-    report: Report | None = None,
+    report: ProgressReport | None = None,
 ) -> Simulation:
     """The tables and figures ``names`` of paper B (all but ``fig12`` unless named) for these seeds, written to ``out``, whose networks
     and points are used again.

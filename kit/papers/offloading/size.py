@@ -10,8 +10,8 @@ from kit.papers.delays import Delay, Measured, computing_s
 from kit.papers.offloading.world import Inference, OffloadingWorld
 from kit.stats import Float64Array
 
-Network: TypeAlias = Literal["paper", "static", "per_user"]
-Kind: TypeAlias = Literal["paper", "kit"]
+AllocatorKind: TypeAlias = Literal["paper", "static", "per_user"]
+SchedulerKind: TypeAlias = Literal["paper", "kit"]
 
 INPUTS, NEURONS = 5, 64  # of an expert: one user's five features; neurons per layer (section V)
 EXPERTS, LAYERS = 10, 3  # K, L: table II
@@ -35,7 +35,7 @@ def operations_of(experts: int, layers: int, users: int = 30) -> int:
     return 2 * macs_of(experts, layers, users) + users * experts * NEURONS
 
 
-def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
+def scheduler_macs(users: int = 30, kind: SchedulerKind = "paper") -> int:
     """Paper B's: one hidden layer of 32 neurons to one probability, from five features of each user and once from their mean.
 
     The ranked scheduler: six inputs, three hidden layers and two probabilities; the same layers once more for the mean task, and how
@@ -47,7 +47,7 @@ def scheduler_macs(users: int = 30, kind: Kind = "paper") -> int:
     return (users + 1) * layers + users * (2 * SCHEDULER_NEURONS + RANKED_OPERATIONS // 2)
 
 
-def allocator_macs(network: Network, size: Size, users: int = 30) -> float:
+def allocator_macs(network: AllocatorKind, size: Size, users: int = 30) -> float:
     """What table I's operations are in MACs, the fixed part with them; the per-user network as it is written."""
     fixed = FIXED_OPERATIONS * users / 30
     if network == "paper":
@@ -67,7 +67,7 @@ def inference_of(
     experts: int = EXPERTS,
     layers: int = LAYERS,
     *,
-    network: Network = "paper",
+    network: AllocatorKind = "paper",
     clock_hz: Float64Array | float | None = None,
 ) -> Inference:
     """T_infer of a task that stays at home (the scheduler, eq. 34) and of an offloaded one (scheduler, policy and allocator, eq. 35).

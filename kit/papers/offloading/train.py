@@ -39,7 +39,7 @@ from kit.papers.channel import best_split, root_split, sending_s
 from kit.papers.engine import Progress
 from kit.papers.learning import Arrays
 from kit.papers.offloading.allocate import shared
-from kit.papers.offloading.size import Network
+from kit.papers.offloading.size import AllocatorKind
 from kit.papers.offloading.world import FORMAT, Allocation, OffloadingWorld, Tasks, importance, reach_hz, sample
 from kit.papers.streams import generator
 from kit.records import Record
@@ -62,7 +62,7 @@ PLAIN = tuple(
 class Recipe(Record):
     """All that decides a trained allocator. ``only`` trains one sub-network alone (``scratch``) or these (the other ways)."""
 
-    network: Network = "paper"
+    network: AllocatorKind = "paper"
     inputs: Inputs = Field(default="log", description="eq. 7: not stated; the logarithm makes eq. 19 a sum")
     way: Way = "shrinking"
     only: tuple[tuple[int, int], ...] = Field(default=(), description="sizes (k, l); all where none are named")
@@ -83,7 +83,7 @@ class Recipe(Record):
         return f"{self.network}-{self.way}{sizes}-{store.sha256_bytes(store.canonical_json(self))[:12]}"
 
 
-class Look(Record):
+class QualityLook(Record):
     """The quality at one time of the training: weighted delay over its optimum, less one, for each size that is trained."""
 
     step: int
@@ -91,7 +91,7 @@ class Look(Record):
     excess: tuple[float, ...]
 
 
-class Report(Record):
+class TrainingReport(Record):
     """What a training took, kept beside its network."""
 
     kind: Literal["allocator_training"] = "allocator_training"
@@ -99,18 +99,18 @@ class Report(Record):
     recipe: Recipe
     seconds: float
     final_loss: float
-    looks: tuple[Look, ...] = ()
+    looks: tuple[QualityLook, ...] = ()
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedAllocator:
     """A trained allocator and what its training took."""
 
     net: Allocator
-    report: Report
+    report: TrainingReport
 
 
-def spec_of(network: Network, inputs: Inputs = "log") -> AllocatorSpec:
+def spec_of(network: AllocatorKind, inputs: Inputs = "log") -> AllocatorSpec:
     """The network of this kind for these inputs."""
     features = fileformat.FEATURES_B if inputs == "log" else PLAIN
     if network == "per_user":
@@ -214,7 +214,7 @@ class AllocatorLearner:
     def __init__(self, world: OffloadingWorld, recipe: Recipe, net: Allocator, device: str = "cpu") -> None:
         self.world, self.recipe, self.net, self.sizes = world, recipe, net.to(device), sizes_of(recipe)
         self.device = device
-        self.seconds, self.looks = 0.0, list[Look]()
+        self.seconds, self.looks = 0.0, list[QualityLook]()
         self.heads = [torch.optim.Adam(net.parameters(), lr=recipe.rate) for _ in net.spec.outputs]
 
     def step(self, number: int) -> float:
@@ -238,7 +238,7 @@ class AllocatorLearner:
         self.seconds += time.process_time() - start_s
         if recipe.watched and ((number + 1) % recipe.watched == 0 or number + 1 == recipe.steps):
             excess = excesses(self.net, self.world, self.sizes, device=self.device)
-            self.looks.append(Look(step=number + 1, seconds=self.seconds, excess=excess))
+            self.looks.append(QualityLook(step=number + 1, seconds=self.seconds, excess=excess))
         return loss / len(self.heads)
 
     def _descend(self, features: Tensor, work: Workload, size: Size, head: int, place: tuple[int, int]) -> float:
@@ -259,7 +259,7 @@ class AllocatorLearner:
         """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, {"net": self.net}, {f"head{i}": optimizer for i, optimizer in enumerate(self.heads)})
         self.seconds = float(state["seconds"])
-        self.looks = [Look(step=int(r[0]), seconds=float(r[1]), excess=tuple(r[2:])) for r in state["looks"]]
+        self.looks = [QualityLook(step=int(r[0]), seconds=float(r[1]), excess=tuple(r[2:])) for r in state["looks"]]
 
 
 def phase(recipe: Recipe, sizes: tuple[Size, ...], step: int) -> tuple[tuple[Size, ...], float]:
@@ -322,29 +322,29 @@ def train(
     folder: Path | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
-) -> Trained:
+) -> TrainedAllocator:
     """The network of a recipe: trained now, or read from ``folder`` where an earlier run left it.
 
     A run that was stopped goes on from its checkpoint in ``folder``. Raises UsageError, BadModel, StorageError.
     """
     name = _name(world, recipe, device)
 
-    def learn(checkpoint: Path) -> Trained:
+    def learn(checkpoint: Path) -> TrainedAllocator:
         net = allocator.make(spec_of(recipe.network, recipe.inputs), recipe.seed)
         learner = AllocatorLearner(world, recipe, net, device)
         report_steps = None if progress is None else progress.steps(recipe.name)
         losses = learning.learn(learner, recipe.steps, checkpoint=checkpoint, name=name, progress=report_steps)
         final = float(np.mean(losses[-max(recipe.steps // 10, 1) :]))
-        report = Report(recipe=recipe, seconds=learner.seconds, final_loss=final, looks=tuple(learner.looks))
-        return Trained(net.to("cpu").eval(), report)
+        report = TrainingReport(recipe=recipe, seconds=learner.seconds, final_loss=final, looks=tuple(learner.looks))
+        return TrainedAllocator(net.to("cpu").eval(), report)
 
-    def save(trained: Trained, network: Path, record: Path) -> None:
+    def save(trained: TrainedAllocator, network: Path, record: Path) -> None:
         allocator.write(trained.net, network, seed=recipe.seed, steps=(f"{recipe.way}: {recipe.steps} steps",))
         store.write_record(record, trained.report)
 
-    def load(network: Path, record: Path) -> Trained:
+    def load(network: Path, record: Path) -> TrainedAllocator:
         stored = fileformat.read(network)
-        return Trained(Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Report))
+        return TrainedAllocator(Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, TrainingReport))
 
     suffixes = (fileformat.SUFFIX, ".training.json")
     return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)

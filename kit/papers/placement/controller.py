@@ -283,14 +283,14 @@ def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:
 
 
 @dataclass
-class Served:
+class StreamCounts:
     """What a stream of requests came to: seconds from a line read to its answer written, and how many were refused."""
 
     decisions_s: list[float] = field(default_factory=list)
     refused: int = 0
 
 
-def serve(controller: Controller, requests: Iterable[bytes], answers: IO[bytes], served: Served) -> None:
+def serve(controller: Controller, requests: Iterable[bytes], answers: IO[bytes], served: StreamCounts) -> None:
     """A line in, a line out, until the input ends; a request that is none is answered by what is wrong with it.
 
     ``served`` counts meanwhile, so that an interrupted stream is counted, too. Raises as writing to ``answers`` does.

@@ -27,7 +27,7 @@ from kit.papers.placement.prices import (
     ROUNDS,
     START,
     Market,
-    Network,
+    PriceFunction,
     features,
     fit,
     keeping,
@@ -70,7 +70,7 @@ class PriceNetwork(nn.Module):
         return move
 
 
-def network_of(trained: PriceNetwork) -> Network:
+def network_of(trained: PriceNetwork) -> PriceFunction:
     """A trained network as ``prices.policy_of`` takes it, in plain arrays: no torch when it runs."""
     of = {name: value.detach().numpy().copy() for name, value in trained.named_parameters()}
 

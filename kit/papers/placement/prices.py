@@ -27,7 +27,7 @@ from kit.papers.placement.world import Decision, Models, PlacementWorld, Policy,
 from kit.stats import BoolArray, Float64Array, Int64Array
 
 #: Rows of :data:`INPUTS` features, float32, to rows of :data:`OUTPUTS` moves of log prices.
-Network: TypeAlias = Callable[[Float64Array], Float64Array]
+PriceFunction: TypeAlias = Callable[[Float64Array], Float64Array]
 
 ROUNDS = 6  # of moving the prices
 INPUTS, OUTPUTS = 2 * 6 * THINGS + 1, THINGS
@@ -65,7 +65,7 @@ class Market:
         return bound
 
 
-def policy_of(network: Network) -> Policy:
+def policy_of(network: PriceFunction) -> Policy:
     """The policy that decides by this network's prices."""
 
     def decided(
@@ -116,7 +116,7 @@ def shared(world: PlacementWorld) -> BoolArray:
     return everyone
 
 
-def log_prices(network: Network, world: PlacementWorld, option: Options) -> Float64Array:
+def log_prices(network: PriceFunction, world: PlacementWorld, option: Options) -> Float64Array:
     """Logarithms of the prices of fair shares, [samples, gateways, 6], after all rounds."""
     log_price, before = np.full((len(option.value), world.gateways, THINGS), START), None
     for number in range(ROUNDS):

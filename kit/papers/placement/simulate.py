@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit.papers import engine
-from kit.papers.engine import Progress, Report, Results
+from kit.papers.engine import Progress, ProgressReport, Results
 from kit.papers.placement import compared, experiment, figures, measured, rounded, trained, world
 from kit.papers.placement import trace as traces
 from kit.papers.placement.measured import MeasuredModels
@@ -59,7 +59,7 @@ def simulate(
     device: str = "cpu",
     log: bool = False,
     out: Path,
-    report: Report | None = None,
+    report: ProgressReport | None = None,
 ) -> Simulation:
     """The figures ``names`` of paper C for these seeds, written to ``out``, whose policies and points are used again.
 
