@@ -182,7 +182,7 @@ def _measured(a: Run) -> Iterator[str]:
         return [f"{1e3 * r.at('table2', n, '10'):.3f}" for n in names]
 
     yield table(
-        ("10 kbit, 0.5 GHz (ms)", "K = 1", "K = 30", "static", "kit's own, 8 units", "optimum"),
+        ("10 kbit, 0.5 GHz (ms)", "K = 1", "K = 30", "static", "per user, 8 units", "optimum"),
         ("formula", *at_half(a)),
         *((f"measured: {n}", *at_half(r)) for n, r in runs.items()),
     )
