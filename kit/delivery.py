@@ -50,7 +50,7 @@ class Delivery:
     A package that breaks its promise does not become the current install: the one before it stays.
     """
 
-    pulled: client.Pulled
+    pulled: client.PulledPackage
     record: ProfileRecord | None
     current: Path | None
 
@@ -117,7 +117,7 @@ def pull(
     """
     records: list[ProfileRecord] = []
 
-    def accept(pulled: client.Pulled) -> bool:
+    def accept(pulled: client.PulledPackage) -> bool:
         if measure:
             records.append(_measured(pulled, to, on_step))
         return Delivery(pulled, records[0] if records else None, None).kept is not False
@@ -126,7 +126,7 @@ def pull(
     return Delivery(pulled, records[0] if records else None, swap.current(to))
 
 
-def _measured(pulled: client.Pulled, to: Path, on_step: Callable[[Progress], None]) -> ProfileRecord:
+def _measured(pulled: client.PulledPackage, to: Path, on_step: Callable[[Progress], None]) -> ProfileRecord:
     row, device = pulled.answer.chosen, recognise()
     assert row is not None
     out = to / "profiles" / device.device_id / "installed.jsonl"

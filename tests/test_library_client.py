@@ -293,7 +293,7 @@ def test_killed_between_install_and_swap(site: Site) -> None:
         (model_only(lambda r, b: reply(r, b[:9], **{"content-length": "9"})), IntegrityError, "announces 9 bytes"),
         (model_only(lambda r, b: httpx.Response(416)), IntegrityError, "fewer bytes"),
         (model_only(lambda r, b: httpx.Response(500, content=b"oops")), LinkError, "no kit library"),
-        (model_only(lambda r, b: httpx.Response(302, headers={"location": "http://evil"})), LinkError, "sends on to"),
+        (model_only(lambda r, b: httpx.Response(302, headers={"location": "http://evil"})), LinkError, "redirects to"),
         (model_only(lambda r, b: reply(httpx.Response(206, headers={"content-range": "bytes 1-2/3"}), b)), IntegrityError, "another part"),
     ],
 )  # fmt: skip
@@ -462,7 +462,7 @@ def test_stranger_at_the_address(tmp_path: Path, response: httpx.Response) -> No
 
 
 def test_package_larger_than_allowed(site: Site) -> None:
-    with pytest.raises(StorageError, match=r"0\.3 MB, more than the 0\.0 MB allowed"):
+    with pytest.raises(StorageError, match=r"kB, more than the .* allowed"):
         site.pull(max_bytes=1000)
 
 

@@ -56,7 +56,7 @@ def test_family_agrees_with_the_parsed_id(root: nets.Root) -> None:
 
 
 def test_each_cut_answers_as_its_exit_and_costs_less(root: nets.Root, tmp_path: Path) -> None:
-    with train.workshop(0, threads=1):
+    with train.deterministic(0, threads=1):
         net = nets.network(root.name).eval()
         with torch.no_grad():
             all_exits = net(image(3))
@@ -76,7 +76,7 @@ def test_no_cut_between_exits() -> None:
 
 def test_the_seed_decides_the_weights() -> None:
     def first(seed: int) -> torch.Tensor:
-        with train.workshop(seed, threads=1):
+        with train.deterministic(seed, threads=1):
             return next(nets.network("vit_tiny").parameters()).detach().clone()
 
     assert torch.equal(first(1), first(1))
@@ -84,7 +84,7 @@ def test_the_seed_decides_the_weights() -> None:
 
 @pytest.mark.parametrize("keep", [0.7, 0.5, 0.3])
 def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp_path: Path) -> None:
-    with train.workshop(0, threads=1):
+    with train.deterministic(0, threads=1):
         whole = nets.network(root.name).eval()
         thin = prune.prune(whole, keep, image())
         full, less = (graph_macs(n.cut(root.depths[-1]).eval(), tmp_path) for n in (whole, thin))
@@ -105,7 +105,7 @@ def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp
 
 def test_pruned_heads_keep_their_own_channels() -> None:
     """Every channel that stays in the attention must stay in the head it came from."""
-    with train.workshop(0, threads=1):
+    with train.deterministic(0, threads=1):
         whole = nets.network("vit_tiny").eval()
         thin = prune.prune(whole, 0.5, image())
     source, kept = (n.stages[0][1].self_attention.in_proj_weight for n in (whole, thin))
@@ -129,7 +129,7 @@ def test_three_counters_agree(root: nets.Root, tmp_path: Path) -> None:
     for them are switched off here), and in attention 3n-1 operations for each softmax over n tokens.
     """
     thop = pytest.importorskip("thop")
-    with train.workshop(0, threads=1):
+    with train.deterministic(0, threads=1):
         cut = nets.network(root.name).cut(root.depths[1]).eval()
         macs, by_torch = graph_macs(cut, tmp_path), torch_macs(cut)
         silent = {kind: lambda module, x, y: None for kind in SILENT}
@@ -158,7 +158,7 @@ def recorded_macs(root: str) -> dict[int, set[int]]:
 def test_macs_do_not_depend_on_the_version_of_torch(root: nets.Root, tmp_path: Path) -> None:
     recorded = recorded_macs(root.name)
     assert recorded.keys() == set(root.depths)
-    with train.workshop(0, threads=1):
+    with train.deterministic(0, threads=1):
         net = nets.network(root.name)
         for depth in root.depths:
             assert {graph_macs(net.cut(depth).eval(), tmp_path)} == recorded[depth]
@@ -181,9 +181,9 @@ def test_shifting_moves_without_changing_the_size() -> None:
     assert torch.equal(data.shifted(source, 0, torch.Generator()), source)
 
 
-def test_the_workshop_restores_torch() -> None:
+def test_deterministic_restores_torch() -> None:
     before = torch.get_num_threads(), torch.random.get_rng_state()
-    with train.workshop(7, threads=1):
+    with train.deterministic(7, threads=1):
         torch.randn(3)
         assert torch.are_deterministic_algorithms_enabled()
     assert torch.get_num_threads() == before[0]

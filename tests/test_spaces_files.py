@@ -251,7 +251,7 @@ def _cpu_flags() -> set[str]:
 def test_onnxruntime_executes_what_it_would_of_torchs_export(written: Any, text: str, tmp_path: Path) -> None:
     """The operators after full optimisation are those of the network that torch exports, in float and quantized by onnxruntime."""
     sub = spaces.subnetwork(text.format("fp32"))
-    with train.workshop(0):
+    with train.deterministic(0):
         net, images = twin(sub).eval(), torch.randn(2, 3, sub.resolution_px, sub.resolution_px)
         with torch.no_grad():
             for parameter in net.parameters():  # equal or zero ones, as before training, would be merged or left out

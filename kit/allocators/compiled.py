@@ -1,7 +1,7 @@
-"""Allocators as machine code (Numba): one call takes features and leaves shares, with nothing of a framework in between.
+"""Allocators as machine code (Numba): one call takes features and returns shares, without a framework.
 
 What is not computed: experts that the gate leaves out, and two things that the softmax over the users takes out again, because they
-move all users alike: each expert's log-softmax (paper A) and the biases of the output layers (paper B). Answers agree with the torch
+move all users alike: each expert's log-softmax (paper A) and the biases of the output layers (paper B). Shares agree with the torch
 network to a few parts in ten million.
 
 Weights lie in the order in which they are read. A vector holds the outputs of a layer (``flat``: a weight is read once, so memory is the
@@ -87,7 +87,7 @@ def _flat(
     many: Any,
     gated: Any,
 ) -> None:
-    """The whole of paper A's network. Names with a bar behind them, and inputs, hidden and users, are padded."""
+    """Paper A's network. Names that end in an underscore, and inputs, hidden and users, are padded."""
     first = inputs
     gate = first + inner_
     acc = gate + many_
@@ -96,15 +96,15 @@ def _flat(
     for i in range(0, inputs, INPUTS):
         _add(w, i * inner_, s, i, s, first, INPUTS, inner_, float32(1.0))
     _rectify(s, first, inner_)
-    at = inputs * inner_
-    at += inner_
+    offset = inputs * inner_
+    offset += inner_
     g, a = s[gate : gate + many_], s[acc : acc + users]
     if gated:
         for j in range(many_):
             g[j] = float32(0.0)
-        _add(w, at, s, first, s, gate, inner, many_, float32(1.0))
+        _add(w, offset, s, first, s, gate, inner, many_, float32(1.0))
         gate_weights(s, gate, hid, many, many_, width)
-        at += inner * many_
+        offset += inner * many_
     else:
         for j in range(many):
             g[j] = float32(1.0 / many)
@@ -115,7 +115,7 @@ def _flat(
     for e in range(many):
         weight = g[e]
         if weight > float32(0.0):
-            begin = at + e * (one + two)
+            begin = offset + e * (one + two)
             start(s, hid, w, begin + inner * hidden, hidden)
             _add(w, begin, s, first, s, hid, inner, hidden, float32(1.0))
             _rectify(s, hid, hidden)
@@ -145,28 +145,28 @@ def _flat_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
     count, users, many, inner, gated = len(spec.features), spec.users, spec.experts, spec.inner, spec.gated
     inputs, inner_, hidden = padded(count * users, INPUTS), padded(inner), padded(spec.hidden[0])
     users_, many_ = padded(users), padded(many)
-    room = inputs + inner_ + many_ + users_ + max(hidden, many_)
+    scratch_size = inputs + inner_ + many_ + users_ + max(hidden, many_)
 
     def run(w: Any, x: Any, out: Any, s: Any, n: Any, width: Any, depth: Any) -> None:
         for f in range(count):
-            row, given = s[f * users : (f + 1) * users], x[f * n : (f + 1) * n]
+            row, values = s[f * users : (f + 1) * users], x[f * n : (f + 1) * n]
             for u in range(n):
-                row[u] = given[u]
+                row[u] = values[u]
             for u in range(n, users):
                 row[u] = float32(0.0)
         _flat(w, s, out, n, width, inputs, inner, inner_, hidden, users_, many_, many, gated)
 
-    def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
+    def decide(w: Any, table: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = look_up(book, tasks, clock_hz, n, count)
-        normalise(book, tasks, s, 0, users, n, count)
+        cell = look_up(table, tasks, clock_hz, n, count)
+        normalise(table, tasks, s, 0, users, n, count)
         for f in range(count):
             for u in range(n, users):
                 s[f * users + u] = float32(0.0)
-        _flat(w, s, out, n, int(book[cell]), inputs, inner, inner_, hidden, users_, many_, many, gated)
+        _flat(w, s, out, n, int(table[cell]), inputs, inner, inner_, hidden, users_, many_, many, gated)
         return cell
 
-    return compiled(run), compiled(decide), room
+    return compiled(run), compiled(decide), scratch_size
 
 
 # ------------------------------------------------------------------------------------- paper B, and per user: users in a vector
@@ -225,9 +225,9 @@ def _blocks(weight: Float32Array, step: int) -> Float32Array:
 
 
 @small
-def _leaky(s: Any, at: Any, onto: Any, count: Any, factor: Any, fresh: Any) -> None:
-    """``onto = factor * leaky(at)`` where ``fresh``, else added to what is there. Both lie in the scratch; ``count`` numbers."""
-    y, z = s[at : at + count], s[onto : onto + count]
+def _leaky(s: Any, offset: Any, target_at: Any, count: Any, factor: Any, fresh: Any) -> None:
+    """``target = factor * leaky(source)`` where ``fresh``, else added to the target: ``count`` values of the scratch at each offset."""
+    y, z = s[offset : offset + count], s[target_at : target_at + count]
     if fresh:
         for u in range(count):
             z[u] = factor * max(y[u], _LEAK * y[u])
@@ -237,12 +237,12 @@ def _leaky(s: Any, at: Any, onto: Any, count: Any, factor: Any, fresh: Any) -> N
 
 
 @small
-def _weigh(w: Any, wo: Any, s: Any, at: Any, onto: Any, rows: Any, lanes: Any) -> None:
-    """``onto[user] += sum over rows of w[row] * s[at + row, user]``."""
+def _weigh(w: Any, wo: Any, s: Any, offset: Any, target_at: Any, rows: Any, lanes: Any) -> None:
+    """``s[target_at + user] += sum over rows of w[row] * s[offset + row, user]``."""
     literally(lanes)
-    y = s[onto : onto + lanes]
+    y = s[target_at : target_at + lanes]
     for j in range(rows):
-        factor, x = w[wo + j], s[at + j * lanes : at + (j + 1) * lanes]
+        factor, x = w[wo + j], s[offset + j * lanes : offset + (j + 1) * lanes]
         for u in range(lanes):
             y[u] += factor * x[u]
 
@@ -257,7 +257,7 @@ def _shared(
     depth: Any,
     inner: Any,
     columns: Any,
-    at: Any,
+    offsets: Any,
     count: Any,
     rows: Any,
     lanes: Any,
@@ -268,7 +268,7 @@ def _shared(
     gated: Any,
     experts: Any,
 ) -> None:
-    """The whole of paper B's network, eqs. (12) to (20). ``at``: where in the weights the layers of an expert begin, then its length."""
+    """Paper B's network, eqs. (12) to (20). ``offsets``: where in the weights the layers of an expert begin, then its length."""
     mean = rows * lanes
     gate = mean + rows
     ping = gate + 2 * many_
@@ -290,17 +290,17 @@ def _shared(
     for e in range(many):
         weight = g[e]
         if weight > float32(0.0):
-            begin = experts + e * at[len(inner)]
+            begin = experts + e * offsets[len(inner)]
             _product(
                 w, begin, -(begin + rows * columns[0]), s, 0, s, ping, rows, columns[0], rows, STEP_FEATURES, lanes
             )
-            here, there = ping, pong
+            source, target = ping, pong
             for layer in range(1, depth):
-                _leaky(s, here, here, columns[layer - 1] * lanes, float32(1.0), True)
-                wo, i, c = begin + at[layer], inner[layer], columns[layer]
-                _product(w, wo, -(wo + i * c), s, here, s, there, i, c, i, STEP, lanes)
-                here, there = there, here
-            _leaky(s, here, together, last * lanes, weight, fresh)
+                _leaky(s, source, source, columns[layer - 1] * lanes, float32(1.0), True)
+                wo, i, c = begin + offsets[layer], inner[layer], columns[layer]
+                _product(w, wo, -(wo + i * c), s, source, s, target, i, c, i, STEP, lanes)
+                source, target = target, source
+            _leaky(s, source, together, last * lanes, weight, fresh)
             fresh = False
     for o in range(outputs):
         for u in range(lanes):
@@ -315,10 +315,10 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
     columns = tuple(padded(h, STEP) for h in spec.hidden)
     inner = (rows, *columns[:-1])
     wide = max(columns)
-    at = tuple(int(x) for x in np.cumsum([0, *(i * c + c for i, c in zip(inner, columns, strict=True))]))
+    offsets = tuple(int(x) for x in np.cumsum([0, *(i * c + c for i, c in zip(inner, columns, strict=True))]))
     experts = outputs * wide + (count * many_ if spec.gated else 0)
     many, gated = spec.experts, spec.gated
-    room = rows * lanes + rows + 2 * many_ + 3 * wide * lanes + lanes
+    scratch_size = rows * lanes + rows + 2 * many_ + 3 * wide * lanes + lanes
 
     def run(w: Any, x: Any, out: Any, s: Any, n: Any, width: Any, depth: Any) -> None:
         for u in range(n):
@@ -333,7 +333,7 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
             depth,
             inner,
             columns,
-            at,
+            offsets,
             count,
             rows,
             lanes,
@@ -345,21 +345,21 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
             experts,
         )
 
-    def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
+    def decide(w: Any, table: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = look_up(book, tasks, clock_hz, n, count)
-        depth = int(book[cell + (int(book[1]) + 1) * (int(book[2]) + 1)])
-        normalise(book, tasks, s, 0, lanes, n, count)
+        cell = look_up(table, tasks, clock_hz, n, count)
+        depth = int(table[cell + (int(table[1]) + 1) * (int(table[2]) + 1)])
+        normalise(table, tasks, s, 0, lanes, n, count)
         _shared(
             w,
             s,
             out,
             n,
-            int(book[cell]),
+            int(table[cell]),
             depth,
             inner,
             columns,
-            at,
+            offsets,
             count,
             rows,
             lanes,
@@ -372,7 +372,7 @@ def _shared_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
         )
         return cell
 
-    return compiled(run), compiled(decide), room
+    return compiled(run), compiled(decide), scratch_size
 
 
 def _shared_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: int) -> Float32Array:
@@ -437,7 +437,7 @@ def _per_user(
 def _per_user_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
     count, outputs = len(spec.features), len(spec.outputs)
     rows, lanes, units = padded(count, STEP_FEATURES), padded(spec.users), padded(spec.hidden[0])
-    room = rows * lanes + max(units, rows) + units + 2 * units * lanes + lanes
+    scratch_size = rows * lanes + max(units, rows) + units + 2 * units * lanes + lanes
 
     def run(w: Any, x: Any, out: Any, s: Any, n: Any, width: Any, depth: Any) -> None:
         for u in range(n):
@@ -445,15 +445,15 @@ def _per_user_code(spec: AllocatorSpec) -> tuple[Run, Run, int]:
                 s[f * lanes + u] = x[u * count + f]
         _per_user(w, s, out, n, width, depth, count, rows, lanes, units, outputs)
 
-    def decide(w: Any, book: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
+    def decide(w: Any, table: Any, tasks: Any, clock_hz: Any, out: Any, s: Any) -> Any:
         n = tasks.shape[1]
-        cell = look_up(book, tasks, clock_hz, n, count)
-        depth = int(book[cell + (int(book[1]) + 1) * (int(book[2]) + 1)])
-        normalise(book, tasks, s, 0, lanes, n, count)
-        _per_user(w, s, out, n, int(book[cell]), depth, count, rows, lanes, units, outputs)
+        cell = look_up(table, tasks, clock_hz, n, count)
+        depth = int(table[cell + (int(table[1]) + 1) * (int(table[2]) + 1)])
+        normalise(table, tasks, s, 0, lanes, n, count)
+        _per_user(w, s, out, n, int(table[cell]), depth, count, rows, lanes, units, outputs)
         return cell
 
-    return compiled(run), compiled(decide), room
+    return compiled(run), compiled(decide), scratch_size
 
 
 def _per_user_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: int) -> Float32Array:
@@ -471,15 +471,15 @@ def _per_user_pack(spec: AllocatorSpec, arrays: Mapping[str, Float32Array], n: i
     return aligned(np.concatenate([part.ravel() for part in parts]))
 
 
-# --------------------------------------------------------------------------------------------------------------- the door
+# ---------------------------------------------------------------------------------------------------------- public
 
 
 @dataclass(frozen=True)
 class Code:
     """Machine code for networks of one shape.
 
-    ``run(weights, x, out, scratch, users, width, depth)`` takes inputs, ``decide(weights, book, tasks, clock_hz, out, scratch)`` raw
-    quantities ``(features, users)`` and returns the number in the book where the chosen width stands. ``out`` holds a row of shares per
+    ``run(weights, x, out, scratch, users, width, depth)`` takes inputs, ``decide(weights, table, tasks, clock_hz, out, scratch)`` raw
+    quantities ``(features, users)`` and returns the index in the table of the chosen width. ``out`` holds a row of shares per
     resource; everything but ``tasks`` is one-dimensional.
     """
 
@@ -499,8 +499,8 @@ _FORMS = {
 @lru_cache(maxsize=64)
 def _code_of_shape(shape: AllocatorSpec) -> Code:
     code, pack = _FORMS[shape.form]
-    run, decide, room = code(shape)
-    return Code(run, decide, room, pack)
+    run, decide, scratch_size = code(shape)
+    return Code(run, decide, scratch_size, pack)
 
 
 def code(spec: AllocatorSpec, users: int) -> Code:

@@ -1,11 +1,11 @@
 """The file of an allocator, ``x.alloc.npz``: what the network is, its weights as plain arrays, and which sub-network is run.
 
-An allocator takes what is known of each user (features) and answers with shares of one or two resources that add up to one. Three forms:
+An allocator takes the features of each user and returns shares of one or two resources that add up to one. Three forms:
 
 ``flat``      paper A: all users in one vector; an input layer, a gate that picks k of M experts of two layers, eqs. (4) to (6).
 ``shared``    paper B: experts of l layers, each seeing one user's features and shared by all users, eqs. (12) to (20).
-``per_user``  the same layers for each user, with the mean of the other users beside it, so that it does not matter who comes
-              first and how many they are. A narrower or shallower sub-network is a prefix of the whole.
+``per_user``  the same layers for each user, with the mean of the other users as input, too, so that it does not matter who comes
+              first and how many they are. A narrower or shallower sub-network is a prefix of the full network.
 
 A size is (width, depth): k experts and layers l, or units and layers. The weights are stored as ``(inputs, outputs)``, experts first; no
 pickle. numpy alone reads it; ``kit.nets.allocator`` trains such networks and exports them.
@@ -108,9 +108,9 @@ class AllocatorNetwork:
     def cut(self, width: int | None = None, depth: int | None = None, users: int | None = None) -> AllocatorNetwork:
         """Another sub-network of the same weights. Raises UsageError when there is none of this size."""
         size = Size(self.size.width if width is None else width, self.size.depth if depth is None else depth)
-        made = replace(self, size=size, users=self.users if users is None else users)
-        check_size(self.spec, made.size, made.users)
-        return made
+        network = replace(self, size=size, users=self.users if users is None else users)
+        check_size(self.spec, network.size, network.users)
+        return network
 
 
 #: Paper A, eq. (1): only ratios of importance and of size matter, and the logarithm makes the closed square-root rule a linear one.
@@ -150,7 +150,7 @@ def paper_b(users: int = 30, features: tuple[Feature, ...] = FEATURES_B) -> Allo
 def static_b(users: int = 30, hidden: tuple[int, ...] = (384, 384, 64)) -> AllocatorSpec:
     """Paper B's static model: one network as deep as the deepest expert, 384 wide.
 
-    Its last layer is read as 64 wide, like an expert's: 5.22M MACs, beside the 5.126M that the paper prints for the dynamic one.
+    Its last layer is read as 64 wide, like an expert's: 5.22M MACs, against the 5.126M that the paper prints for the dynamic one.
     """
     return paper_b(users).model_copy(
         update={"root": "allocator_b_static", "experts": 1, "gated": False, "hidden": hidden}
@@ -171,7 +171,7 @@ def per_user(
     )
 
 
-#: The whole network of each root whose sub-networks have ids, for so many users.
+#: The full network of each root whose sub-networks have ids, for so many users.
 ROOTS: dict[str, Callable[[int], AllocatorSpec]] = {
     "allocator_a": paper_a,
     "allocator_a_static": lambda users: paper_a(users, gated=False),
@@ -193,31 +193,31 @@ def member(sub: SubNetwork, seed: int = 0) -> AllocatorNetwork:
 def shapes(spec: AllocatorSpec) -> dict[str, tuple[int, ...]]:
     """Name and shape of every weight. ``noise_weight`` serves training alone (paper B, eq. 16)."""
     count, outputs, hidden, many = len(spec.features), len(spec.outputs), spec.hidden, spec.experts
-    found: dict[str, tuple[int, ...]] = {}
+    by_name: dict[str, tuple[int, ...]] = {}
     if spec.form == "flat":
-        found |= {"input_weight": (count * spec.users, spec.inner), "input_bias": (spec.inner,)}
-        found |= {"gate_weight": (spec.inner, many)} if spec.gated else {}
+        by_name |= {"input_weight": (count * spec.users, spec.inner), "input_bias": (spec.inner,)}
+        by_name |= {"gate_weight": (spec.inner, many)} if spec.gated else {}
         layers = [spec.inner, *hidden[:1], spec.users]
     else:
         layers = [count, *hidden]
     if spec.form == "per_user":
-        for at, (before, after) in enumerate(pairwise(layers)):
-            found |= {f"own{at}_weight": (before, after), f"others{at}_weight": (before, after)}
-            found[f"layer{at}_bias"] = (after,)
-        return found | {"output_weight": (hidden[-1], outputs), "direct_weight": (count, outputs)}
+        for layer, (before, after) in enumerate(pairwise(layers)):
+            by_name |= {f"own{layer}_weight": (before, after), f"others{layer}_weight": (before, after)}
+            by_name[f"layer{layer}_bias"] = (after,)
+        return by_name | {"output_weight": (hidden[-1], outputs), "direct_weight": (count, outputs)}
     if spec.form == "shared":
-        found |= {"gate_weight": (count, many), "noise_weight": (count, many)} if spec.gated else {}
-    for at, (before, after) in enumerate(pairwise(layers)):
-        found |= {f"expert{at}_weight": (many, before, after), f"expert{at}_bias": (many, after)}
-    return found | (
+        by_name |= {"gate_weight": (count, many), "noise_weight": (count, many)} if spec.gated else {}
+    for layer, (before, after) in enumerate(pairwise(layers)):
+        by_name |= {f"expert{layer}_weight": (many, before, after), f"expert{layer}_bias": (many, after)}
+    return by_name | (
         {"output_weight": (hidden[-1], outputs), "output_bias": (outputs,)} if spec.form == "shared" else {}
     )
 
 
 def fan_in(spec: AllocatorSpec, name: str) -> int:
     """Inputs of the layer that weight or bias ``name`` belongs to."""
-    beside = name.replace("layer", "own").replace("bias", "weight")
-    return shapes(spec)[beside][-2]
+    weight_name = name.replace("layer", "own").replace("bias", "weight")
+    return shapes(spec)[weight_name][-2]
 
 
 def random_arrays(spec: AllocatorSpec, seed: int) -> dict[str, Float32Array]:
@@ -322,7 +322,7 @@ def describe(
 ) -> Artifact:
     """The sidecar of ``network`` in the file ``model``."""
     spec, sub = network.spec, subnetwork(network)
-    given, made = tensors(network)
+    input_spec, output_spec = tensors(network)
     return Artifact(
         artifact_id=sub.id,
         model=model,
@@ -330,8 +330,8 @@ def describe(
         macs=macs(spec, network.size, network.users),
         parameters=parameters(spec),
         weight_bytes=4 * parameters(spec),
-        inputs=(given,),
-        outputs=(made,),
+        inputs=(input_spec,),
+        outputs=(output_spec,),
         licence="Apache-2.0",
         origin=Origin(
             root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
@@ -340,7 +340,7 @@ def describe(
 
 
 def write(network: AllocatorNetwork, path: Path, *, seed: int | None = None, steps: tuple[str, ...] = ()) -> Artifact:
-    """``network`` as the file ``path`` (``x.alloc.npz``), its sidecar ``x.alloc.json`` beside it; equal networks give equal files.
+    """``network`` as the file ``path`` (``x.alloc.npz``), with its sidecar ``x.alloc.json``; equal networks give equal files.
 
     Raises UsageError (another ending, a size that the network has not), StorageError.
     """
@@ -349,9 +349,9 @@ def write(network: AllocatorNetwork, path: Path, *, seed: int | None = None, ste
     spec, size = network.spec, network.size
     check_size(spec, size, network.users)
     about = About(spec=spec, width=size.width, depth=size.depth, users=network.users)
-    held: dict[str, Any] = {ABOUT: np.frombuffer(store.canonical_json(about), np.uint8), **network.arrays}
+    arrays: dict[str, Any] = {ABOUT: np.frombuffer(store.canonical_json(about), np.uint8), **network.arrays}
     buffer = BytesIO()
-    np.savez(buffer, **held)
+    np.savez(buffer, **arrays)
     data = buffer.getvalue()
     store.write_atomic(path, data)
     model = FileRef(file=path.name, sha256=store.sha256_bytes(data), size_bytes=len(data))
@@ -367,12 +367,12 @@ def read(path: Path) -> AllocatorNetwork:
     try:
         with np.load(BytesIO(data), allow_pickle=False) as file:
             about = About.model_validate(json.loads(file[ABOUT].tobytes()))
-            wanted = shapes(about.spec)
-            arrays = {name: np.ascontiguousarray(file[name], np.float32) for name in wanted}
+            expected = shapes(about.spec)
+            arrays = {name: np.ascontiguousarray(file[name], np.float32) for name in expected}
     except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         reason = "its description is not one" if isinstance(error, ValidationError) else str(error)[:80]
         raise BadModel(f"{path} is no allocator ({reason}): give a file that kit wrote (*{SUFFIX}).") from None
-    for name, shape in wanted.items():
+    for name, shape in expected.items():
         if arrays[name].shape != shape or not np.isfinite(arrays[name]).all():
             raise BadModel(f"{path}: its array {name} is not finite numbers of shape {shape}: export it again.")
     network = AllocatorNetwork(about.spec, arrays, Size(about.width, about.depth), about.users)

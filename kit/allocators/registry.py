@@ -1,7 +1,7 @@
-"""The allocators by name: the families and their sizes, and the files of them that each runtime takes, made when they are asked for.
+"""The allocators by name: the families and their sizes, and the files of them that each runtime takes, written on request.
 
 An allocator is the same network under the same id in every runtime: one .alloc.npz for kit's own, an .onnx of its weights for most, for
-torch a program of them beside the .alloc.npz.
+torch a program of them next to the .alloc.npz.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ WriteProgram = Callable[
     [AllocatorNetwork, Path], FileRef
 ]  # kit.variants.program.write: a PC has torch, a board need not
 
-#: What each family name stands for: its dynamic networks, and the static network beside them.
+#: What each family name stands for: its dynamic networks, and the static network.
 FAMILIES = {
     "allocator": ("allocator_a", "allocator_a_static", "allocator_b", "allocator_b_static", "allocator_u"),
     "allocator_a": ("allocator_a", "allocator_a_static"),
@@ -49,10 +49,10 @@ def sizes(family: str, *, every: bool = False) -> list[SubNetwork]:
     return [m for m in members if m.resolution_px == USERS and (every or m.width in usual.get(m.root, (m.width,)))]
 
 
-def spelled_out(names: Sequence[str], *, every: bool = False) -> list[str]:
+def expanded(names: Sequence[str], *, every: bool = False) -> list[str]:
     """``names`` with the ids of the sizes in the place of a family's name; a file of that name goes first.
 
-    >>> spelled_out(["net.onnx", "allocator_u"])[:2]
+    >>> expanded(["net.onnx", "allocator_u"])[:2]
     ['net.onnx', 'allocator_u-d1-w0.12-fp32-30']
     """
     ids = [

@@ -1,7 +1,7 @@
-"""Allocators of a few thousand weights, decided in microseconds: gate, the picked experts, softmax over the users, in one call.
+"""Allocators of a few thousand weights, decided in microseconds: gate, the selected experts, softmax over the users, in one call.
 
 With Numba the network is machine code (:mod:`kit.allocators.compiled`), without it NumPy; ``allocator-numpy`` is NumPy in any case.
-It runs on one thread. The timed call writes into an array that stays, ``run`` copies. :class:`Decider` adds what stands before the
+It runs on one thread. The timed call writes into a fixed array, ``run`` copies. :class:`Decider` adds what stands before the
 network: the look-up of the best size for the mean task size and the clock, and the features from raw quantities.
 
 Tested on x86-64; the compiled way is untested on aarch64 boards.
@@ -48,9 +48,9 @@ def probe(mode: str) -> Probe:
 
 def shares(network: AllocatorNetwork, x: ArrayLike) -> Float32Array:
     """Shares ``(resources, users)`` for inputs ``x`` as :func:`kit.allocators.fileformat.tensors` shapes them, by NumPy."""
-    given = np.asarray(x, np.float32)
-    answer: Float32Array = _FORMS[network.spec.form](network, given)
-    return answer
+    inputs = np.asarray(x, np.float32)
+    result: Float32Array = _FORMS[network.spec.form](network, inputs)
+    return result
 
 
 def _softmax(values: Float32Array) -> Float32Array:
@@ -59,13 +59,13 @@ def _softmax(values: Float32Array) -> Float32Array:
     return e
 
 
-def _picked(network: AllocatorNetwork, gate: Float32Array) -> tuple[NDArray[np.int64] | slice, Float32Array]:
+def _top_experts(network: AllocatorNetwork, gate: Float32Array) -> tuple[NDArray[np.int64] | slice, Float32Array]:
     """Numbers and weights of the experts with the largest gate values; all of them as a slice, which copies nothing."""
     width = network.size.width
     if width == gate.size:
         return slice(None), _softmax(gate)
-    chosen = np.argpartition(gate, gate.size - width)[gate.size - width :]
-    return chosen, _softmax(gate[chosen])
+    experts = np.argpartition(gate, gate.size - width)[gate.size - width :]
+    return experts, _softmax(gate[experts])
 
 
 def _equal(network: AllocatorNetwork) -> tuple[slice, Float32Array]:
@@ -81,9 +81,9 @@ def _flat(network: AllocatorNetwork, x: Float32Array) -> Float32Array:
         wide[:, :users] = x.reshape(-1, users)
         x = wide
     h = np.maximum(x.reshape(-1) @ a["input_weight"] + a["input_bias"], 0.0)
-    chosen, weights = _picked(network, h @ a["gate_weight"]) if spec.gated else _equal(network)
-    y = np.maximum(np.matmul(h, a["expert0_weight"][chosen]) + a["expert0_bias"][chosen], 0.0) * weights[:, None]
-    logits = np.einsum("eh,ehu->u", y, a["expert1_weight"][chosen]) + weights @ a["expert1_bias"][chosen]
+    experts, weights = _top_experts(network, h @ a["gate_weight"]) if spec.gated else _equal(network)
+    y = np.maximum(np.matmul(h, a["expert0_weight"][experts]) + a["expert0_bias"][experts], 0.0) * weights[:, None]
+    logits = np.einsum("eh,ehu->u", y, a["expert1_weight"][experts]) + weights @ a["expert1_bias"][experts]
     return _softmax(logits[None, :users])
 
 
@@ -92,9 +92,9 @@ def _shared(network: AllocatorNetwork, x: Float32Array) -> Float32Array:
     spec, a = network.spec, network.arrays
     y = x.reshape(network.users, -1)
     gated = spec.gated
-    chosen, weights = _picked(network, y.mean(0) @ a["gate_weight"]) if gated else _equal(network)
+    experts, weights = _top_experts(network, y.mean(0) @ a["gate_weight"]) if gated else _equal(network)
     for layer in range(network.size.depth):
-        z = np.matmul(y, a[f"expert{layer}_weight"][chosen]) + a[f"expert{layer}_bias"][chosen][:, None]
+        z = np.matmul(y, a[f"expert{layer}_weight"][experts]) + a[f"expert{layer}_bias"][experts][:, None]
         y = np.maximum(z, LEAK * z)
     together = np.tensordot(weights, y, 1)
     return _softmax((together @ a["output_weight"]).T)
@@ -130,8 +130,8 @@ class AllocatorSession:
 
     def __init__(self, path: Path, mode: str, batch: int | None) -> None:
         self._network = fileformat.read(path)
-        given, made = fileformat.tensors(self._network)
-        self.inputs, self.outputs = (given,), (made,)
+        input_spec, output_spec = fileformat.tensors(self._network)
+        self.inputs, self.outputs = (input_spec,), (output_spec,)
         check_batch(path, self.inputs, batch)
         compiled = mode != NUMPY and has_numba()
         how = "Compiled by Numba for this CPU" if compiled else "Computed by NumPy"
@@ -140,28 +140,28 @@ class AllocatorSession:
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
         """The network's outputs for these inputs: a decision."""
-        answer = self.prepare(feeds)()
-        return [self._out if answer is None else answer]
+        result = self.prepare(feeds)()
+        return [self._out if result is None else result]
 
     def _numpy(self, feeds: Feeds) -> Callable[[], Any]:
         return partial(shares, self._network, feeds["input"])
 
     def _machine_code(self, feeds: Feeds) -> Callable[[], Any]:
         network, users = self._network, self._network.users
-        code = importlib.import_module(_COMPILED)
-        made = code.code(network.spec, users)
-        x, scratch = code.aligned(feeds["input"]), code.aligned(np.zeros(made.scratch))
+        module = importlib.import_module(_COMPILED)
+        code = module.code(network.spec, users)
+        x, scratch = module.aligned(feeds["input"]), module.aligned(np.zeros(code.scratch))
         out = np.zeros(self.outputs[0].shape, np.float32)
-        weights = made.pack(network.spec, network.arrays, users)
+        weights = code.pack(network.spec, network.arrays, users)
         self._out = out
-        call = partial(made.run, weights, x, out.ravel(), scratch, users, *network.size)
+        call = partial(code.run, weights, x, out.ravel(), scratch, users, *network.size)
         call()  # compiles, or reads the code from the disk
         return call
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
         """Raises UsageError: one function computes the whole network."""
         raise UsageError(
-            "An allocator has no layers to tell: it is one piece of machine code. Profile its .onnx form with onnxruntime."
+            "An allocator has no separate layers: it is one piece of machine code. Profile its .onnx form with onnxruntime."
         )
 
     def gpu_memory(self) -> dict[str, int] | None:
@@ -202,12 +202,12 @@ class SizeTable:
 
     @classmethod
     def of(cls, table: DynamicTable, depth: int = fileformat.FLAT_DEPTH) -> SizeTable:
-        """The measured choices of a K- or (k, l)-table; ``depth`` where its sizes tell only K. Raises UsageError: a cell is missing."""
+        """The measured choices of a K- or (k, l)-table; ``depth`` where its sizes give only K. Raises UsageError: a cell is missing."""
         bits, clocks = (sorted({getattr(c, name) for c in table.cells}) for name in ("task_bit", "clock_hz"))
-        found = {(c.task_bit, c.clock_hz): _size(c.measured, depth) for c in table.cells}
-        if len(found) != len(bits) * len(clocks):
+        sizes = {(c.task_bit, c.clock_hz): _size(c.measured, depth) for c in table.cells}
+        if len(sizes) != len(bits) * len(clocks):
             raise UsageError("This table has no choice for some task size and clock: build it over all pairs of both.")
-        return cls(tuple(bits), tuple(clocks), tuple(tuple(found[b, c] for c in clocks) for b in bits))
+        return cls(tuple(bits), tuple(clocks), tuple(tuple(sizes[b, c] for c in clocks) for b in bits))
 
 
 def _size(text: str, depth: int) -> Size:
@@ -216,10 +216,10 @@ def _size(text: str, depth: int) -> Size:
 
 
 class Decider:
-    """From what is known of the users to their shares, in one call: look-up of the size, features, gate, experts, softmax.
+    """From raw quantities of the users to their shares, in one call: look-up of the size, features, gate, experts, softmax.
 
     ``tasks`` is float64 ``(features, users)`` in the units that the features' names give, one column for each user that is present (at
-    most as many as the network takes). The answer ``(resources, users)`` is overwritten by the next call for as many users.
+    most as many as the network takes). The result ``(resources, users)`` is overwritten by the next call for as many users.
     Without a table the network's own size is run. ``compiled`` None takes Numba where it is.
     """
 
@@ -231,19 +231,19 @@ class Decider:
             fileformat.check_size(network.spec, size, network.users)
         names = [f.name for f in network.spec.features]
         if table and "size_bit" not in names:
-            raise UsageError("A size table asks for the mean task size: the network needs a feature size_bit.")
+            raise UsageError("A size table takes the mean task size: the network needs a feature size_bit.")
         self._row = names.index("size_bit") if table else -1
         self._bits, self._clocks = (_middles(table.task_bits), _middles(table.clocks_hz)) if table else ((), ())
         self._calls: dict[int, tuple[Callable[..., Any], Float32Array]] = {}
-        self._book: NDArray[np.float64] | None = None
+        self._table: NDArray[np.float64] | None = None
         if has_numba() if compiled is None else compiled:
-            self._book = self._write_book()
+            self._table = self._table_array()
             self.decide = self._decide_compiled
         else:
             self.decide = self._decide_numpy
 
     def size(self, mean_bit: float, clock_hz: float) -> Size:
-        """What the table says. Without one: the network's own size."""
+        """The size in the table. Without one: the network's own size."""
         if self.table is None:
             return self.network.size
         row, column = (int(np.searchsorted(b, v)) for b, v in ((self._bits, mean_bit), (self._clocks, clock_hz)))
@@ -258,9 +258,9 @@ class Decider:
 
     def _decide_compiled(self, tasks: NDArray[np.float64], clock_hz: float = 0.0) -> Float32Array:
         users = tasks.shape[1]
-        made = self._calls.get(users) or self._prepare(users)
-        made[0](tasks, clock_hz)
-        return made[1]
+        call, out = self._calls.get(users) or self._prepare(users)
+        call(tasks, clock_hz)
+        return out
 
     def _prepare(self, users: int) -> tuple[Callable[..., Any], Float32Array]:
         spec = self.network.spec
@@ -269,15 +269,15 @@ class Decider:
         code = module.code(spec, users)
         out = np.zeros((len(spec.outputs), users), np.float32)
         flat, scratch = out.ravel(), module.aligned(np.zeros(code.scratch))
-        weights, decide, book = code.pack(spec, self.network.arrays, users), code.decide, self._book
+        weights, decide, table_array = code.pack(spec, self.network.arrays, users), code.decide, self._table
 
         def call(tasks: NDArray[np.float64], clock_hz: float) -> None:
-            decide(weights, book, tasks, clock_hz, flat, scratch)
+            decide(weights, table_array, tasks, clock_hz, flat, scratch)
 
         self._calls[users] = call, out
         return self._calls[users]
 
-    def _write_book(self) -> NDArray[np.float64]:
+    def _table_array(self) -> NDArray[np.float64]:
         """All numbers that the look-up and the features need, in one array: an argument of a compiled call costs time."""
         rules = [
             (0.0 if f.scale is None else 1.0 / f.scale, float(f.log), f.least, f.centre, 1.0 / f.spread)

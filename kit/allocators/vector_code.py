@@ -1,4 +1,4 @@
-"""The pieces that the machine code of every allocator is made of: how Numba compiles, vectors, exp and log, look-up, gate, softmax.
+"""The functions that the machine code of every allocator is built from: how Numba compiles, vectors, exp and log, look-up, gate, softmax.
 
 exp and log are polynomials (Cephes), because a call per number would take longer than the network. Numba's cache on disk watches the file
 of the outermost function, :mod:`kit.allocators.compiled`, alone: after a change here, save that file, too.
@@ -19,7 +19,7 @@ from kit.allocators.fileformat import Float32Array
 
 VERSION = f"numba {numba.__version__}"
 LANES = 16  # floats in the widest vector
-HEAD = 3  # numbers at the front of a book: row of the size, rows and columns of the table
+HEAD = 3  # numbers at the front of a table: row of the size, rows and columns of the table
 PER_FEATURE = 5
 HOW: dict[str, Any] = {"fastmath": {"reassoc", "contract", "nsz", "arcp"}, "boundscheck": False, "error_model": "numpy"}
 _numba: Any = numba
@@ -34,7 +34,7 @@ def compiled(function: Run) -> Run:
     """The function compiled by Numba, kept between processes where Numba may write."""
     try:
         machine_code = numba.njit(cache=True, **HOW)(function)
-    except RuntimeError:  # no folder in which Numba may keep it
+    except RuntimeError:  # no folder in which Numba may cache it
         machine_code = numba.njit(**HOW)(function)
     return machine_code  # type: ignore[no-any-return]
 
@@ -59,16 +59,16 @@ def aligned(values: Any) -> Float32Array:
 
 @_intrinsic
 def _float_of(context: Any, bits: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.FloatType())
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.int32), generate
 
 
 @_intrinsic
 def _bits_of(context: Any, value: Any) -> Any:
-    def generate(_context: Any, builder: Any, _signature: Any, given: Any) -> Any:
-        return builder.bitcast(given[0], ir.IntType(32))
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.int32(types.float32), generate
 
@@ -115,10 +115,10 @@ def log(x: Any) -> Any:
 
 
 @inlined
-def normalise(book: Any, tasks: Any, s: Any, at: Any, stride: Any, n: Any, count: Any) -> None:
+def normalise(table: Any, tasks: Any, s: Any, at: Any, stride: Any, n: Any, count: Any) -> None:
     """Inputs ``s[at + f * stride + user]`` from raw quantities ``tasks[f, user]``."""
     for f in range(count):
-        rule = book[HEAD + f * PER_FEATURE : HEAD + (f + 1) * PER_FEATURE]
+        rule = table[HEAD + f * PER_FEATURE : HEAD + (f + 1) * PER_FEATURE]
         row, x = tasks[f], s[at + f * stride : at + f * stride + n]
         inverse = rule[0]
         if inverse == 0.0:
@@ -136,19 +136,19 @@ def normalise(book: Any, tasks: Any, s: Any, at: Any, stride: Any, n: Any, count
 
 
 @inlined
-def look_up(book: Any, tasks: Any, clock_hz: Any, n: Any, count: Any) -> Any:
+def look_up(table: Any, tasks: Any, clock_hz: Any, n: Any, count: Any) -> Any:
     """The cell of the table for the mean task size and the clock: the number of bounds below each."""
-    rows, columns = int(book[1]), int(book[2])
+    rows, columns = int(table[1]), int(table[2])
     at = HEAD + count * PER_FEATURE
     row = column = 0
     if rows > 0:
-        sizes = tasks[int(book[0])]
+        sizes = tasks[int(table[0])]
         total = 0.0
         for u in range(n):
             total += sizes[u]
-        row = _below(book[at : at + rows], total / n)
+        row = _below(table[at : at + rows], total / n)
     if columns > 0:
-        column = _below(book[at + rows : at + rows + columns], clock_hz)
+        column = _below(table[at + rows : at + rows + columns], clock_hz)
     return at + rows + columns + row * (columns + 1) + column
 
 

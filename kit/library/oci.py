@@ -1,8 +1,8 @@
-"""How a package is told in OCI's words: names, digests, image manifests. Pure: no folder, no network.
+"""A package as an OCI artifact: names, digests, image manifests. Pure: no folder, no network.
 
 An OCI artifact (image-spec 1.1): ``artifactType`` names the kind, the config blob is kit's own :class:`Manifest`, each
 layer is one file under its bare name. Both sides read packages through :func:`parse_image` and :func:`open_manifest`,
-so what the server may serve and what the client may install is one law.
+so the server and the client accept the same packages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 
 
 class Descriptor(BaseModel):
-    """An OCI content descriptor: type, digest and size of one blob. Unknown keys are ignored, as OCI asks."""
+    """An OCI content descriptor: type, digest and size of one blob. Unknown keys are ignored, as OCI requires."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -61,7 +61,7 @@ def check_name(name: str) -> str:
 
 
 def digest_hex(digest: str) -> str:
-    """The 64 hex digits of ``sha256:…``; asked before any path is built from a digest. Raises IntegrityError."""
+    """The 64 hex digits of ``sha256:…``; checked before any path is built from a digest. Raises IntegrityError."""
     match = _DIGEST.fullmatch(digest)
     if match is None:
         raise IntegrityError(f"{digest[:80]!r} is no sha256 digest: the package is refused.")
@@ -78,7 +78,7 @@ def check_bytes(data: bytes, digest: str, what: str) -> bytes:
 
 
 def image_of(manifest: Manifest) -> tuple[bytes, bytes]:
-    """``(image manifest, config)``: the two JSON blobs that tell ``manifest`` in OCI's words, canonical."""
+    """``(image manifest, config)``: the two JSON blobs that describe ``manifest`` in OCI's schema, canonical."""
     config = store.canonical_json(manifest)
     annotations = {"org.opencontainers.image.created": manifest.created_utc, TITLE: manifest.name}
     if manifest.artifact.licence:
@@ -109,11 +109,13 @@ def parse_image(data: bytes, source: str) -> Image:
         image = Image.model_validate(parse_json(data, source))
     except ValidationError as error:
         raise BadRecord(f"{source} is not an OCI image manifest: {records.first_problem(error)}.") from None
-    told = {image.media_type, image.artifact_type, image.config.media_type} | {x.media_type for x in image.layers}
-    unknown = told - {IMAGE_TYPE, PACKAGE_TYPE, CONFIG_TYPE, FILE_TYPE}
+    media_types = {image.media_type, image.artifact_type, image.config.media_type} | {
+        x.media_type for x in image.layers
+    }
+    unknown = media_types - {IMAGE_TYPE, PACKAGE_TYPE, CONFIG_TYPE, FILE_TYPE}
     if unknown or image.media_type != IMAGE_TYPE or image.config.media_type != CONFIG_TYPE:
-        seen = ", ".join(sorted(map(str, unknown))) or image.media_type
-        raise BadRecord(f"{source} is of a kind that this kit does not read ({seen[:200]}): upgrade kit.")
+        kinds = ", ".join(sorted(map(str, unknown))) or image.media_type
+        raise BadRecord(f"{source} is of a kind that this kit does not read ({kinds[:200]}): upgrade kit.")
     if image.artifact_type != PACKAGE_TYPE:
         raise BadRecord(f"{source} is no kit package (artifactType {image.artifact_type!r}): ask another library.")
     for layer in (image.config, *image.layers):

@@ -7,7 +7,7 @@
     blobs/sha256/<hex>      image manifests, kit manifests (configs) and files, each named by its hash
 
 Blobs are written first and ``index.json`` last, each by rename: a kill leaves the older index and at most blobs that
-nobody names yet; the next :func:`add` finds them in place and goes on.
+no index entry names yet; the next :func:`add` reuses them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ REF_NAME = "org.opencontainers.image.ref.name"
 LAYOUT_VERSION = "1.0.0"
 CHUNK_BYTES = 1 << 20
 
-Progress = Callable[[int, int], None]  # (bytes done, bytes in all)
+Progress = Callable[[int, int], None]  # (bytes written, bytes in total)
 
 
 @dataclass(frozen=True)
@@ -63,47 +63,51 @@ def read_packages(layout_dir: Path) -> list[Manifest]:
 
     Raises UsageError (no library there), BadRecord (another schema), IntegrityError (wrong hash, size or place).
     """
-    found = read_catalog(layout_dir)
-    for item in found:
-        for ref in item.manifest.files:
+    packages = read_catalog(layout_dir)
+    for entry in packages:
+        for ref in entry.manifest.files:
             if store.sha256_file(blob_path(layout_dir, f"sha256:{ref.sha256}")) != ref.sha256:
-                raise IntegrityError(_broken(item.manifest.name, ref.file, "has another sha256 than promised"))
-    return [item.manifest for item in found]
+                raise IntegrityError(_broken(entry.manifest.name, ref.file, "has another sha256 than promised"))
+    return [entry.manifest for entry in packages]
 
 
 def read_catalog(layout_dir: Path) -> list[Package]:
     """As :func:`read_packages`, but of the files only place and size are checked: cheap enough to do at each change."""
-    found = [_read_package(layout_dir, entry) for entry in _read_index(layout_dir)["manifests"]]
-    names = [item.manifest.name for item in found]
+    packages = [_read_package(layout_dir, entry) for entry in _read_index(layout_dir)["manifests"]]
+    names = [p.manifest.name for p in packages]
     if len(set(names)) != len(names):
         raise IntegrityError(f"{index_path(layout_dir)} names a package twice: make the library again.")
-    return sorted(found, key=lambda item: item.manifest.name)
+    return sorted(packages, key=lambda p: p.manifest.name)
 
 
 def _read_package(layout_dir: Path, entry: object) -> Package:
     try:
-        told = Descriptor.model_validate(entry)
+        descriptor = Descriptor.model_validate(entry)
     except ValidationError as error:
         raise BadRecord(f"{index_path(layout_dir)} is broken: {records.first_problem(error)}.") from None
-    name = oci.check_name(told.annotations.get(REF_NAME, ""))
+    name = oci.check_name(descriptor.annotations.get(REF_NAME, ""))
     source = f"Package {name}"
-    if told.media_type != oci.IMAGE_TYPE:
-        raise BadRecord(f"{source} is of a kind that this kit does not read ({told.media_type[:80]}): upgrade kit.")
-    image = oci.parse_image(_read_blob(layout_dir, told, source), source)
+    if descriptor.media_type != oci.IMAGE_TYPE:
+        raise BadRecord(
+            f"{source} is of a kind that this kit does not read ({descriptor.media_type[:80]}): upgrade kit."
+        )
+    image = oci.parse_image(_read_blob(layout_dir, descriptor, source), source)
     manifest = oci.open_manifest(image, _read_blob(layout_dir, image.config, source), source)
     if manifest.name != name:
         raise IntegrityError(f"{source} calls itself {manifest.name}: refused; add the package again.")
     for ref in manifest.files:
         _check_in_place(layout_dir, name, ref)
-    return Package(manifest, told.digest)
+    return Package(manifest, descriptor.digest)
 
 
-def _read_blob(layout_dir: Path, told: Descriptor, source: str) -> bytes:
-    path = blob_path(layout_dir, told.digest)
-    if not path.is_file() or path.stat().st_size != told.size:
-        raise IntegrityError(f"{source}: the blob {told.digest[:19]}… is missing or cut short; add the package again.")
+def _read_blob(layout_dir: Path, descriptor: Descriptor, source: str) -> bytes:
+    path = blob_path(layout_dir, descriptor.digest)
+    if not path.is_file() or path.stat().st_size != descriptor.size:
+        raise IntegrityError(
+            f"{source}: the blob {descriptor.digest[:19]}… is missing or cut short; add the package again."
+        )
     with store.explained(path, "read"):
-        return oci.check_bytes(path.read_bytes(), told.digest, source)
+        return oci.check_bytes(path.read_bytes(), descriptor.digest, source)
 
 
 def _check_in_place(layout_dir: Path, name: str, ref: FileRef) -> None:
@@ -122,8 +126,8 @@ def _read_index(layout_dir: Path) -> dict[str, Any]:
     marker = layout_dir / "oci-layout"
     if not marker.is_file():
         raise UsageError(f"{layout_dir} holds no library: make one with kit library add.")
-    told = store.read_json(marker)
-    if not isinstance(told, dict) or told.get("imageLayoutVersion") != LAYOUT_VERSION:
+    layout = store.read_json(marker)
+    if not isinstance(layout, dict) or layout.get("imageLayoutVersion") != LAYOUT_VERSION:
         raise BadRecord(f"{marker} is of another version than {LAYOUT_VERSION}: upgrade kit or make the library again.")
     if not index_path(layout_dir).exists():  # the first add was killed before it ended
         return {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": []}
@@ -186,7 +190,7 @@ def _sidecar(artifact: Artifact) -> bytes:
 
 
 def check_sidecar(folder: Path, manifest: Manifest) -> None:
-    """Whoever measures an install reads its sidecar: it says what the manifest says, which was judged. Raises IntegrityError."""
+    """The sidecar, which is read when an install is measured, has to equal the manifest, which was checked. Raises IntegrityError."""
     path = folder / oci.sidecar_name(manifest.artifact)
     try:
         same = store.read_record(path, Artifact) == manifest.artifact
@@ -215,33 +219,33 @@ def add(
 ) -> list[Manifest]:
     """Package ``artifacts``, whose files lie in ``folder``, into the library; all of them become visible at once.
 
-    ``promises`` are looked up by artifact id. What is there already is left as it is; a package of the same name with
+    ``promises`` are looked up by artifact id. What the library holds already is left as it is; a package of the same name with
     other content takes its place (its older blobs stay, so a device in the middle of a pull can end it). Returns the
     manifests as they stand in the library. Raises UsageError, IntegrityError (a file is not what its sidecar says),
     StorageError.
     """
-    wanted = [make_manifest(a, folder, promises.get(a.artifact_id, ())) for a in artifacts]
-    names = [manifest.name for manifest in wanted]
+    manifests = [make_manifest(a, folder, promises.get(a.artifact_id, ())) for a in artifacts]
+    names = [manifest.name for manifest in manifests]
     if twice := {name for name in names if names.count(name) > 1}:
         raise UsageError(f"Two artifacts would both be package {min(twice)}: rename one of them.")
     with store.locked(layout_dir):
         _prepare(layout_dir)
         entries = {_entry_name(e, i): e for i, e in enumerate(_read_index(layout_dir)["manifests"])}
-        kept = {m.name: _kept(layout_dir, entries.get(m.name), m) for m in wanted}
-        fresh = [m for m in wanted if kept[m.name] is None]
-        total = sum(m.size_bytes for m in fresh)
-        done = 0
-        for manifest in fresh:
+        stored = {m.name: _stored_manifest(layout_dir, entries.get(m.name), m) for m in manifests}
+        added = [m for m in manifests if stored[m.name] is None]
+        total = sum(m.size_bytes for m in added)
+        bytes_done = 0
+        for manifest in added:
             for ref in manifest.files:
                 if ref.file == oci.sidecar_name(manifest.artifact):
                     store.write_atomic(blob_path(layout_dir, f"sha256:{ref.sha256}"), _sidecar(manifest.artifact))
                 else:
-                    _copy_blob(layout_dir, folder / ref.file, ref, progress, done, total)
-                done += ref.size_bytes
+                    _copy_blob(layout_dir, folder / ref.file, ref, progress, bytes_done, total)
+                bytes_done += ref.size_bytes
             entries[manifest.name] = _write_image(layout_dir, manifest)
-        if fresh:
+        if added:
             _write_index(layout_dir, entries)
-    return [kept[m.name] or m for m in wanted]
+    return [stored[m.name] or m for m in manifests]
 
 
 def _prepare(layout_dir: Path) -> None:
@@ -258,25 +262,27 @@ def _prepare(layout_dir: Path) -> None:
 
 
 def _entry_name(entry: object, index: int) -> str:
-    """The package that an index entry names; one without a name keeps its place and is judged when it is read."""
+    """The package that an index entry names; one without a name keeps its place and is checked when it is read."""
     annotations = entry.get("annotations") if isinstance(entry, dict) else None
     name = annotations.get(REF_NAME) if isinstance(annotations, dict) else None
     return name if isinstance(name, str) else f"#{index}"
 
 
-def _kept(layout_dir: Path, entry: object, wanted: Manifest) -> Manifest | None:
-    """The manifest that stands there already with the same content, whole; None when it has to be written."""
+def _stored_manifest(layout_dir: Path, entry: object, manifest: Manifest) -> Manifest | None:
+    """The manifest that the library holds already with the same content, all files intact; None when it has to be written."""
     if entry is None:
         return None
     try:
-        found = _read_package(layout_dir, entry).manifest
+        stored = _read_package(layout_dir, entry).manifest
     except KitError:  # a broken package is repaired by adding it again
         return None
-    whole = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
-    return found if whole and same_content(found, wanted) else None
+    intact = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in stored.files)
+    return stored if intact and same_content(stored, manifest) else None
 
 
-def _copy_blob(layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, done: int, total: int) -> None:
+def _copy_blob(
+    layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, bytes_done: int, total: int
+) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")
     if store.is_whole(target, ref):
@@ -290,9 +296,9 @@ def _copy_blob(layout_dir: Path, source: Path, ref: FileRef, progress: Progress 
                 while chunk := file.read(CHUNK_BYTES):
                     digest.update(chunk)
                     out.write(chunk)
-                    done += len(chunk)
+                    bytes_done += len(chunk)
                     if progress:
-                        progress(done, total)
+                        progress(bytes_done, total)
                 out.flush()
                 os.fsync(out.fileno())
             if digest.hexdigest() != ref.sha256:

@@ -2,15 +2,15 @@
 
 ========  ================================  ============================================================================
 GET       /healthz                          ``{"status": "ok", "packages": n}``
-GET       /v1/packages                      what is there, with manifests
+GET       /v1/packages                      every package with its manifest
 POST      /v1/choose                        body: a Need; answers with the chosen package, its digest and the Answer
 GET HEAD  /v2/                              version check of the OCI distribution protocol
 GET HEAD  /v2/<name>/manifests/<ref>        image manifest; ``ref`` is its digest or "latest"
 GET HEAD  /v2/<name>/blobs/<digest>         a blob; Range, If-Range and If-None-Match are honoured
 ========  ================================  ============================================================================
 
-Refusals are ``{"error": sentence, "code": word}`` with OCI's ``errors`` list beside them. The choice itself is a
-callable that the caller brings.
+Refusals are ``{"error": sentence, "code": word}`` and OCI's ``errors`` list. The choice itself is a
+callable that the caller passes.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class _Catalog:
                 self._stamp = stamp
                 try:
                     self._packages = package.read_catalog(self.layout_dir)
-                except KitError as error:  # a server that stands goes on with what it last read whole
-                    log.warning("The library changed and cannot be read, serving what was there before: %s", error)
+                except KitError as error:  # a running server goes on with the last catalog that it could read
+                    log.warning("The library changed and cannot be read, serving the packages read before: %s", error)
             return self._packages
 
     def find(self, name: str) -> Package | None:
@@ -71,10 +71,10 @@ class _Catalog:
 
     def _index_stamp(self) -> tuple[int, int, int] | None:
         try:
-            told = package.index_path(self.layout_dir).stat()
+            status = package.index_path(self.layout_dir).stat()
         except OSError:
             return None
-        return told.st_ino, told.st_mtime_ns, told.st_size
+        return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 class _Blob(FileResponse):
@@ -120,18 +120,19 @@ def _answer(catalog: _Catalog, choose: Choose, need: Need) -> Response:
         return _refusal(
             404, "not_packaged", f"The choice is for backend {answer.chosen.backend}, and packages hold ONNX models."
         )
-    wanted = (answer.chosen.artifact_id, answer.chosen.sha256)
-    for found in packages:
-        if (found.manifest.artifact.artifact_id, found.manifest.artifact.model.sha256) == wanted:
-            return JSONResponse({**_listed(found), "answer": answer.model_dump(mode="json")})
-    return _refusal(404, "not_packaged", f"The choice is {wanted[0]}, and this library does not hold that very file.")
+    chosen_id = answer.chosen.artifact_id
+    for listed in packages:
+        artifact = listed.manifest.artifact
+        if (artifact.artifact_id, artifact.model.sha256) == (chosen_id, answer.chosen.sha256):
+            return JSONResponse({**_summary(listed), "answer": answer.model_dump(mode="json")})
+    return _refusal(404, "not_packaged", f"The choice is {chosen_id}, and this library does not hold that very file.")
 
 
-def _listed(item: Package) -> dict[str, object]:
+def _summary(listed: Package) -> dict[str, object]:
     return {
-        "package": item.manifest.name,
-        "manifest_digest": item.digest,
-        "size_bytes": item.manifest.size_bytes,
+        "package": listed.manifest.name,
+        "manifest_digest": listed.digest,
+        "size_bytes": listed.manifest.size_bytes,
     }
 
 
@@ -147,8 +148,8 @@ class _Library:
         return JSONResponse({"status": "ok", "packages": len(self.catalog.packages())})
 
     def list_packages(self, request: Request) -> Response:
-        told = [{**_listed(p), "manifest": p.manifest.model_dump(mode="json")} for p in self.catalog.packages()]
-        return JSONResponse({"packages": told})
+        packages = [{**_summary(p), "manifest": p.manifest.model_dump(mode="json")} for p in self.catalog.packages()]
+        return JSONResponse({"packages": packages})
 
     async def choose_package(self, request: Request) -> Response:
         try:
@@ -161,12 +162,12 @@ class _Library:
         return JSONResponse({}, headers={"Docker-Distribution-API-Version": "registry/2.0"})
 
     def image(self, request: Request) -> Response:
-        found = self.catalog.find(request.path_params["name"])
-        if found is None:
+        listed = self.catalog.find(request.path_params["name"])
+        if listed is None:
             return _refusal(404, "name_unknown", "No package of that name is here.")
-        if request.path_params["ref"] not in ("latest", found.digest):
-            return _refusal(404, "manifest_unknown", f"Package {found.manifest.name} has no such manifest (any more).")
-        return _content(request, package.blob_path(self.layout_dir, found.digest), found.digest, oci.IMAGE_TYPE)
+        if request.path_params["ref"] not in ("latest", listed.digest):
+            return _refusal(404, "manifest_unknown", f"Package {listed.manifest.name} has no such manifest (any more).")
+        return _content(request, package.blob_path(self.layout_dir, listed.digest), listed.digest, oci.IMAGE_TYPE)
 
     def blob(self, request: Request) -> Response:
         if self.catalog.find(request.path_params["name"]) is None:
@@ -250,7 +251,7 @@ def _server(app: Starlette) -> uvicorn.Server:
 def serve(
     layout_dir: Path, choose: Choose, host: str, port: int, *, ready: Callable[[str], None] | None = None
 ) -> None:
-    """Serve until interrupted (Ctrl-C). ``ready`` gets the address once the port is held.
+    """Serve until interrupted (Ctrl-C). ``ready`` gets the address once the port is bound.
 
     Raises LinkError (the port is in use) and what :func:`make_app` raises.
     """

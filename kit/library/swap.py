@@ -1,11 +1,11 @@
-"""Installing: stage, check, then swap, so that ``current`` always leads to a whole package.
+"""Installing: stage, check, then swap, so that ``current`` always leads to a complete package.
 
 ::
 
     to/
       current -> <package>-<digest12>     a symlink, replaced by rename
       <package>-<digest12>/               the package's files, manifest.json, install.json (the receipt)
-      .staging/<digest>/                  a package on its way; a later pull of the same one goes on from here
+      .staging/<digest>/                  a package in transfer; a later pull of the same one resumes from here
       .lock                               one pull at a time
 
 The install before the current one is kept, older ones are removed. Whatever fails before the rename leaves the running
@@ -30,7 +30,7 @@ _INSTALLED = re.compile(r".+-[0-9a-f]{12}")
 
 @contextmanager
 def slot(to: Path) -> Iterator[None]:
-    """Be the only one that installs into ``to`` (made when missing). Raises StorageError, UsageError."""
+    """Hold the lock of ``to`` (created when missing) while installing into it. Raises StorageError, UsageError."""
     with store.locked(to, f"Another kit is writing in {to}: wait until it has ended."):
         if (to / "current").exists() and not (to / "current").is_symlink():
             raise UsageError(f"{to / 'current'} was not made by kit pull: choose another folder.")
@@ -62,14 +62,14 @@ def find(to: Path, name: str, digest: str) -> Path | None:
     folder = folder_of(to, name, digest)
     try:
         receipt, manifest = read_install(folder)
-        whole = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
+        intact = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
     except KitError:
         return None
-    return folder if whole else None
+    return folder if intact else None
 
 
 def stage(to: Path, digest: str) -> Path:
-    """The folder in which the package of ``digest`` gathers; what other packages left in staging is removed."""
+    """The folder that the package of ``digest`` is downloaded into; what other packages left in staging is removed."""
     staged = to / trust.STAGING / oci.digest_hex(digest)
     store.make_folder(staged)
     for other in staged.parent.iterdir():
@@ -97,13 +97,13 @@ def keep_only(staged: Path, manifest: Manifest) -> None:
 def install(to: Path, staged: Path, receipt: InstallReceipt, manifest: Manifest) -> Path:
     """Turn a staged and checked package into an install, which :func:`point` makes the current one. Returns its folder.
 
-    The receipt is written last of all files, so a folder with a receipt is whole. Raises StorageError.
+    The receipt is written last of all files, so a folder with a receipt is complete. Raises StorageError.
     """
     target = folder_of(to, manifest.name, receipt.manifest_digest)
     store.write_record(staged / oci.MANIFEST_FILE, manifest)
     store.write_record(staged / trust.RECEIPT_FILE, receipt)
     with store.explained(target, "install"):
-        if target.is_dir():  # a damaged install of the same package is mended file by file: readers never miss one
+        if target.is_dir():  # a damaged install of the same package is repaired file by file: readers never miss one
             for path in sorted(staged.iterdir(), key=lambda p: p.name == trust.RECEIPT_FILE):
                 path.replace(target / path.name)
         else:
@@ -124,10 +124,10 @@ def point(to: Path, target: Path) -> None:
     discard(to / trust.STAGING)
 
 
-def _remove_older(to: Path, kept: set[Path | None]) -> None:
+def _remove_older(to: Path, retained: set[Path | None]) -> None:
     """Installs are moved into staging first: a kill in the middle leaves no half-removed install behind."""
     for path in to.iterdir():
         ours = _INSTALLED.fullmatch(path.name) and (path / trust.RECEIPT_FILE).is_file() and not path.is_symlink()
-        if ours and path not in kept:
+        if ours and path not in retained:
             with store.explained(path, "remove"):
                 path.replace(store.make_folder(to / trust.STAGING) / path.name)

@@ -45,7 +45,7 @@ def resolve(
     """
     backends.require(backend)
     targets: list[Target] = []
-    for name in registry.spelled_out(_checked(names), every=every):
+    for name in registry.expanded(_checked(names), every=every):
         path = Path(name)
         if backend == "fake" or name.startswith("fake:"):
             targets.append(_fake(name, backend))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Root:
-    """A root network. ``depths`` counts the blocks kept by each exit, the last one being the whole network."""
+    """A root network. ``depths`` counts the blocks kept by each exit, the last one being the full network."""
 
     name: str
     family: str  # the file kit/nets/<family>.py

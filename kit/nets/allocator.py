@@ -1,6 +1,6 @@
 """The allocators that are trained: the mixtures of experts of papers A and B, their static networks, and the per-user network.
 
-:mod:`kit.allocators.fileformat` says which networks there are and how they are stored, this file makes them learn::
+:mod:`kit.allocators.fileformat` says which networks there are and how they are stored, this file trains them::
 
     net = make(paper_a(), seed=0)
     shares = net(features, width=8)            (samples, resources, users), each row of users adds up to one
@@ -55,7 +55,7 @@ class Allocator(nn.Module):
     ) -> Tensor:
         """Shares ``(samples, resources, users)`` from ``(samples, users, features)``.
 
-        ``width`` experts (units) and ``depth`` layers, all where not given. While it trains, paper B's gate is noisy (``generator``).
+        ``width`` experts (units) and ``depth`` layers, all by default. While it trains, paper B's gate is noisy (``generator``).
         """
         most = self.spec.largest
         size = Size(most.width if width is None else width, most.depth if depth is None else depth)
@@ -74,9 +74,9 @@ class Allocator(nn.Module):
         spec, users = self.spec, features.shape[1]
         x = functional.pad(features.transpose(1, 2), (0, spec.users - users)).flatten(1)
         h = (x @ self._of("input_weight") + self._of("input_bias")).relu()
-        weights, chosen = self._gate(h @ self._of("gate_weight") if spec.gated else None, size.width, len(x))
-        w0, b0, w1, b1 = (self._of(f"expert{i}_{what}", chosen) for i in (0, 1) for what in ("weight", "bias"))
-        if chosen is None:
+        weights, experts = self._gate(h @ self._of("gate_weight") if spec.gated else None, size.width, len(x))
+        w0, b0, w1, b1 = (self._of(f"expert{i}_{what}", experts) for i in (0, 1) for what in ("weight", "bias"))
+        if experts is None:
             y = (torch.einsum("sp,eph->seh", h, w0) + b0).relu()
             y = torch.einsum("seh,ehu->seu", y, w1) + b1
         else:
@@ -93,14 +93,14 @@ class Allocator(nn.Module):
             return self._of("expert0_bias").new_full((samples, self.spec.experts), 1.0 / self.spec.experts), None
         if width == self.spec.experts:
             return values.softmax(-1), None
-        top, chosen = values.topk(width, dim=-1)
+        top, experts = values.topk(width, dim=-1)
         if samples == 1:
-            return top.softmax(-1), chosen
-        return torch.zeros_like(values).scatter(-1, chosen, top.softmax(-1)), None
+            return top.softmax(-1), experts
+        return torch.zeros_like(values).scatter(-1, experts, top.softmax(-1)), None
 
-    def _of(self, name: str, chosen: Tensor | None = None) -> Tensor:
-        held: Tensor = getattr(self, name)
-        return held if chosen is None else held[chosen]
+    def _of(self, name: str, experts: Tensor | None = None) -> Tensor:
+        parameter: Tensor = getattr(self, name)
+        return parameter if experts is None else parameter[experts]
 
     def _shared(self, features: Tensor, size: Size, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Paper B, eqs. (12) to (20)."""
@@ -112,10 +112,9 @@ class Allocator(nn.Module):
             if self.training:
                 noise = torch.randn(gate.shape, generator=generator, device=gate.device)
                 gate = gate + noise * functional.softplus(mean @ self._of("noise_weight"))
-        weights, chosen = self._gate(gate, size.width, samples)
-        if chosen is not None:
-            experts = chosen[0]
-            y = self._experts(features, size.depth, experts)
+        weights, experts = self._gate(gate, size.width, samples)
+        if experts is not None:
+            y = self._experts(features, size.depth, experts[0])
             together = torch.einsum("e,euh->uh", weights[0], y)[None]
         elif gate is None or size.width >= DENSE_SHARE * spec.experts:
             flat = self._experts(features.flatten(0, 1), size.depth, None).reshape(
@@ -126,11 +125,11 @@ class Allocator(nn.Module):
             together = self._dispatched(features, weights, size.depth)
         return (together @ self._of("output_weight") + self._of("output_bias")).transpose(1, 2)
 
-    def _experts(self, x: Tensor, depth: int, chosen: Tensor | None) -> Tensor:
+    def _experts(self, x: Tensor, depth: int, experts: Tensor | None) -> Tensor:
         """``(experts, rows, hidden)`` of all users as rows: each expert is shared by them."""
         x = x.reshape(-1, x.shape[-1])
         for layer in range(depth):
-            w, b = self._of(f"expert{layer}_weight", chosen), self._of(f"expert{layer}_bias", chosen)
+            w, b = self._of(f"expert{layer}_weight", experts), self._of(f"expert{layer}_bias", experts)
             x = functional.leaky_relu(x @ w + b[:, None], LEAK)
         return x
 
@@ -146,16 +145,16 @@ class Allocator(nn.Module):
         return together
 
     def _per_user(self, features: Tensor, size: Size, mask: Tensor | None, _: torch.Generator | None) -> Tensor:
-        """Per user: own state and the mean of the others in each layer, and a direct way that can hold the square-root rule."""
+        """Per user: own state and the mean of the others in each layer, and a direct path that can represent the square-root rule."""
         present = features.new_ones(features.shape[:2]) if mask is None else mask.to(features.dtype)
         others_count = (present.sum(1) - 1).clamp(min=1)[:, None, None]
         h = features
         for layer in range(size.depth):
             rows = h.shape[-1]
-            kept = h * present[..., None]
-            others = (kept.sum(1, keepdim=True) - kept) / others_count
-            own, beside = getattr(self, f"own{layer}_weight"), getattr(self, f"others{layer}_weight")
-            z = h @ own[:rows, : size.width] + others @ beside[:rows, : size.width]
+            masked = h * present[..., None]
+            others = (masked.sum(1, keepdim=True) - masked) / others_count
+            own_weight, others_weight = getattr(self, f"own{layer}_weight"), getattr(self, f"others{layer}_weight")
+            z = h @ own_weight[:rows, : size.width] + others @ others_weight[:rows, : size.width]
             z = functional.leaky_relu(z + getattr(self, f"layer{layer}_bias")[: size.width], LEAK)
             h = h + z if layer else z
         return (h @ self._of("output_weight")[: size.width] + features @ self._of("direct_weight")).transpose(1, 2)
@@ -196,8 +195,8 @@ def normalise(features: Sequence[Feature], tasks: Tensor, mask: Tensor | None = 
     """Inputs ``(samples, users, features)`` from raw quantities ``(samples, features, users)``, in the units of the features' names."""
     present = torch.ones_like(tasks[:, 0]) if mask is None else mask.to(tasks.dtype)
     columns = []
-    for at, feature in enumerate(features):
-        value: Any = tasks[:, at]
+    for index, feature in enumerate(features):
+        value: Any = tasks[:, index]
         mean = (value * present).sum(1, keepdim=True) / present.sum(1, keepdim=True).clamp(min=1)
         ratio = (value / (mean if feature.scale is None else feature.scale)).clamp(min=feature.least).float()
         columns.append(((ratio.log() if feature.log else ratio) - feature.centre) / feature.spread)

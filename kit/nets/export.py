@@ -18,7 +18,7 @@ from kit.spaces.onnxfile import OPSET
 def program_of(net: nn.Module, examples: Sequence[Tensor], dynamic_shapes: Any = None) -> torch.export.ExportedProgram:
     """``net`` as a program for inputs of these shapes, or of ``dynamic_shapes`` as :func:`torch.export.export` takes them.
 
-    It holds no paths of this machine, which torch writes beside every node. Raises what torch's exporter raises.
+    It holds no paths of this machine, which torch writes at every node. Raises what torch's exporter raises.
     """
     with quiet(), torch.no_grad():
         program = torch.export.export(net, tuple(examples), dynamic_shapes=dynamic_shapes)

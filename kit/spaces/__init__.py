@@ -6,7 +6,7 @@
         write(sub, folder / f"{sub.id}.onnx")         a file to profile, with random weights, and its sidecar
 
 One description of each network (kit.spaces.graph) gives both. kit.nets holds the families that are trained, for small images;
-these here are for knowing latencies, which do not depend on the weights.
+these are for latencies, which do not depend on the weights.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ __all__ = [
 SPACES: dict[str, Space] = {s.name: s for s in (*resnet.SPACES, *vgg.SPACES, *vit.SPACES, *allocator.SPACES)}
 BLOCKS = (16, 8, 1)
 QUANTIZATION = "static-qdq-u8s8"
-# Nothing is written for these: the same bytes under another shape, or a value that stays inside the operator behind it.
+# No tensor is written for these: the same bytes under another shape, or a value that stays inside the operator behind it.
 _VIEWS = {"Reshape", "Squeeze", "Unsqueeze", "DequantizeLinear"}
 
 
@@ -76,7 +76,7 @@ def subnetwork(text: str) -> SubNetwork:
 def kernels(sub: SubNetwork, block: int = 16) -> tuple[Kernel, ...]:
     """What onnxruntime runs for ``sub`` at its full optimisation level. Raises UsageError, UnknownName.
 
-    ``block`` is what :func:`block_of` says of the device. The parts that sub-networks share are made once: a known one takes microseconds.
+    ``block`` is :func:`block_of` of the device. The parts that sub-networks share are computed once; a cached one takes microseconds.
     """
     if block not in BLOCKS:
         raise UsageError(
@@ -116,18 +116,18 @@ def counts(sub: SubNetwork) -> Counts:
 def write(
     sub: SubNetwork, path: Path, seed: int = 0, weights: Mapping[str, NDArray[np.float32]] | None = None
 ) -> Artifact:
-    """``sub`` with random weights as the ONNX file ``path`` (``x.onnx``), its sidecar ``x.json`` beside it.
+    """``sub`` with random weights as the ONNX file ``path`` (``x.onnx``), with its sidecar ``x.json``.
 
-    Equal seeds give equal files. ``weights`` are those to take instead, all of them, by name and in the shapes that the file stores
+    Equal seeds give equal files. ``weights`` are those to use instead, all of them, by name and in the shapes that the file stores
     (:func:`kit.spaces.allocator.weights_of`). Raises UsageError (outside its space, a name that is no .onnx), UnknownName, StorageError.
     """
     if path.suffix != ".onnx":
         raise UsageError(f"{path} is no name for an ONNX file: give it the ending .onnx.")
     normal = space_of(sub.root).normal(sub)
     net = _net(normal)
-    wanted = {name: s.shape for name, s in net.stored.items() if not s.setting}
-    if weights is not None and {name: w.shape for name, w in weights.items()} != wanted:
-        raise ValueError(f"{normal.id} stores {wanted}, not { ({name: w.shape for name, w in weights.items()}) }")
+    shapes = {name: s.shape for name, s in net.stored.items() if not s.setting}
+    if weights is not None and {name: w.shape for name, w in weights.items()} != shapes:
+        raise ValueError(f"{normal.id} stores {shapes}, not { ({name: w.shape for name, w in weights.items()}) }")
     data = onnxfile.model(net, normal.id, seed, weights)
     store.write_atomic(path, data)
     artifact = _artifact(
@@ -172,11 +172,11 @@ def _artifact(sub: SubNetwork, net: Net, model: FileRef, seed: int) -> Artifact:
 
 
 def _counts(sub: SubNetwork, net: Net) -> Counts:
-    kept = [s for s in net.stored.values() if not s.setting]
+    parameters = [s for s in net.stored.values() if not s.setting]
     return Counts(
         macs=macs(sub),
-        parameters=sum(s.size for s in kept),
-        weight_bytes=sum(s.nbytes for s in kept),
+        parameters=sum(s.size for s in parameters),
+        weight_bytes=sum(s.nbytes for s in parameters),
         activation_bytes=_activation_bytes(net),
     )
 
@@ -188,5 +188,5 @@ def _activation_bytes(net: Net) -> int:
         for name in node.inputs:
             readers.setdefault(name, set()).add(node.op)
     written = (name for node in net.nodes if node.op not in _VIEWS for name in node.outputs)
-    kept = (name for name in written if readers.get(name) != {"QuantizeLinear"})
-    return sum(prod(net.shapes[name]) * ITEM_BYTES[net.dtypes[name]] for name in kept)
+    materialized = (name for name in written if readers.get(name) != {"QuantizeLinear"})
+    return sum(prod(net.shapes[name]) * ITEM_BYTES[net.dtypes[name]] for name in materialized)

@@ -1,6 +1,6 @@
 """The allocators of papers A and B and the per-user ones as spaces, and each as an ONNX file that computes what kit.allocators describes.
 
-``allocator_a`` (paper A): importance, size and distance of 30 users (90 numbers) pass an input layer of 36, the gate (eq. 5) picks k
+``allocator_a`` (paper A): importance, size and distance of 30 users (90 numbers) pass an input layer of 36, the gate (eq. 5) selects k
 of 30 experts of 36 -> 32 (Relu) -> 30 (LogSoftmax), eq. (4) weighs their outputs, a softmax over the users makes shares of them. Width is
 k / 30. ``allocator_a_static`` is its static network: all experts, equal weights.
 
@@ -13,10 +13,12 @@ shares of bandwidth and computing by a softmax over the users (eq. 18, 21). The 
 user, who sees the mean of the others. The sum over the users is taken once, with the weights of the others divided by their number:
 own state times (own - others) plus sum times others.
 
-Readings where the papers are silent: the weights of A's input layer (90 -> 36, Relu); B picks its experts once for all users, by the mean
+Readings where the papers are silent: the weights of A's input layer (90 -> 36, Relu); B selects its experts once for all users, by the mean
 of their gate values, because a gate per user would move ten times the weights that it saves.
 
-The papers count otherwise than kit: see :func:`papers_count`. They are fp32 only: 2 kB of weights per expert gain nothing from int8.
+The papers count the experts alone: paper A, table I, multiply-accumulates with biases (2174 per expert); paper B, table I, as "MACs" two
+operations per multiply-accumulate and one per value of the weighted sum. They are fp32 only: 2 kB of weights per expert gain nothing
+from int8.
 """
 
 from __future__ import annotations
@@ -58,38 +60,20 @@ STATIC_B = (384, 384, 64)
 CROWDS = tuple(range(5, 61, 5))  # numbers of users
 
 
-def experts_of(sub: SubNetwork) -> int:
-    """How many experts are computed: k."""
-    return round(sub.width * EXPERTS[sub.root])
-
-
-def papers_count(sub: SubNetwork) -> int:
-    """The amount of computing as the paper prints it; what lies outside the experts is left out there.
-
-    Paper A, table I, counts multiply-accumulates with biases: 32 * 36 + 32 + 32 * 30 + 30 = 2174 per expert. Paper B, table I, prints as
-    "MACs" what are operations: two per multiply-accumulate, and one for each value that the weighted sum takes (5.126M for k = 10, l = 3).
-    """
-    k = experts_of(sub)
-    if sub.root == "allocator_a":
-        return k * (INPUTS * HIDDEN_A + HIDDEN_A + HIDDEN_A * USERS + USERS)
-    expert = FEATURES * HIDDEN_B + (sub.depth - 1) * HIDDEN_B**2
-    return sub.resolution_px * k * (2 * expert + HIDDEN_B)
-
-
-def whole_a(net: Net, x: str, name: str, k: int) -> str:
+def build_a(net: Net, x: str, name: str, k: int) -> str:
     """Paper A's mixture of experts with ``k`` of them computed, from the input ``x``."""
     x = relu(net, linear(net, x, "input_layer", INPUTS))
     gate = net.weight("gate.weight", (INPUTS, EXPERTS["allocator_a"]), 1.0 / net.spreads[x].rms / INPUTS**0.5)
-    shares, picked = _pick(net, matmul(net, x, gate, "gate", Spread.bell(1.0)), k)
-    y = relu(net, _layer(net, x, picked, f"{name}.0", EXPERTS["allocator_a"], HIDDEN_A), ALONE)
-    y = _layer(net, y, picked, f"{name}.1", EXPERTS["allocator_a"], USERS)
+    shares, indices = _top_experts(net, matmul(net, x, gate, "gate", Spread.bell(1.0)), k)
+    y = relu(net, _layer(net, x, indices, f"{name}.0", EXPERTS["allocator_a"], HIDDEN_A), ALONE)
+    y = _layer(net, y, indices, f"{name}.1", EXPERTS["allocator_a"], USERS)
     y = net.add("LogSoftmax", (y,), f"{name}.log_shares", net.shapes[y], Spread(4.0, -10.0, 0.0), axis=-1)
     y = reshape(net, y, f"{name}.each", (k, USERS))
     y = matmul(net, shares, y, "logits", Spread(4.0, -10.0, 0.0))
     return _shares(net, y)
 
 
-def whole_a_static(net: Net, x: str, name: str) -> str:
+def build_a_static(net: Net, x: str, name: str) -> str:
     """All experts, each with the same weight: their mean."""
     x, experts = relu(net, linear(net, x, "input_layer", INPUTS)), EXPERTS["allocator_a"]
     y = relu(net, _all(net, x, f"{name}.0", experts, HIDDEN_A), ALONE)
@@ -98,23 +82,23 @@ def whole_a_static(net: Net, x: str, name: str) -> str:
     return _shares(net, _mean(net, y, 0, "logits", (1, USERS), keepdims=0))
 
 
-def whole_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
+def build_b(net: Net, x: str, name: str, k: int, layers: int) -> str:
     """Paper B's allocator with ``k`` experts and ``layers`` layers, from the input ``x``."""
     users = net.shapes[x][1]
     gate = net.weight("gate.weight", (FEATURES, EXPERTS["allocator_b"]), FEATURES**-0.5)
     each = matmul(net, x, gate, "gate", Spread.bell(1.0))
     shape = (1, EXPERTS["allocator_b"])
-    shares, picked = _pick(net, _mean(net, each, 1, "gate.mean", shape, keepdims=0, rms=users**-0.5), k)
+    shares, indices = _top_experts(net, _mean(net, each, 1, "gate.mean", shape, keepdims=0, rms=users**-0.5), k)
     y = x
     for layer in range(layers):
-        y = _layer(net, y, picked, f"{name}.{layer}", EXPERTS["allocator_b"], HIDDEN_B)
+        y = _layer(net, y, indices, f"{name}.{layer}", EXPERTS["allocator_b"], HIDDEN_B)
         y = _leaky(net, y)
     y = reshape(net, y, f"{name}.each", (k, users * HIDDEN_B))
     y = reshape(net, matmul(net, shares, y, f"{name}.sum", Spread(0.7, -0.04, 4.0)), f"{name}.users", (users, HIDDEN_B))
     return _shares(net, transpose(net, linear(net, y, "output_layers", 2), "resources", (1, 0)))
 
 
-def whole_b_static(net: Net, x: str, name: str) -> str:
+def build_b_static(net: Net, x: str, name: str) -> str:
     """Paper B's static network, from the input ``x``."""
     users = net.shapes[x][1]
     y = reshape(net, x, f"{name}.each", (users, FEATURES))
@@ -123,8 +107,8 @@ def whole_b_static(net: Net, x: str, name: str) -> str:
     return _shares(net, transpose(net, linear(net, y, "output_layers", 2), "resources", (1, 0)))
 
 
-def whole_u(net: Net, x: str, name: str, outputs: int, units: int, layers: int) -> str:
-    """Gemm adds what all users share, a row, to what each has of its own."""
+def build_u(net: Net, x: str, name: str, outputs: int, units: int, layers: int) -> str:
+    """Gemm adds the row that all users share to each user's own."""
     _, users, features = net.shapes[x]
     x = h = reshape(net, x, f"{name}.each", (users, features))
     for layer in range(layers):
@@ -155,12 +139,12 @@ def _mean(net: Net, x: str, axis: int, name: str, shape: Shape, *, keepdims: int
     return net.add("ReduceMean", inputs, name, shape, Spread.bell(rms), keepdims=keepdims, noop_with_empty_axes=0)
 
 
-def _gemm(net: Net, x: str, name: str, out: int, added: str) -> str:
-    """``x`` times a stored weight plus a tensor that flows, broadcast over the rows."""
+def _gemm(net: Net, x: str, name: str, out: int, addend: str) -> str:
+    """``x`` times a stored weight plus an activation tensor, broadcast over the rows."""
     rows, inner = net.shapes[x]
     weight = net.weight(f"{name}.weight", (inner, out), 1.0 / net.spreads[x].rms / inner**0.5)
     return net.add(
-        "Gemm", (x, weight, added), name, (rows, out), Spread.bell(1.0), alpha=1.0, beta=1.0, transA=0, transB=0
+        "Gemm", (x, weight, addend), name, (rows, out), Spread.bell(1.0), alpha=1.0, beta=1.0, transA=0, transB=0
     )
 
 
@@ -173,7 +157,7 @@ def _all(net: Net, x: str, name: str, experts: int, out: int) -> str:
     return net.add("Add", (product, bias), name, net.shapes[product], Spread.bell(1.0))
 
 
-def _pick(net: Net, gate: str, k: int) -> tuple[str, str]:
+def _top_experts(net: Net, gate: str, k: int) -> tuple[str, str]:
     """Shares ``(1, k)`` of the k largest gate values ``(1, experts)``, and the numbers ``(k,)`` of their experts."""
     values = net.tensor("gate.top", (1, k), Spread.bell(1.5))
     numbers = net.tensor("gate.experts", (1, k), Spread.bell(1.0), "int64")
@@ -185,33 +169,33 @@ def _pick(net: Net, gate: str, k: int) -> tuple[str, str]:
     return shares, flat
 
 
-def _layer(net: Net, x: str, picked: str, name: str, experts: int, out: int) -> str:
-    """One layer of the picked experts: their weights are gathered, then one batched product."""
+def _layer(net: Net, x: str, indices: str, name: str, experts: int, out: int) -> str:
+    """One layer of the selected experts: their weights are gathered, then one batched product."""
     inner, rms = net.shapes[x][-1], net.spreads[x].rms
-    weight = _gather(net, net.weight(f"{name}.weight", (experts, inner, out), 1.0 / rms / inner**0.5), picked)
-    bias = _gather(net, net.weight(f"{name}.bias", (experts, 1, out), 0.1), picked)
+    weight = _gather(net, net.weight(f"{name}.weight", (experts, inner, out), 1.0 / rms / inner**0.5), indices)
+    bias = _gather(net, net.weight(f"{name}.bias", (experts, 1, out), 0.1), indices)
     product = matmul(net, x, weight, f"{name}.product", Spread.bell(1.0))
     return net.add("Add", (product, bias), name, net.shapes[product], Spread.bell(1.0))
 
 
-def _gather(net: Net, table: str, picked: str) -> str:
-    shape: Shape = (*net.shapes[picked], *net.stored[table].shape[1:])
-    return net.add("Gather", (table, picked), f"{table}.picked", shape, Spread.bell(net.stored[table].std), axis=0)
+def _gather(net: Net, table: str, indices: str) -> str:
+    shape: Shape = (*net.shapes[indices], *net.stored[table].shape[1:])
+    return net.add("Gather", (table, indices), f"{table}.picked", shape, Spread.bell(net.stored[table].std), axis=0)
 
 
 def architecture(sub: SubNetwork) -> Architecture:
     """The one part of an allocator."""
     width, users = round(sub.width * WIDEST[sub.root]), sub.resolution_px
     if sub.root == "allocator_a":
-        return Architecture((1, 3 * USERS), (Part(whole_a, 0, ("experts",), (width,)),))
+        return Architecture((1, 3 * USERS), (Part(build_a, 0, ("experts",), (width,)),))
     if sub.root == "allocator_a_static":
-        return Architecture((1, 3 * USERS), (Part(whole_a_static, 0, ("experts",)),))
+        return Architecture((1, 3 * USERS), (Part(build_a_static, 0, ("experts",)),))
     if sub.root == "allocator_b":
-        return Architecture((1, users, FEATURES), (Part(whole_b, 0, ("experts",), (width, sub.depth)),))
+        return Architecture((1, users, FEATURES), (Part(build_b, 0, ("experts",), (width, sub.depth)),))
     if sub.root == "allocator_b_static":
-        return Architecture((1, users, FEATURES), (Part(whole_b_static, 0, ("expert",)),))
+        return Architecture((1, users, FEATURES), (Part(build_b_static, 0, ("expert",)),))
     features, outputs = (3, 1) if sub.root == "allocator_u" else (FEATURES, 2)
-    return Architecture((1, users, features), (Part(whole_u, 0, ("layer",), (outputs, width, sub.depth)),))
+    return Architecture((1, users, features), (Part(build_u, 0, ("layer",), (outputs, width, sub.depth)),))
 
 
 _space = partial(Space, family=FAMILY, full_px=USERS, architecture=architecture, precisions=("fp32",), image=False)
@@ -239,20 +223,20 @@ def weights_of(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
         raise UsageError(
             f"This allocator has other shapes than {sub.id}, so there is no ONNX file of it: profile it with --backend allocator."
         )
-    given = network.arrays
+    arrays = network.arrays
     if spec.form == "per_user":
         return _per_user(network)
-    named = {"gate.weight": "gate_weight", "input_layer.bias": "input_bias", "output_layers.bias": "output_bias"}
-    weights = {name: given[key] for name, key in named.items() if key in given}
-    turned = {"input_layer.weight": "input_weight", "output_layers.weight": "output_weight"}
-    weights |= {name: given[key].T for name, key in turned.items() if key in given}
-    alone = spec.form == "shared" and not spec.gated
+    plain = {"gate.weight": "gate_weight", "input_layer.bias": "input_bias", "output_layers.bias": "output_bias"}
+    weights = {name: arrays[key] for name, key in plain.items() if key in arrays}
+    transposed = {"input_layer.weight": "input_weight", "output_layers.weight": "output_weight"}
+    weights |= {name: arrays[key].T for name, key in transposed.items() if key in arrays}
+    single = spec.form == "shared" and not spec.gated
     for layer in range(fileformat.FLAT_DEPTH if spec.form == "flat" else network.size.depth):
-        weight, bias = given[f"expert{layer}_weight"], given[f"expert{layer}_bias"]
-        prefix = f"{'expert' if alone else 'experts'}.{layer}"
+        weight, bias = arrays[f"expert{layer}_weight"], arrays[f"expert{layer}_bias"]
+        prefix = f"{'expert' if single else 'experts'}.{layer}"
         weights |= {
-            f"{prefix}.weight": weight[0] if alone else weight,
-            f"{prefix}.bias": bias[0] if alone else bias[:, None],
+            f"{prefix}.weight": weight[0] if single else weight,
+            f"{prefix}.bias": bias[0] if single else bias[:, None],
         }
     return weights
 
@@ -263,15 +247,18 @@ def _trimmed(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 def _per_user(network: AllocatorNetwork) -> dict[str, NDArray[np.float32]]:
     """The weights of the others divided by their number; the file takes a mean over all users, so times all of them."""
-    given, users, width = network.arrays, network.users, network.size.width
+    arrays, users, width = network.arrays, network.users, network.size.width
     share = 1.0 / max(users - 1, 1)
-    weights = {"output_layer.weight": given["output_weight"][:width], "direct.weight": given["direct_weight"]}
+    weights = {"output_layer.weight": arrays["output_weight"][:width], "direct.weight": arrays["direct_weight"]}
     for layer in range(network.size.depth):
         rows = width if layer else len(network.spec.features)
-        own, others = given[f"own{layer}_weight"][:rows, :width], given[f"others{layer}_weight"][:rows, :width] * share
+        own, others = (
+            arrays[f"own{layer}_weight"][:rows, :width],
+            arrays[f"others{layer}_weight"][:rows, :width] * share,
+        )
         weights |= {
             f"layer.{layer}.own.weight": own - others,
             f"layer.{layer}.others.weight": others * users,
-            f"layer.{layer}.others.bias": given[f"layer{layer}_bias"][:width],
+            f"layer.{layer}.others.bias": arrays[f"layer{layer}_bias"][:width],
         }
     return {name: np.asarray(value, np.float32) for name, value in weights.items()}

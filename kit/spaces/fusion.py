@@ -1,12 +1,12 @@
 """From a network to the kernels that onnxruntime executes at its full optimisation level, without onnxruntime.
 
-What it fuses is told by the nodes themselves (``Node.folds``). In int8, operators that have no integer form run in float between a
+What it fuses is stated by the nodes themselves (``Node.folds``). In int8, operators that have no integer form run in float between a
 dequantize and a quantize kernel, and feature maps are turned where the integer convolutions begin and end.
 
 In float on x86, convolutions work on blocks of 16 channels (AVX-512) or 8. They want blocked maps as input unless these have fewer
 channels than a block; a pooling wants whole blocks; a shortcut is added inside the convolution only when it is blocked, too. Everything
-else is reordered first. So 24 or 40 channels cost more than their multiply-accumulates tell, and ``block`` belongs to the device.
-tests/test_spaces_files.py compares all this with the graph that onnxruntime itself makes of the written file.
+else is reordered first. So 24 or 40 channels cost more than their multiply-accumulates suggest, and ``block`` belongs to the device.
+tests/test_spaces_files.py compares all this with the graph that onnxruntime itself builds from the written file.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _LIGHT: dict[str, Kind] = {
 }  # fmt: skip
 
 
-def owners(nodes: list[Node], net: Net, known: tuple[str, ...] = ()) -> dict[str, str]:
-    """The tensors that are int8 in the quantized network, each with the tensor whose scale it shares. ``known`` ones come in as int8."""
-    owner = {name: name for name in known}
+def owners(nodes: list[Node], net: Net, int8_inputs: tuple[str, ...] = ()) -> dict[str, str]:
+    """The tensors that are int8 in the quantized network, each with the tensor whose scale it shares. ``int8_inputs`` come in as int8."""
+    owner = {name: name for name in int8_inputs}
     for node in nodes:
         if node.op in QUANTIZED:
             flowing = (name for name in (*node.inputs, *node.outputs) if name not in net.stored)
@@ -49,7 +49,7 @@ def owners(nodes: list[Node], net: Net, known: tuple[str, ...] = ()) -> dict[str
 
 
 def kernels(architecture: Architecture, precision: Precision, block: int) -> tuple[Kernel, ...]:
-    """The kernels of a network in their order; equal ones of a repeated part stand as one. ``block`` 1: maps are never blocked."""
+    """The kernels of a network in their order; equal ones of a repeated part are one with a count. ``block`` 1: maps are never blocked."""
     listed: list[Kernel] = []
     shape, blocked = architecture.shape, False
     for index, part in enumerate(architecture.parts):
@@ -109,7 +109,7 @@ class _Walk:
         self.nodes = without_relu(net.nodes) if self.int8 else net.nodes
         self.owner = owners(self.nodes, net, () if where.first else ("x",)) if self.int8 else {}
         self.blocked = {"x"} if where.blocked else set()  # maps in the layout of blocked convolutions ...
-        self.both = set[str]()  # ... and those that are there in either layout, because they were reordered
+        self.both = set[str]()  # ... and those that exist in either layout, because they were reordered
         self.drafted: list[_Draft] = []
         self.by: dict[str, _Draft] = {}  # tensor -> the kernel that writes it
         self.through: dict[str, tuple[str, ...]] = {}  # output of a node that runs inside its reader -> what it reads
@@ -173,15 +173,15 @@ class _Walk:
     def _reordered(self, node: Node) -> Iterator[_Draft]:
         """Maps that ``node`` wants in the other layout, each reordered once; and the layout of what it writes."""
         maps = [name for name in self._flowing(node) if name in self.maps]
-        wants = False
+        blocks = False
         if maps and node.op == "Conv":
-            wants = self.net.shapes[maps[0]][1] >= self.block
+            blocks = self.net.shapes[maps[0]][1] >= self.block
             self.blocked.add(node.outputs[0])
         elif maps and node.op == "MaxPool" and self.net.shapes[maps[0]][1] % self.block == 0:
-            wants = True
+            blocks = True
             self.blocked.add(node.outputs[0])
         for name in maps:
-            if (name in self.blocked) != wants and name not in self.both:
+            if (name in self.blocked) != blocks and name not in self.both:
                 self.both.add(name)
                 yield self._change(name, 4, 4, "move")
 
@@ -202,13 +202,13 @@ class _Walk:
             return self._product(node)
         read = sum(self._operand(name, node) for name in self._flowing(node))
         written = sum(self._operand(name, node) for name in node.outputs)
-        kept = [self.net.stored[n] for n in node.inputs if n in self.net.stored and not self.net.stored[n].setting]
-        weight = sum(self._stored(s.size, s.nbytes) for s in kept if s.shape not in ((), (1,)))
+        weights = [self.net.stored[n] for n in node.inputs if n in self.net.stored and not self.net.stored[n].setting]
+        weight = sum(self._stored(s.size, s.nbytes) for s in weights if s.shape not in ((), (1,)))
         extent = self._extent(node.outputs[0])
         kind = _LIGHT.get(node.op, "elementwise")
         if node.op == "Add" and (len(self._flowing(node)) == 1 and not weight):
             kind = "elementwise"  # a scalar is added
-        if node.op == "Gather" and kept:  # rows of a stored table: what is read is what is written
+        if node.op == "Gather" and weights:  # rows of a stored table: what is read is what is written
             return self._light(kind, *extent, 0, written, weight=written)
         if node.op == "Gather":
             read = written = read if node.inputs[0] in self.split else written
@@ -226,9 +226,9 @@ class _Walk:
         source = node.inputs[0]
         if node.attributes["axis"] != 0 or source in self.net.stored:
             return False
-        known = source in self.split
+        counted = source in self.split
         self.split.add(source)
-        return known
+        return counted
 
     def _product(self, node: Node) -> _Draft:
         stored = [self.net.stored[n] for n in node.inputs[1:] if n in self.net.stored]

@@ -23,7 +23,7 @@ DType = Literal["float32", "uint8", "int8", "int32", "int64"]
 Fold = Literal["back", "on"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "uint8": 1, "int8": 1, "int32": 4, "int64": 8}
 
-#: What becomes of a node in onnxruntime's full optimisation, by precision: it runs inside the kernel that made its first input
+#: What becomes of a node in onnxruntime's full optimisation, by precision: it runs inside the kernel that writes its first input
 #: ("back") or inside the one that reads its output ("on"). Precisions that are not named run it as a kernel of its own.
 ALWAYS_BACK: dict[str, Fold] = {"fp32": "back", "int8": "back"}
 FLOAT_BACK: dict[str, Fold] = {"fp32": "back"}
@@ -33,7 +33,7 @@ ALONE: dict[str, Fold] = {}
 SIGMAS = 4.0  # of a bell-shaped tensor lie inside the range that int8 covers
 INT8_STD = 32.0  # of int8 weights: four of them reach the limit
 BIAS = 0.1  # size of a bias over that of what it is added to
-# Root mean square behind an operator over that before it, as found in these networks with random weights and inputs.
+# Root mean square behind an operator over that before it, as measured in these networks with random weights and inputs.
 POSITIVE_HALF = 0.76  # sqrt(1/2) for a symmetric tensor; channels have means of their own
 POOLED = {2: 1.45, 3: 2.25}
 AVERAGED = 0.92
@@ -143,7 +143,7 @@ class Net:
         return self.tensor(output, shape, spread)
 
     def nbytes(self, name: str) -> int:
-        """Of a tensor that flows, as the file has it."""
+        """Of an activation tensor, in the type of the file."""
         return prod(self.shapes[name]) * ITEM_BYTES[self.dtypes[name]]
 
 
@@ -160,7 +160,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A whole sub-network as parts, from an input of ``shape`` (batch first)."""
+    """A complete sub-network as parts, from an input of ``shape`` (batch first)."""
 
     shape: Shape
     parts: tuple[Part, ...]
@@ -183,8 +183,8 @@ def channels(base: int, width: float) -> int:
 def without_relu(nodes: list[Node]) -> list[Node]:
     """A quantizer leaves out each Relu: the unsigned range of its output cuts off what is negative."""
     renamed = {node.inputs[0]: node.outputs[0] for node in nodes if node.op == "Relu"}
-    kept = (node for node in nodes if node.op != "Relu")
-    return [replace(n, outputs=tuple(renamed.get(o, o) for o in n.outputs)) for n in kept]
+    remaining = (node for node in nodes if node.op != "Relu")
+    return [replace(n, outputs=tuple(renamed.get(o, o) for o in n.outputs)) for n in remaining]
 
 
 # --------------------------------------------------------------------------------------------------------- convolutions
@@ -214,7 +214,7 @@ def relu(net: Net, x: str, folds: dict[str, Fold] = ALWAYS_BACK) -> str:
 
 
 def residual(net: Net, x: str, shortcut: str, name: str) -> str:
-    """``x`` + ``shortcut``, then Relu. In float onnxruntime adds the shortcut inside the convolution that made ``x``."""
+    """``x`` + ``shortcut``, then Relu. In float onnxruntime adds the shortcut inside the convolution that writes ``x``."""
     rms = sqrt(net.spreads[x].rms ** 2 + net.spreads[shortcut].rms ** 2)
     added = net.add("Add", (x, shortcut), name, net.shapes[x], Spread.bell(rms), folds=FLOAT_BACK)
     positive = relu(net, added)

@@ -35,7 +35,7 @@ class _Quantizer:
         return self.quantized
 
     def _node(self, node: Node) -> None:
-        inputs = [self._read(node, place) for place in range(len(node.inputs))]
+        inputs = [self._read(node, index) for index in range(len(node.inputs))]
         outputs = [self._written(name) for name in node.outputs]
         for name, written in zip(node.outputs, outputs, strict=True):
             self.quantized.tensor(written, self.net.shapes[name], self.net.spreads[name], self.net.dtypes[name])
@@ -46,9 +46,9 @@ class _Quantizer:
     def _written(self, name: str) -> str:
         return f"{name}_QuantizeLinear_Input" if name == "output" and name in self.owner else name
 
-    def _read(self, node: Node, place: int) -> str:
+    def _read(self, node: Node, index: int) -> str:
         """What ``node`` reads in place of its input: the dequantized tensor, weight or bias."""
-        name = node.inputs[place]
+        name = node.inputs[index]
         if name in self.owner:
             return f"{name}_DequantizeLinear_Output"
         stored = self.net.stored.get(name)
@@ -56,13 +56,13 @@ class _Quantizer:
             if stored is not None:
                 self.quantized.stored[name] = stored
             return name
-        return self._weight(node, place, name, stored)
+        return self._weight(node, index, name, stored)
 
-    def _weight(self, node: Node, place: int, name: str, stored: Stored) -> str:
+    def _weight(self, node: Node, index: int, name: str, stored: Stored) -> str:
         output = f"{name}_DequantizeLinear_Output"
         if output in self.quantized.shapes:
             return output
-        if place == 2:
+        if index == 2:
             return self._bias(node, name, stored, output)
         if node.op in _PER_CHANNEL:
             axis = 1 if node.attributes.get("transB") == 0 else _PER_CHANNEL[node.op]
@@ -85,12 +85,14 @@ class _Quantizer:
         """Store ``name`` in ``dtype``, in steps of ``step``, per channel where there is an ``axis``; returns what dequantizes it."""
         zero = _zero(_range_of(stored)) if dtype == "uint8" else 0
         shape: Shape = () if axis is None else (stored.shape[axis],)
-        whole = f"{name}_quantized"
+        stored_name = f"{name}_quantized"
         values = None if stored.values is None else tuple(round(v / step) + zero for v in stored.values)
-        self.quantized.stored[whole] = Stored(dtype, stored.shape, stored.std / step, stored.mean / step + zero, values)
+        self.quantized.stored[stored_name] = Stored(
+            dtype, stored.shape, stored.std / step, stored.mean / step + zero, values
+        )
         scale, point = self._scale(name, step, zero, dtype, shape)
         attributes = {} if axis is None else {"axis": axis}
-        self.quantized.nodes.append(Node("DequantizeLinear", (whole, scale, point), (output,), dict(attributes)))
+        self.quantized.nodes.append(Node("DequantizeLinear", (stored_name, scale, point), (output,), dict(attributes)))
         return self.quantized.tensor(output, stored.shape, Spread.bell(1.0))
 
     def _surround(self, name: str) -> None:

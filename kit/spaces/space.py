@@ -53,7 +53,7 @@ class Space(Sequence[SubNetwork]):
 
     @cached_property
     def root(self) -> SubNetwork:
-        """The whole network at its own resolution, in float."""
+        """The full network at its own resolution, in float."""
         return self._make(self.stages, 1.0, self.full_px, "fp32")
 
     def __len__(self) -> int:
@@ -83,15 +83,15 @@ class Space(Sequence[SubNetwork]):
         return isinstance(value, SubNetwork) and self.contains(value)
 
     def ids(self) -> Ids:
-        """All ids in order, made when they are asked for."""
+        """All ids in order, each built on access."""
         return Ids(self)
 
     def sample(self, count: int, seed: int) -> list[SubNetwork]:
         """``count`` different sub-networks, each equally likely; the same for equal seeds. Raises UsageError when there are fewer."""
         if not 1 <= count <= self.size:
             raise UsageError(f"{self.name} has {self.size} sub-networks: ask for 1 to {self.size} of them.")
-        chosen = np.random.default_rng(seed).choice(self.size, count, replace=False)
-        return [self[int(i)] for i in chosen]
+        numbers = np.random.default_rng(seed).choice(self.size, count, replace=False)
+        return [self[int(i)] for i in numbers]
 
     def contains(self, sub: SubNetwork) -> bool:
         """Whether a sub-network belongs to it."""
@@ -129,10 +129,10 @@ class Space(Sequence[SubNetwork]):
         blocks = sub.blocks or (sub.depth,)
         fits = len(blocks) == len(self.stages)
         if not fits or not all(self.least_depth <= b <= most for b, most in zip(blocks, self.stages, strict=True)):
-            whole = ".".join(map(str, self.stages))
+            largest = ".".join(map(str, self.stages))
             how = f"its {len(self.stages)} stages keep" if len(self.stages) > 1 else "it keeps"
             raise UsageError(
-                f"{sub.id}: {self.name} cannot be cut so; {how} {self.least_depth} to {whole} blocks, as in {self.root.id}."
+                f"{sub.id}: {self.name} cannot be cut so; {how} {self.least_depth} to {largest} blocks, as in {self.root.id}."
             )
         return blocks
 

@@ -1,8 +1,8 @@
 """kit build: one root network to a folder of trained, cut, pruned and quantized variants, each file with its sidecar.
 
 The folder is flat: ``<id>.onnx``, ``<id>.json``, ``<id>.sample.npz``, for fp32 ``<id>.pt2``, and at the end ``build.json``.
-Trained weights rest in ``.work``. A killed build goes on where it was: what is finished is recognised by its hashes and by the
-recipe (data, schedules, seed, library versions) that made it, and anything else is made again.
+Trained weights are stored in ``.work``. A killed build resumes where it was: finished files are recognised by their hashes and by the
+recipe (data, schedules, seed, library versions) that they were built with, and anything else is built again.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Recipe:
 
 
 def recipe_for(root: nets.Root, quick: bool) -> Recipe:
-    """The full recipe, or a quick one: a few epochs, the whole depth and one cut, one pruning, six variants."""
+    """The full recipe, or a quick one: a few epochs, the full depth and one cut, one pruning, six variants."""
     if root.family == "vit":
         schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=30)
         finetune = replace(schedule, peak_rate=5e-4, epochs=12)
@@ -87,17 +87,17 @@ def build(
     quick: bool = False,
     progress: train.Progress | None = None,
 ) -> list[Artifact]:
-    """Make every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
+    """Build every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
 
-    ``progress`` is told in words what is done and the share in [0, 1].
+    ``progress`` is called with a text of the current step and the share done in [0, 1].
 
     Raises UnknownName, UsageError (``out`` holds another build), StorageError.
     """
-    bench = _Bench(nets.root_of(root), out, seed, quick, progress or (lambda words, share: None))
+    builder = _Builder(nets.root_of(root), out, seed, quick, progress or (lambda text, share: None))
     store.make_folder(out)
-    _claim(out, {"root": root, "seed": seed, "quick": quick})
-    with train.workshop(seed):
-        artifacts = [bench.artifact(sub) for sub in bench.subnetworks]
+    _check_settings(out, {"root": root, "seed": seed, "quick": quick})
+    with train.deterministic(seed):
+        artifacts = [builder.artifact(sub) for sub in builder.subnetworks]
     listing = {
         "kind": "build",
         "schema_version": 1,
@@ -109,25 +109,25 @@ def build(
         "artifacts": [a.artifact_id for a in artifacts],
     }
     store.write_atomic(out / "build.json", store.pretty_json(listing).encode())
-    bench.progress("done", 1.0)
+    builder.progress("done", 1.0)
     return artifacts
 
 
-def _claim(out: Path, settings: dict[str, object]) -> None:
-    """One folder, one build: mixing two would leave files that no listing explains."""
+def _check_settings(out: Path, settings: dict[str, object]) -> None:
+    """One folder, one build: of two, a listing would name only the files of one."""
     path = out / ".work" / "settings.json"
-    held = store.read_json(path) if path.exists() else None
-    if held is not None and held != settings:
+    existing = store.read_json(path) if path.exists() else None
+    if existing is not None and existing != settings:
         raise UsageError(
-            f"{out} already holds the build {held} and not {settings}: choose another folder, or delete that one first."
+            f"{out} already holds the build {existing} and not {settings}: choose another folder, or delete that one first."
         )
-    if held is None:
+    if existing is None:
         store.write_atomic(path, store.pretty_json(settings).encode())
 
 
 @dataclass
-class _Bench:
-    """The work bench of one build: the recipe, and each network trained when the first of its variants needs it."""
+class _Builder:
+    """One build: the recipe, and each network trained when the first of its variants needs it."""
 
     root: nets.Root
     out: Path
@@ -140,7 +140,7 @@ class _Bench:
         self.subnetworks = list(self.recipe.subnetworks(self.root))
         self.digits = data.digits()
         self._networks: dict[float, MultiExit] = {}
-        self._done = 0.0
+        self._completed = 0.0
 
     @cached_property
     def training_set(self) -> data.Split:
@@ -162,26 +162,28 @@ class _Bench:
     # ---------------------------------------------------------------------------------------------------- networks
 
     def network(self, width: float) -> MultiExit:
-        """The trained network of that width with all its exits; from ``.work`` when it is there."""
+        """The trained network of that width with all its exits; from ``.work`` when it is stored there."""
         if width not in self._networks:
             net = nets.network(self.root.name) if width == 1 else self._thin(width)
             path = self.out / ".work" / f"{self.key}-w{width:.2f}.npz"
             if not _load_weights(net, path):
                 schedule = self.recipe.schedule if width == 1 else self.recipe.finetune
-                words = f"train {self.root.name}" if width == 1 else f"fine-tune {self.root.name} at width {width:.2f}"
-                train.fit(net, self.training_set, schedule, seed=self.seed, progress=self._part(words, _share(width)))
+                text = f"train {self.root.name}" if width == 1 else f"fine-tune {self.root.name} at width {width:.2f}"
+                train.fit(
+                    net, self.training_set, schedule, seed=self.seed, progress=self._progress_of(text, _share(width))
+                )
                 _save_weights(net, path)
             else:
-                self._done += _share(width)
+                self._completed += _share(width)
             self._networks[width] = net.eval()
         return self._networks[width]
 
     def _thin(self, width: float) -> MultiExit:
         return prune.prune(self.network(1.0), width, self.digits.train.images[:1])
 
-    def _part(self, words: str, weight: float) -> Callable[[float], None]:
-        start, self._done = self._done, self._done + weight
-        return lambda share: self.progress(words, min(1.0, (start + weight * share) / self._total))
+    def _progress_of(self, text: str, weight: float) -> Callable[[float], None]:
+        start, self._completed = self._completed, self._completed + weight
+        return lambda share: self.progress(text, min(1.0, (start + weight * share) / self._total))
 
     @cached_property
     def _total(self) -> float:
@@ -190,20 +192,20 @@ class _Bench:
     # --------------------------------------------------------------------------------------------------- artifacts
 
     def artifact(self, sub: SubNetwork) -> Artifact:
-        """The finished variant; made now unless its files are there and whole."""
-        found = self._finished(sub)
-        if found is None:
-            found = self._make_float(sub) if sub.precision == "fp32" else self._make_int8(sub)
-            store.write_record(self.out / f"{sub.id}.json", found)  # last: it vouches for the others
-        self._part(sub.id, _VARIANT_SHARE)(1.0)
-        return found
+        """The finished variant; built now unless its files exist with the recorded hashes."""
+        artifact = self._existing_artifact(sub)
+        if artifact is None:
+            artifact = self._make_float(sub) if sub.precision == "fp32" else self._make_int8(sub)
+            store.write_record(self.out / f"{sub.id}.json", artifact)  # last: it lists the others
+        self._progress_of(sub.id, _VARIANT_SHARE)(1.0)
+        return artifact
 
-    def _finished(self, sub: SubNetwork) -> Artifact | None:
+    def _existing_artifact(self, sub: SubNetwork) -> Artifact | None:
         with suppress(UsageError):
             artifact = store.read_record(self.out / f"{sub.id}.json", Artifact)
             files = [f for f in (artifact.model, artifact.torch_program, artifact.sample) if f is not None]
-            mine = artifact.origin is not None and artifact.origin.versions.get("recipe") == self.key
-            if mine and all(store.is_whole(self.out / f.file, f) for f in files):
+            same_recipe = artifact.origin is not None and artifact.origin.versions.get("recipe") == self.key
+            if same_recipe and all(store.is_whole(self.out / f.file, f) for f in files):
                 return artifact
         return None
 
@@ -212,24 +214,26 @@ class _Bench:
         files = export.to_files(net, self.digits.test.images[:1])
         model = export.save_file(self.out, f"{sub.id}.onnx", files.onnx)
         program = export.save_file(self.out, f"{sub.id}.pt2", files.program)
-        answers = evaluate.logits(self.out / model.file, self.digits.test.images)
-        check = evaluate.compare(answers, self._torch_logits(sub))
-        export.assert_same(check, answers, sub.id)
-        return self._record(sub, model, answers, check, program=program)
+        logits = evaluate.logits(self.out / model.file, self.digits.test.images)
+        check = evaluate.compare(logits, self._torch_logits(sub))
+        export.assert_same(check, logits, sub.id)
+        return self._record(sub, model, logits, check, program=program)
 
     def _make_int8(self, sub: SubNetwork) -> Artifact:
         source = self._source(sub)
-        made = quantize.best(
+        quantized = quantize.best(
             source,
             self.digits.train,
             self.digits.validation,
             try_dynamic=self.root.family == "vit",
         )
-        model = export.save_file(self.out, f"{sub.id}.onnx", made.model)
-        answers = evaluate.logits(self.out / model.file, self.digits.test.images)
-        check = evaluate.compare(answers, self._torch_logits(sub))
-        parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales beside them
-        return self._record(sub, model, answers, check, made=made).model_copy(update={"parameters": parameters})
+        model = export.save_file(self.out, f"{sub.id}.onnx", quantized.model)
+        logits = evaluate.logits(self.out / model.file, self.digits.test.images)
+        check = evaluate.compare(logits, self._torch_logits(sub))
+        parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales, too
+        return self._record(sub, model, logits, check, quantized=quantized).model_copy(
+            update={"parameters": parameters}
+        )
 
     def _source(self, sub: SubNetwork) -> Path:
         """The fp32 file of the same cut; it comes before its int8 form in the recipe's order."""
@@ -244,11 +248,11 @@ class _Bench:
         self,
         sub: SubNetwork,
         model: FileRef,
-        answers: evaluate.Logits,
+        logits: evaluate.Logits,
         check: NumericCheck,
         *,
         program: FileRef | None = None,
-        made: quantize.Quantized | None = None,
+        quantized: quantize.Quantized | None = None,
     ) -> Artifact:
         onnx = graph.load(self.out / model.file)
         facts = graph.facts(onnx, sub.id)
@@ -258,7 +262,7 @@ class _Bench:
             torch_program=program,
             subnetwork=sub,
             precision=sub.precision,
-            quantization=made.how if made else None,
+            quantization=quantized.how if quantized else None,
             macs=facts.macs,
             parameters=facts.parameters,
             weight_bytes=facts.weight_bytes,
@@ -266,10 +270,10 @@ class _Bench:
             inputs=facts.inputs,
             outputs=facts.outputs,
             preprocessing=data.preprocessing(),
-            accuracy=evaluate.accuracy(answers, self.digits.test),
+            accuracy=evaluate.accuracy(logits, self.digits.test),
             check=check,
             sample=export.save_sample(
-                self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), answers[:_SAMPLE_IMAGES]
+                self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), logits[:_SAMPLE_IMAGES]
             ),
             licence=export.LICENCE,
             kernels=graph.distinct(graph.kernels(onnx, sub.id)),
@@ -279,7 +283,7 @@ class _Bench:
                 seed=self.seed,
                 made_by=f"kit {kit.__version__}",
                 versions={**export.versions(), "recipe": self.key},
-                steps=(*self._steps(sub), *(made.steps if made else ())),
+                steps=(*self._steps(sub), *(quantized.steps if quantized else ())),
             ),
         )
 
@@ -298,7 +302,7 @@ _SAMPLE_IMAGES = 4
 
 
 def _share(width: float) -> float:
-    """What training at a width costs beside the root's, roughly: the multiply-accumulates go with its square."""
+    """Cost of training at a width relative to the root's, roughly: the multiply-accumulates go with its square."""
     return width * width
 
 
@@ -309,7 +313,7 @@ def _save_weights(net: nn.Module, path: Path) -> None:
 
 
 def _load_weights(net: nn.Module, path: Path) -> bool:
-    """Fill ``net`` from ``path``; False when the file is not there or is not of this network (it is then made again)."""
+    """Fill ``net`` from ``path``; False when the file is missing or is not of this network (it is then trained again)."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             net.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays.files})

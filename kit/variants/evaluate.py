@@ -1,4 +1,4 @@
-"""What the shipped file answers: ONNX Runtime on held-out images, one at a time, as a device will ask."""
+"""Outputs of the shipped file: ONNX Runtime on held-out images, one at a time, as on a device."""
 
 from __future__ import annotations
 
@@ -31,25 +31,27 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 def logits(path: Path, images: Tensor) -> Logits:
     """The file's first output for each of ``images`` ``(N, C, H, W)``, stacked to ``(N, classes)``.
 
-    N is a multiple of the file's batch; a file with a free batch is asked one image at a time.
+    N is a multiple of the file's batch; a file with a free batch is run on one image at a time.
     """
     session = open_session(path)
     node = session.get_inputs()[0]
     step = node.shape[0] if isinstance(node.shape[0], int) else 1
-    every = images.numpy()
-    return np.concatenate([session.run(None, {node.name: every[i : i + step]})[0] for i in range(0, len(every), step)])
+    inputs = images.numpy()
+    return np.concatenate(
+        [session.run(None, {node.name: inputs[i : i + step]})[0] for i in range(0, len(inputs), step)]
+    )
 
 
-def accuracy(answers: Logits, split: data.Split) -> Accuracy:
+def accuracy(outputs: Logits, split: data.Split) -> Accuracy:
     """The share of the labels that the logits hit."""
-    share = float(np.mean(answers.argmax(1) == split.labels.numpy()))
+    share = float(np.mean(outputs.argmax(1) == split.labels.numpy()))
     return Accuracy(top1=share, count=len(split), dataset=data.NAME)
 
 
-def compare(answers: Logits, wanted: Logits) -> NumericCheck:
+def compare(outputs: Logits, expected: Logits) -> NumericCheck:
     """The file's logits ``(N, classes)`` against the torch network's."""
     return NumericCheck(
-        max_abs_error=float(np.abs(answers - wanted).max()),
-        top1_agreement=float(np.mean(answers.argmax(1) == wanted.argmax(1))),
-        count=len(wanted),
+        max_abs_error=float(np.abs(outputs - expected).max()),
+        top1_agreement=float(np.mean(outputs.argmax(1) == expected.argmax(1))),
+        count=len(expected),
     )

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import kit
-from kit import store
+from kit import store, units
 from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
 from kit.nets.export import archive_of, onnx_of, program_of, quiet
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
@@ -49,7 +49,7 @@ def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Ex
     """``net`` (in evaluation mode, one input, one output) exported for inputs of ``example``'s shape ``(N, C, H, W)``.
 
     ``free_batch`` leaves N open; ``example`` then needs two images or more, because torch takes one for a constant. Call it inside
-    :func:`kit.variants.train.workshop`. Raises UsageError when it is too large for one ONNX file.
+    :func:`kit.variants.train.deterministic`. Raises UsageError when it is too large for one ONNX file.
     """
     _refuse_large(net)
     shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
@@ -60,7 +60,7 @@ def _refuse_large(net: nn.Module) -> None:
     stored = sum(t.numel() * t.element_size() for t in net.state_dict().values())
     if stored > _PROTOBUF_LIMIT_BYTES:
         raise UsageError(
-            f"The network holds {stored / 1e9:.1f} GB of weights and one ONNX file holds at most 2 GB: take a smaller one."
+            f"The network holds {units.size(stored)} of weights and one ONNX file holds at most 2 GB: take a smaller one."
         )
 
 
@@ -70,21 +70,21 @@ def _exported(net: nn.Module, examples: tuple[Tensor, ...], shapes: Any, **names
 
 
 def save_file(folder: Path, name: str, data: bytes) -> FileRef:
-    """Write ``data`` whole or not at all; the reference that a record keeps of it."""
+    """Write ``data`` atomically; returns the reference that a record stores of it."""
     store.write_atomic(folder / name, data)
     return FileRef(file=name, sha256=store.sha256_bytes(data), size_bytes=len(data))
 
 
 def save_sample(folder: Path, stem: str, image: NDArray[np.float32], output: NDArray[np.float32]) -> FileRef:
-    """``<stem>.sample.npz``: inputs and the file's own answers to them, by which a device checks its install."""
+    """``<stem>.sample.npz``: inputs and the file's own outputs for them, by which a device checks its install."""
     buffer = io.BytesIO()
     np.savez(buffer, input=image, output=output)
     return save_file(folder, f"{stem}.sample.npz", buffer.getvalue())
 
 
-def assert_same(check: NumericCheck, answers: NDArray[np.float32], what: str) -> None:
-    """A float file must answer as torch does, to rounding. Raises IntegrityError."""
-    tolerance = 1e-3 * (1 + float(np.abs(answers).max()))
+def assert_same(check: NumericCheck, outputs: NDArray[np.float32], what: str) -> None:
+    """A float file must have torch's outputs, to rounding. Raises IntegrityError."""
+    tolerance = 1e-3 * (1 + float(np.abs(outputs).max()))
     if check.max_abs_error is None or not check.max_abs_error <= tolerance:
         raise IntegrityError(
             f"The exported {what} differs from the torch network by {check.max_abs_error} (at most {tolerance:.2g} is rounding): "
@@ -101,24 +101,24 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
     activations have the scale they would have after training: the time of an inference does not depend on more than that.
     Raises UnknownName ("did you mean"), UsageError (a resolution that the network does not take), StorageError.
     """
-    known = torchvision.models.list_models(module=torchvision.models)
-    if name not in known:
-        raise UnknownName("network", name, known)
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        raise UnknownName("network", name, names)
     store.make_folder(out)
-    with train.workshop(seed):
+    with train.deterministic(seed):
         net = _architecture(name, resolution_px)
         example = torch.randn(max(2, batch or 2), 3, resolution_px, resolution_px)
         _try_forward(net, example, name)
-        _settle(net, example)
-        wanted = _try_forward(net, example, name)
+        _scale_activations(net, example)
+        expected = _try_forward(net, example, name)
         files = to_files(net, example if batch is None else example[:batch], free_batch=batch is None)
     stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
     model = save_file(out, f"{stem}.onnx", files.onnx)
     described = graph.with_batch(graph.load(out / model.file), batch or 1)
     facts = graph.facts(described, stem)
-    answers = evaluate.logits(out / model.file, example)
-    check = evaluate.compare(answers, wanted)
-    assert_same(check, answers, stem)
+    outputs = evaluate.logits(out / model.file, example)
+    check = evaluate.compare(outputs, expected)
+    assert_same(check, outputs, stem)
     artifact = Artifact(
         artifact_id=stem,
         model=model,
@@ -130,10 +130,10 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         inputs=facts.inputs,
         outputs=facts.outputs,
         preprocessing=Preprocessing(
-            resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=answers.shape[1]
+            resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=outputs.shape[1]
         ),
         check=check,
-        sample=save_sample(out, stem, example[: batch or 1].numpy(), answers[: batch or 1]),
+        sample=save_sample(out, stem, example[: batch or 1].numpy(), outputs[: batch or 1]),
         licence=LICENCE,
         kernels=graph.distinct(graph.kernels(described, stem)),
         origin=Origin(
@@ -157,9 +157,9 @@ def _architecture(name: str, resolution_px: int) -> nn.Module:
     return net.eval()
 
 
-def _settle(net: nn.Module, example: Tensor) -> None:
+def _scale_activations(net: nn.Module, example: Tensor) -> None:
     """Give random weights the scale of trained ones, because timing and checks depend on it: untouched, the activations of a
-    deep network fade towards denormal numbers or blow up, and a head that starts at zero answers zero to everything."""
+    deep network fade towards denormal numbers or blow up, and a head that starts at zero outputs zero for everything."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
     for norm in norms:
         norm.train().momentum = 1.0  # take this batch's statistics
@@ -174,10 +174,10 @@ def _settle(net: nn.Module, example: Tensor) -> None:
 def _try_forward(net: nn.Module, example: Tensor, name: str) -> NDArray[np.float32]:
     try:
         with torch.no_grad():
-            answers: NDArray[np.float32] = net(example).numpy()
+            outputs: NDArray[np.float32] = net(example).numpy()
     except (ValueError, AssertionError, RuntimeError) as error:
         raise _wrong_resolution(name, example.shape[-1], error) from None
-    return answers
+    return outputs
 
 
 def _wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
@@ -189,14 +189,14 @@ def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path,
 
     ``example`` is its input (several in a sequence), batch first: the files have exactly these shapes. The network is left in the mode
     that it was in. Raises UsageError (it does not take the example, or is too large), BadModel (torch cannot export it), IntegrityError
-    (the file answers otherwise than the network).
+    (the file's outputs differ from the network's).
     """
     examples = (example,) if isinstance(example, Tensor) else tuple(example)
     _refuse_large(net)
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
-        wanted = _answer(net, examples)
+        expected = _first_output(net, examples)
         try:
             files = _exported(net, examples, None)
         except Exception as error:  # torch's exporters raise whatever their passes do
@@ -209,11 +209,11 @@ def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path,
     model = save_file(out, f"{name}.onnx", files.onnx)
     session = evaluate.open_session(out / model.file)
     feeds = {node.name: x.detach().cpu().numpy() for node, x in zip(session.get_inputs(), examples, strict=True)}
-    answers = np.asarray(session.run(None, feeds)[0], dtype=np.float32)
+    outputs = np.asarray(session.run(None, feeds)[0], dtype=np.float32)
     check = NumericCheck(
-        max_abs_error=float(np.abs(answers - wanted).max(initial=0.0)), top1_agreement=1.0, count=len(examples[0])
+        max_abs_error=float(np.abs(outputs - expected).max(initial=0.0)), top1_agreement=1.0, count=len(examples[0])
     )
-    assert_same(check, wanted, name)
+    assert_same(check, expected, name)
     described = describe_onnx(out / model.file)
     program = save_file(out, f"{name}.pt2", files.program)
     origin = Origin(root=name, made_by=f"kit {kit.__version__}", versions=versions(), steps=("a PyTorch module",))
@@ -222,8 +222,8 @@ def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path,
     return artifact
 
 
-def _answer(net: nn.Module, examples: tuple[Tensor, ...]) -> NDArray[np.float32]:
-    """The network's first output. Raises UsageError with torch's own words where it does not take the examples."""
+def _first_output(net: nn.Module, examples: tuple[Tensor, ...]) -> NDArray[np.float32]:
+    """The network's first output. Raises UsageError with torch's own message where it does not take the examples."""
     try:
         with torch.no_grad():
             output = net(*examples)
@@ -242,7 +242,7 @@ def first_line(error: Exception) -> str:
 
 
 def describe_onnx(path: Path) -> Artifact:
-    """The sidecar ``x.json`` of the user's own ``x.onnx``, written beside it. A sidecar that already fits the file is kept,
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it. A sidecar that already fits the file is kept,
     with the kernels of the graph where it lists none.
 
     Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).

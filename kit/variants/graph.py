@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: tensors, multiply-accumulates, parameters, bytes. Also for networks that kit did not make.
+"""What an ONNX file contains: tensors, multiply-accumulates, parameters, bytes. Also for networks that kit did not make.
 
 Counted operators are Conv, ConvTranspose, Gemm, MatMul and their integer forms, over the shape-inferred graph, so that a
 quantized graph counts like the float graph it came from. 1 MAC = 2 FLOP; additions of a bias, normalizations, activations and
@@ -37,14 +37,14 @@ _VIEWS = {
     "DequantizeLinear",
 }
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
-# Multiply-accumulates that this file cannot see; with one of them the sum would be a lie.
+# Multiply-accumulates that this file cannot see; with one of them the sum would be wrong.
 _UNCOUNTED = {"Einsum", "Attention", "LSTM", "GRU", "RNN", "Scan", "Loop", "If", "DeformConv"}
 _STANDARD = {"", "ai.onnx"}
 
 
 @dataclass(frozen=True)
 class Facts:
-    """``macs`` and ``activation_bytes`` are None where the graph does not tell them (custom operators, loops, unknown shapes)."""
+    """``macs`` and ``activation_bytes`` are None where the graph does not determine them (custom operators, loops, unknown shapes)."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -56,7 +56,7 @@ class Facts:
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """The model of an ONNX file that is whole in itself. Raises UsageError (missing), BadModel (no ONNX, weights elsewhere)."""
+    """The model of a self-contained ONNX file. Raises UsageError (missing), BadModel (no ONNX, weights elsewhere)."""
     with explained(path, "read"):
         data = path.read_bytes()
     try:
@@ -72,7 +72,7 @@ def load(path: Path) -> onnx.ModelProto:
 
 
 def facts(model: onnx.ModelProto, name: str) -> Facts:
-    """Everything that the graph tells. ``name`` is what errors call it. Raises BadModel: dynamic shapes or a broken graph."""
+    """Everything that the graph states. ``name`` is what errors call it. Raises BadModel: dynamic shapes or a broken graph."""
     graph = _Graph(model, name)
     return Facts(
         inputs=graph.specs(graph.inputs),
@@ -89,8 +89,8 @@ def kernels(model: onnx.ModelProto, name: str) -> tuple[Kernel, ...] | None:
     """The work of a graph as a runtime runs it: convolutions and products with what is fused to them, and the lighter operators between.
 
     Fusion follows onnxruntime on a CPU: batch norm, bias, activation and residual addition into the convolution before them, bias
-    into a product, the parts of GELU and layer norm into one, quantizers into the int8 operators beside them. None where
-    the graph does not tell its shapes or holds operators that cannot be counted. Raises BadModel as :func:`facts` does.
+    into a product, the parts of GELU and layer norm into one, quantizers into the int8 operators next to them. None where
+    the graph does not state its shapes or holds operators that cannot be counted. Raises BadModel as :func:`facts` does.
     """
     graph = _Graph(model, name)
     return None if graph.macs() is None else _Fusion(graph).kernels()
@@ -125,11 +125,11 @@ class _Graph:
 
     def __init__(self, model: onnx.ModelProto, name: str) -> None:
         self.name = name
-        whole = inliner.inline_local_functions(model) if model.functions else model
-        self.inputs = _true_inputs(whole)
+        inlined = inliner.inline_local_functions(model) if model.functions else model
+        self.inputs = _true_inputs(inlined)
         self._refuse_dynamic(self.inputs)
         try:
-            self.model = shape_inference.infer_shapes(whole, data_prop=True)
+            self.model = shape_inference.infer_shapes(inlined, data_prop=True)
         except shape_inference.InferenceError as error:
             raise BadModel(f"{name} is a broken ONNX graph ({str(error).splitlines()[0]}): export it again.") from None
         self.nodes = list(self.model.graph.node)
@@ -159,7 +159,7 @@ class _Graph:
 
     def _spec(self, name: str) -> TensorSpec:
         if name not in self.shapes:
-            raise BadModel(f"{self.name} does not tell the shape of '{name}': export it with fixed shapes.")
+            raise BadModel(f"{self.name} does not state the shape of '{name}': export it with fixed shapes.")
         return TensorSpec(name=name, shape=self.shapes[name], dtype=str(_dtype(self.types[name])))
 
     def precision(self) -> Precision:
@@ -171,9 +171,9 @@ class _Graph:
 
     def weights(self) -> list[_Weight]:
         """The stored numbers that the network computes with; scales, zero points, axes and shapes are not among them."""
-        aside = {name for node in self.nodes for name in _settings_of(node)}
-        kept = [t for key, t in self.constants.items() if key not in aside and t.data_type != TensorProto.INT64]
-        return [_Weight(math.prod(t.dims), _dtype(t.data_type)) for t in kept]
+        excluded = {name for node in self.nodes for name in _settings_of(node)}
+        tensors = [t for key, t in self.constants.items() if key not in excluded and t.data_type != TensorProto.INT64]
+        return [_Weight(math.prod(t.dims), _dtype(t.data_type)) for t in tensors]
 
     def macs(self) -> int | None:
         total = 0
@@ -306,17 +306,20 @@ _LIGHT: dict[str, str] = {
     **dict.fromkeys(("DepthToSpace", "SpaceToDepth", "QLinearConcat", "Cast"), "move"),
 }
 _PARTS = {"Add", "Mul", "Div", "Sub", "Pow", "Sqrt", "Erf", "ReduceMean", "Reciprocal"}
-_ANCHORS = {"Erf": "elementwise", "Sqrt": "norm"}  # what GELU and layer norm are recognised by where they are spelt out
+_ANCHORS = {
+    "Erf": "elementwise",
+    "Sqrt": "norm",
+}  # what GELU and layer norm are recognised by where they are decomposed
 _INTEGER = {"ConvInteger", "MatMulInteger"}
 _QUANTIZERS = {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
 
 
 class _Fusion:
-    """Walks the nodes of a graph in order; each either starts a kernel or is swallowed by an earlier one."""
+    """Walks the nodes of a graph in order; each either starts a kernel or is fused into an earlier one."""
 
     def __init__(self, graph: _Graph) -> None:
         self.graph, self.nodes = graph, graph.nodes
-        self.maker = {out: i for i, node in enumerate(self.nodes) for out in node.output if out}
+        self.producer = {out: i for i, node in enumerate(self.nodes) for out in node.output if out}
         self.readers: dict[str, list[int]] = {}
         for i, node in enumerate(self.nodes):
             for name in dict.fromkeys(node.input):
@@ -326,23 +329,23 @@ class _Fusion:
         for node in self.nodes:  # what is computed from constants alone is computed once
             if all(name in self.fixed for name in node.input if name):
                 self.fixed |= set(node.output)
-        self.done: set[int] = set()
-        self.regions: dict[int, str] = {}  # last node of each function that is spelt out -> kind of its kernel
+        self.assigned: set[int] = set()
+        self.regions: dict[int, str] = {}  # last node of each decomposed function -> kind of its kernel
         self.members: dict[int, set[int]] = {}
 
     def kernels(self) -> tuple[Kernel, ...]:
         for i, node in enumerate(self.nodes):
-            if i not in self.done and node.op_type in _ANCHORS:
-                self._spelt_out(i)
-        return tuple(kernel for i in range(len(self.nodes)) if (kernel := self._weighed(i)) is not None)
+            if i not in self.assigned and node.op_type in _ANCHORS:
+                self._match_decomposed(i)
+        return tuple(kernel for i in range(len(self.nodes)) if (kernel := self._weighted_kernel(i)) is not None)
 
-    def _weighed(self, index: int) -> Kernel | None:
-        """The kernel that begins (a function that is spelt out: ends) at a node, with the stored numbers that its nodes read."""
-        before = set(self.done)
+    def _weighted_kernel(self, index: int) -> Kernel | None:
+        """The kernel that begins (a decomposed function: ends) at a node, with the stored numbers that its nodes read."""
+        before = set(self.assigned)
         kernel = self._kernel(index)
         if kernel is None:
             return None
-        nodes = [self.nodes[i] for i in self.members.get(index, {index} | self.done - before)]
+        nodes = [self.nodes[i] for i in self.members.get(index, {index} | self.assigned - before)]
         weight_bytes = sum(self._stored_bytes(name) for node in nodes for name in self._weights_of(node))
         if any(node.op_type == "Gather" and node.input[0] in self.fixed for node in nodes):
             weight_bytes += kernel.written_bytes  # rows of a stored table: what is written is what is read of it
@@ -360,9 +363,9 @@ class _Fusion:
             stored = self.graph.constants[name]
             size = math.prod(stored.dims)
             return 0 if size == 1 or stored.data_type == TensorProto.INT64 else size * _dtype(stored.data_type).itemsize
-        if name not in self.maker:
+        if name not in self.producer:
             return 0
-        node = self.nodes[self.maker[name]]
+        node = self.nodes[self.producer[name]]
         if node.op_type == "QuantizeLinear":  # a weight that the file holds in float: the runtime keeps its integers
             return math.prod(self.graph.shapes.get(name, ()))
         return sum(self._stored_bytes(source) for source in self._weights_of(node))
@@ -370,19 +373,23 @@ class _Fusion:
     def _kernel(self, index: int) -> Kernel | None:
         node = self.nodes[index]
         if index in self.regions:
-            return self._light(self.regions[index], node.output[0], self._entries(index), False)
-        if index in self.done or node.output[0] in self.fixed or self._passes(index):
+            return self._light_kernel(self.regions[index], node.output[0], self._region_inputs(index), False)
+        if index in self.assigned or node.output[0] in self.fixed or self._is_free(index):
             return None
-        self.done.add(index)
+        self.assigned.add(index)
         if node.op_type in _MACS:
-            return self._working(index)
-        whole = node.op_type in _QUANTIZERS or self._is_int8(index)
+            return self._product_kernel(index)
+        integers = node.op_type in _QUANTIZERS or self._is_int8(index)
         last = self._through_quantizer(node.output[0]) if self._is_int8(index) else node.output[0]
-        return self._light(
-            _LIGHT.get(node.op_type, "elementwise"), last, [n for n in node.input if n not in self.fixed], whole, node
+        return self._light_kernel(
+            _LIGHT.get(node.op_type, "elementwise"),
+            last,
+            [n for n in node.input if n not in self.fixed],
+            integers,
+            node,
         )
 
-    def _passes(self, index: int) -> bool:
+    def _is_free(self, index: int) -> bool:
         """Views cost nothing; a dequantizer nothing where every reader works on the integers itself."""
         node = self.nodes[index]
         if node.op_type == "DequantizeLinear":
@@ -397,8 +404,10 @@ class _Fusion:
         return node.op_type in _VIEWS | {"QuantizeLinear"}
 
     def _only_reader(self, name: str) -> int | None:
-        found = self.readers.get(name, [])
-        return found[0] if len(found) == 1 and name not in self.results and found[0] not in self.done else None
+        readers = self.readers.get(name, [])
+        return (
+            readers[0] if len(readers) == 1 and name not in self.results and readers[0] not in self.assigned else None
+        )
 
     def _is_int8(self, index: int) -> bool:
         """Whether a runtime runs this node on integers: its inputs are dequantized and its output is quantized again (a product
@@ -406,9 +415,9 @@ class _Fusion:
         node = self.nodes[index]
         if node.op_type.startswith("QLinear") or node.op_type in _INTEGER:
             return True
-        given = [name for name in node.input if name and (name not in self.fixed or name in self.maker)]
-        makers = [self.nodes[self.maker[name]].op_type if name in self.maker else "" for name in given]
-        if not makers or node.op_type in _QUANTIZERS or any(kind != "DequantizeLinear" for kind in makers):
+        inputs = [name for name in node.input if name and (name not in self.fixed or name in self.producer)]
+        producers = [self.nodes[self.producer[name]].op_type if name in self.producer else "" for name in inputs]
+        if not producers or node.op_type in _QUANTIZERS or any(kind != "DequantizeLinear" for kind in producers):
             return False
         return node.op_type in ("MatMul", "Gemm") or self._quantized_next(node.output[0])
 
@@ -422,13 +431,13 @@ class _Fusion:
         )
 
     def _through_quantizer(self, name: str) -> str:
-        """The tensor that is left when an activation and a quantizer after ``name`` are swallowed."""
+        """The last tensor when an activation and a quantizer after ``name`` are fused."""
         while (i := self._only_reader(name)) is not None and self.nodes[i].op_type in (
             "Relu",
             "Clip",
             "QuantizeLinear",
         ):
-            self.done.add(i)
+            self.assigned.add(i)
             name = self.nodes[i].output[0]
             if self.nodes[i].op_type == "QuantizeLinear":
                 break
@@ -436,10 +445,10 @@ class _Fusion:
 
     # ---------------------------------------------------------------------------------------------- convolutions and products
 
-    def _working(self, index: int) -> Kernel:
+    def _product_kernel(self, index: int) -> Kernel:
         node = self.nodes[index]
         int8 = self._is_int8(index)
-        out, extra = self._swallow(index, node.output[0], int8)
+        out, extra = self._fuse(index, node.output[0], int8)
         weight_at = 3 if node.op_type.startswith("QLinear") else 1
         left, right = node.input[0], node.input[weight_at]
         shapes = self.graph.shapes
@@ -447,8 +456,8 @@ class _Fusion:
         precision: Precision = "int8" if int8 else self._float_precision(node.output[0])
         size = {"int8": 1, "fp16": 2, "bf16": 2}.get(precision, 4)
         weights = math.prod(shapes[right])
-        held = right in self.fixed
-        read = math.prod(shapes[left]) + (0 if held else weights) + extra
+        constant = right in self.fixed
+        read = math.prod(shapes[left]) + (0 if constant else weights) + extra
         return Kernel(
             precision=precision,
             read_bytes=read * size,
@@ -456,7 +465,7 @@ class _Fusion:
             **geometry,
         )
 
-    def _swallow(self, index: int, out: str, int8: bool) -> tuple[str, int]:
+    def _fuse(self, index: int, out: str, int8: bool) -> tuple[str, int]:
         """(the last tensor of the fused kernel, elements that a residual addition reads besides)."""
         conv, integer, extra = "Conv" in self.nodes[index].op_type, self.nodes[index].op_type in _INTEGER, 0
         while (i := self._only_reader(out)) is not None:
@@ -470,7 +479,7 @@ class _Fusion:
             if not (residual or bias or scaled or plain or active or (int8 and node.op_type == "QuantizeLinear")):
                 break
             extra += math.prod(self.graph.shapes[others[0]]) if residual else 0
-            self.done.add(i)
+            self.assigned.add(i)
             out = node.output[0]
             if node.op_type == "QuantizeLinear" or active:
                 if active and int8:
@@ -478,16 +487,16 @@ class _Fusion:
                 break
         return out, extra
 
-    def _adds_earlier(self, node: onnx.NodeProto, place: int, start: int, others: list[str], out: str) -> bool:
-        """A residual addition of something that is there already, of the same shape."""
+    def _adds_earlier(self, node: onnx.NodeProto, position: int, start: int, others: list[str], out: str) -> bool:
+        """A residual addition of a tensor that was computed before, of the same shape."""
         if node.op_type != "Add" or len(others) != 1:
             return False
-        known = self.graph.shapes.get(others[0]) == self.graph.shapes.get(out) is not None
-        return known and self.maker.get(others[0], -1) < start < place
+        same_shape = self.graph.shapes.get(others[0]) == self.graph.shapes.get(out) is not None
+        return same_shape and self.producer.get(others[0], -1) < start < position
 
     # ----------------------------------------------------------------------------------------------------------- lighter ones
 
-    def _light(
+    def _light_kernel(
         self, kind: str, out: str, inputs: list[str], int8: bool, node: onnx.NodeProto | None = None
     ) -> Kernel | None:
         shapes = self.graph.shapes
@@ -510,30 +519,30 @@ class _Fusion:
             written_bytes=math.prod(shape) * self._itemsize(out, size),
         )
 
-    def _itemsize(self, name: str, otherwise: int) -> int:
-        """Bytes of one element; an integer kernel reads the integers that a dequantizer before it would have spelt out."""
+    def _itemsize(self, name: str, default: int) -> int:
+        """Bytes of one element; an integer kernel reads the integers that a dequantizer before it would have expanded."""
         code = self.graph.types.get(name)
-        return min(otherwise, _dtype(code).itemsize) if code else otherwise
+        return min(default, _dtype(code).itemsize) if code else default
 
     def _float_precision(self, name: str) -> Precision:
         code = self.graph.types.get(name)
         return "fp16" if code == TensorProto.FLOAT16 else "bf16" if code == TensorProto.BFLOAT16 else "fp32"
 
-    # -------------------------------------------------------------------------------------------- GELU and layer norm, spelt out
+    # --------------------------------------------------------------------------------------------- GELU and layer norm, decomposed
 
-    def _spelt_out(self, anchor: int) -> None:
+    def _match_decomposed(self, anchor: int) -> None:
         region, waiting = {anchor}, [anchor]
         vectors = self.nodes[anchor].op_type == "Sqrt"
         while waiting:
             node = self.nodes[waiting.pop()]
-            makers = [self.maker[name] for name in node.input if name in self.maker]
+            producers = [self.producer[name] for name in node.input if name in self.producer]
             readers = [i for name in node.output for i in self.readers.get(name, [])]
-            for i in (*makers, *readers):
-                if i not in region and i not in self.done and self._belongs(i, region, vectors and i in readers):
+            for i in (*producers, *readers):
+                if i not in region and i not in self.assigned and self._belongs(i, region, vectors and i in readers):
                     region.add(i)
                     waiting.append(i)
         if len(region) > 2:
-            self.done |= region
+            self.assigned |= region
             self.regions[max(region)] = _ANCHORS[self.nodes[anchor].op_type]
             self.members[max(region)] = region
 
@@ -545,22 +554,22 @@ class _Fusion:
         scalars = all(math.prod(self.graph.shapes.get(n, (2,))) == 1 for n in node.input if n in self.fixed and n)
         if len(moving) == 1:
             return scalars or vectors or node.op_type == "ReduceMean"
-        inside = [name for name in moving if self.maker.get(name) in region]
+        inside = [name for name in moving if self.producer.get(name) in region]
         entering = {name for i in region for name in self.nodes[i].input}
         return bool(inside) and all(name in entering or name in inside for name in moving)
 
-    def _entries(self, last: int) -> list[str]:
-        """What a spelt-out function reads from outside."""
+    def _region_inputs(self, last: int) -> list[str]:
+        """The tensors that a decomposed function reads from outside."""
         region = self.members[last]
         names = dict.fromkeys(n for i in sorted(region) for n in self.nodes[i].input if n and n not in self.fixed)
-        return [n for n in names if self.maker.get(n) not in region]
+        return [n for n in names if self.producer.get(n) not in region]
 
 
-def _geometry(node: onnx.NodeProto, left: Shape, right: Shape, out: Shape, held: bool) -> dict[str, Any]:
+def _geometry(node: onnx.NodeProto, left: Shape, right: Shape, out: Shape, constant: bool) -> dict[str, Any]:
     """kind, rows, inner, columns, groups, size, stride of a convolution or product; their product is its multiply-accumulates."""
     if "Conv" not in node.op_type:
         inner = left[0 if _attribute(node, "transA") else -1] if node.op_type == "Gemm" else left[-1]
-        if held:
+        if constant:
             return {"kind": "linear", "rows": math.prod(out[:-1]), "inner": inner, "columns": out[-1]}
         return {"kind": "matmul", "rows": out[-2], "inner": inner, "columns": out[-1], "groups": math.prod(out[:-2])}
     groups = _attribute(node, "group") or 1
@@ -579,7 +588,7 @@ def _strides(node: onnx.NodeProto) -> int:
     return next((int(a.ints[0]) for a in node.attribute if a.name == "strides" and a.ints), 1)
 
 
-def _window(node: onnx.NodeProto, given: Shape) -> tuple[Shape, int]:
+def _window(node: onnx.NodeProto, input_shape: Shape) -> tuple[Shape, int]:
     """(window, stride) of a pool; a global one takes all positions."""
     kernel = next((tuple(a.ints) for a in node.attribute if a.name == "kernel_shape"), None)
-    return (kernel or given[2:] or (1,), _strides(node))
+    return (kernel or input_shape[2:] or (1,), _strides(node))

@@ -1,7 +1,7 @@
 """A network of kit.spaces as a torch.export program: the operators of its ONNX file, one by one, in torch.
 
 So that the pytorch backend runs what the other runtimes run: for an allocator one decision, of which only the active experts are computed.
-Allocators alone are made so; what kit.nets trains is exported by kit.variants.export.
+Only allocators are converted so; what kit.nets trains is exported by kit.variants.export.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ class Program(nn.Module):
 
     def __init__(self, net: Net, weights: dict[str, Any]) -> None:
         super().__init__()
-        self._net, self._places = net, {name: f"w{place}" for place, name in enumerate(weights)}
-        for name, place in self._places.items():
-            self.register_buffer(place, torch.tensor(np.ascontiguousarray(weights[name])))
+        self._net, self._buffer_names = net, {name: f"w{number}" for number, name in enumerate(weights)}
+        for name, buffer in self._buffer_names.items():
+            self.register_buffer(buffer, torch.tensor(np.ascontiguousarray(weights[name])))
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the ONNX file's nodes in order."""
-        known = {"input": x}
+        tensors = {"input": x}
         for node in self._net.nodes:
-            given = [known[n] if n in known else self._stored(n) for n in node.inputs]
-            made = _OPERATORS[node.op](node, *given)
-            known |= zip(node.outputs, made if isinstance(made, tuple) else (made,), strict=True)
-        return known["output"]
+            inputs = [tensors[n] if n in tensors else self._stored(n) for n in node.inputs]
+            outputs = _OPERATORS[node.op](node, *inputs)
+            tensors |= zip(node.outputs, outputs if isinstance(outputs, tuple) else (outputs,), strict=True)
+        return tensors["output"]
 
     def _stored(self, name: str) -> Any:
         values = self._net.stored[name].values
-        return [int(v) for v in values] if values is not None else getattr(self, self._places[name])
+        return [int(v) for v in values] if values is not None else getattr(self, self._buffer_names[name])
 
 
-def _gemm(node: Node, x: Tensor, weight: Tensor, added: Tensor) -> Tensor:
-    return functional.linear(x, weight, added) if node.attributes["transB"] else torch.addmm(added, x, weight)
+def _gemm(node: Node, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return functional.linear(x, weight, bias) if node.attributes["transB"] else torch.addmm(bias, x, weight)
 
 
 _OPERATORS: dict[str, Callable[..., Any]] = {
@@ -60,7 +60,7 @@ _OPERATORS: dict[str, Callable[..., Any]] = {
     "Softmax": lambda node, x: x.softmax(node.attributes["axis"]),
     "LogSoftmax": lambda node, x: x.log_softmax(node.attributes["axis"]),
     "TopK": lambda node, x, count: tuple(x.topk(count[0], node.attributes["axis"])),
-    "Gather": lambda node, table, places: table.index_select(node.attributes["axis"], places),
+    "Gather": lambda node, table, indices: table.index_select(node.attributes["axis"], indices),
     "ReduceMean": lambda node, x, axes: x.mean(axes, keepdim=bool(node.attributes["keepdims"])),
     "Reshape": lambda _, x, shape: x.reshape(shape),
     "Transpose": lambda node, x: x.permute(node.attributes["perm"]),

@@ -1,10 +1,10 @@
 """Structured pruning with torch-pruning (Fang et al., CVPR 2023): whole channels leave, the shapes become smaller.
 
 Channels are chosen by the magnitude of their group (all the weights that stand or fall with them), the same share in every
-layer, and the count that remains is the multiple of 8 nearest to the wanted one: widths such as 9 or 17 cost more time than
+layer, and the count that remains is the multiple of 8 nearest to the target: widths such as 9 or 17 cost more time than
 8 or 16 with fewer MACs.
 
-Convolutional roots lose the wanted share of all channels, residual streams included. The transformer loses it of the
+Convolutional roots lose the target share of all channels, residual streams included. The transformer loses it of the
 embedding and of the MLP: the embedding's channels run through queries, keys, values and the output projection of torch's
 ``MultiheadAttention``, which keeps one width for all of them. The heads stay (3), each loses the same count of its dimensions
 so that no channel changes its head, and a head keeps a multiple of 8.

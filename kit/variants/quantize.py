@@ -41,7 +41,7 @@ CALIBRATION_IMAGES = 128
 
 @dataclass(frozen=True)
 class Quantized:
-    """One way to make the network int8: its name, the file's bytes, and in words how it was chosen."""
+    """One way to make the network int8: its name, the file's bytes, and a text on how it was chosen."""
 
     how: str
     model: bytes
@@ -75,7 +75,7 @@ def static(source: Path, images: Tensor) -> bytes:
 
 
 def dynamic(source: Path) -> bytes:
-    """The float ONNX file ``source`` with int8 weights and ranges of the activations found at run time."""
+    """The float ONNX file ``source`` with int8 weights and ranges of the activations computed at run time."""
     with _scratch() as folder:
         target = folder / "int8.onnx"
         quantize_dynamic(
@@ -90,7 +90,7 @@ def dynamic(source: Path) -> bytes:
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A temporary folder, and onnxruntime's advice to the console held back."""
+    """A temporary folder, and onnxruntime's advice to the console suppressed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -102,18 +102,18 @@ def _scratch() -> Iterator[Path]:
 
 
 def best(source: Path, train: Split, validation: Split, *, try_dynamic: bool) -> Quantized:
-    """``source`` in int8. With ``try_dynamic`` the static and the dynamic form are both made and both timed: the faster one
-    is kept, unless it answers more than a point worse on ``validation`` than the other.
+    """``source`` in int8. With ``try_dynamic`` the static and the dynamic form are both built and both timed: the faster one
+    is returned, unless its accuracy is more than a point worse on ``validation`` than the other.
     """
     calibrate = train.first(CALIBRATION_IMAGES).images
     step = f"quantized to int8 (static QDQ, U8S8, per channel, calibrated on {len(calibrate)} training images)"
-    whole = Quantized(STATIC, static(source, calibrate), (step,))
+    static_form = Quantized(STATIC, static(source, calibrate), (step,))
     if not try_dynamic:
-        return whole
-    other = Quantized(
+        return static_form
+    dynamic_form = Quantized(
         DYNAMIC, dynamic(source), ("quantized to int8 (dynamic, U8S8, per channel, matrix products only)",)
     )
-    return _choose([whole, other], validation)
+    return _choose([static_form, dynamic_form], validation)
 
 
 def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
@@ -124,12 +124,12 @@ def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
         seconds = medians_in_turns(paths, validation.images[:1])
         shares = [evaluate.accuracy(evaluate.logits(p, validation.images), validation).top1 for p in paths]
     fit = [i for i, share in enumerate(shares) if share >= max(shares) - 0.01]
-    chosen = min(fit, key=lambda i: seconds[i])
+    fastest = min(fit, key=lambda i: seconds[i])
     comparison = "; ".join(
         f"{c.how} {s * 1e6:.1f} us, validation accuracy {share:.4f}"
         for c, s, share in zip(candidates, seconds, shares, strict=True)
     )
-    winner = candidates[chosen]
+    winner = candidates[fastest]
     return Quantized(winner.how, winner.model, (*winner.steps, f"chose {winner.how} by measuring here: {comparison}"))
 
 
@@ -140,6 +140,6 @@ def medians_in_turns(paths: list[Path], image: Tensor, *, rounds: int = 5) -> li
     calls = [partial(s.run, None, {s.get_inputs()[0].name: image.numpy()}) for s in sessions]
     values: list[list[tuple[float, ...]]] = [[] for _ in paths]
     for _ in range(rounds):
-        for own, call in zip(values, calls, strict=True):
-            own.append(stopwatch.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
-    return [median(median(call_ns) for call_ns in own) * 1e-9 for own in values]
+        for medians_ns, call in zip(values, calls, strict=True):
+            medians_ns.append(stopwatch.measure(call, collect_s=0.05, warmup_max_s=0.1).values_ns)
+    return [median(median(call_ns) for call_ns in medians_ns) * 1e-9 for medians_ns in values]

@@ -31,7 +31,7 @@ class Schedule:
 
 
 @contextmanager
-def workshop(seed: int, threads: int | None = None) -> Iterator[None]:
+def deterministic(seed: int, threads: int | None = None) -> Iterator[None]:
     """Inside, torch is deterministic, seeded, and uses ``threads`` (default: the cores given to this process); all restored after."""
     before = (
         torch.get_num_threads(),
@@ -61,19 +61,19 @@ def fit(net: MultiExit, data: Split, schedule: Schedule, *, seed: int, progress:
     optimizer = _optimizer(net, schedule)
     batches = len(data) // schedule.batch  # the odd rest is left out: batch norm of a tiny batch is noise
     steps = schedule.epochs * batches
-    pace = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.peak_rate, total_steps=steps, pct_start=0.25)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, schedule.peak_rate, total_steps=steps, pct_start=0.25)
     net.train()
     for step in range(steps):
         if step % batches == 0:
             order = torch.randperm(len(data), generator=generator)
-        picked = order[step % batches * schedule.batch :][: schedule.batch]
-        images = shifted(data.images[picked], schedule.shift_px, generator)
-        loss = torch.stack([F.cross_entropy(logits, data.labels[picked]) for logits in net(images)]).mean()
+        batch = order[step % batches * schedule.batch :][: schedule.batch]
+        images = shifted(data.images[batch], schedule.shift_px, generator)
+        loss = torch.stack([F.cross_entropy(logits, data.labels[batch]) for logits in net(images)]).mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
-        pace.step()
+        scheduler.step()
         progress((step + 1) / steps)
     net.eval()
 
