@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 
 from kit import backends
-from kit.measure import profiler
-from kit.measure.profiler import Target
+from kit.measure import targets
+from kit.measure.targets import Target
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     build = Path(metafunc.config.getoption("--build"))
-    targets = profiler.resolve([str(build)], backend="onnxruntime") if build.is_dir() else []
-    metafunc.parametrize("variant", [*targets, None], ids=[*(t.artifact.artifact_id for t in targets), "resnet18-224"])
+    variants = targets.resolve([str(build)], backend="onnxruntime") if build.is_dir() else []
+    names = [*(variant.artifact.artifact_id for variant in variants), "resnet18-224"]
+    metafunc.parametrize("variant", [*variants, None], ids=names)
 
 
 @pytest.fixture(scope="session")
