@@ -67,7 +67,7 @@ class JointRecipe(Record):
 
 
 @dataclass(frozen=True)
-class Joined:
+class JointNetworks:
     scheduler: Scheduler
     policy: Policy
     rewards: NDArray[np.float64]  # of each episode
@@ -88,9 +88,9 @@ class PolicyTrainingSet:
         present = tasks.present
         return cls(sizes, summary(world, tasks, present), costs_of(net, world, tasks, present, sizes, delay))
 
-    def policy(self, recipe: JointRecipe, keep: Callable[[Size], bool] = lambda size: True) -> Policy:
+    def policy(self, recipe: JointRecipe, accepts: Callable[[Size], bool] = lambda size: True) -> Policy:
         """Lines 2 to 6: a policy over some of the sizes that has learned from these."""
-        places = [i for i, size in enumerate(self.sizes) if keep(size)]
+        places = [i for i, size in enumerate(self.sizes) if accepts(size)]
         policy = Policy([self.sizes[i] for i in places], recipe.seed)
         costs, steps = self.costs[:, places], recipe.pretraining_steps
         fit(policy, self.x, costs, loss=recipe.loss, steps=steps, seed=recipe.seed)
@@ -122,8 +122,8 @@ class Episodes:
         tasks = sample(world, recipe.slots, rng)
         probability = self.scheduler(*inputs_of(self.scheduler.kind, world, tasks))
         offloaded = rng.random(tasks.size_bit.shape) < probability.detach().numpy()
-        chosen = self.policy.choose(world, tasks, offloaded)
-        allocation, inference = allocation_by(self.net, world, tasks, offloaded, sizes, chosen, self.delay)
+        choice = self.policy.choose(world, tasks, offloaded)
+        allocation, inference = allocation_by(self.net, world, tasks, offloaded, sizes, choice, self.delay)
         home = home_costs(world, tasks, inference)
         edge = np.where(
             offloaded,
@@ -136,15 +136,19 @@ class Episodes:
         if recipe.credit == "overall":
             p = probability.detach().numpy().astype(np.float64)
             each = expected_rewards(p, np.ones_like(p), np.zeros_like(p), form=recipe.form)
-            taken = burdens(world, tasks, offloaded, each, inference)
-            gain = reward - (_float(taken / scale) * probability).mean()
+            burden = burdens(world, tasks, offloaded, each, inference)
+            gain = reward - (_float(burden / scale) * probability).mean()
         share = (1 + cos(pi * number / recipe.episodes)) / 2
         self._up("scheduler_adam", -gain, recipe.rate * share)
         if number % recipe.labelled == 0:
             costs = torch.from_numpy(costs_of(self.net, world, tasks, offloaded, sizes, self.delay)).float()
-            any_ = torch.from_numpy(offloaded.any(axis=1))
+            has_offloaded = torch.from_numpy(offloaded.any(axis=1))
             outputs = self.policy(summary(world, tasks, offloaded))
-            self._up("policy_adam", loss_of(outputs[any_], costs[any_], recipe.loss), recipe.policy_rate * share)
+            self._up(
+                "policy_adam",
+                loss_of(outputs[has_offloaded], costs[has_offloaded], recipe.loss),
+                recipe.policy_rate * share,
+            )
         return -float(reward.detach())
 
     def _up(self, name: str, loss: Tensor, rate: float) -> None:
@@ -172,11 +176,11 @@ def train_jointly(
     training_set: PolicyTrainingSet,
     recipe: JointRecipe = JointRecipe(),
     progress: StepProgress | None = None,
-) -> Joined:
+) -> JointNetworks:
     """Algorithm 1 for one world and one way of counting the time."""
     policy = training_set.policy(recipe)
     scheduler = Scheduler("paper", recipe.seed)
     losses = learning.learn(
         Episodes(net, world, delay, policy, scheduler, recipe), recipe.episodes, name="joint", progress=progress
     )
-    return Joined(scheduler, policy, -losses)
+    return JointNetworks(scheduler, policy, -losses)

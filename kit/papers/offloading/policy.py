@@ -54,8 +54,8 @@ class Policy(nn.Module):
     def choose(self, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Int64Array:
         """The place in ``sizes`` for each slot: [samples]."""
         with torch.no_grad():
-            chosen: Int64Array = self(summary(world, tasks, offloaded)).argmax(1).numpy()
-        return chosen
+            choice: Int64Array = self(summary(world, tasks, offloaded)).argmax(1).numpy()
+        return choice
 
 
 def summary(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Tensor:
@@ -88,14 +88,14 @@ def allocation_by(
     tasks: Tasks,
     offloaded: BoolArray,
     sizes: Sequence[Size],
-    chosen: Int64Array,
+    choice: Int64Array,
     delay: Delay,
 ) -> tuple[Allocation, Inference]:
     """The shares that each slot gets from the sub-network chosen for it, and what deciding them takes."""
-    band, server, edge = np.zeros_like(tasks.size_bit), np.zeros_like(tasks.size_bit), np.zeros(len(chosen))
+    band, server, edge = np.zeros_like(tasks.size_bit), np.zeros_like(tasks.size_bit), np.zeros(len(choice))
     local = inference_of(world, delay, *sizes[0]).local_s
-    for at in np.unique(chosen):
-        rows = np.flatnonzero(chosen == at)
+    for at in np.unique(choice):
+        rows = np.flatnonzero(choice == at)
         part = allocation_of(net, world, tasks.pick(rows), offloaded[rows], sizes[at])
         band[rows], server[rows] = part.band_hz, part.server_hz
         edge[rows] = inference_of(world, delay, *sizes[at]).edge_s

@@ -42,7 +42,7 @@ from kit.stats import BoolArray, Float64Array
 
 INPUTS = {"paper": 5, "kit": 6}
 LEAST = 1e-3  # of a feature, before its logarithm
-VISITS = 8  # of a batch whose best decisions were searched
+ROUNDS = 8  # of a batch whose best decisions were searched
 
 
 class Scheduler(nn.Module):
@@ -115,8 +115,8 @@ def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference
         probability: Float64Array = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
     if scheduler.kind == "kit":
         return likeliest(world, tasks, probability, inference)
-    chosen: BoolArray = (probability >= 0.5) & tasks.present
-    return chosen
+    offloaded: BoolArray = (probability >= 0.5) & tasks.present
+    return offloaded
 
 
 def expected_reward(probability: Tensor, worth: Tensor, form: Form = "corrected") -> Tensor:
@@ -150,7 +150,7 @@ class Example:
 
     x: Tensor
     present: Tensor
-    wanted: Tensor
+    target: Tensor
     worth: Tensor
 
 
@@ -172,15 +172,15 @@ class Imitation:
             tasks = sample(world, self.slots, rng)
             decision, cost = flips_and_swaps(world, tasks, inference)
             worth = np.abs(marginal_costs(world, tasks, decision, inference)) / cost[:, None]
-            seen = inputs_of(self.scheduler.kind, world, tasks, inference)
-            wanted, weight = (torch.from_numpy(a.astype(np.float32)) for a in (decision, worth))
-            self.examples[number] = Example(*seen, wanted, weight)
+            inputs = inputs_of(self.scheduler.kind, world, tasks, inference)
+            target, weight = (torch.from_numpy(a.astype(np.float32)) for a in (decision, worth))
+            self.examples[number] = Example(*inputs, target, weight)
         return self.examples[number]
 
     def step(self, number: int) -> float:
-        of = self.example(number % max(self.steps // VISITS, 1))
+        of = self.example(number % max(self.steps // ROUNDS, 1))
         probability = self.scheduler(of.x, of.present).clamp(1e-6, 1 - 1e-6)
-        loss = (functional.binary_cross_entropy(probability, of.wanted, reduction="none") * of.worth).sum(1).mean()
+        loss = (functional.binary_cross_entropy(probability, of.target, reduction="none") * of.worth).sum(1).mean()
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

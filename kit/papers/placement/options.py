@@ -24,14 +24,14 @@ from kit.papers.placement.world import (
     State,
     Tasks,
     accepted_tasks,
-    apart,
     cached_bytes,
     pooled,
     project,
+    separate_pools,
 )
 from kit.stats import BoolArray, Float64Array, Int64Array
 
-THINGS = 6
+RESOURCES = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
 LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken without end
 
@@ -99,35 +99,35 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
 
 def pools(world: PlacementWorld) -> Int64Array:
     """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
-    things = (*apart(world), world.pools == "per_gateway", False)
-    numbers, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
-    for thing, own in enumerate(things):
-        numbers[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
-        next_ += world.gateways if own else 1
+    separate = (*separate_pools(world), world.pools == "per_gateway", False)
+    numbers, next_ = np.zeros((world.gateways, RESOURCES), dtype=np.int64), 0
+    for resource, per_gateway in enumerate(separate):
+        numbers[:, resource] = next_ + (np.arange(world.gateways) if per_gateway else 0)
+        next_ += world.gateways if per_gateway else 1
     return numbers
 
 
-def takes(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
+def demands(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
     """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
 
     Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
     """
-    worth = np.ones((option.value.shape[1], THINGS)) if price is None else price
+    worth = np.ones((option.value.shape[1], RESOURCES)) if price is None else price
     one, two = np.sqrt(worth[:, None, 0] * option.first_s), np.sqrt(worth[:, None, 1] * option.second_s)
     left = np.maximum(send_s - option.fixed_s, 1e-12)
-    parts = np.zeros((*option.value.shape, THINGS))
+    parts = np.zeros((*option.value.shape, RESOURCES))
     with np.errstate(divide="ignore", invalid="ignore"):
         parts[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
         parts[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
     clock = option.compute_s / np.maximum(option.deadline_s - send_s, 1e-12)
-    for thing, values in ((2, clock), (4, option.space)):
-        parts[..., thing] = np.where(option.home, values, 0.0)
-        parts[..., thing + 1] = np.where(option.home, 0.0, values)
+    for resource, values in ((2, clock), (4, option.space)):
+        parts[..., resource] = np.where(option.home, values, 0.0)
+        parts[..., resource + 1] = np.where(option.home, 0.0, values)
     return parts
 
 
 @dataclass(frozen=True)
-class Paid:
+class Payments:
     """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
 
     first: Float64Array
@@ -141,7 +141,7 @@ class Paid:
         return self.first + self.second + self.clock + self.space
 
 
-def paid(option: Options, price: Float64Array) -> Paid:
+def least_payments(option: Options, price: Float64Array) -> Payments:
     """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
 
     Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
@@ -157,7 +157,7 @@ def paid(option: Options, price: Float64Array) -> Paid:
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.where(bands > 0, bands / (send - option.fixed_s), 0.0)
         computing = np.where(clock > 0, clock**2 / (option.deadline_s - send), 0.0)
-    return Paid(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
+    return Payments(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
 
 
 class Fitter:
@@ -185,21 +185,21 @@ class Fitter:
         bands = sqrt(worth[0] * one) + sqrt(worth[1] * two)
         part = bands / (bands + sqrt(worth[clock] * compute))
         send = min(max(fixed + (deadline - fixed) * part, low), high)
-        scale, need = least / (send - fixed), [0.0] * THINGS
+        scale, need = least / (send - fixed), [0.0] * RESOURCES
         need[0], need[1] = left[0] * scale if one > 0 else 0.0, left[1] * scale if two > 0 else 0.0
         need[clock], need[room] = compute / (deadline - send), space
         return need
 
 
-def decide(world: PlacementWorld, tasks: Tasks, chosen: Int64Array, shares: Float64Array) -> Decision:
+def decide(world: PlacementWorld, tasks: Tasks, choice: Int64Array, shares: Float64Array) -> Decision:
     """The decision that takes an option for each task ([samples, tasks], -1: turned away) with at least its ``shares``, [samples, tasks, 4
     or more], which are parts of the pools.
 
     What they leave of a pool goes to its users (:func:`use_up`), so that nothing lies idle while a task ends just in time. Every node keeps
     the models that were asked of it, and drops the others.
     """
-    variants, accepted = len(world.variants), chosen >= 0
-    home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
+    variants, accepted = len(world.variants), choice >= 0
+    home, variant = accepted & (choice < variants), np.where(accepted, choice % variants, 0)
     granted = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
     used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
     decision = Decision(
@@ -222,8 +222,8 @@ def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
     """
     shares, _, _ = project(world, accepted_tasks(world, tasks, decision), decision)
     full = []
-    for share, own in zip(shares, apart(world), strict=True):
-        sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
+    for share, per_gateway in zip(shares, separate_pools(world), strict=True):
+        sums = np.maximum(pooled(world, share, per_gateway), np.finfo(float).tiny)
         blocks = share.reshape(len(share), world.gateways, world.devices) * np.maximum((1.0 - MARGIN) / sums, 1.0)
         full.append(blocks.reshape(share.shape))
     first, second, gateway, edge = full
