@@ -271,7 +271,7 @@ def test_every_figure_of_the_paper_is_made() -> None:
     assert short.title.endswith("(quick)") and "7 steps" in short.notes[0]
 
 
-def test_printed_values_stand_beside_the_papers_world_alone() -> None:
+def test_printed_values_are_shown_for_the_papers_world_alone() -> None:
     papers = experiment_of()
     other = Experiment(
         BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.points, ()
@@ -303,8 +303,8 @@ def test_measured_times_change_the_choice_and_say_so() -> None:
     assert "per-user" not in " ".join(line.name for line in by_name["table2"].lines)
 
 
-def test_knowledge_is_judged_on_other_frames() -> None:
-    """A knowledge of wrong delays loses: the figure says how much at worst."""
+def test_knowledge_is_evaluated_on_other_frames() -> None:
+    """A knowledge of wrong delays loses: the figure shows how much at worst."""
     of = experiment_of()
     wrong = of.points[0].model_copy(update={"mixture_known": {str(k): 1e-3 * k for k in train.WIDTHS}})
     saved = figures.figures_of(

@@ -220,10 +220,10 @@ def test_shares_are_brought_into_every_budget(seed: int, changes: dict[str, Any]
     world, _, tasks, _ = scene(seed, **changes)
     decision = anyhow(world, 2, np.random.default_rng(seed))
     shares, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
-    for share, apart in zip(
+    for share, per_gateway in zip(
         shares, (world.band == "per_gateway", False, world.pools == "per_gateway", False), strict=True
     ):
-        assert (share >= 0).all() and (worlds.pooled(world, share, apart) <= 1 + 1e-12).all()
+        assert (share >= 0).all() and (worlds.pooled(world, share, per_gateway) <= 1 + 1e-12).all()
     again, *within = worlds.project(
         world, worlds.accepted_tasks(world, tasks, decision), _with(decision, shares, 1 - 1e-12)
     )
@@ -493,7 +493,7 @@ def test_no_decision_exceeds_the_bound(seed: int, changes: dict[str, Any]) -> No
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
 def test_the_bound_is_exact_for_any_prices(seed: int) -> None:
-    """The least that an option pays, in closed form, against every way to take its time apart on a fine grid."""
+    """The least that an option pays, in closed form, against every split of its time on a fine grid."""
     world, models, tasks, state = scene(seed, samples=1, first_hop="counted")
     option, of = (
         placement.options_of(world, models, tasks, state),
@@ -514,7 +514,7 @@ def test_the_bound_is_exact_for_any_prices(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_bound_stands_above_the_best_whole_decision_and_the_rounding_below_it(seed: int) -> None:
-    """The best integer choice of options and of 40 ways to take the time apart, by branch and bound."""
+    """The best integer choice of options and of 40 splits of the time, by branch and bound."""
     optimize = pytest.importorskip("scipy.optimize")
     world, models, tasks, state = scene(seed, samples=1)
     option, of = (

@@ -213,7 +213,7 @@ def test_no_luck_exceeds_the_bound_of_the_luckiest(seed: int) -> None:
     assert luckiest(PlacementWorld()) == PlacementWorld()
 
 
-def test_times_are_drawn_anew_each_slot_and_alike_for_every_policy() -> None:
+def test_times_are_drawn_in_each_slot_and_alike_for_every_policy() -> None:
     world = measured_world()
     one, two = (run(world, RULES["greedy_balanced"], slots=3, seed=1) for _ in range(2))
     assert all(np.array_equal(a.delay_s, b.delay_s) for a, b in zip(one, two, strict=True))

@@ -37,7 +37,7 @@ class Measured(Record):
 
     kind: Literal["measured"] = "measured"
     timings: tuple[SizeTiming, ...] = Field(min_length=1)
-    source: str = ""  # runtime, device and threads, in words
+    source: str = ""  # runtime, device and threads as text
 
     @classmethod
     def from_rows(
@@ -90,7 +90,7 @@ def computing_s(delay: Delay, size: str, clock_hz: Float64Array | float, *, macs
 
 def delay_of(text: str, family: str = "allocator_a") -> Delay:
     """The delay that ``text`` names; measured ones are those of ``family``. Raises UsageError: no delay, an option it has not, no such
-    file, BadRecord: times that are not there, or of several devices, runtimes, thread counts or numbers of users and none named.
+    file, BadRecord: times that were not measured, or of several devices, runtimes, thread counts or numbers of users and none named.
     """
     kind, colon, rest = text.partition(":")
     if kind == "none" and not colon:
@@ -115,7 +115,7 @@ def delay_of(text: str, family: str = "allocator_a") -> Delay:
 
 
 def describe(delay: Delay) -> str:
-    """A delay in words: ``analytic:lambda=2``, ``none``, ``measured:allocator_a by allocator on DEVICE, 1 thread``."""
+    """A delay as text: ``analytic:lambda=2``, ``none``, ``measured:allocator_a by allocator on DEVICE, 1 thread``."""
     if delay is None:
         return "none"
     if isinstance(delay, Analytic):
@@ -153,7 +153,7 @@ _MEASURED: dict[str, Callable[[str], Any]] = {
     "backend": _name, "device": _name, "threads": _count, "clock-ghz": _positive, "users": _count
 }  # fmt: skip
 
-#: What tells the rows of one device apart.
+#: What distinguishes the rows of one device.
 STATE: dict[str, Callable[[str], Any]] = {"backend": _name, "threads": _count, "point": _name}
 
 
@@ -176,7 +176,7 @@ def settings_of(
 _TAKES = {
     "lambda": "give cycles per multiply-accumulate above zero, like lambda=0.5",
     "backend": "name a runtime, like backend=allocator",
-    "device": "name a device, as kit device tells it",
+    "device": "name a device, as kit device prints it",
     "threads": "give a whole number from 1, like threads=1",
     "clock-ghz": "give gigahertz above zero, like clock-ghz=2.4",
     "users": "give a whole number from 1, like users=30",

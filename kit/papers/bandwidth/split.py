@@ -15,7 +15,7 @@ def best_band(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
 
 
 def equal_band(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
-    """The same band for every user who is there, in hertz."""
+    """The same band for every present user, in hertz."""
     return shared_band(world, tasks.present.astype(np.float64))
 
 

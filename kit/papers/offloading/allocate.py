@@ -31,7 +31,7 @@ Goal: TypeAlias = Literal["cost", "weighted_delay", "delay"]
 
 @dataclass(frozen=True)
 class Prices:
-    """A goal of a slot taken apart, [samples, users]: the joint cost or a delay in seconds. A task costs ``local`` at home; at the server
+    """The terms of a slot's goal, [samples, users]: the joint cost or a delay in seconds. A task costs ``local`` at home; at the server
 
     joining + band / rate in bits per second + server / share in hertz.
     """

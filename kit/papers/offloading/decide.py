@@ -231,7 +231,7 @@ def _step(
 
 
 def _bounds(world: OffloadingWorld, prices: Prices, present: BoolArray, decision: BoolArray) -> Float64Array:
-    """A lower bound of the cost after each change: [samples, users, users], flips on the diagonal, swaps (out, in) beside it."""
+    """A lower bound of the cost after each change: [samples, users, users], flips on the diagonal, swaps (out, in) off it."""
     log_price = _present_price(world, prices, decision)
     band, _ = priced_split(prices.band, prices.reach_hz, log_price)
     part = band.max(axis=1, keepdims=True) / world.band_hz

@@ -3,7 +3,7 @@
 The paper's settings: six individuals a task, selection by the roulette wheel, uniform crossover at rate 0.2 which halves and mutation
 at rate 0.1 which falls to a quarter, every 25 generations (40 where it decides too). Not stated, so ours: 200 generations, the best
 individual kept, genes from 0 to 1 (shares, brought to the budgets; a task is offloaded from 0.5 on), fitness 1 / eq. 11a. What it takes to
-run is not in that: measure it beside.
+run is not in that: measure it separately.
 
 PyGAD >= 3.9 has a generator of its own in each run, so numpy's global one stays as it was.
 """
@@ -35,7 +35,7 @@ class GeneticSettings(Record):
         default=None, ge=1, description="generations: 25 (V.A) or, where it decides too, 40 (V.B)"
     )
     over: Literal["objective", "cost"] = Field(
-        default="objective", description="eq. 11a, as section V.A says; or eqs. 24, 25"
+        default="objective", description="eq. 11a, as in section V.A; or eqs. 24, 25"
     )
     generations: int = Field(default=200, ge=1, description="not stated")
     elites: int = Field(default=1, ge=0, description="best individuals that live on: 'retained', without a number")

@@ -8,9 +8,8 @@ How the rewards are read:
 - The reward that moves a probability is the average over all tasks (``credit``, eq. 26: R(a) stands before each gradient), so what a task
   takes from the others counts, in C_edge of each of them. ``own`` credits a task with its own R_i alone: tasks then offload until each
   by itself has nothing to gain, which is several per cent to a tenth dearer for all.
-- A task's own decision is averaged out instead of drawn (``kit.papers.offloading.reward.expected_rewards``: the same gradient
-on average, less
-  noise), and so is what it does to the others (``kit.papers.offloading.decide.burdens``); the others' decisions are drawn.
+- A task's own decision is averaged out instead of drawn (``kit.papers.offloading.reward.expected_rewards``: the same gradient on
+  average, less noise), and so is what it does to the others (``kit.papers.offloading.decide.burdens``); the others' decisions are drawn.
 - C_edge of a task that stays at home is its cost if it alone joined.
 - A task's gradient is divided by the sum of its two costs: the importance has a heavy tail, and undivided rewards of a few tasks drive
   every probability to one.
@@ -61,7 +60,7 @@ class JointRecipe(Record):
     loss: Loss = "labels"
     pretraining: int = Field(default=500, ge=1, description="slots of which the policy first learns the best sizes")
     pretraining_steps: int = Field(default=1500, ge=1)
-    labelled: int = Field(default=50, ge=1, description="episodes between two of the policy's training_set")
+    labelled: int = Field(default=50, ge=1, description="episodes between two updates of the policy")
     policy_rate: float = Field(default=1e-3, gt=0, description="of the policy in the episodes; table II: 1e-4")
     seed: int = 0
 

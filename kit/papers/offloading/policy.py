@@ -5,7 +5,7 @@ over the offloaded tasks, the logarithms of their mean size and workload, and of
 the label of eq. 28 is a one at the best of them, eq. 29 the squared distance, and the largest output is chosen.
 
 ``labels`` is that. ``costs`` (ours) turns the outputs into probabilities and descends the mean cost under them: sub-networks that are
-nearly as good as the best count as nearly as good, where a label says all or nothing.
+nearly as good as the best count as nearly as good, where a label is all or nothing.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def fit(
     rate: float = 3e-3,
     slots: int = 256,
 ) -> float:
-    """Teach a policy a table of costs; the last loss. Table II has the rate 1e-4, constant: ours falls as a cosine."""
+    """Fit a policy to a table of costs; the last loss. Table II has the rate 1e-4, constant: ours falls as a cosine."""
     optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
     table, value = torch.from_numpy(costs), torch.zeros(())
     for step in range(steps):

@@ -6,10 +6,9 @@
 ``kit``     ranked: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
             would offload, so it decides knowing how crowded it gets. Its inputs are the parts of the joint cost
             (``kit.papers.offloading.allocate.Prices``) as logarithms of ratios, so one network serves every world, every
-            number of users and
-            every computing time. It imitates the reference: each task's mistake weighs what it would add to the slot's cost. Of its
-            ranking as many are offloaded as cost least (``kit.papers.offloading.decide.likeliest``): the network says who,
-            sums say how many.
+            number of users and every computing time. It imitates the reference: each task's mistake weighs what it would add
+            to the slot's cost. Of its ranking as many are offloaded as cost least (``kit.papers.offloading.decide.likeliest``):
+            the network ranks, sums decide how many.
 """
 
 from __future__ import annotations
@@ -74,14 +73,14 @@ class Scheduler(nn.Module):
 
 
 def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Over those who are there, once for a slot: (samples, 1, width)."""
+    """Over the present users, once for a slot: (samples, 1, width)."""
     weights = present.to(h.dtype) if weight is None else weight
     mean: Tensor = (h * weights[..., None]).sum(1, keepdim=True) / present.sum(1).clamp(min=1)[:, None, None]
     return mean
 
 
 def inputs_of(kind: Kind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE) -> tuple[Tensor, Tensor]:
-    """What a scheduler sees, (samples, users, inputs), and who is there."""
+    """A scheduler's inputs, (samples, users, inputs), and which users are present."""
     present = tasks.present
     if kind == "paper":
         x = np.log(np.maximum(features(world, tasks), LEAST)) + 1.0

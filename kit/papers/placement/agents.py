@@ -1,7 +1,7 @@
 """Paper C's learners, TD3 and DDPG from stable-baselines3, in a loop that may be killed (``kit.papers.learning``). A step is an episode.
 
-Networks, losses, updates and the replay buffer are the library's; the loop is kit's, so that all chance comes from (seed, episode) and a
-run that goes on after a kill ends with the bits of one that was never stopped. What section V.A and table IV say:
+Networks, losses, updates and the replay buffer are the library's; the loop is kit's, so that all random numbers come from (seed, episode)
+and a run that goes on after a kill ends with the bits of one that was never stopped. What section V.A and table IV say:
 
 | here | paper | configuration ``paper`` |
 |---|---|---|
@@ -16,7 +16,7 @@ run that goes on after a kill ends with the bits of one that was never stopped. 
 ``small`` has hidden layers of 64; the rest is the same. ``shared`` is the fair baseline: one network for all tasks. It sees a task's row of
 the observation and decides its row of the action. An experience is a task's and its reward that task's accuracy, so nobody has to divide
 one number a slot among 3,500 outputs. Discount 0: what a task does to later slots is not learned. With it nothing of the critics' targets
-is left, so all that tells TD3 from DDPG is a second critic that nothing asks, and an actor that is updated half as often. Layer norm keeps
+is left, so TD3 differs from DDPG only by a second critic that nothing uses, and an actor that is updated half as often. Layer norm keeps
 outputs off the ends of tanh. Exploration and the actor's rate fall, because every task crowds every other: with both as they were, all
 tasks run to one node and back. The settings were put together from some forty trials on seeds 0 to 4.
 
@@ -172,7 +172,7 @@ def _weights(layers: tuple[int, ...]) -> int:
 
 
 class Curve(Record):
-    """The learning curve beside a trained agent's files; a reward is the mean of a slot."""
+    """The learning curve of a trained agent, in a file of its own; a reward is the mean of a slot."""
 
     kind: Literal["placement-curve"] = "placement-curve"
     schema_version: Literal[1] = 1
@@ -392,7 +392,7 @@ _BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards")
 
 
 def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
-    """The library's agent as the recipe says. Raises UsageError for a buffer that has no room in memory."""
+    """The library's agent of a recipe. Raises UsageError for a buffer that has no room in memory."""
     kinds: dict[Method, type[_TD3] | type[_DDPG]] = {"td3": _TD3, "ddpg": _DDPG}
     td3_settings: dict[str, Any] = {
         "policy_delay": recipe.delay,
@@ -433,7 +433,7 @@ def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
 
 
 class _Spaces(DummyVecEnv):
-    """What the library asks of an environment before it learns: how much is seen and done, in how many places at once."""
+    """What the library asks of an environment before it learns: columns of observation and action, and the number of environments."""
 
     def __init__(self, env: PlacementEnv, recipe: AgentRecipe) -> None:
         super().__init__([lambda: env])
@@ -469,7 +469,7 @@ def train(
     """The agent of a recipe in the factory of ``models_seed`` (the recipe's seed): learned now, or read from ``folder``.
 
     ``progress`` is called with (episodes done, in all, mean reward). A run that was stopped goes on from its checkpoint; ``log`` writes
-    TensorBoard's files beside it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
+    TensorBoard's files next to it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
     """
     learning.check_device(device)
     factory = recipe.seed if models_seed is None else models_seed
@@ -550,7 +550,7 @@ def exported(actor: nn.Module) -> bytes:
 
 
 def _state_bytes(world: PlacementWorld, recipe: AgentRecipe) -> float:
-    """Of a checkpoint: networks, their targets, what Adam remembers of both, and the buffer."""
+    """Of a checkpoint: networks, their targets, Adam's moments of both, and the buffer."""
     return 4 * FLOAT_BYTES * parameters(world, recipe) + buffer_bytes(world, recipe)
 
 

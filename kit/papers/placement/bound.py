@@ -1,11 +1,11 @@
 """A proven upper bound of a slot's accuracy, and its rounding to a decision.
 
 At a price for every pool each task by itself takes the option that earns most after what it pays; the sum of that, plus what all pools
-are worth, bounds every decision of the slot from above (weak duality). How a task best takes its time apart has a closed form: demands
+are worth, bounds every decision of the slot from above (weak duality). How a task best splits its time has a closed form: demands
 d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T, with the time
-in proportion to the roots. So the bound is exact for its prices, whatever made them.
+in proportion to the roots. So the bound is exact for its prices, wherever they come from.
 
-The prices are the dual values of a linear program (scipy's HiGHS): each column is an option of a task with one way to take its time apart,
+The prices are the dual values of a linear program (scipy's HiGHS): each column is an option of a task with one way to split its time,
 each row a pool or a task. Columns that would pay at the present prices are added until the bound meets the program's value; what is then
 between them is in no integer decision. A basic solution splits no more tasks than there are pools, and only these have to be rounded.
 For rounding every pool has a small price of its own, so that where there is plenty the program leaves room for the split tasks.
@@ -39,7 +39,7 @@ GOOD = 5e-4  # relative: where rounding is near enough to the bound
 CLOSE = 1e-4  # relative: where bound and program meet
 UNDIVIDED = 1.0 - 1e-6  # part of a task
 THRIFT = 2e-3  # for rounding: accuracy that a whole pool is worth where nothing is scarce
-SHARES = 4  # of the six things: bands and clocks
+SHARES = 4  # of the six resources: bands and clocks
 _STARTS = (0.35, 0.55, 0.75)  # of the time for sending: the first columns
 
 
@@ -105,7 +105,7 @@ def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close:
 def _columns(
     option: Options, send: Float64Array, possible: BoolArray, price: Float64Array | None = None
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
-    """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
+    """(task, option, what it demands) of the possible ones; sending must leave time to compute."""
     used = demands(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
     task, which = np.nonzero(possible & (send[0] < option.deadline_s[0]))
     return task, which, used[task, which]

@@ -1,6 +1,6 @@
 """One slot's decision for an edge controller: a request in JSON, an answer in JSON, by a trained policy or a named rule.
 
-**Request** (:class:`SlotRequest`), one JSON object. Devices count from 0; device k of gateway i is i * devices + k. What is not said has
+**Request** (:class:`SlotRequest`), one JSON object. Devices count from 0; device k of gateway i is i * devices + k. A missing field has
 the value behind the bar.
 
 | field | is | unit |
@@ -179,7 +179,7 @@ class Controller:
         return Tasks(columns[0], columns[1], columns[2] > 0, columns[3], columns[4])
 
     def state(self, request: SlotRequest) -> State:
-        """What the request says of the caches. Raises UnknownName (a variant), BadRecord (a device)."""
+        """The request's caches. Raises UnknownName (a variant), BadRecord (a device)."""
         state = empty(self.world, 1)
         for models, cache in ((request.at_gateways, state.gateway), (request.at_edge, state.edge)):
             for name, devices in models.items():

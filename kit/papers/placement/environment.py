@@ -6,7 +6,7 @@
 constraint is violated in a world with ``reward="strict"``.
 
 **Start**: empty caches. The devices' models are drawn once, from ``models_seed``: a factory keeps its models over all episodes.
-**End**: truncated after ``slots`` slots (50 in table IV); never terminated. ``info`` holds what :func:`step` gives, as numbers.
+**End**: truncated after ``slots`` slots (50 in table IV); never terminated. ``info`` holds the slot's metrics as numbers.
 """
 
 from __future__ import annotations

@@ -3,13 +3,13 @@
 | of the world | comes from |
 |---|---|
 | ``accuracy_clean`` | the accuracy of the variant's file |
-| ``accuracy_noisy`` | the accuracy on noisy data where somebody knows it, else :data:`NOISY_PART` of the clean one, as in table III |
+| ``accuracy_noisy`` | the accuracy on noisy data where it is known, else :data:`NOISY_PART` of the clean one, as in table III |
 | ``size_bytes`` | the bytes of the file |
-| ``cycles``, ``edge_cycles`` | the measured time at a percentile (95 unless said) times C^l, C^e: what is promised for a run |
+| ``cycles``, ``edge_cycles`` | the measured time at a percentile (95 by default) times C^l, C^e: what is promised for a run |
 | ``spread``, ``edge_spread`` | the other measured percentiles over that one: the world draws each run from them |
 
-A device that was measured with nothing beside it stands for a node of which a task has all: share 1 of C^l or C^e. A share beta stretches
-the time to 1 / beta, as eq. 6 does with cycles; how runs disturb each other beyond that is in no measurement of one. A node with
+A device that was measured with nothing else running stands for a node of which a task has all: share 1 of C^l or C^e. A share beta
+stretches the time to 1 / beta, as eq. 6 does with cycles; how runs disturb each other beyond that is in no measurement of one. A node with
 another clock than the world's that the models were read for is faster or slower in proportion.
 
 A deadline is met with a probability: a task that is promised to end just in time is late in the share of cases that the percentile leaves.
@@ -205,7 +205,7 @@ def read(
     """What ``--models measured:KNOWLEDGE.json[,backend=…]`` with its variants, ``--end`` and ``--edge`` names.
 
     A device may be followed by ``,backend=…,threads=…,point=…``; what follows the file holds for both. Raises UsageError (no such file,
-    words that say nothing), UnknownName, BadRecord (see :func:`models_of`).
+    text that cannot be read), UnknownName, BadRecord (see :func:`models_of`).
     """
     kind, _, rest = text.partition(":")
     name, *parts = rest.split(",")
@@ -228,7 +228,7 @@ def _selection(flag: str, text: str, both: Mapping[str, str | int]) -> DeviceSel
     name, *parts = text.split(",")
     if not name:
         raise UsageError(
-            f"{flag} names no device: write its name as kit device tells it, like {flag} DEVICE,backend=pytorch."
+            f"{flag} names no device: write its name as kit device prints it, like {flag} DEVICE,backend=pytorch."
         )
     return DeviceSelection.model_validate({"device_id": name, **both, **settings_of(text, parts, STATE, flag)})
 

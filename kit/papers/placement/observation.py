@@ -1,4 +1,4 @@
-"""What an agent sees of a slot, and what its action means: flat arrays in place of tasks, caches and decisions.
+"""An agent's observation of a slot, and what its action means: flat arrays in place of tasks, caches and decisions.
 
 **Observation** (eq. 12): Box, float32, flat; a row for each task, in the order of the gateways.
 
@@ -51,7 +51,7 @@ def action_width(world: PlacementWorld) -> int:
 
 
 def observe(world: PlacementWorld, models: Models, tasks: Tasks, state: State, *, models_seen: bool = False) -> Vector:
-    """What an agent sees of each sample: [samples, tasks * columns], as the module's table says."""
+    """An agent's observation of each sample: [samples, tasks * columns], by the module's table."""
     one = [tasks.size_bit / (8.0 * world.size_bytes[1]), tasks.deadline_s / world.deadline_s[1], tasks.noisy]
     parts = [np.stack(one, axis=2), state.gateway, state.edge]
     if models_seen:
@@ -67,7 +67,7 @@ def observe(world: PlacementWorld, models: Models, tasks: Tasks, state: State, *
 
 
 def decision_of(world: PlacementWorld, actions: Vector) -> Decision:
-    """What actions mean: [samples, tasks * columns], as the module's table says. Values beyond 0 and 1 are taken as these."""
+    """What actions mean: [samples, tasks * columns], by the module's table. Values beyond 0 and 1 are taken as these."""
     variants = len(world.variants)
     each = np.clip(actions.astype(np.float64), 0.0, 1.0).reshape(len(actions), world.tasks, action_width(world))
     return Decision(

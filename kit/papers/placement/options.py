@@ -1,11 +1,11 @@
-"""What each task could do, and what that would take of every pool: the ground that the rules, the bound and its rounding stand on.
+"""Each task's options, and what each demands of every pool: what the rules, the bound and its rounding are computed from.
 
 An option is a node and a variant: option o is variant o % variants at the gateway, or, from the number of variants on, at the edge. An
-option takes six things, each a part of one pool; :func:`pools` says which pool of the factory that is for each gateway:
+option demands six resources, each a part of one pool; :func:`pools` names the factory's pool of each for each gateway:
 
     0 the devices' band    1 the base station's band    2 a gateway's clock    3 the edge's clock    4 a gateway's cache    5 the edge's
 
-A task may take its time T apart as it likes: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
+A task may split its time T freely: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
 of a clock, and ``send`` is not less than the model's download.
 """
 
@@ -33,19 +33,19 @@ from kit.stats import BoolArray, Float64Array, Int64Array
 
 RESOURCES = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
-LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken without end
+LEAST_PRICE = 1e-6  # at which the time is split, so that no pool is taken without end
 
 
 @dataclass(frozen=True)
 class Options:
-    """[samples, tasks, options] unless said. What has no value cannot be had: -1."""
+    """[samples, tasks, options] unless stated. What has no value cannot be had: -1."""
 
     value: Float64Array  # accuracy that the option earns
     first_s: Float64Array  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
     second_s: Float64Array  # seconds of the whole of the base station's band
     compute_s: Float64Array  # seconds of the node's whole clock
     fixed_s: Float64Array  # of sending, whatever the share: a free first hop
-    fetch_s: Float64Array  # until the model is there
+    fetch_s: Float64Array  # until the model has arrived
     space: Float64Array  # of the node's cache that the model would newly take, a part of it
     deadline_s: Float64Array  # [samples, tasks, 1]
     budget: Float64Array  # [samples, pools]: 1, and of the caches what is free
@@ -98,7 +98,7 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
 
 
 def pools(world: PlacementWorld) -> Int64Array:
-    """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
+    """The pool of each of the six resources, by gateway: [gateways, 6]."""
     separate = (*separate_pools(world), world.pools == "per_gateway", False)
     numbers, next_ = np.zeros((world.gateways, RESOURCES), dtype=np.int64), 0
     for resource, per_gateway in enumerate(separate):
@@ -108,7 +108,7 @@ def pools(world: PlacementWorld) -> Int64Array:
 
 
 def demands(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
-    """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
+    """What the options demand if they send for ``send_s``: [samples, tasks, options, 6].
 
     Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
     """
@@ -128,7 +128,7 @@ def demands(option: Options, send_s: Float64Array, price: Float64Array | None = 
 
 @dataclass(frozen=True)
 class Payments:
-    """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
+    """The least that each option pays for what it demands, and how long it then sends: [samples, tasks, options]."""
 
     first: Float64Array
     second: Float64Array
@@ -142,7 +142,7 @@ class Payments:
 
 
 def least_payments(option: Options, price: Float64Array) -> Payments:
-    """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
+    """Every option at the price of each whole pool, [samples, tasks, 6]: the best split of the time has a closed form.
 
     Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
     with the time in proportion to the roots; a download that takes longer than that holds the sending back.
@@ -169,7 +169,7 @@ class Fitter:
         self._deadline_s, self._home = option.deadline_s[0, :, 0].tolist(), option.home.tolist()
 
     def need(self, task: int, which: int, left: Sequence[float], price: Sequence[float]) -> list[float] | None:
-        """What an option takes of the six things if it fits into ``left``, with its time taken apart so that it pays least;
+        """What an option demands of the six resources if it fits into ``left``, with its time split so that it pays least;
         None if it does not fit.
         """
         one, two, compute, fixed, fetch, space = (values[which] for values in self._of[task])

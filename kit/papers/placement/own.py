@@ -126,7 +126,7 @@ class DualLearner:
 
 
 def recipe(steps: int) -> dict[str, float]:
-    """All that decides a network for all worlds, beside its seed and what the market is."""
+    """All that decides a network for all worlds, apart from its seed and what the market is."""
     return {
         "steps": steps, "rate": rate(steps), "width": WIDTH, "factories": FACTORIES, "slots": SLOTS, "rounds": ROUNDS, "start": START,
         "soft": softness(0), "hard": softness(ROUNDS),

@@ -1,10 +1,9 @@
 """The dual-price policy: a small network sets a price for every pool, and each task buys what earns it most.
 
-At given prices the best way to take a task's time apart has a closed form (``kit.papers.placement.options.paid``), so nothing
-but prices has
-to be learned: six numbers for each gateway, of which those of a pool that all gateways share are one. Prices are found as a market
+At given prices the best split of a task's time has a closed form (``kit.papers.placement.options.least_payments``), so nothing but prices
+has to be learned: six numbers for each gateway, of which those of a pool that all gateways share are one. Prices are found as a market
 finds them. The network sees what is asked for at the present prices and moves them, :data:`ROUNDS` times; a row of its input is a gateway,
-with the mean of all of them beside it, so the same few weights serve any number of gateways, devices and variants.
+with the mean of all of them appended, so the same few weights serve any number of gateways, devices and variants.
 
 A price is counted as accuracy for the fair share of a pool, one part in as many as there are devices: no unit of the world is left in it.
 Who buys is smoothed (:data:`SOFT`) while prices are sought. Whole tasks are then fitted into the pools: those that would lose most by their
@@ -118,7 +117,7 @@ def _mean(values: Float64Array, used: BoolArray) -> Float64Array:
 
 
 def shared(world: PlacementWorld) -> BoolArray:
-    """Which of the six things all gateways share."""
+    """Which of the six resources all gateways share."""
     of = pools(world)
     everyone: BoolArray = (of == of[:1]).all(axis=0)
     return everyone
@@ -135,13 +134,13 @@ def log_prices(network: Network, world: PlacementWorld, option: Options) -> Floa
 
 
 def softness(number: int) -> float:
-    """Accuracy, in this round of moving the prices; the last is that in which they are judged."""
+    """Accuracy, in this round of moving the prices; the last is that of the final prices."""
     accuracy: float = SOFT * (HARD / SOFT) ** (number / ROUNDS)
     return accuracy
 
 
 def next_prices(world: PlacementWorld, log_price: Float64Array, move: Float64Array) -> Float64Array:
-    """The next log prices; a pool that all share moves by the mean of what its gateways say."""
+    """The next log prices; a pool that all share moves by the mean of its gateways' moves."""
     step = move.reshape(log_price.shape).astype(np.float64)
     both = np.where(shared(world), step.mean(axis=1, keepdims=True), step)
     bounded: Float64Array = np.clip(log_price + both, LOWEST, HIGHEST)
@@ -149,7 +148,7 @@ def next_prices(world: PlacementWorld, log_price: Float64Array, move: Float64Arr
 
 
 def features(at: Market, before: Market | None, number: int) -> Float64Array:
-    """What the network sees: [samples * gateways, INPUTS], float32. Of each pool the price, how much too much is bought, and how much."""
+    """The network's inputs: [samples * gateways, INPUTS], float32. Of each pool the price, how much too much is bought, and how much."""
     total, last = at.spent + SLACK + at.worth, at if before is None else before
     bought, then = (0.3 * np.log(m.spent / np.exp(m.log_price) + 0.01) for m in (at, last))
     parts = [0.3 * (at.log_price - START), -at.slope / total, bought, at.log_price - last.log_price, bought - then]
@@ -187,7 +186,7 @@ def market(world: PlacementWorld, option: Options, log_price: Float64Array, soft
 
 
 def _spent(world: PlacementWorld, cost: Payments, weight: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """What the devices of each gateway spend on each thing, over their number, and the variance of it: [samples, gateways, 6] each."""
+    """What the devices of each gateway spend on each resource, over their number, and the variance of it: [samples, gateways, 6] each."""
     shape, half = (len(weight), world.gateways, world.devices), weight.shape[2] // 2
     sums, squares = [], []
     for resource, values in enumerate((cost.first, cost.second, cost.clock, cost.space)):
@@ -259,7 +258,7 @@ def _fitted(world: PlacementWorld, option: Options, log_price: Float64Array) -> 
 
 
 def _needs(option: Options, cost: Payments, price: Float64Array) -> Float64Array:
-    """Parts of the pools that each option takes at these prices: [samples, tasks, options, 6]."""
+    """Parts of the pools that each option demands at these prices: [samples, tasks, options, 6]."""
     parts = np.zeros((*cost.first.shape, RESOURCES))
     parts[..., 0] = cost.first / price[:, :, None, 0]
     parts[..., 1] = cost.second / price[:, :, None, 1]
@@ -273,7 +272,7 @@ def _needs(option: Options, cost: Payments, price: Float64Array) -> Float64Array
 def _fill(
     option: Options, choice: Int64Array, shares: Float64Array, left: Float64Array, price: Float64Array, of: Int64Array
 ) -> None:
-    """What room is left goes, in place, to tasks that gain by it: most gain first. A task may take its time apart again."""
+    """What room is left goes, in place, to tasks that gain by it: most gain first. A task may split its time again."""
     current = np.where(
         choice >= 0, np.take_along_axis(option.value[0], np.maximum(choice, 0)[:, None], axis=1)[:, 0], 0.0
     )

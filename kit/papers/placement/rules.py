@@ -89,7 +89,7 @@ def greedy(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rn
 def greedy_balanced(
     world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator
 ) -> Decision:
-    """Greedy, but each task takes its time apart so that band and clock of its node would be used up together (:func:`balanced`)."""
+    """Greedy, but each task splits its time so that band and clock of its node would be used up together (:func:`balanced`)."""
     option = options_of(world, models, tasks, state)
     return _one_by_one(world, tasks, option, balanced(world, option))
 

@@ -64,7 +64,7 @@ class Header(Record):
     schema_version: Literal[1] = 1
     slots: int = Field(ge=1, le=100_000)
     world: PlacementWorld = Field(description="where it was recorded, or what it was generated for")
-    source: str = Field(default="", description="in words")
+    source: str = Field(default="", description="as text")
 
 
 class TraceRequest(Record):
@@ -199,8 +199,8 @@ def replay(
 ) -> list[SlotOutcome]:
     """The trace's slots through a policy in ``world``, from empty caches.
 
-    Models, chance of the policy and of measured times are those of ``kit.papers.placement.run`` with this seed (``models`` where they are
-    given), so a recorded run comes out as it was. Raises UsageError for a world of other gateways or devices.
+    Models, random draws of the policy and of measured times are those of ``kit.papers.placement.run`` with this seed (or ``models``),
+    so a recorded run comes out as it was. Raises UsageError for a world of other gateways or devices.
     """
     trace_world = trace.header.world
     if (trace_world.gateways, trace_world.devices) != (world.gateways, world.devices):
@@ -246,7 +246,7 @@ def generate(
     arrivals: Arrivals | None = None,
     fading: Fading | None = None,
 ) -> Trace:
-    """A trace for this world: sizes, deadlines and noise as the paper draws them, arrivals and links as said. Raises UsageError."""
+    """A trace for this world: sizes, deadlines and noise as the paper draws them, with these arrivals and links. Raises UsageError."""
     if slots < 1:
         raise UsageError(f"A trace has at least one slot, not {slots}.")
     arrivals = arrivals or Arrivals()

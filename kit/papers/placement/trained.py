@@ -1,7 +1,7 @@
 """A trained policy on disk: ``NAME.policy.json``, what it was trained for, and ``NAME.onnx``, its network.
 
 The network runs in onnxruntime on one thread; nothing here needs torch, gymnasium or the library that trained it, so a controller at the
-edge loads it with the board install and onnxruntime. What goes in and comes out:
+edge loads it with the board install and onnxruntime. Its input and output:
 
 | method | input | output |
 |---|---|---|
@@ -63,7 +63,7 @@ def save(path: Path, record: TrainedPolicy, onnx: bytes) -> TrainedPolicy:
 def load(path: Path) -> tuple[TrainedPolicy, Policy]:
     """The record, and what decides by it.
 
-    Raises UsageError (no such file, another ending), BadModel (a file that is not what it says), BackendUnavailable (no onnxruntime).
+    Raises UsageError (no such file, another ending), BadModel (a file of another kind), BackendUnavailable (no onnxruntime).
     """
     network = network_path(path)
     try:

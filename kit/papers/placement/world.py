@@ -28,9 +28,9 @@ What the paper leaves open, and what is read into it here; each reading is a par
 - Shares are brought into the budgets by the world: a pool whose shares sum to more than one is scaled down. A task with no share of what
   its node needs is turned away: it asks for no model. ``reward`` counts completed tasks; ``strict`` is eq. 14, zero where any of
   C1 to C7 is violated, shares as they were asked for.
-- The caching pool update follows the text of its four steps; Algorithm 1 as printed empties every cache. Step 1: what was kept is there
-  and takes its space. Steps 2 and 3: a missing model that can arrive within the deadline is placed if it fits beside the others, in the
-  order of the tasks, whether or not the task then ends in time. Step 4: after the slot a node drops what the decision does not keep.
+- The caching pool update follows the text of its four steps; Algorithm 1 as printed empties every cache. Step 1: what was kept is
+  present and takes its space. Steps 2 and 3: a missing model that can arrive within the deadline is placed if it fits with the others, in
+  the order of the tasks, whether or not the task then ends in time. Step 4: after the slot a node drops what the decision does not keep.
 - Cycles over clock are certain in the paper. A variant that was measured (``measured``) has a :class:`Spread`: its cycles are what is
   promised, policies and bound go by them, and the world draws what each run takes.
 """
@@ -231,7 +231,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class SlotOutcome:
-    """What one slot's decision came to: [samples, tasks], or [samples] where said.
+    """What one slot's decision came to: [samples, tasks], or [samples] where stated.
 
     ``delay_s`` is infinite for a task that was turned away or whose model did not fit. ``promised`` tasks would be completed if every run
     took what is promised. ``accuracy`` is U of eq. 10, 0 where the task was not completed. ``satisfied`` are C1, C4, C5, C6 for the
@@ -416,7 +416,7 @@ def _sending_s(world: PlacementWorld, tasks: Tasks, home: BoolArray, shares: tup
 def _fetching_s(
     world: PlacementWorld, size: Float64Array, home: BoolArray, hit: BoolArray, at_edge: BoolArray
 ) -> Float64Array:
-    """tau of eqs. 5, 7 and 8: seconds until the model is there, 0 where it is."""
+    """tau of eqs. 5, 7 and 8: seconds until the model has arrived, 0 where it is cached."""
     bits = 8.0 * size * ~hit
     seconds: Float64Array = bits * ~(home & at_edge) / world.cloud_bps + bits * home / world.backhaul_bps
     return seconds
@@ -479,7 +479,7 @@ def _moved_bytes(placed: Float64Array, home: BoolArray, at_edge: BoolArray) -> F
 
 
 def _next(state: State, decision: Decision, placed: BoolArray) -> State:
-    """Step 4: what was there or was placed, and is kept."""
+    """Step 4: what was cached or placed, and is kept."""
     new = (np.arange(state.edge.shape[2]) == decision.variant[:, :, None]) & placed[:, :, None]
     home = decision.at_gateway[:, :, None]
     return State(
@@ -489,7 +489,7 @@ def _next(state: State, decision: Decision, placed: BoolArray) -> State:
 
 # ------------------------------------------------------------------------------------------------------------------ runs
 
-#: What decides: it sees the models, this slot's tasks and caches, and chance of its own; never a later slot.
+#: What decides: it sees the models, this slot's tasks and caches, and a generator of its own; never a later slot.
 Policy: TypeAlias = Callable[[PlacementWorld, Models, Tasks, State, np.random.Generator], Decision]
 
 
