@@ -222,9 +222,9 @@ def _scarce(a: Run) -> dict[str, str]:
             ("kit's own of the bound", *(percent(s) for s in shares)),
             ("kit's own, untrained", *(percent(v) for v in before)),
         ),
-        "scarce_own": f"kit's own has {percent(min(shares))} to {percent(max(shares))} % of the bound",
+        "scarce_own": f"The dual-price policy has {percent(min(shares))} to {percent(max(shares))} % of the bound",
         "scarce_shared": f"the better of both shared networks, trained there, {percent(min(learned), 0)} to {percent(max(learned), 0)} %",
-        "scarce_spread": f"half the range of the seeds is at most {percent(spread, 2)} for kit's own",
+        "scarce_spread": f"half the range of the seeds is at most {percent(spread, 2)} for the dual-price policy",
     }
 
 
@@ -236,7 +236,7 @@ def _sweeps(a: Run) -> dict[str, str]:
         return [f"{a.at('fig8', method, x):.3f}" for x in (2.0, 10.0, 14.0)]
 
     return {
-        "fig7": f"at 300 and 200 Mbit/s the rounding completes {at(ROUNDED, 'gateways'):.0f} tasks at the gateways and kit's own {at(KIT, 'gateways'):.0f}, {at(ROUNDED, 'heavy'):.0f} and {at(KIT, 'heavy'):.0f} heavy ones",
+        "fig7": f"at 300 and 200 Mbit/s the rounding completes {at(ROUNDED, 'gateways'):.0f} tasks at the gateways and the dual-price policy {at(KIT, 'gateways'):.0f}, {at(ROUNDED, 'heavy'):.0f} and {at(KIT, 'heavy'):.0f} heavy ones",
         "fig8": f"the bound is {each(BOUND)[0]} with 2 gateways, {each(BOUND)[1]} with 10 and {each(BOUND)[2]} with 14, TD3's shared network, trained with 10, has {each(SHARED_TD3)[0]}, {each(SHARED_TD3)[1]} and {each(SHARED_TD3)[2]}",
     }  # fmt: skip
 
@@ -296,7 +296,7 @@ def _measured() -> dict[str, str]:
     found["equal_home"] = f"measured, {home} % of them stay at home with heavy ones"
     heavy = MEASURED["half"]
     found["heavies"] = (
-        f"{percent(half.at('assignment', f'{KIT}, formula', heavy), 0)} % of kit's own tasks; measured, to {percent(half.at('assignment', f'{KIT}, measured', heavy), 0)} %"
+        f"{percent(half.at('assignment', f'{KIT}, formula', heavy), 0)} % of the dual-price policy's tasks; measured, to {percent(half.at('assignment', f'{KIT}, measured', heavy), 0)} %"
     )
     return found  # fmt: skip
 
@@ -311,7 +311,7 @@ def results() -> Iterator[str]:  # quoted by docs/results.md
     ratio = "TD3 is {}, not the paper's 1.314"
     value = fair.at("shared-gains", f"{SHARED_TD3} over {SHARED_DDPG}", ACCURACY)
     yield ratio.format(f"{value:.2f} times DDPG")
-    yield every["scarce_own"].removeprefix("kit's own has ")
+    yield every["scarce_own"].removeprefix("The dual-price policy has ")
     yield every["scarce_shared"].replace(
         "the better of both shared networks, trained there,", "the better of those two networks"
     )
