@@ -108,7 +108,7 @@ def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, Train
 
 @given(SEEDS, st.permutations(range(6)))
 @settings(max_examples=15, deadline=None)
-def test_kits_own_network_does_not_care_who_comes_first(
+def test_the_per_user_network_does_not_care_who_comes_first(
     short_trainings: dict[str, Trained], seed: int, order: list[int]
 ) -> None:
     net = short_trainings["per_user"].net
@@ -120,7 +120,7 @@ def test_kits_own_network_does_not_care_who_comes_first(
         )
 
 
-def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, Trained]) -> None:
+def test_the_per_user_network_serves_any_number_of_users(short_trainings: dict[str, Trained]) -> None:
     net = short_trainings["per_user"].net
     assert net.spec.users == 50
     few = frames(1, present=4)
@@ -202,7 +202,7 @@ def test_a_schedule_that_is_stopped_is_no_short_schedule(tmp_path: Path) -> None
     assert Recipe(**TINY, stopped=50).steps_done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
 
 
-def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_have_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format."""
     worlds = (WORLD, WORLD.model_copy(update={"gain": 2e-4}))
     names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).name for world in worlds}

@@ -341,7 +341,7 @@ def test_users_who_are_absent_change_nothing() -> None:
 # ---------------------------------------------------------------------------------------------------------------- reward
 
 
-def test_what_joining_and_being_there_cost() -> None:
+def test_costs_of_joining_and_of_being_offloaded() -> None:
     world, tasks = slots(7, samples=3, users=6)
     decision = offloading.at_random(tasks, np.random.default_rng(7))
     joined = offloading.joined_costs(world, tasks, decision, BUSY)

@@ -213,7 +213,7 @@ def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeyp
     assert (band == loaded_band).all()
 
 
-def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_have_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format, of networks, schedulers and points."""
     few = TINY.model_copy(update={"steps": 1})
     models = experiment.TrainedModels(0, {}, Scheduler("kit", 0))
@@ -313,7 +313,7 @@ def test_imitation_lowers_the_cost() -> None:
     assert 0 <= after[0] < 0.01 and after[0] < before[0] / 4 and after[0] < after[1] < before[1] / 4
 
 
-def test_a_scheduler_is_kept(tmp_path: Path) -> None:
+def test_a_scheduler_is_stored(tmp_path: Path) -> None:
     first, again = (experiment.scheduler_of(1, 0, tmp_path) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     next(tmp_path.glob("scheduler-kit-1-0-*.npz")).write_bytes(b"nothing")
@@ -535,7 +535,7 @@ def test_the_bars_are_numbers(results: Results) -> None:
     assert bars[f"{experiment.KIT}: decisions above the reference, worst"] >= -1e-9  # type: ignore[operator]
 
 
-def test_a_figure_that_there_is_not() -> None:
+def test_an_unknown_figure() -> None:
     with pytest.raises(UnknownName, match="fig5"):
         check_figures(["fig55"], figures.FIGURES)
 

@@ -616,7 +616,7 @@ def test_the_environment_has_the_papers_sizes_and_repeats() -> None:
 
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_actions_mean_what_they_were_made_of(seed: int) -> None:
+def test_actions_mean_their_decision(seed: int) -> None:
     pytest.importorskip("gymnasium")
     from kit.papers.placement import environment
 

@@ -101,7 +101,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
     before = learning.CHECKPOINT_S, learning.PROGRESS_S
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "CHECKPOINT_S", 0.0)
-        patch.setattr(agents, "KEPT_BYTES_PER_S", 1e30)
+        patch.setattr(agents, "CHECKPOINT_BYTES_PER_S", 1e30)
         patch.setattr(learning, "PROGRESS_S", -1.0)
         with pytest.raises(Killed):
             agents.train(TINY, RECIPE, tmp_path / "cut", progress=die)
@@ -188,7 +188,7 @@ print(metrics(run(record.world, policy, slots=2, seed=record.models_seed)).avera
     assert 0.0 <= float(completed.stdout) <= 1.0
 
 
-def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     record, _ = trained.load(policy_in(folder))
     onnx = trained.network_path(policy_in(folder)).read_bytes()
     path = tmp_path / "x.policy.json"
@@ -350,7 +350,7 @@ def test_a_killed_training_of_a_shared_network_ends_with_the_same_bits(tmp_path:
 # ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_agent_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """World, recipe and format: a changed default or formula never returns old numbers."""
     names = {agents._of_world(TINY, 0), agents._of_world(TINY, 1)}
     monkeypatch.setattr(agents, "FORMAT", agents.FORMAT + 1)
@@ -373,7 +373,7 @@ def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatc
     assert "cloud_bps" in plain and "cloud_bps" not in dumped
 
 
-def test_kits_own_network_is_kept_under_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_network_is_stored_under_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kit.papers.placement import own
 
     experiment.own_of(2, 0, tmp_path)

@@ -90,7 +90,7 @@ def test_the_formula_and_the_promise_are_certain() -> None:
         world_of(SMALL, models_of(unknown, ["small"], end=END, edge=EDGE), "formula")
 
 
-def test_what_was_read_and_assumed_is_said() -> None:
+def test_what_was_read_and_assumed_is_noted() -> None:
     models = models_of(rows(), ["large", "small"], end=END, edge=EDGE, noisy={"large": 0.95})
     notes = " ".join(models.notes)
     assert (
@@ -127,7 +127,7 @@ def test_what_cannot_be_read_is_one_sentence(words: dict[str, Any], kind: type[E
     assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_rows_that_are_not_alike_are_told_apart() -> None:
+def test_rows_that_differ_are_distinguished() -> None:
     more = [*rows(), row("small", "slow", 0.050, backend="pytorch", sha256="x", accuracy=None)]
     with pytest.raises(BadRecord, match="by onnxruntime at t1, pytorch at t1: say which, like --end slow,backend="):
         models_of(more, ["small"], end=END, edge=EDGE)
@@ -326,7 +326,7 @@ def test_a_bad_line_is_one_sentence_with_its_number(tmp_path: Path, lines: list[
     assert sentence in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_arrivals_and_fading_are_what_they_say() -> None:
+def test_arrivals_and_fading_are_as_configured() -> None:
     world = PlacementWorld(gateways=20, devices=10)
     poisson = np.concatenate([t.present for t in generate(world, 200, arrivals=Arrivals(rate=0.3)).slots])
     assert poisson[20:].mean() == pytest.approx(0.3, abs=0.02)  # a backlog serves what came: the mean is the rate
