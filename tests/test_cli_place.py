@@ -83,7 +83,7 @@ def test_answers_keep_the_budgets_and_say_what_the_world_would(seed: int, rule: 
         at_edge={"heavy": (1, 2, 7)},
     )
     answer = Controller.of(scarce, RULES[rule]).answer(request)
-    assert SlotAnswer.model_validate_json(controller.written(answer)) == answer
+    assert SlotAnswer.model_validate_json(controller.answer_line(answer)) == answer
     assert [t.device for t in answer.tasks] == devices.tolist()
     for name in ("first_share", "second_share", "edge_share"):
         assert sum(getattr(t, name) for t in answer.tasks) <= 1 + 1e-9

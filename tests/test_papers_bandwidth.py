@@ -36,14 +36,14 @@ def frames(seed: int, samples: int = 3, **changes: Any) -> tuple[BandwidthWorld,
 def test_the_world_is_equation_1_written_out(seed: int, users: int) -> None:
     world, tasks = frames(seed, samples=2, users=users)
     band = np.random.default_rng(seed).uniform(1e3, 1e6, tasks.size_bit.shape)
-    found = bandwidth.weighted_delay_s(world, tasks, band)
+    delay = bandwidth.weighted_delay_s(world, tasks, band)
     for t in range(2):
         total = 0.0
         for i in range(users):
             noise_w = 1e-17 * band[t, i]
             snr = 0.1 * (1.0 / tasks.distance_m[t, i]) ** 2 * 1e-4 / noise_w
             total += tasks.weight[t, i] * tasks.size_bit[t, i] / (band[t, i] * log2(1.0 + snr))
-        assert found[t] == pytest.approx(total / users, rel=1e-12)
+        assert delay[t] == pytest.approx(total / users, rel=1e-12)
 
 
 def test_sampling_is_what_section_iv_says() -> None:
@@ -88,7 +88,7 @@ def bisected(demand: np.ndarray, reach: np.ndarray, total: float) -> np.ndarray:
         rate = b * np.log2(1 + x)
         return demand * (np.log1p(x) - x / (1 + x)) / np.log(2.0) / rate**2
 
-    def asked(log_price: float) -> np.ndarray:
+    def split_at(log_price: float) -> np.ndarray:
         low, high = np.full_like(reach, -30.0), np.full_like(reach, 40.0)
         for _ in range(100):
             middle = (low + high) / 2
@@ -99,8 +99,8 @@ def bisected(demand: np.ndarray, reach: np.ndarray, total: float) -> np.ndarray:
     cheap, dear = -200.0, 100.0
     for _ in range(100):
         price = (cheap + dear) / 2
-        cheap, dear = (price, dear) if asked(price).sum() > total else (cheap, price)
-    return asked(dear)
+        cheap, dear = (price, dear) if split_at(price).sum() > total else (cheap, price)
+    return split_at(dear)
 
 
 @given(SEEDS, st.integers(1, 10), st.floats(1e3, 1e9))
@@ -122,7 +122,7 @@ def test_the_best_split_is_a_convex_solvers() -> None:
         def delay(shares: np.ndarray, one: Tasks = one) -> float:
             return 1e3 * float(bandwidth.weighted_delay_s(world, one, shares[None] * world.band_hz)[0])
 
-        found = optimize.minimize(
+        solution = optimize.minimize(
             delay,
             np.full(6, 1 / 6),
             method="SLSQP",
@@ -130,7 +130,7 @@ def test_the_best_split_is_a_convex_solvers() -> None:
             constraints={"type": "eq", "fun": lambda shares: shares.sum() - 1.0},
             options={"ftol": 1e-13, "maxiter": 500},
         )
-        assert ours[row] * 1e3 == pytest.approx(found.fun, rel=1e-6) and ours[row] * 1e3 <= found.fun * (1 + 1e-9)
+        assert ours[row] * 1e3 == pytest.approx(solution.fun, rel=1e-6) and ours[row] * 1e3 <= solution.fun * (1 + 1e-9)
 
 
 @given(SEEDS, st.integers(1, 12), st.integers(1, 12))
@@ -163,8 +163,8 @@ def test_the_table_of_the_inverse() -> None:
     _, log_x, slopes = channel._table()
     assert (slopes > 0.4999).all() and (slopes < 0.61).all()
     heights = channel._log_h(np.exp(log_x[::1000]))
-    found, _ = channel._log_inverse(heights)
-    assert np.exp(found) == pytest.approx(np.exp(log_x[::1000]), rel=1e-9)
+    inverse, _ = channel._log_inverse(heights)
+    assert np.exp(inverse) == pytest.approx(np.exp(log_x[::1000]), rel=1e-9)
     between = np.random.default_rng(0).uniform(-10, 40, 1000)
     assert channel._log_inverse(channel._log_h(np.exp(between)))[0] == pytest.approx(between, abs=1e-6)
 
@@ -238,8 +238,8 @@ def test_measured_delays_are_the_knowledge_bases(times: list[tuple[float, float]
     rows = [SizeTiming(size=k, clock_hz=hz, median_s=t, record_id="") for hz, t in times for k in ("1", "2")]
     quality = bandwidth.printed.TABLE_I.model_copy(update={"delay_s": {"1": 1e-12, "2": 1.0}, "weight": 1.0})
     cell = dynamic_table(rows, quality, [1.0], [clock]).cells[0]
-    found = float(computing_s(Measured(timings=tuple(rows)), "1", clock, macs=0.0))
-    assert cell.measured == "2" or cell.measured_delay_s == pytest.approx(found, rel=1e-9)
+    delay_s = float(computing_s(Measured(timings=tuple(rows)), "1", clock, macs=0.0))
+    assert cell.measured == "2" or cell.measured_delay_s == pytest.approx(delay_s, rel=1e-9)
 
 
 def test_measured_delays_come_from_trusted_rows() -> None:
@@ -263,8 +263,8 @@ def test_table_ii_follows_from_table_i() -> None:
     """At 10 kbit to the last digit; at smaller sizes within 2.5 %, since the paper ran those again and they are not quite in proportion."""
     bits = np.array([2e3, 4e3, 6e3, 8e3, 1e4])
     for size, printed in bandwidth.TABLE_II.items():
-        found = bandwidth.total_delay_s(size, bits, np.full(5, 0.5e9)) * 1e3
-        assert found[-1] == pytest.approx(printed[-1], abs=1e-3) and found == pytest.approx(printed, rel=0.025)
+        delays = bandwidth.total_delay_s(size, bits, np.full(5, 0.5e9)) * 1e3
+        assert delays[-1] == pytest.approx(printed[-1], abs=1e-3) and delays == pytest.approx(printed, rel=0.025)
     with pytest.raises(UsageError, match="Nobody knows the delay of size 3"):
         bandwidth.total_delay_s("3", bits, bits)
 

@@ -108,7 +108,7 @@ def test_a_short_training_beats_the_equal_split(short_trainings: dict[str, Train
 
 @given(SEEDS, st.permutations(range(6)))
 @settings(max_examples=15, deadline=None)
-def test_kits_own_network_does_not_care_who_comes_first(
+def test_the_per_user_network_does_not_care_who_comes_first(
     short_trainings: dict[str, TrainedAllocator], seed: int, order: list[int]
 ) -> None:
     net = short_trainings["per_user"].net
@@ -120,7 +120,7 @@ def test_kits_own_network_does_not_care_who_comes_first(
         )
 
 
-def test_kits_own_network_serves_any_number_of_users(short_trainings: dict[str, TrainedAllocator]) -> None:
+def test_the_per_user_network_serves_any_number_of_users(short_trainings: dict[str, TrainedAllocator]) -> None:
     net = short_trainings["per_user"].net
     assert net.spec.users == 50
     few = frames(1, present=4)
@@ -145,11 +145,11 @@ def test_a_split_does_not_know_the_scale_of_the_sizes(short_trainings: dict[str,
 def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for kind, order in (("paper", "random_k"), ("per_user", "sandwich")):
         recipe = Recipe(network=kind, order=order, **TINY)  # type: ignore[arg-type]
-        whole = train.train(WORLD, recipe, tmp_path / "whole")
+        uninterrupted = train.train(WORLD, recipe, tmp_path / "whole")
         monkeypatch.setattr(learning, "CHECKPOINT_S", 0.0)
         monkeypatch.setattr(learning.learn, "__kwdefaults__", {**learning.learn.__kwdefaults__, "every_s": 0.0})
 
-        def dies(done: int, steps: int, loss: float) -> None:
+        def dies(steps_done: int, steps: int, loss: float) -> None:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(learning, "PROGRESS_S", -1.0)
@@ -160,20 +160,20 @@ def test_a_killed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatc
         assert list((tmp_path / "killed").glob("*.checkpoint.npz"))
         again = train.train(WORLD, recipe, tmp_path / "killed")
         assert not list((tmp_path / "killed").glob("*.checkpoint.npz"))
-        for one, other in zip(whole.net.parameters(), again.net.parameters(), strict=True):
+        for one, other in zip(uninterrupted.net.parameters(), again.net.parameters(), strict=True):
             assert torch.equal(one, other)
-        files = [tmp_path / run / f"{whole.name}{fileformat.SUFFIX}" for run in ("whole", "killed")]
+        files = [tmp_path / run / f"{uninterrupted.name}{fileformat.SUFFIX}" for run in ("whole", "killed")]
         assert files[0].read_bytes() == files[1].read_bytes()
-        assert again.training.curve == whole.training.curve
+        assert again.training.curve == uninterrupted.training.curve
 
 
 def dies_after(calls: int, death: Any) -> Any:
     left = [calls]
 
-    def count_down(done: int, steps: int, loss: float) -> None:
+    def count_down(steps_done: int, steps: int, loss: float) -> None:
         left[0] -= 1
         if left[0] < 0:
-            death(done, steps, loss)
+            death(steps_done, steps, loss)
 
     return count_down
 
@@ -194,15 +194,15 @@ def test_what_was_trained_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_schedule_that_is_stopped_is_no_short_schedule(tmp_path: Path) -> None:
     """Stopped at step 5 of 12: the first five losses of the whole, not those of a schedule of five."""
-    whole = train.train(WORLD, Recipe(**TINY), tmp_path).training.curve
+    curve = train.train(WORLD, Recipe(**TINY), tmp_path).training.curve
     stopped = train.train(WORLD, Recipe(**TINY, stopped=5), tmp_path).training.curve
     short = train.train(WORLD, Recipe(**{**TINY, "steps": 5}), tmp_path).training.curve
-    assert len(stopped) == len(short) == 5 and stopped == whole[:5]
+    assert len(stopped) == len(short) == 5 and stopped == curve[:5]
     assert stopped[:2] == short[:2] and stopped[-1] != short[-1]  # the first rate is the same, the later ones are not
     assert Recipe(**TINY, stopped=50).steps_done == 12 and len(list(tmp_path.glob("*.alloc.npz"))) == 3
 
 
-def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_have_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format."""
     worlds = (WORLD, WORLD.model_copy(update={"gain": 2e-4}))
     names = {train.train(world, Recipe(**{**TINY, "steps": 1}), tmp_path).name for world in worlds}
@@ -216,8 +216,8 @@ def test_each_order_names_its_sizes() -> None:
     assert [s.width for s in train.sizes_of(paper, "random_k")] == [1, 2, 3, 4]
     assert train.sizes_of(paper, "fixed:3") == [Size(3, 2)]
     assert train.sizes_of(static, "random_k") == [Size(4, 2)]
-    own = train.sizes_of(train.spec_of(WORLD, "per_user"), "sandwich")
-    assert own[0] == Size(4, 1) and own[-1] == Size(32, 3) and set(train.PER_USER) <= set(own)
+    per_user = train.sizes_of(train.spec_of(WORLD, "per_user"), "sandwich")
+    assert per_user[0] == Size(4, 1) and per_user[-1] == Size(32, 3) and set(train.PER_USER) <= set(per_user)
     with pytest.raises(UsageError, match="no sub-network of 9 experts"):
         train.sizes_of(paper, "fixed:9")
     with pytest.raises(ValidationError, match="give random_k, sandwich or fixed:K"):
@@ -271,7 +271,7 @@ def test_every_figure_of_the_paper_is_made() -> None:
     assert short.title.endswith("(quick)") and "7 steps" in short.notes[0]
 
 
-def test_printed_values_stand_beside_the_papers_world_alone() -> None:
+def test_printed_values_are_shown_for_the_papers_world_alone() -> None:
     papers = experiment_of()
     other = Experiment(
         BandwidthWorld(size_mean_bit=1e5), papers.settings, Limits(1.62e-4, 1.98e-4, 1.625e-4), papers.points, ()
@@ -303,8 +303,8 @@ def test_measured_times_change_the_choice_and_say_so() -> None:
     assert "per-user" not in " ".join(line.name for line in by_name["table2"].lines)
 
 
-def test_knowledge_is_judged_on_other_frames() -> None:
-    """A knowledge of wrong delays loses: the figure says how much at worst."""
+def test_knowledge_is_evaluated_on_other_frames() -> None:
+    """A knowledge of wrong delays loses: the figure shows how much at worst."""
     of = experiment_of()
     wrong = of.points[0].model_copy(update={"mixture_known": {str(k): 1e-3 * k for k in train.WIDTHS}})
     saved = figures.figures_of(
@@ -318,12 +318,12 @@ def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
     assert experiment.delays_of("analytic:lambda=0.5").mixture == Analytic(factor=0.5)
     with pytest.raises(UsageError, match="write none, analytic"):
         experiment.delays_of("fast")
-    known = {"allocator_a": timed(("1", 1e-6), ("30", 8e-6)), "allocator_u": timed(("4,1", 1e-6))}
+    measured_times = {"allocator_a": timed(("1", 1e-6), ("30", 8e-6)), "allocator_u": timed(("4,1", 1e-6))}
 
     def measured(text: str, family: str) -> Measured:
-        if family not in known:
+        if family not in measured_times:
             raise BadRecord("not there")
-        return known[family]
+        return measured_times[family]
 
     monkeypatch.setattr(experiment, "delay_of", measured)
     delays = experiment.delays_of("measured:k.json")
@@ -334,8 +334,8 @@ def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     assert float(delays.mixture_s("static", 2e9)) == pytest.approx(8e-6)
     assert delays.clock_hz(BandwidthWorld()) == 2e9
-    known["allocator_u"] = timed(*((f"{s.width},{s.depth}", 1e-6) for s in train.PER_USER))
-    known["allocator_a_static"] = timed(("30", 7e-6))
+    measured_times["allocator_u"] = timed(*((f"{s.width},{s.depth}", 1e-6) for s in train.PER_USER))
+    measured_times["allocator_a_static"] = timed(("30", 7e-6))
     delays = experiment.delays_of("measured:k.json")
     assert (
         delays.per_user_sizes == train.PER_USER
@@ -343,6 +343,6 @@ def test_delays_of_each_network(monkeypatch: pytest.MonkeyPatch) -> None:
         and float(delays.mixture_s("static", 1e9)) == pytest.approx(14e-6)
     )
     assert float(delays.per_user_s(BandwidthWorld(), Size(4, 1), 2e9)) == pytest.approx(1e-6)
-    known["allocator_a"] = timed(("2", 1e-6), ("30", 8e-6))
+    measured_times["allocator_a"] = timed(("2", 1e-6), ("30", 8e-6))
     with pytest.raises(BadRecord, match=r"Too few widths of allocator_a were measured \(2 30\): profile 1 2 5"):
         experiment.delays_of("measured:k.json")

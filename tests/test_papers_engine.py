@@ -30,7 +30,7 @@ def test_a_point_is_computed_once(tmp_path: Path) -> None:
     assert load(tmp_path, 2.0) == 1.0, "read, not computed"
 
 
-def test_without_a_folder_nothing_is_kept() -> None:
+def test_without_a_folder_nothing_is_stored() -> None:
     assert load(None, 1.0) == 1.0
     assert load(None, 2.0) == 2.0
 

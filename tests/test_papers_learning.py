@@ -51,8 +51,8 @@ def weights(learner: Line1) -> list[float]:
 
 
 def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
-    whole = Line1()
-    losses = learning.learn(whole, 30)
+    uninterrupted = Line1()
+    losses = learning.learn(uninterrupted, 30)
     assert losses[-1] < losses[0] and np.isfinite(losses).all()
     checkpoint = tmp_path / "run.checkpoint.npz"
     with pytest.raises(KeyboardInterrupt):
@@ -60,7 +60,7 @@ def test_a_killed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> N
     assert checkpoint.is_file()
     again = Line1()
     resumed = learning.learn(again, 30, checkpoint=checkpoint, name="line")
-    assert weights(again) == weights(whole) and (resumed == losses).all()
+    assert weights(again) == weights(uninterrupted) and (resumed == losses).all()
     assert not checkpoint.exists()
 
 

@@ -22,7 +22,7 @@ WORLD = OffloadingWorld()
 SEEDS = st.integers(0, 2**32 - 1)
 BUSY = Inference(local_s=5e-6, edge_s=2e-3)
 #: Joint cost and decisions of the reference, delays, energy and eq. 11a of an equal split, in the slots of seed 3.
-KNOWN = (5931.011393122208, 1015, 19.822761410849566, 0.5875342162783947, 19937.82016427119)
+RESULTS_OF_FORMAT = (5931.011393122208, 1015, 19.822761410849566, 0.5875342162783947, 19937.82016427119)
 
 
 def slots(seed: int, samples: int = 3, **changes: Any) -> tuple[OffloadingWorld, Tasks]:
@@ -31,7 +31,7 @@ def slots(seed: int, samples: int = 3, **changes: Any) -> tuple[OffloadingWorld,
     return world, offloading.sample(world, samples, np.random.default_rng(seed), present=present)
 
 
-def whole_cost(
+def total_cost(
     world: OffloadingWorld, tasks: Tasks, offloaded: np.ndarray, inference: Inference = offloading.FREE
 ) -> Any:
     best = offloading.best(world, tasks, offloaded)
@@ -49,7 +49,7 @@ def test_the_world_is_the_papers_equations_written_out(seed: int, users: int, un
     shape = tasks.size_bit.shape
     offloaded = rng.random(shape) < 0.5
     allocation = Allocation(rng.uniform(1e3, 1e5, shape), rng.uniform(1e7, 1e9, shape))
-    found = offloading.evaluate(world, tasks, offloaded, allocation, BUSY)
+    outcome = offloading.evaluate(world, tasks, offloaded, allocation, BUSY)
     scale = 1e3 if unit == "ms" else 1.0
     for t in range(2):
         for i in range(users):
@@ -65,14 +65,14 @@ def test_the_world_is_the_papers_equations_written_out(seed: int, users: int, un
                 delay, energy = 2e-3 + sending + c * s / g, 0.1 * sending  # eqs. 2, 3, 5
             else:
                 delay, energy = 5e-6 + c * s / f, 1e-20 * c * s * f**2  # eqs. 4, 6
-            assert found.delay_s[t, i] == pytest.approx(delay, rel=1e-9)
-            assert found.weighted_delay_s[t, i] == pytest.approx(weight * delay, rel=1e-9)
-            assert found.energy_j[t, i] == pytest.approx(energy, rel=1e-9)
-            assert found.missed[t, i] == (delay > d)
-            assert found.cost[t, i] == pytest.approx(weight * delay * scale + 0.1 * energy, rel=1e-9)  # eqs. 24, 25
+            assert outcome.delay_s[t, i] == pytest.approx(delay, rel=1e-9)
+            assert outcome.weighted_delay_s[t, i] == pytest.approx(weight * delay, rel=1e-9)
+            assert outcome.energy_j[t, i] == pytest.approx(energy, rel=1e-9)
+            assert outcome.missed[t, i] == (delay > d)
+            assert outcome.cost[t, i] == pytest.approx(weight * delay * scale + 0.1 * energy, rel=1e-9)  # eqs. 24, 25
             objective = delay * scale + 0.1 * energy + (delay > d)  # eq. 11a, delta = 1
-            assert found.objective[t, i] == pytest.approx(objective, rel=1e-9)
-    assert found.mean("missed") == pytest.approx(found.missed.mean(axis=1))
+            assert outcome.objective[t, i] == pytest.approx(objective, rel=1e-9)
+    assert outcome.mean("missed") == pytest.approx(outcome.missed.mean(axis=1))
 
 
 def test_sampling_is_what_section_v_says() -> None:
@@ -138,15 +138,15 @@ def test_nothing_feasible_beats_the_best_allocation_and_no_budget_is_exceeded(se
             )
             assert share.sum(axis=1)[offloaded.any(axis=1)] == pytest.approx(budget, rel=1e-12)
     for allocation in others:
-        found = getattr(offloading.evaluate(world, tasks, offloaded, allocation), what).sum(axis=1)
-        assert (found >= limit * (1 - 1e-12)).all()
+        sums = getattr(offloading.evaluate(world, tasks, offloaded, allocation), what).sum(axis=1)
+        assert (sums >= limit * (1 - 1e-12)).all()
 
 
 def test_the_best_allocation_is_a_convex_solvers() -> None:
     optimize = pytest.importorskip("scipy.optimize")
     world, tasks = slots(5, samples=3, users=5)
     everyone = offloading.all_offloaded(tasks)
-    ours = whole_cost(world, tasks, everyone)
+    ours = total_cost(world, tasks, everyone)
     for row in range(3):
         one = tasks.pick(slice(row, row + 1))
 
@@ -157,11 +157,11 @@ def test_the_best_allocation_is_a_convex_solvers() -> None:
         budgets = [
             {"type": "eq", "fun": lambda x, part=part: x[part].sum() - 1.0} for part in (slice(0, 5), slice(5, 10))
         ]
-        found = optimize.minimize(
+        solution = optimize.minimize(
             cost, np.full(10, 0.2), method="SLSQP", bounds=[(1e-6, 1.0)] * 10, constraints=budgets,
             options={"ftol": 1e-14, "maxiter": 500},
         )  # fmt: skip
-        assert ours[row] == pytest.approx(found.fun, rel=1e-6) and ours[row] <= found.fun * (1 + 1e-9)
+        assert ours[row] == pytest.approx(solution.fun, rel=1e-6) and ours[row] <= solution.fun * (1 + 1e-9)
 
 
 @given(SEEDS, st.integers(1, 10))
@@ -172,10 +172,10 @@ def test_the_cost_taken_apart_is_the_cost(seed: int, users: int) -> None:
     inference = Inference(local_s=1e-5, edge_s=np.linspace(1e-3, 4e-3, 4))
     prices = offloading.prices_of(world, tasks, inference)
     least = offloading.least_costs(world, prices, offloaded)
-    assert least == pytest.approx(whole_cost(world, tasks, offloaded, inference), rel=1e-12)
+    assert least == pytest.approx(total_cost(world, tasks, offloaded, inference), rel=1e-12)
     nobody = np.zeros_like(offloaded)
     assert offloading.home_costs(world, tasks, inference).sum(axis=1) == pytest.approx(
-        whole_cost(world, tasks, nobody, inference)
+        total_cost(world, tasks, nobody, inference)
     )
 
 
@@ -191,12 +191,12 @@ def test_the_exhaustive_optimum_is_beaten_by_nothing_and_reached_by_flips_and_sw
     inference = Inference(local_s=5e-6, edge_s=edge_s)
     rng = np.random.default_rng(seed)
     best, least = offloading.exhaustive(world, tasks, inference)
-    assert least == pytest.approx(whole_cost(world, tasks, best, inference), rel=1e-12)
-    near, found = offloading.flips_and_swaps(world, tasks, inference)
-    assert found == pytest.approx(whole_cost(world, tasks, near, inference), rel=1e-12)
-    assert (found >= least * (1 - 1e-12)).all() and (found <= least * 1.02).all()
+    assert least == pytest.approx(total_cost(world, tasks, best, inference), rel=1e-12)
+    near, cost = offloading.flips_and_swaps(world, tasks, inference)
+    assert cost == pytest.approx(total_cost(world, tasks, near, inference), rel=1e-12)
+    assert (cost >= least * (1 - 1e-12)).all() and (cost <= least * 1.02).all()
     for other in (offloading.all_local(tasks), offloading.all_offloaded(tasks), offloading.at_random(tasks, rng)):
-        assert (whole_cost(world, tasks, other, inference) >= least * (1 - 1e-12)).all()
+        assert (total_cost(world, tasks, other, inference) >= least * (1 - 1e-12)).all()
 
 
 @pytest.mark.parametrize("over", ["weighted_delay", "delay"])
@@ -204,16 +204,16 @@ def test_other_goals_have_their_optimum_and_their_reference(over: Any) -> None:
     world, tasks = slots(4, samples=20, users=6)
     what = f"{over}_s"
     best, least = offloading.exhaustive(world, tasks, BUSY, over=over)
-    near, found = offloading.flips_and_swaps(world, tasks, BUSY, over=over)
-    for decision, sums in ((best, least), (near, found)):
+    near, near_sums = offloading.flips_and_swaps(world, tasks, BUSY, over=over)
+    for decision, sums in ((best, least), (near, near_sums)):
         allocation = offloading.best(world, tasks, decision, over=over)
         outcome = offloading.evaluate(world, tasks, decision, allocation, BUSY)
         assert getattr(outcome, what).sum(axis=1) == pytest.approx(sums, rel=1e-12)
-    assert (found >= least * (1 - 1e-12)).all() and (found <= least * 1.02).all()
+    assert (near_sums >= least * (1 - 1e-12)).all() and (near_sums <= least * 1.02).all()
     dearer = offloading.flips_and_swaps(world, tasks, BUSY)[0]
     allocation = offloading.best(world, tasks, dearer)
     other = getattr(offloading.evaluate(world, tasks, dearer, allocation, BUSY), what).sum()
-    assert other > found.sum()  # the least joint cost is not the least delay
+    assert other > near_sums.sum()  # the least joint cost is not the least delay
 
 
 def test_the_mean_delay_has_an_optimum_of_its_own() -> None:
@@ -231,15 +231,15 @@ def test_a_changed_formula_needs_a_new_format() -> None:
     world, tasks = slots(3, samples=50)
     decision, cost = offloading.flips_and_swaps(world, tasks)
     outcome = offloading.evaluate(world, tasks, tasks.present, offloading.equal(world, tasks, tasks.present))
-    found = (cost.sum(), decision.sum(), outcome.delay_s.sum(), outcome.energy_j.sum(), outcome.objective.sum())
-    assert FORMAT == 2 and found == pytest.approx(KNOWN, rel=1e-9)
+    results = (cost.sum(), decision.sum(), outcome.delay_s.sum(), outcome.energy_j.sum(), outcome.objective.sum())
+    assert FORMAT == 2 and results == pytest.approx(RESULTS_OF_FORMAT, rel=1e-9)
 
 
 def test_flips_and_swaps_reach_the_exhaustive_optimum_nearly_always() -> None:
     world, tasks = slots(9, samples=150, users=8)
     _, least = offloading.exhaustive(world, tasks, BUSY)
-    _, found = offloading.flips_and_swaps(world, tasks, BUSY)
-    assert (found <= least * (1 + 1e-9)).mean() > 0.98 and (found / least).mean() < 1.0005
+    _, cost = offloading.flips_and_swaps(world, tasks, BUSY)
+    assert (cost <= least * (1 + 1e-9)).mean() > 0.98 and (cost / least).mean() < 1.0005
 
 
 @given(SEEDS, st.integers(2, 9))
@@ -287,21 +287,21 @@ def test_of_a_ranking_as_many_are_offloaded_as_cost_least(seed: int, users: int,
     near = offloading.flips_and_swaps(world, tasks, BUSY)[0]
     noise = np.random.default_rng(seed).uniform(-0.4, 0.4, near.shape)
     probability = np.clip(0.25 + 0.5 * near + noise, 0.0, 1.0)
-    chosen = decide.likeliest(world, tasks, probability, BUSY)
-    assert not (chosen & ~tasks.present).any()
+    decision = decide.likeliest(world, tasks, probability, BUSY)
+    assert not (decision & ~tasks.present).any()
     order = np.where(tasks.present, -probability, np.inf).argsort(axis=1).argsort(axis=1)
-    every = [whole_cost(world, tasks, (order < k) & tasks.present, BUSY) for k in range(users + 1)]
-    assert (whole_cost(world, tasks, chosen, BUSY) <= np.min(every, axis=0) * 1.02).all()
+    every = [total_cost(world, tasks, (order < k) & tasks.present, BUSY) for k in range(users + 1)]
+    assert (total_cost(world, tasks, decision, BUSY) <= np.min(every, axis=0) * 1.02).all()
     for row in range(4):
-        inside, outside = probability[row][chosen[row]], probability[row][tasks.present[row] & ~chosen[row]]
+        inside, outside = probability[row][decision[row]], probability[row][tasks.present[row] & ~decision[row]]
         assert not len(inside) or not len(outside) or inside.min() >= outside.max()
 
 
 def test_the_references_own_ranking_gives_the_reference() -> None:
     world, tasks = slots(12, samples=30)
     best, least = offloading.flips_and_swaps(world, tasks, BUSY)
-    chosen = decide.likeliest(world, tasks, best.astype(float), BUSY)
-    assert (whole_cost(world, tasks, chosen, BUSY) <= least * (1 + 2e-3)).all() and (chosen == best).mean() > 0.99
+    decision = decide.likeliest(world, tasks, best.astype(float), BUSY)
+    assert (total_cost(world, tasks, decision, BUSY) <= least * (1 + 2e-3)).all() and (decision == best).mean() > 0.99
 
 
 def test_the_decision_is_mixed_by_default_and_not_in_seconds() -> None:
@@ -341,7 +341,7 @@ def test_users_who_are_absent_change_nothing() -> None:
 # ---------------------------------------------------------------------------------------------------------------- reward
 
 
-def test_what_joining_and_being_there_cost() -> None:
+def test_costs_of_joining_and_of_being_offloaded() -> None:
     world, tasks = slots(7, samples=3, users=6)
     decision = offloading.at_random(tasks, np.random.default_rng(7))
     joined = offloading.joined_costs(world, tasks, decision, BUSY)
@@ -349,9 +349,9 @@ def test_what_joining_and_being_there_cost() -> None:
     for i in range(6):
         yes, no = decision.copy(), decision.copy()
         yes[:, i], no[:, i] = True, False
-        own = offloading.evaluate(world, tasks, yes, offloading.best(world, tasks, yes), BUSY).cost[:, i]
-        assert joined[:, i] == pytest.approx(own, rel=1e-9)
-        both = whole_cost(world, tasks, yes, BUSY) - whole_cost(world, tasks, no, BUSY)
+        own_cost = offloading.evaluate(world, tasks, yes, offloading.best(world, tasks, yes), BUSY).cost[:, i]
+        assert joined[:, i] == pytest.approx(own_cost, rel=1e-9)
+        both = total_cost(world, tasks, yes, BUSY) - total_cost(world, tasks, no, BUSY)
         assert marginal[:, i] == pytest.approx(both, rel=1e-6, abs=1e-9)
     home = offloading.home_costs(world, tasks, BUSY)
     assert (marginal >= joined - home - 1e-9).all()  # the others pay too: a task's own costs alone over-offload
@@ -378,8 +378,8 @@ def test_rewards_of_drawn_decisions() -> None:
 @given(st.lists(st.floats(-700, 700), min_size=1, max_size=10))
 @settings(max_examples=40, deadline=None)
 def test_equation_14_is_meant_as_a_softmax(outputs: list[float]) -> None:
-    found = offloading.shares(np.array(outputs))
-    assert found.sum() == pytest.approx(1.0) and (found >= 0).all()
+    softmax = offloading.shares(np.array(outputs))
+    assert softmax.sum() == pytest.approx(1.0) and (softmax >= 0).all()
 
 
 def test_equation_14_as_printed_is_none() -> None:
@@ -408,8 +408,8 @@ def test_measured_inference_has_the_scheduler_and_the_policy_where_they_were_mea
     assert float(bare.edge_s) == pytest.approx(5e-6) and float(bare.local_s) == 0.0
     for s, t in (("scheduler", 2e-6), ("policy", 1e-6)):
         parts.append(SizeTiming(size=s, clock_hz=2.5e9, median_s=t, record_id=""))
-    whole = offloading.inference_of(WORLD, Measured(timings=tuple(parts)), clock_hz=np.array([2.5e9, 1.25e9]))
-    assert whole.edge_s == pytest.approx([53e-6, 106e-6]) and whole.local_s == pytest.approx([2e-6, 4e-6])
+    both = offloading.inference_of(WORLD, Measured(timings=tuple(parts)), clock_hz=np.array([2.5e9, 1.25e9]))
+    assert both.edge_s == pytest.approx([53e-6, 106e-6]) and both.local_s == pytest.approx([2e-6, 4e-6])
     with pytest.raises(BadRecord, match="Size 5,2 was not measured"):
         offloading.inference_of(WORLD, Measured(timings=tuple(parts)), 5, 2)
 
@@ -433,32 +433,32 @@ def test_the_genetic_algorithm_finds_feasible_shares_above_the_optimum() -> None
 
     world, tasks = slots(8, samples=1, users=5)
     state = np.random.get_state()[1][:5].tolist()
-    chosen = genetic.GeneticSettings(generations=60, over="cost")
-    joint = genetic.search(world, tasks, seed=1, settings=chosen, inference=BUSY)
-    fixed = genetic.search(world, tasks, seed=1, settings=chosen, inference=BUSY, offloaded=tasks.present)
-    again = genetic.search(world, tasks, seed=1, settings=chosen, inference=BUSY)
+    genetic_settings = genetic.GeneticSettings(generations=60, over="cost")
+    joint = genetic.search(world, tasks, seed=1, settings=genetic_settings, inference=BUSY)
+    fixed = genetic.search(world, tasks, seed=1, settings=genetic_settings, inference=BUSY, offloaded=tasks.present)
+    again = genetic.search(world, tasks, seed=1, settings=genetic_settings, inference=BUSY)
     assert again.value == joint.value and np.random.get_state()[1][:5].tolist() == state
     least = offloading.exhaustive(world, tasks, BUSY)[1][0]
     assert least <= joint.value < 1.5 * least and 30 < joint.evaluations <= 30 * 62
-    assert whole_cost(world, tasks, tasks.present, BUSY)[0] <= fixed.value and (fixed.offloaded == tasks.present).all()
-    for found in (joint, fixed):
-        outcome = offloading.evaluate(world, tasks, found.offloaded, found.allocation, BUSY)
-        assert outcome.cost.sum() == pytest.approx(found.value)
-        assert found.allocation.band_hz.sum() <= world.band_hz * (1 + 1e-9)
-        assert found.allocation.server_hz.sum() <= world.server_hz * (1 + 1e-9)
+    assert total_cost(world, tasks, tasks.present, BUSY)[0] <= fixed.value and (fixed.offloaded == tasks.present).all()
+    for solution in (joint, fixed):
+        outcome = offloading.evaluate(world, tasks, solution.offloaded, solution.allocation, BUSY)
+        assert outcome.cost.sum() == pytest.approx(solution.value)
+        assert solution.allocation.band_hz.sum() <= world.band_hz * (1 + 1e-9)
+        assert solution.allocation.server_hz.sum() <= world.server_hz * (1 + 1e-9)
 
 
 def test_the_genetic_settings_are_the_papers(monkeypatch: pytest.MonkeyPatch) -> None:
     pygad = pytest.importorskip("pygad")
     from kit.papers.offloading import genetic
 
-    seen: list[Any] = []
+    runs: list[Any] = []
 
     class Watched(pygad.GA):  # type: ignore[name-defined, misc]
         def __init__(self, **words: Any) -> None:
             super().__init__(**words)
             self.rates = [(self.crossover_probability, self.mutation_probability)]
-            seen.append(self)
+            runs.append(self)
             decay = self.on_generation
 
             def noted(ga: Any) -> None:
@@ -471,7 +471,7 @@ def test_the_genetic_settings_are_the_papers(monkeypatch: pytest.MonkeyPatch) ->
     world, tasks = slots(8, samples=1, users=3)
     genetic.search(world, tasks, seed=1, settings=genetic.GeneticSettings(generations=50), offloaded=tasks.present)
     genetic.search(world, tasks, seed=1, settings=genetic.GeneticSettings(generations=50))
-    shares, joint = seen
+    shares, joint = runs
     assert shares.sol_per_pop == 18 and shares.crossover_type == "uniform" and shares.parent_selection_type == "rws"
     assert [shares.rates[g] for g in (24, 25, 50)] == [(0.2, 0.1), (0.1, 0.025), (0.05, 0.00625)]
     assert [joint.rates[g] for g in (39, 40, 50)] == [(0.2, 0.1), (0.1, 0.025), (0.1, 0.025)]

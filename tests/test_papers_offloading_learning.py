@@ -64,11 +64,11 @@ def test_the_losses_are_the_worlds_delays_over_their_optima(seed: int) -> None:
     shares = shares / shares.sum(-1, keepdim=True)
     work = Workload.of(WORLD, tasks, offloaded)
     best = training.optima_s(WORLD, tasks, offloaded)
-    given_ = offloading.shared(WORLD, offloaded, shares[:, 0].numpy(), shares[:, 1].numpy())
-    weighted = evaluate(WORLD, tasks, offloaded, given_).weighted_delay_s
-    whole = np.where(offloaded, weighted, 0.0).sum(axis=1)
-    found = work.sending(shares[:, 0]).numpy() * best[0] + work.computing(shares[:, 1]).numpy() * best[1]
-    assert found == pytest.approx(whole, rel=1e-4)
+    allocation = offloading.shared(WORLD, offloaded, shares[:, 0].numpy(), shares[:, 1].numpy())
+    weighted = evaluate(WORLD, tasks, offloaded, allocation).weighted_delay_s
+    delay_sum = np.where(offloaded, weighted, 0.0).sum(axis=1)
+    loss_sum = work.sending(shares[:, 0]).numpy() * best[0] + work.computing(shares[:, 1]).numpy() * best[1]
+    assert loss_sum == pytest.approx(delay_sum, rel=1e-4)
     assert (work.sending(shares[:, 0]) > 1 - 1e-5).all() and (work.computing(shares[:, 1]) > 1 - 1e-5).all()
 
 
@@ -97,19 +97,19 @@ def test_gradients_of_the_losses_against_finite_differences(head: int) -> None:
 @settings(max_examples=15, deadline=None)
 def test_a_networks_allocation_keeps_the_budgets_and_gives_nothing_to_tasks_at_home(seed: int) -> None:
     tasks, offloaded = slots(seed)
-    found = training.allocation_of(untrained(), WORLD, tasks, offloaded, Size(3, 2))
-    assert found.band_hz.sum(axis=1) == pytest.approx(WORLD.band_hz) and found.server_hz.sum(axis=1) == pytest.approx(
-        WORLD.server_hz
-    )
-    assert not found.band_hz[~offloaded].any() and (found.band_hz[offloaded] > 0).all()
+    allocation = training.allocation_of(untrained(), WORLD, tasks, offloaded, Size(3, 2))
+    assert allocation.band_hz.sum(axis=1) == pytest.approx(WORLD.band_hz) and allocation.server_hz.sum(
+        axis=1
+    ) == pytest.approx(WORLD.server_hz)
+    assert not allocation.band_hz[~offloaded].any() and (allocation.band_hz[offloaded] > 0).all()
     alone = training.allocation_of(untrained(), WORLD, tasks.pick([2]), offloaded[[2]], Size(3, 2))
-    assert alone.band_hz[0] == pytest.approx(found.band_hz[2], rel=1e-4)
+    assert alone.band_hz[0] == pytest.approx(allocation.band_hz[2], rel=1e-4)
 
 
 def test_nobody_offloaded_gets_nothing() -> None:
     tasks, _ = slots(1)
-    found = training.allocation_of(untrained(), WORLD, tasks, np.zeros((4, 6), dtype=bool))
-    assert not found.band_hz.any() and not found.server_hz.any()
+    allocation = training.allocation_of(untrained(), WORLD, tasks, np.zeros((4, 6), dtype=bool))
+    assert not allocation.band_hz.any() and not allocation.server_hz.any()
 
 
 # ---------------------------------------------------------------------------------------------------------------- training
@@ -117,17 +117,17 @@ def test_nobody_offloaded_gets_nothing() -> None:
 
 def test_the_two_heads_touch_only_their_own_columns() -> None:
     net = untrained()
-    lesson = AllocatorLearner(WORLD, TINY, net)
+    learner = AllocatorLearner(WORLD, TINY, net)
     for number in range(2):  # Adam remembers: in the second round too
-        lesson.step(number)
+        learner.step(number)
     for head in (0, 1):
         before = {name: value.detach().clone() for name, value in net.named_parameters()}
-        lesson.heads[1 - head].step = lambda: None  # type: ignore[method-assign,assignment]
-        lesson.step(2 + head)
+        learner.heads[1 - head].step = lambda: None  # type: ignore[method-assign,assignment]
+        learner.step(2 + head)
         moved = (net.output_weight - before["output_weight"]).abs().sum(0)
         assert moved[head] > 0 and moved[1 - head] == 0
         assert (net.output_bias - before["output_bias"])[1 - head] == 0
-        lesson = AllocatorLearner(WORLD, TINY, net)
+        learner = AllocatorLearner(WORLD, TINY, net)
 
 
 def test_a_batch_has_a_task_in_each_slot_and_crowds_of_all_sizes() -> None:
@@ -148,7 +148,7 @@ def test_shrinking_goes_from_the_largest_over_the_widths_to_all() -> None:
     assert pools[0] == ((Size(10, 3),), 0.0) and len(pools[24][0]) == 1
     assert {s.depth for s in pools[25][0]} == {3} and len(pools[39][0]) == 10
     assert pools[40] == (sizes, 0.0) and pools[99][0] == sizes
-    assert all(0 <= done < 1 for _, done in pools)
+    assert all(0 <= progress < 1 for _, progress in pools)
     three = training.drawn(recipe.model_copy(update={"way": "sandwich"}), sizes, generator("a test", 0))
     assert three[:2] == (sizes[0], sizes[-1])
 
@@ -168,8 +168,8 @@ def test_a_few_steps_beat_the_equal_split(network: training.AllocatorKind, only:
     equal = evaluate(WORLD, tasks, present, offloading.equal(WORLD, tasks, present)).weighted_delay_s.sum()
     least = training.optima_s(WORLD, tasks, present).sum()
     trained = training.train(WORLD, recipe)
-    found = training.excesses(trained.net, WORLD, training.sizes_of(recipe))
-    assert all(-1e-6 <= e < (equal / least - 1) / 2 for e in found), (found, equal / least)
+    excesses = training.excesses(trained.net, WORLD, training.sizes_of(recipe))
+    assert all(-1e-6 <= e < (equal / least - 1) / 2 for e in excesses), (excesses, equal / least)
 
 
 def test_shrinking_keeps_the_quality_of_the_large_network() -> None:
@@ -182,7 +182,7 @@ def test_shrinking_keeps_the_quality_of_the_large_network() -> None:
 
 
 def test_a_training_that_was_killed_ends_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = training.train(WORLD, TINY, tmp_path / "whole")
+    uninterrupted = training.train(WORLD, TINY, tmp_path / "whole")
     step, limit = AllocatorLearner.step, [4]
 
     def killed(self: AllocatorLearner, number: int) -> float:
@@ -197,43 +197,43 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(tmp_path: Path, monk
     assert list(tmp_path.glob("*.checkpoint.npz"))
     limit[0] = -1
     again = training.train(WORLD, TINY, tmp_path)
-    for name, value in whole.net.named_parameters():
+    for name, value in uninterrupted.net.named_parameters():
         assert torch.equal(value, getattr(again.net, name)), name
-    assert [look.excess for look in again.report.looks] == [look.excess for look in whole.report.looks]
+    assert [look.excess for look in again.report.looks] == [look.excess for look in uninterrupted.report.looks]
     assert not list(tmp_path.glob("*.checkpoint.npz"))
 
 
 def test_a_trained_network_is_read_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = training.train(WORLD, TINY, tmp_path)
     monkeypatch.setattr(AllocatorLearner, "step", lambda *_: pytest.fail("trained again"))
-    again = training.train(WORLD, TINY, tmp_path)
-    assert again.report == first.report
+    loaded_band = training.train(WORLD, TINY, tmp_path)
+    assert loaded_band.report == first.report
     tasks, offloaded = slots(2)
-    kept, again = (training.allocation_of(t.net, WORLD, tasks, offloaded).band_hz for t in (first, again))
-    assert (kept == again).all()
+    band, loaded_band = (training.allocation_of(t.net, WORLD, tasks, offloaded).band_hz for t in (first, loaded_band))
+    assert (band == loaded_band).all()
 
 
-def test_what_is_kept_has_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_files_have_a_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a formula changed nothing of the old one is found: names hold world, recipe and format, of networks, schedulers and points."""
     few = TINY.model_copy(update={"steps": 1})
-    cast = experiment.TrainedModels(0, {}, Scheduler("kit", 0))
+    models = experiment.TrainedModels(0, {}, Scheduler("kit", 0))
 
-    def keep() -> set[str]:
+    def train_all() -> set[str]:
         for world in (WORLD, WORLD.model_copy(update={"gain": 2e-4})):
             training.train(world, few, tmp_path)
         experiment.scheduler_of(1, 0, tmp_path)
         return {p.name for p in tmp_path.glob("*.npz")}
 
-    first = keep()
+    first = train_all()
 
     def point() -> str:
-        return engine.digest(experiment.FORMAT, experiment._key(WORLD, cast, experiment.Delays(), SHORT, True))
+        return engine.digest(experiment.FORMAT, experiment._key(WORLD, models, experiment.Delays(), SHORT, True))
 
     before = point()
-    assert len(first) == 3 and keep() == first
+    assert len(first) == 3 and train_all() == first
     for module in (training, experiment):
         monkeypatch.setattr(module, "FORMAT", 99)
-    assert len(keep()) == 6 and point() != before
+    assert len(train_all()) == 6 and point() != before
 
 
 # --------------------------------------------------------------------------------------------------------------- scheduler
@@ -300,20 +300,20 @@ def test_imitation_lowers_the_cost() -> None:
     def gaps() -> tuple[float, float]:
         alone = scheduler(x, present).detach().numpy() >= 0.5
         costs = [
-            evaluate(world, tasks, chosen, offloading.best(world, tasks, chosen)).cost.sum()
-            for chosen in (schedule.decide(scheduler, world, tasks), alone)
+            evaluate(world, tasks, decision, offloading.best(world, tasks, decision)).cost.sum()
+            for decision in (schedule.decide(scheduler, world, tasks), alone)
         ]
         return float(costs[0] / least.sum() - 1), float(costs[1] / least.sum() - 1)
 
-    before, lesson = gaps(), Imitation(scheduler, 160, seed=0, slots=12)
+    before, imitation = gaps(), Imitation(scheduler, 160, seed=0, slots=12)
     for number in range(160):
-        lesson.step(number)
+        imitation.step(number)
     after = gaps()
-    assert len(lesson.examples) == 20  # each learned from eight times
+    assert len(imitation.examples) == 20  # each learned from eight times
     assert 0 <= after[0] < 0.01 and after[0] < before[0] / 4 and after[0] < after[1] < before[1] / 4
 
 
-def test_a_scheduler_is_kept(tmp_path: Path) -> None:
+def test_a_scheduler_is_stored(tmp_path: Path) -> None:
     first, again = (experiment.scheduler_of(1, 0, tmp_path) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     next(tmp_path.glob("scheduler-kit-1-0-*.npz")).write_bytes(b"nothing")
@@ -321,20 +321,21 @@ def test_a_scheduler_is_kept(tmp_path: Path) -> None:
         experiment.scheduler_of(1, 0, tmp_path)
 
 
-def test_lessons_that_go_on_end_with_the_same_bits() -> None:
+def test_an_imitation_that_goes_on_ends_with_the_same_bits() -> None:
     def learner() -> Imitation:
         return Imitation(Scheduler("kit", 1), 16, seed=1, slots=4)
 
-    whole, first, second = learner(), learner(), learner()
+    uninterrupted, first, second = learner(), learner(), learner()
     for n in range(4):
-        whole.step(n)
+        uninterrupted.step(n)
     for n in range(2):
         first.step(n)
     second.restore(first.state())
     for n in range(2, 4):
         second.step(n)
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.scheduler.parameters(), second.scheduler.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(uninterrupted.scheduler.parameters(), second.scheduler.parameters(), strict=True)
     )
 
 
@@ -358,19 +359,19 @@ def test_a_policy_learns_to_take_the_large_network_for_large_tasks(loss: Any) ->
     costs = np.stack([np.full(300, 1.0), np.where(scale[:, 0] > 1, 0.8, 1.2)], axis=1)
     policy = Policy(SIZES, 0)
     fit(policy, summary(WORLD, tasks, tasks.present), costs, loss=loss, steps=300, seed=0)
-    chosen = policy.choose(WORLD, tasks, tasks.present)
-    assert (chosen == costs.argmin(axis=1)).mean() > 0.98
+    choice = policy.choose(WORLD, tasks, tasks.present)
+    assert (choice == costs.argmin(axis=1)).mean() > 0.98
 
 
 def test_costs_are_eq_25_of_the_offloaded_and_choosing_gives_each_slot_its_own_size() -> None:
     tasks, offloaded = slots(6, 5)
     net, delay = untrained(), Analytic()
     table = costs_of(net, WORLD, tasks, offloaded, SIZES, delay)
-    chosen = np.array([0, 1, 1, 0, 1])
-    allocation, inference = allocation_by(net, WORLD, tasks, offloaded, SIZES, chosen, delay)
+    choice = np.array([0, 1, 1, 0, 1])
+    allocation, inference = allocation_by(net, WORLD, tasks, offloaded, SIZES, choice, delay)
     cost = np.where(offloaded, evaluate(WORLD, tasks, offloaded, allocation, inference).cost, 0.0).sum(axis=1)
-    assert cost / offloaded.sum(axis=1) == pytest.approx(table[np.arange(5), chosen], rel=1e-4)
-    sizes = [offloading.inference_of(WORLD, delay, *SIZES[i]).edge_s for i in chosen]
+    assert cost / offloaded.sum(axis=1) == pytest.approx(table[np.arange(5), choice], rel=1e-4)
+    sizes = [offloading.inference_of(WORLD, delay, *SIZES[i]).edge_s for i in choice]
     assert inference.edge_s == pytest.approx(sizes)
 
 
@@ -400,37 +401,40 @@ def test_crediting_a_task_with_all_rewards_offloads_less_and_costs_less() -> Non
     world = OffloadingWorld(users=12, server_hz=4e8)
     training_set = PolicyTrainingSet.of(untrained(), world, slots(0, 8, world)[0], Analytic(), SIZES)
     tasks = offloading.sample(world, 100, np.random.default_rng(1))
-    found = {}
+    results = {}
     for credit in ("own", "overall"):
         recipe = JointRecipe(episodes=150, slots=16, pretraining=8, pretraining_steps=5, labelled=1000, credit=credit)
         scheduler = train_jointly(untrained(), world, None, training_set, recipe).scheduler
-        chosen = schedule.decide(scheduler, world, tasks)
-        cost = evaluate(world, tasks, chosen, offloading.best(world, tasks, chosen)).cost.sum()
-        found[credit] = (chosen.mean(), cost)
-    assert found["overall"][0] < found["own"][0] and found["overall"][1] < 0.98 * found["own"][1]
+        decision = schedule.decide(scheduler, world, tasks)
+        cost = evaluate(world, tasks, decision, offloading.best(world, tasks, decision)).cost.sum()
+        results[credit] = (decision.mean(), cost)
+    assert results["overall"][0] < results["own"][0] and results["overall"][1] < 0.98 * results["own"][1]
 
 
 def test_algorithm_1_runs_and_goes_on_where_it_stopped() -> None:
     recipe = JointRecipe(episodes=4, slots=4, pretraining=8, pretraining_steps=5, labelled=2)
     training_set = PolicyTrainingSet.of(untrained(), WORLD, slots(0, 8)[0], Analytic(), SIZES)
-    done = train_jointly(untrained(), WORLD, Analytic(), training_set, recipe)
-    assert np.isfinite(done.rewards).all() and len(done.rewards) == 4
+    networks = train_jointly(untrained(), WORLD, Analytic(), training_set, recipe)
+    assert np.isfinite(networks.rewards).all() and len(networks.rewards) == 4
 
     def episodes() -> Episodes:
         return Episodes(untrained(), WORLD, Analytic(), Policy(SIZES, 0), Scheduler("paper", 0), recipe)
 
-    whole, first, second = episodes(), episodes(), episodes()
+    uninterrupted, first, second = episodes(), episodes(), episodes()
     for n in range(4):
-        whole.step(n)
+        uninterrupted.step(n)
     for n in range(2):
         first.step(n)
     second.restore(first.state())
     for n in range(2, 4):
         second.step(n)
     assert all(
-        torch.equal(a, b) for a, b in zip(whole.scheduler.parameters(), second.scheduler.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(uninterrupted.scheduler.parameters(), second.scheduler.parameters(), strict=True)
     )
-    assert all(torch.equal(a, b) for a, b in zip(whole.policy.parameters(), second.policy.parameters(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(uninterrupted.policy.parameters(), second.policy.parameters(), strict=True)
+    )
 
 
 # ----------------------------------------------------------------------------------------------------------------- figures
@@ -477,11 +481,11 @@ def test_nothing_lies_below_the_optimum(results: Results) -> None:
         "fig5-cost": experiment.OPTIMA["cost"], "fig7": experiment.REFERENCES["delay"],
         "fig7-cost": experiment.REFERENCES["cost"],
     }  # fmt: skip
-    seen = set()
+    kinds = set()
     for figure in results.figures:
         kind = re.sub("^(fig.)[abcd]", r"\1", figure.figure)
         if kind in limits:
-            seen.add(kind)
+            kinds.add(kind)
             lines = {line.name: line.values for line in figure.lines}
             least = lines.pop(limits[kind])
             for name, values in lines.items():
@@ -489,7 +493,7 @@ def test_nothing_lies_below_the_optimum(results: Results) -> None:
                     figure.figure,
                     name,
                 )
-    assert seen == set(limits)
+    assert kinds == set(limits)
 
 
 def test_a_figure_says_whether_its_metric_is_what_is_minimised(results: Results) -> None:
@@ -531,7 +535,7 @@ def test_the_bars_are_numbers(results: Results) -> None:
     assert bars[f"{experiment.KIT}: decisions above the reference, worst"] >= -1e-9  # type: ignore[operator]
 
 
-def test_a_figure_that_there_is_not() -> None:
+def test_an_unknown_figure() -> None:
     with pytest.raises(UnknownName, match="fig5"):
         check_figures(["fig55"], figures.FIGURES)
 
@@ -543,8 +547,8 @@ def test_what_training_takes_has_three_ways(tmp_path: Path, monkeypatch: pytest.
     )
     shown = figures.fig12(WORLD, SHORT, tmp_path, Progress())
     assert [f.figure for f in shown] == ["fig12", "fig12-until", "fig12-quality", "fig12-sizes"]
-    whole = {line.name: line.values for line in shown[0].lines}
-    assert set(whole) == {"scratch", "shrinking", "sandwich"} and all(v is not None and v > 0 for v in whole["scratch"])
+    times = {line.name: line.values for line in shown[0].lines}
+    assert set(times) == {"scratch", "shrinking", "sandwich"} and all(v is not None and v > 0 for v in times["scratch"])
 
 
 # ------------------------------------------------------------------------------------------------------------------ delays
@@ -556,21 +560,21 @@ def timings(*sizes: str) -> tuple[SizeTiming, ...]:
 
 def test_a_network_that_was_not_measured_counts_as_the_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     every = [f"{k},{layers}" for k, layers in experiment.SIZES]
-    known = {"allocator_b": Measured(timings=timings(*every)), "allocator_u_b": Measured(timings=timings("8,3"))}
+    measured = {"allocator_b": Measured(timings=timings(*every)), "allocator_u_b": Measured(timings=timings("8,3"))}
 
     def read(text: str, family: str) -> Measured:
-        if family not in known:
+        if family not in measured:
             raise UsageError("nothing") if text == "bad" else experiment.BadRecord("nothing")
-        return known[family]
+        return measured[family]
 
     monkeypatch.setattr(experiment, "delay_of", read)
     delays = experiment.delays_of("measured:x")
     assert any("allocator_b_static" in note for note in delays.notes)
     assert delays.inference(WORLD, "static", Size(1, 3)).edge_s == pytest.approx(1e-5)
     assert delays.inference(WORLD, "per_user", experiment.OWN).edge_s == pytest.approx(1e-5)
-    known["allocator_b"] = Measured(timings=timings("10,3", "1,1"))
+    measured["allocator_b"] = Measured(timings=timings("10,3", "1,1"))
     few = experiment.delays_of("measured:x")
     assert few.sizes == (Size(10, 3), Size(1, 1)) and any("among the 2" in note for note in few.notes)
-    known["allocator_b"] = Measured(timings=timings("10,3"))
+    measured["allocator_b"] = Measured(timings=timings("10,3"))
     with pytest.raises(experiment.BadRecord, match="profile at least"):
         experiment.delays_of("measured:x")

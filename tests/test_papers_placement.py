@@ -17,7 +17,7 @@ from kit.papers import placement
 from kit.papers.placement import READINGS, RULES, Decision, Models, PlacementWorld, State, Tasks, Variant
 from kit.papers.placement import bound as bounding
 from kit.papers.placement import world as worlds
-from kit.papers.placement.options import takes
+from kit.papers.placement.options import demands
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = {
@@ -70,7 +70,11 @@ def written_out(
     m, phi = decision.at_gateway[s], decision.variant[s]
     alpha_l, alpha_e = decision.first_share[s], decision.second_share[s]
     beta_l, beta_e = decision.gateway_share[s], decision.edge_share[s]
-    counted, literal, apart = world.first_hop == "counted", world.pools == "literal", world.band == "per_gateway"
+    counted, literal, band_per_gateway = (
+        world.first_hop == "counted",
+        world.pools == "literal",
+        world.band == "per_gateway",
+    )
 
     def accepted(k: int) -> bool:
         if tasks.size_bit[s, k] == 0:
@@ -79,18 +83,21 @@ def written_out(
             return bool(alpha_l[k] > 0 and beta_l[k] > 0)
         return bool(alpha_e[k] > 0 and beta_e[k] > 0 and (alpha_l[k] > 0 or not counted))
 
-    def near(k: int, own: bool) -> range:
-        return range(k // per * per, k // per * per + per) if own else range(tasks_n)
+    def near(k: int, per_gateway: bool) -> range:
+        return range(k // per * per, k // per * per + per) if per_gateway else range(tasks_n)
 
     def total(share: Any, users: Any) -> float:
         return float(sum(share[j] for j in users))
 
-    asks = [accepted(k) for k in range(tasks_n)]
-    at_home, away = [asks[k] and m[k] for k in range(tasks_n)], [asks[k] and not m[k] for k in range(tasks_n)]
+    has_shares = [accepted(k) for k in range(tasks_n)]
+    at_home, away = (
+        [has_shares[k] and m[k] for k in range(tasks_n)],
+        [has_shares[k] and not m[k] for k in range(tasks_n)],
+    )
     c4 = c5 = c6 = True
     delay, completed, accuracy, hit, fetch = [], [], [], [], []
     for k in range(tasks_n):
-        hop = total(alpha_l, [j for j in near(k, apart) if asks[j] and (m[j] or counted)])
+        hop = total(alpha_l, [j for j in near(k, band_per_gateway) if has_shares[j] and (m[j] or counted)])
         second = total(alpha_e, [j for j in range(tasks_n) if away[j]])
         clock = total(beta_l, [j for j in near(k, not literal) if at_home[j]])
         edge = total(beta_e, [j for j in range(tasks_n) if away[j]])
@@ -99,8 +106,8 @@ def written_out(
         bits = 8 * float(models.size_bytes[s, k, n])
         first_hz = world.band_hz * (alpha_l[k] / max(1, hop) if m[k] or counted else 1.0)
         node = "gateway" if m[k] else "edge"
-        hit.append(asks[k] and u[node, k, n])
-        if not asks[k]:
+        hit.append(has_shares[k] and u[node, k, n])
+        if not has_shares[k]:
             fetch.append(inf)
             delay.append(inf)
             continue
@@ -115,33 +122,38 @@ def written_out(
             c = models.cycles[s, k, 1, n] / (beta_e[k] / max(1, edge) * world.edge_hz)
         fetch.append(tau)
         delay.append(max(t, tau) + c)
-    held = {
+    cached_bytes = {
         (node, pool): sum(
-            float(models.size_bytes[s, k, n]) for (where, k, n), there in u.items()
-            if there and where == node and (node == "edge" or literal or k // per == pool)
+            float(models.size_bytes[s, k, n]) for (where, k, n), cached in u.items()
+            if cached and where == node and (node == "edge" or literal or k // per == pool)
         )
         for node in one for pool in range(world.gateways)
     }  # fmt: skip
-    accepted_tasks = dict.fromkeys(held, 0.0)
+    requested_bytes = dict.fromkeys(cached_bytes, 0.0)
     limit = {"gateway": world.gateway_cache_bytes, "edge": world.edge_cache_bytes}
     new, placed, cloud, backhaul = dict(u), [], 0.0, 0.0
     for k in range(tasks_n):
         node, n, fits = "gateway" if m[k] else "edge", int(phi[k]), False
         size = float(models.size_bytes[s, k, n])
         pool = 0 if node == "edge" or literal else k // per
-        accepted_tasks[node, pool] += size * asks[k]
-        c6 = c6 and accepted_tasks[node, pool] <= limit[node]
-        if asks[k] and not hit[k] and fetch[k] <= tasks.deadline_s[s, k] and held[node, pool] + size <= limit[node]:
+        requested_bytes[node, pool] += size * has_shares[k]
+        c6 = c6 and requested_bytes[node, pool] <= limit[node]
+        if (
+            has_shares[k]
+            and not hit[k]
+            and fetch[k] <= tasks.deadline_s[s, k]
+            and cached_bytes[node, pool] + size <= limit[node]
+        ):
             fits, new[node, k, n] = True, True  # steps 2 and 3
-            held[node, pool] += size
+            cached_bytes[node, pool] += size
             from_edge = node == "gateway" and u["edge", k, n]
             cloud, backhaul = cloud + size * (not from_edge), backhaul + size * (node == "gateway")
         placed.append(fits)
         delay[k] = delay[k] if hit[k] or fits else inf
         completed.append(delay[k] <= tasks.deadline_s[s, k])
         accuracy.append(models.accuracy[s, k, int(tasks.noisy[s, k]), n] * completed[k])  # eq. 10
-    keep = {"gateway": decision.keep_gateway, "edge": decision.keep_edge}
-    after = {(node, k, n): there and bool(keep[node][s, k, n]) for (node, k, n), there in new.items()}  # step 4
+    keep_masks = {"gateway": decision.keep_gateway, "edge": decision.keep_edge}
+    after = {(node, k, n): cached and bool(keep_masks[node][s, k, n]) for (node, k, n), cached in new.items()}  # step 4
     count = sum(tasks.size_bit[s] > 0)
     c1 = all(completed[k] for k in range(tasks_n) if tasks.size_bit[s, k] > 0)
     reward = float(sum(accuracy)) / max(1, count)  # eq. 14
@@ -158,13 +170,13 @@ def written_out(
 def test_a_slot_is_the_papers_equations_written_out(seed: int, changes: dict[str, Any]) -> None:
     world, models, tasks, state = scene(seed, **changes)
     decision = anyhow(world, 2, np.random.default_rng(seed))
-    found = placement.step(world, models, tasks, state, decision)
+    outcome = placement.step(world, models, tasks, state, decision)
     for s in range(2):
         expected = written_out(world, models, tasks, state, decision, s)
         for name in ("delay_s", "completed", "accuracy", "hit", "placed", "satisfied", "moved_bytes", "reward"):
-            assert np.asarray(getattr(found, name)[s]) == pytest.approx(np.asarray(expected[name]), rel=1e-9), name
-        for (node, k, n), there in expected["after"].items():
-            assert getattr(found.state, node)[s, k, n] == there
+            assert np.asarray(getattr(outcome, name)[s]) == pytest.approx(np.asarray(expected[name]), rel=1e-9), name
+        for (node, k, n), cached in expected["after"].items():
+            assert getattr(outcome.state, node)[s, k, n] == cached
 
 
 def test_sampling_is_tables_iii_and_iv() -> None:
@@ -193,8 +205,10 @@ def test_more_than_two_variants_and_other_cycles_at_the_edge() -> None:
     world, models, tasks, state = scene(3, variants=variants)
     assert models.cycles[0, 0].tolist() == [[1e6, 2e6, 3e6], [1e6, 5e5, 5e5]]
     for rule in RULES.values():
-        found = placement.step(world, models, tasks, state, rule(world, models, tasks, state, np.random.default_rng(0)))
-        assert (found.reward <= placement.upper_bound(world, models, tasks, state) + 1e-9).all()
+        outcome = placement.step(
+            world, models, tasks, state, rule(world, models, tasks, state, np.random.default_rng(0))
+        )
+        assert (outcome.reward <= placement.upper_bound(world, models, tasks, state) + 1e-9).all()
 
 
 # ------------------------------------------------------------------------------------------------------ budgets and caches
@@ -206,14 +220,14 @@ def test_shares_are_brought_into_every_budget(seed: int, changes: dict[str, Any]
     world, _, tasks, _ = scene(seed, **changes)
     decision = anyhow(world, 2, np.random.default_rng(seed))
     shares, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
-    for share, apart in zip(
+    for share, per_gateway in zip(
         shares, (world.band == "per_gateway", False, world.pools == "per_gateway", False), strict=True
     ):
-        assert (share >= 0).all() and (worlds.pooled(world, share, apart) <= 1 + 1e-12).all()
-    again, *held = worlds.project(
+        assert (share >= 0).all() and (worlds.pooled(world, share, per_gateway) <= 1 + 1e-12).all()
+    again, *within = worlds.project(
         world, worlds.accepted_tasks(world, tasks, decision), _with(decision, shares, 1 - 1e-12)
     )
-    assert all(h.all() for h in held)
+    assert all(h.all() for h in within)
     assert all(np.allclose(a, b, rtol=1e-9) for a, b in zip(again, shares, strict=True))
     assert c4.shape == c5.shape == (2,)
 
@@ -230,13 +244,13 @@ def test_caches_hold_no_more_than_they_can_and_lose_only_what_is_not_kept(seed: 
     decision = anyhow(world, 2, np.random.default_rng(seed))
     size = np.take_along_axis(models.size_bytes, decision.variant[:, :, None], axis=2)[:, :, 0]
     all_ = np.ones_like(decision.keep_edge)
-    kept = placement.step(world, models, tasks, state, replace(decision, keep_gateway=all_, keep_edge=all_))
-    before, after = (sum(h.sum() for h in worlds.cached_bytes(world, models, x)) for x in (state, kept.state))
-    assert after == pytest.approx(before + (size * kept.placed).sum())
-    gateway, edge = worlds.cached_bytes(world, models, kept.state)
+    outcome = placement.step(world, models, tasks, state, replace(decision, keep_gateway=all_, keep_edge=all_))
+    before, after = (sum(h.sum() for h in worlds.cached_bytes(world, models, x)) for x in (state, outcome.state))
+    assert after == pytest.approx(before + (size * outcome.placed).sum())
+    gateway, edge = worlds.cached_bytes(world, models, outcome.state)
     assert (edge <= world.edge_cache_bytes * (1 + 1e-12)).all()
-    held = gateway if world.pools == "per_gateway" else gateway.sum(axis=1)
-    assert (held <= world.gateway_cache_bytes * (1 + 1e-12)).all()
+    cached = gateway if world.pools == "per_gateway" else gateway.sum(axis=1)
+    assert (cached <= world.gateway_cache_bytes * (1 + 1e-12)).all()
     none = np.zeros_like(all_)
     emptied = placement.step(world, models, tasks, state, replace(decision, keep_gateway=none, keep_edge=none)).state
     assert not emptied.gateway.any() and not emptied.edge.any()
@@ -264,25 +278,25 @@ def test_models_are_placed_in_order_while_there_is_room_and_serve_the_next_slot(
 
 def test_a_model_that_comes_for_a_late_task_is_placed_all_the_same() -> None:
     world, models, tasks, state, decision = lone(gateway_hz=1e7)
-    found = placement.step(world, models, tasks, state, decision)
-    assert found.placed.all() and not found.completed.any() and found.state.gateway[:, :, 1].all()
+    outcome = placement.step(world, models, tasks, state, decision)
+    assert outcome.placed.all() and not outcome.completed.any() and outcome.state.gateway[:, :, 1].all()
 
 
 def test_a_model_that_cannot_come_in_time_is_not_placed() -> None:
     world, models, tasks, state, decision = lone(cloud_bps=10e6)
-    found = placement.step(world, models, tasks, state, decision)
-    assert not found.placed.any() and not found.state.gateway.any() and not found.moved_bytes.any()
+    outcome = placement.step(world, models, tasks, state, decision)
+    assert not outcome.placed.any() and not outcome.state.gateway.any() and not outcome.moved_bytes.any()
     at_edge = replace(state, edge=np.ones_like(state.edge))
-    found = placement.step(world, models, tasks, at_edge, decision)
-    assert found.placed.all() and found.moved_bytes.tolist() == [[0.0, 30e6]]
+    outcome = placement.step(world, models, tasks, at_edge, decision)
+    assert outcome.placed.all() and outcome.moved_bytes.tolist() == [[0.0, 30e6]]
 
 
 def test_a_task_without_a_share_is_turned_away_and_asks_for_no_model() -> None:
     world, models, tasks, state, decision = lone(gateway_cache_bytes=25e6)
     share = decision.gateway_share.copy()
     share[0, 0] = 0.0
-    found = placement.step(world, models, tasks, state, replace(decision, gateway_share=share))
-    assert found.placed.tolist() == [[False, True, True]] and found.delay_s[0, 0] == inf
+    outcome = placement.step(world, models, tasks, state, replace(decision, gateway_share=share))
+    assert outcome.placed.tolist() == [[False, True, True]] and outcome.delay_s[0, 0] == inf
 
 
 def test_the_strict_reward_is_nothing_where_a_constraint_is_violated() -> None:
@@ -303,9 +317,9 @@ def normalised(seed: int, kind: type[np.floating[Any]], order: str, **changes: A
     models, tasks = placement.sample_models(world, 1, rng), placement.sample(world, 1, rng)
     home = rng.random((1, world.tasks)) < 0.5
     shares = []
-    for own, uses in zip(worlds.apart(world), (home, ~home, home, ~home), strict=True):
+    for per_gateway, uses in zip(worlds.separate_pools(world), (home, ~home, home, ~home), strict=True):
         share = (rng.uniform(0.1, 1.0, (1, world.tasks)) * uses).astype(kind)
-        rows = share.reshape(world.gateways if own else 1, -1)
+        rows = share.reshape(world.gateways if per_gateway else 1, -1)
         sums = rows.sum(axis=1, keepdims=True) if order == "pairs" else rows.cumsum(axis=1, dtype=kind)[:, -1:]
         shares.append((rows / sums).astype(kind).reshape(1, -1))
     variant = np.ones((1, world.tasks), dtype=np.int64)
@@ -327,8 +341,8 @@ def test_the_strict_reward_pays_for_shares_that_were_divided_by_their_sum() -> N
     """Without a tolerance most of such slots paid nothing."""
     for seed in range(10):
         world, models, tasks, decision = normalised(seed, np.float64, "pairs", reward="strict", deadline_s=(20.0, 30.0))
-        found = placement.step(world, models, tasks, placement.empty(world, 1), decision)
-        assert found.satisfied.all() and found.reward[0] > 0.9
+        outcome = placement.step(world, models, tasks, placement.empty(world, 1), decision)
+        assert outcome.satisfied.all() and outcome.reward[0] > 0.9
 
 
 def test_nobody_gains_by_the_tolerance() -> None:
@@ -355,8 +369,8 @@ def test_rules_use_up_the_pools_that_they_use(name: str, changes: dict[str, Any]
     decision = RULES[name](world, models, tasks, state, rng)
     shares, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
     assert c4.all() and c5.all()
-    for share, own in zip(shares, worlds.apart(world), strict=True):
-        sums = worlds.pooled(world, share, own)
+    for share, per_gateway in zip(shares, worlds.separate_pools(world), strict=True):
+        sums = worlds.pooled(world, share, per_gateway)
         assert (np.isclose(sums, 1.0, atol=1e-6) | (sums == 0)).all()
 
 
@@ -376,12 +390,12 @@ def test_what_changes_a_result_changes_the_format() -> None:
     """These are the results of format 1. Whoever changes a formula, a rule or a random stream sees it here: count FORMAT up, and write the
     new ones. Otherwise a folder's points and networks of before would be taken for those of now."""
     world = PlacementWorld(**SMALL)
-    found = {
+    results = {
         name: [round(float(o.reward.sum()), 6) for o in placement.run(world, rule, slots=2, samples=2, seed=3)]
         for name, rule in RULES.items()
         if name != "lp_rounding"  # a solver's last digits are its version's
     }
-    assert (worlds.FORMAT, found) == RESULTS_OF_FORMAT
+    assert (worlds.FORMAT, results) == RESULTS_OF_FORMAT
 
 
 RESULTS_OF_FORMAT: tuple[int, dict[str, list[float]]] = (
@@ -417,15 +431,15 @@ def test_a_run_is_its_seeds_and_sees_no_later_slot(name: str) -> None:
 
 @pytest.mark.parametrize("name", READINGS)
 def test_random_completes_about_55_percent_under_every_reading(name: str) -> None:
-    found = placement.metrics(placement.run(placement.reading(name), RULES["random"], slots=5, samples=6))
-    assert 0.52 < found.completion < 0.60
-    assert found.satisfied == found.satisfied_spectrum == 0 and found.satisfied_caches == 1
+    means = placement.metrics(placement.run(placement.reading(name), RULES["random"], slots=5, samples=6))
+    assert 0.52 < means.completion < 0.60
+    assert means.satisfied == means.satisfied_spectrum == 0 and means.satisfied_caches == 1
 
 
 @pytest.mark.parametrize("name", ["per_gateway", "counted"])
 def test_equal_shares_reach_the_bound_where_each_gateway_has_a_band(name: str) -> None:
-    found = placement.metrics(placement.run(placement.reading(name), RULES["equal"], slots=3, samples=3))
-    assert found.average_accuracy > 0.966
+    means = placement.metrics(placement.run(placement.reading(name), RULES["equal"], slots=3, samples=3))
+    assert means.average_accuracy > 0.966
 
 
 def test_the_best_constant_is_better_than_its_neighbours_and_asks_for_no_more_than_there_is() -> None:
@@ -434,10 +448,10 @@ def test_the_best_constant_is_better_than_its_neighbours_and_asks_for_no_more_th
     assert variant == 1 and 16 <= homes <= 20
     outcomes = placement.run(world, RULES["equal"], slots=2, samples=2)
     assert outcomes[-1].at_gateway.sum(axis=1).tolist() == [10 * homes] * 2
-    found = placement.metrics(outcomes)
-    assert found.average_accuracy > 0.95 and found.satisfied_spectrum == found.satisfied_computing == 1
+    means = placement.metrics(outcomes)
+    assert means.average_accuracy > 0.95 and means.satisfied_spectrum == means.satisfied_computing == 1
     assert (
-        found.average_accuracy
+        means.average_accuracy
         > placement.metrics(placement.run(world, RULES["greedy"], slots=2, samples=2)).average_accuracy
     )
 
@@ -445,11 +459,11 @@ def test_the_best_constant_is_better_than_its_neighbours_and_asks_for_no_more_th
 def test_metrics_are_counts_of_the_outcomes() -> None:
     world = PlacementWorld(**SMALL)
     outcomes = placement.run(world, RULES["random"], slots=3, samples=2)
-    found = placement.metrics(outcomes)
-    assert found.completed_at_gateways + found.completed_at_edge == pytest.approx(found.completion * world.tasks)
-    assert found.average_accuracy == pytest.approx(np.mean([o.reward for o in outcomes]))
-    assert found.placed_at_gateways == pytest.approx(np.mean([(o.placed & o.at_gateway).sum(axis=1) for o in outcomes]))
-    assert found.hits > 0 and found.cloud_bytes > 0 and found.backhaul_bytes > 0
+    means = placement.metrics(outcomes)
+    assert means.completed_at_gateways + means.completed_at_edge == pytest.approx(means.completion * world.tasks)
+    assert means.average_accuracy == pytest.approx(np.mean([o.reward for o in outcomes]))
+    assert means.placed_at_gateways == pytest.approx(np.mean([(o.placed & o.at_gateway).sum(axis=1) for o in outcomes]))
+    assert means.hits > 0 and means.cloud_bytes > 0 and means.backhaul_bytes > 0
 
 
 def test_readings_and_ranges_are_checked() -> None:
@@ -479,7 +493,7 @@ def test_no_decision_exceeds_the_bound(seed: int, changes: dict[str, Any]) -> No
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
 def test_the_bound_is_exact_for_any_prices(seed: int) -> None:
-    """The least that an option pays, in closed form, against every way to take its time apart on a fine grid."""
+    """The least that an option pays, in closed form, against every split of its time on a fine grid."""
     world, models, tasks, state = scene(seed, samples=1, first_hop="counted")
     option, of = (
         placement.options_of(world, models, tasks, state),
@@ -490,17 +504,17 @@ def test_the_bound_is_exact_for_any_prices(seed: int) -> None:
     best = np.full(profit.shape, -np.inf)
     for f in np.linspace(0.01, 0.99, 197):
         at = np.maximum(f * option.deadline_s, option.fetch_s)
-        paid = (takes(option, at, prices[of])[0] * prices[of][:, None]).sum(axis=2)
+        paid = (demands(option, at, prices[of])[0] * prices[of][:, None]).sum(axis=2)
         best = np.maximum(best, np.where(at[0] < option.deadline_s[0], option.value[0] - paid, -np.inf))
     usable = option.value[0] > 0
     assert (best <= profit + 1e-9)[usable].all()
-    taken = (takes(option, send[None], prices[of])[0] * prices[of][:, None]).sum(axis=2)
+    taken = (demands(option, send[None], prices[of])[0] * prices[of][:, None]).sum(axis=2)
     assert (option.value[0] - taken)[usable] == pytest.approx(profit[usable], rel=1e-9)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_the_bound_stands_above_the_best_whole_decision_and_the_rounding_below_it(seed: int) -> None:
-    """The best integer choice of options and of 40 ways to take the time apart, by branch and bound."""
+    """The best integer choice of options and of 40 splits of the time, by branch and bound."""
     optimize = pytest.importorskip("scipy.optimize")
     world, models, tasks, state = scene(seed, samples=1)
     option, of = (
@@ -513,7 +527,7 @@ def test_the_bound_stands_above_the_best_whole_decision_and_the_rounding_below_i
         usable = (option.value > 0) & (at > option.fixed_s) & (at < option.deadline_s)
         for task, which in zip(*np.nonzero(usable[0]), strict=True):
             need = np.zeros(option.budget.shape[1] + world.tasks)
-            np.add.at(need, of[task], takes(option, at)[0, task, which])
+            np.add.at(need, of[task], demands(option, at)[0, task, which])
             need[option.budget.shape[1] + task] = 1.0
             values.append(option.value[0, task, which])
             columns.append(need)
@@ -521,10 +535,10 @@ def test_the_bound_stands_above_the_best_whole_decision_and_the_rounding_below_i
     limits = optimize.LinearConstraint(np.array(columns).T, ub=room)
     best = -optimize.milp(-np.array(values), constraints=limits, integrality=1, bounds=optimize.Bounds(0, 1)).fun
     count, rng = tasks.present.sum(), np.random.default_rng(0)
-    found = placement.step(world, models, tasks, state, placement.rounded(world, models, tasks, state, rng)).reward[0]
+    reward = placement.step(world, models, tasks, state, placement.rounded(world, models, tasks, state, rng)).reward[0]
     bound = placement.upper_bound(world, models, tasks, state)[0]
-    assert found * count <= best + 0.02 and best <= bound * count + 1e-6
-    assert found * count > best - 1.0  # of eight tasks the rounding loses at most one
+    assert reward * count <= best + 0.02 and best <= bound * count + 1e-6
+    assert reward * count > best - 1.0  # of eight tasks the rounding loses at most one
 
 
 @given(SEEDS, st.fixed_dictionaries(OPTIONS))
@@ -533,9 +547,9 @@ def test_rules_and_rounding_complete_whatever_they_accept(seed: int, changes: di
     world, models, tasks, state = scene(seed, **changes)
     for name in ("greedy", "greedy_balanced", "lp_rounding"):
         decision = RULES[name](world, models, tasks, state, np.random.default_rng(0))
-        found = placement.step(world, models, tasks, state, decision)
-        assert (found.completed == worlds.accepted_tasks(world, tasks, decision)).all()
-        assert found.satisfied[:, 3].all()
+        outcome = placement.step(world, models, tasks, state, decision)
+        assert (outcome.completed == worlds.accepted_tasks(world, tasks, decision)).all()
+        assert outcome.satisfied[:, 3].all()
         _, c4, c5 = worlds.project(world, worlds.accepted_tasks(world, tasks, decision), decision)
         assert c4.all() and c5.all()
 
@@ -551,8 +565,8 @@ def test_rounding_comes_near_the_bound(changes: dict[str, Any]) -> None:
         placement.sample(world, 1, rng),
         placement.empty(world, 1),
     )
-    found = placement.step(world, models, tasks, state, placement.rounded(world, models, tasks, state, rng))
-    assert found.reward[0] >= 0.985 * placement.upper_bound(world, models, tasks, state)[0]
+    outcome = placement.step(world, models, tasks, state, placement.rounded(world, models, tasks, state, rng))
+    assert outcome.reward[0] >= 0.985 * placement.upper_bound(world, models, tasks, state)[0]
 
 
 def test_a_slot_in_which_nothing_can_be_done() -> None:
@@ -563,8 +577,8 @@ def test_a_slot_in_which_nothing_can_be_done() -> None:
         assert placement.upper_bound(world, models, bad, state) == pytest.approx(0.0, abs=1e-5)
         for name in RULES:
             decision = RULES[name](world, models, bad, state, np.random.default_rng(0))
-            found = placement.step(world, models, bad, state, decision)
-            assert not found.completed.any() and not found.reward.any()
+            outcome = placement.step(world, models, bad, state, decision)
+            assert not outcome.completed.any() and not outcome.reward.any()
 
 
 # ----------------------------------------------------------------------------------------------------------- environment
@@ -589,20 +603,20 @@ def test_the_environment_has_the_papers_sizes_and_repeats() -> None:
         env = PlacementEnv(slots=3)
         assert env.observation_space.shape == (2450,) and env.action_space.shape == (3500,)
         env.action_space.seed(1)
-        seen, ended, rewards = [env.reset(seed=7)[0]], False, []
+        observations, ended, rewards = [env.reset(seed=7)[0]], False, []
         while not ended:
             observation, reward, terminated, ended, info = env.step(env.action_space.sample())
             assert env.observation_space.contains(observation) and not terminated
             assert reward == pytest.approx(info["average_accuracy"]) and 0.4 < reward < 0.7
-            seen.append(observation)
+            observations.append(observation)
             rewards.append(reward)
-        ran.append((np.array(seen), rewards))
+        ran.append((np.array(observations), rewards))
     assert len(ran[0][1]) == 3 and ran[0][1] == ran[1][1] and np.array_equal(ran[0][0], ran[1][0])
 
 
 @given(SEEDS)
 @settings(max_examples=10, deadline=None)
-def test_actions_mean_what_they_were_made_of(seed: int) -> None:
+def test_actions_mean_their_decision(seed: int) -> None:
     pytest.importorskip("gymnasium")
     from kit.papers.placement import environment
 

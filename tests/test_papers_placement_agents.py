@@ -31,9 +31,9 @@ def trained_in(folder: Path, **changes: Any) -> agents.TrainedAgent:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = tmp_path_factory.mktemp("agents")
-    trained_in(found)
-    return found
+    path = tmp_path_factory.mktemp("agents")
+    trained_in(path)
+    return path
 
 
 def policy_in(folder: Path) -> Path:
@@ -63,8 +63,8 @@ def test_counts_are_those_of_the_librarys_networks() -> None:
         of = learner.modules
         counted = sum(p.numel() for name in ("actor", "critic") for p in of[name].parameters())
         assert counted == agents.parameters(TINY, recipe)
-        held = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
-        assert held == agents.buffer_bytes(TINY, recipe)
+        buffer_bytes = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
+        assert buffer_bytes == agents.buffer_bytes(TINY, recipe)
     flop = [agents.update_flop(TINY, RECIPE.model_copy(update={"batch": b})) for b in (4, 8)]
     assert flop[1] == 2 * flop[0] > 0
 
@@ -89,27 +89,27 @@ def test_a_buffer_without_room_is_refused() -> None:
 
 
 def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = trained_in(tmp_path / "whole")
+    uninterrupted = trained_in(tmp_path / "whole")
 
     class Killed(Exception):
         pass
 
-    def die(done: int, steps: int, reward: float) -> None:
-        if done >= 2:
+    def die(steps_done: int, steps: int, reward: float) -> None:
+        if steps_done >= 2:
             raise Killed
 
     before = learning.CHECKPOINT_S, learning.PROGRESS_S
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(learning, "CHECKPOINT_S", 0.0)
-        patch.setattr(agents, "KEPT_BYTES_PER_S", 1e30)
+        patch.setattr(agents, "CHECKPOINT_BYTES_PER_S", 1e30)
         patch.setattr(learning, "PROGRESS_S", -1.0)
         with pytest.raises(Killed):
             agents.train(TINY, RECIPE, tmp_path / "cut", progress=die)
     assert before == (learning.CHECKPOINT_S, learning.PROGRESS_S)
     assert list((tmp_path / "cut").glob("*.checkpoint.npz"))
     resumed = agents.train(TINY, RECIPE, tmp_path / "cut")
-    assert resumed.curve == whole.curve
-    assert resumed.record.network_sha256 == whole.record.network_sha256
+    assert resumed.curve == uninterrupted.curve
+    assert resumed.record.network_sha256 == uninterrupted.record.network_sha256
     assert not list((tmp_path / "cut").glob("*.checkpoint.npz"))
 
 
@@ -135,9 +135,9 @@ def test_the_reward_of_an_episode_is_what_the_environment_paid() -> None:
 def test_an_actor_that_has_learned_nothing_is_worth_nearly_an_equal_split() -> None:
     world = PlacementWorld()
     policy = agents.untrained(world, recipe_of("small", "td3"))
-    found = metrics(run(world, policy, slots=2, seed=0))
+    untrained = metrics(run(world, policy, slots=2, seed=0))
     random = metrics(run(world, worlds_rules()["random"], slots=2, seed=0))
-    assert found.average_accuracy > 1.5 * random.average_accuracy
+    assert untrained.average_accuracy > 1.5 * random.average_accuracy
 
 
 def worlds_rules() -> dict[str, Any]:
@@ -166,11 +166,11 @@ def test_the_file_decides_as_the_actor_does(folder: Path) -> None:
     tasks, state = worlds.sample(TINY, 3, np.random.default_rng(1)), worlds.empty(TINY, 3)
     with torch.no_grad():
         action = learner.agent.actor(torch.as_tensor(observe(TINY, models, tasks, state))).numpy()
-    wanted = decision_of(TINY, (action + 1) / 2)
-    found = policy(TINY, models, tasks, state, np.random.default_rng(2))
-    np.testing.assert_allclose(found.first_share, wanted.first_share, atol=1e-6)
-    np.testing.assert_array_equal(found.keep_edge, wanted.keep_edge)
-    assert found.at_gateway.shape == (3, TINY.tasks)
+    expected = decision_of(TINY, (action + 1) / 2)
+    decision = policy(TINY, models, tasks, state, np.random.default_rng(2))
+    np.testing.assert_allclose(decision.first_share, expected.first_share, atol=1e-6)
+    np.testing.assert_array_equal(decision.keep_edge, expected.keep_edge)
+    assert decision.at_gateway.shape == (3, TINY.tasks)
 
 
 def test_a_policy_needs_neither_torch_nor_its_library(folder: Path) -> None:
@@ -183,12 +183,12 @@ from kit.papers.placement import metrics, run, trained
 record, policy = trained.load(Path({str(policy_in(folder))!r}))
 print(metrics(run(record.world, policy, slots=2, seed=record.models_seed)).average_accuracy)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert 0.0 <= float(done.stdout) <= 1.0
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert 0.0 <= float(completed.stdout) <= 1.0
 
 
-def test_a_file_that_is_not_what_it_says_is_one_sentence(folder: Path, tmp_path: Path) -> None:
+def test_a_file_of_another_kind_is_one_sentence(folder: Path, tmp_path: Path) -> None:
     record, _ = trained.load(policy_in(folder))
     onnx = trained.network_path(policy_in(folder)).read_bytes()
     path = tmp_path / "x.policy.json"
@@ -253,8 +253,8 @@ def test_a_shared_network_sees_a_task_and_is_paid_for_it(method: agents.Method) 
     assert agents.sizes(TINY, recipe) == (7, 10)
     counted = sum(p.numel() for n in ("actor", "critic") for p in learner.modules[n].parameters())
     assert counted == agents.parameters(TINY, recipe)
-    held = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
-    assert held == agents.buffer_bytes(TINY, recipe)
+    buffer_bytes = sum(getattr(learner.buffer, n).nbytes for n in ("observations", "next_observations", "actions"))
+    assert buffer_bytes == agents.buffer_bytes(TINY, recipe)
     learner.step(0)
     outcome = learner.env.outcome
     assert outcome is not None
@@ -275,7 +275,7 @@ def test_the_gradient_of_every_layer_of_actor_and_critics_reaches_it() -> None:
 
 def test_inputs_are_centred_by_the_world_and_actions_are_left() -> None:
     mean, deviation = agents.centre(PlacementWorld())
-    seen = np.concatenate(
+    observations = np.concatenate(
         [
             observe(PlacementWorld(), models, tasks, worlds.empty(PlacementWorld(), 9)).reshape(-1, 7)
             for models, tasks in [
@@ -286,7 +286,7 @@ def test_inputs_are_centred_by_the_world_and_actions_are_left() -> None:
             ]
         ]
     )
-    centred = (seen[:, :3] - mean[:3]) / deviation[:3]
+    centred = (observations[:, :3] - mean[:3]) / deviation[:3]
     assert np.abs(centred.mean(axis=0)).max() < 0.1 and np.abs(centred.std(axis=0) - 1).max() < 0.05
     layer = agents._Centred(mean, deviation, 9)
     assert layer(torch.full((1, 9), 0.5))[0, 7:].tolist() == [0.5, 0.5]
@@ -306,9 +306,9 @@ def test_a_shared_network_learns_a_small_factory_far_above_random(tmp_path: Path
     world = scaled(PlacementWorld(), 2, 10)
     recipe = SHARED.model_copy(update={"episodes": 10, "buffer": 800, "batch": 256})
     agent = agents.train(world, recipe, tmp_path)
-    found = metrics(run(world, agent.policy, slots=5, samples=4, seed=9)).average_accuracy
+    accuracy = metrics(run(world, agent.policy, slots=5, samples=4, seed=9)).average_accuracy
     random = metrics(run(world, worlds_rules()["random"], slots=5, samples=4, seed=9)).average_accuracy
-    assert found > 1.3 * random
+    assert accuracy > 1.3 * random
 
 
 def test_a_shared_networks_file_decides_as_its_actor_does_in_any_factory(tmp_path: Path) -> None:
@@ -324,25 +324,25 @@ def test_a_shared_networks_file_decides_as_its_actor_does_in_any_factory(tmp_pat
         tasks, state = worlds.sample(world, 2, np.random.default_rng(1)), worlds.empty(world, 2)
         with torch.no_grad():
             action = learner.agent.actor(torch.as_tensor(observe(world, models, tasks, state).reshape(-1, 7))).numpy()
-        wanted = decision_of(world, ((action + 1) / 2).reshape(2, -1))
-        found = policy(world, models, tasks, state, np.random.default_rng(2))
-        np.testing.assert_allclose(found.edge_share, wanted.edge_share, atol=1e-6)
-        np.testing.assert_array_equal(found.variant, wanted.variant)
+        expected = decision_of(world, ((action + 1) / 2).reshape(2, -1))
+        decision = policy(world, models, tasks, state, np.random.default_rng(2))
+        np.testing.assert_allclose(decision.edge_share, expected.edge_share, atol=1e-6)
+        np.testing.assert_array_equal(decision.variant, expected.variant)
     three = PlacementWorld(variants=(*PlacementWorld().variants, worlds.HEAVY), gateways=2, devices=3)
     with pytest.raises(UsageError, match="train one for it"):
         run(three, policy, slots=1)
 
 
 def test_a_killed_training_of_a_shared_network_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole, cut = AgentLearner(TINY, SHORT), AgentLearner(TINY, SHORT)
+    uninterrupted, cut = AgentLearner(TINY, SHORT), AgentLearner(TINY, SHORT)
     with learning.one_thread():
-        rewards = [whole.step(number) for number in range(3)]
+        rewards = [uninterrupted.step(number) for number in range(3)]
         cut.step(0)
         state = cut.state()
         again = AgentLearner(TINY, SHORT)
         again.restore(state)
         assert [again.step(number) for number in (1, 2)] == rewards[1:]
-    for key, value in whole.state().items():
+    for key, value in uninterrupted.state().items():
         if key != "counts":
             np.testing.assert_array_equal(again.state()[key], value)
 
@@ -350,7 +350,7 @@ def test_a_killed_training_of_a_shared_network_ends_with_the_same_bits(tmp_path:
 # ------------------------------------------------------------------------------------------------------- what is kept
 
 
-def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stored_agent_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """World, recipe and format: a changed default or formula never returns old numbers."""
     names = {agents._of_world(TINY, 0), agents._of_world(TINY, 1)}
     monkeypatch.setattr(agents, "FORMAT", agents.FORMAT + 1)
@@ -373,7 +373,7 @@ def test_what_is_kept_is_named_by_all_that_decides_it(tmp_path: Path, monkeypatc
     assert "cloud_bps" in plain and "cloud_bps" not in dumped
 
 
-def test_kits_own_network_is_kept_under_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_network_is_stored_under_its_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kit.papers.placement import own
 
     experiment.own_of(2, 0, tmp_path)

@@ -18,7 +18,7 @@ from kit import store
 from kit.errors import BadRecord, UnknownName, UsageError
 from kit.papers import placement
 from kit.papers.placement import RULES, PlacementWorld, compared, measured, options, trace
-from kit.papers.placement.measured import NOISY_PART, Where, luckiest, models_of, world_of
+from kit.papers.placement.measured import NOISY_PART, DeviceSelection, luckiest, models_of, world_of
 from kit.papers.placement.trace import Arrivals, Fading, Recorder, generate, replay
 from kit.papers.placement.world import CHOICES, MODELS, TASKS, TIMES, Spread, metrics, run, sample_models, step
 from kit.papers.streams import generator
@@ -26,7 +26,7 @@ from kit.records import KnowledgeBase, KnowledgeRow, OperatingPoint
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = PlacementWorld(gateways=2, devices=4, band_hz=0.3e6, edge_band_hz=0.4e6, gateway_cache_bytes=30e6)
-END, EDGE = Where(device_id="slow"), Where(device_id="fast")
+END, EDGE = DeviceSelection(device_id="slow"), DeviceSelection(device_id="fast")
 
 
 def row(name: str, device: str, median_s: float, **changes: Any) -> KnowledgeRow:
@@ -90,15 +90,15 @@ def test_the_formula_and_the_promise_are_certain() -> None:
         world_of(SMALL, models_of(unknown, ["small"], end=END, edge=EDGE), "formula")
 
 
-def test_what_was_read_and_assumed_is_said() -> None:
+def test_what_was_read_and_assumed_is_noted() -> None:
     models = models_of(rows(), ["large", "small"], end=END, edge=EDGE, noisy={"large": 0.95})
-    said = " ".join(models.notes)
+    notes = " ".join(models.notes)
     assert (
         "large: accuracy 0.9800, 10.00 MB, p95 48 ms at the gateways (onnxruntime on slow at t1) and 9.6 ms at the edge"
-        in said
+        in notes
     )
-    assert "Nobody measured small on noisy data: counted as 95.8%" in said
-    assert "small is not more accurate than large" in said
+    assert "Nobody measured small on noisy data: counted as 95.8%" in notes
+    assert "small is not more accurate than large" in notes
 
 
 def test_a_level_that_nobody_computed_is_left_out() -> None:
@@ -108,32 +108,32 @@ def test_a_level_that_nobody_computed_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "kind", "says"),
+    ("words", "kind", "sentence"),
     [
         ({"ids": ["smal"]}, UnknownName, "Unknown variant on slow 'smal': did you mean 'small'? Known: doubtful, large, small"),
-        ({"end": Where(device_id="slo")}, UnknownName, "Unknown device of --end 'slo': did you mean 'slow'?"),
+        ({"end": DeviceSelection(device_id="slo")}, UnknownName, "Unknown device of --end 'slo': did you mean 'slow'?"),
         ({"ids": ["doubtful"]}, BadRecord, "on slow is inconclusive and decides nothing"),
         ({"ids": ["small", "small"]}, UsageError, "each variant once"),
-        ({"edge": Where(device_id="fast", backend="pytorch")}, BadRecord, "by onnxruntime at t1, not as --edge asks"),
-        ({"edge": Where(device_id="fast", point="t1-gap10ms")}, BadRecord, "not as --edge asks"),
+        ({"edge": DeviceSelection(device_id="fast", backend="pytorch")}, BadRecord, "by onnxruntime at t1, not as --edge asks"),
+        ({"edge": DeviceSelection(device_id="fast", point="t1-gap10ms")}, BadRecord, "not as --edge asks"),
         ({"noisy": {"smal": 0.5}}, UnknownName, "variant of --noisy 'smal'"),
         ({"noisy": {"small": 1.5}}, UsageError, "above 0 and up to 1, not 1.5"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_one_sentence(words: dict[str, Any], kind: type[Exception], says: str) -> None:
-    accepted_tasks: dict[str, Any] = {"ids": ["small", "large"], "end": END, "edge": EDGE, **words}
+def test_what_cannot_be_read_is_one_sentence(words: dict[str, Any], kind: type[Exception], sentence: str) -> None:
+    arguments: dict[str, Any] = {"ids": ["small", "large"], "end": END, "edge": EDGE, **words}
     with pytest.raises(kind) as caught:
-        models_of(rows(), accepted_tasks.pop("ids"), **accepted_tasks)
-    assert says in str(caught.value) and "\n" not in str(caught.value)
+        models_of(rows(), arguments.pop("ids"), **arguments)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_rows_that_are_not_alike_are_told_apart() -> None:
+def test_rows_that_differ_are_distinguished() -> None:
     more = [*rows(), row("small", "slow", 0.050, backend="pytorch", sha256="x", accuracy=None)]
     with pytest.raises(BadRecord, match="by onnxruntime at t1, pytorch at t1: say which, like --end slow,backend="):
         models_of(more, ["small"], end=END, edge=EDGE)
     with pytest.raises(BadRecord, match="Several files named small were measured alike on slow"):
         models_of([*rows(), row("small", "slow", 0.02, sha256="other")], ["small"], end=END, edge=EDGE)
-    torch = models_of(more, ["small"], end=Where(device_id="slow", backend="pytorch"), edge=EDGE)
+    torch = models_of(more, ["small"], end=DeviceSelection(device_id="slow", backend="pytorch"), edge=EDGE)
     assert torch.variants[0].end.at(50) == 0.05 and torch.variants[0].accuracy == 0.9
     unknown = [r.model_copy(update={"accuracy": None}) for r in rows()]
     with pytest.raises(BadRecord, match="kit knowledge build --accuracy"):
@@ -143,8 +143,8 @@ def test_rows_that_are_not_alike_are_told_apart() -> None:
         models_of(other, ["small", "large"], end=END, edge=EDGE)
     point = OperatingPoint(threads=1, gap_s=0.01)
     idle = [row("small", "slow", 0.02, point=point), row("small", "fast", 0.002)]
-    found = models_of(idle, ["small"], end=Where(device_id="slow", point=point.name), edge=EDGE)
-    assert found.variants[0].end.point == point.name
+    models = models_of(idle, ["small"], end=DeviceSelection(device_id="slow", point=point.name), edge=EDGE)
+    assert models.variants[0].end.point == point.name
     predicted = [r.model_copy(update={"origin": "predicted", "label": None}) for r in rows()]
     with pytest.raises(UnknownName, match="device of --end 'slow'"):
         models_of(predicted, ["small"], end=END, edge=EDGE)
@@ -153,9 +153,9 @@ def test_rows_that_are_not_alike_are_told_apart() -> None:
 def test_the_command_lines_words(tmp_path: Path) -> None:
     path = tmp_path / "k.json"
     store.write_record(path, KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=tuple(rows())))
-    found = measured.read(f"measured:{path},backend=onnxruntime", ["small"], end="slow,threads=1", edge="fast")
-    assert found == models_of(rows(), ["small"], end=END, edge=EDGE)
-    for words, says in (
+    models = measured.read(f"measured:{path},backend=onnxruntime", ["small"], end="slow,threads=1", edge="fast")
+    assert models == models_of(rows(), ["small"], end=END, edge=EDGE)
+    for words, sentence in (
         ({"text": "tabel"}, "--models does not take 'tabel': write table, or measured:KNOWLEDGE.json"),
         ({"text": "measured:none.json"}, "none.json does not exist: make it with kit knowledge build"),
         ({"text": f"measured:{path},bakend=x"}, "Unknown option of --models measured 'bakend': did you mean 'backend'"),
@@ -163,10 +163,10 @@ def test_the_command_lines_words(tmp_path: Path) -> None:
         ({"end": "slow,threads=no"}, "--end 'slow,threads=no' cannot be read at 'threads=no'"),
         ({"edge": ""}, "--edge names no device"),
     ):
-        accepted_tasks: dict[str, Any] = {"text": f"measured:{path}", "end": "slow", "edge": "fast", **words}
+        arguments: dict[str, Any] = {"text": f"measured:{path}", "end": "slow", "edge": "fast", **words}
         with pytest.raises(UsageError) as caught:
-            measured.read(accepted_tasks.pop("text"), ["small"], **accepted_tasks)
-        assert says in str(caught.value)
+            measured.read(arguments.pop("text"), ["small"], **arguments)
+        assert sentence in str(caught.value)
 
 
 # ------------------------------------------------------------------------------------------------------------------ times
@@ -176,12 +176,12 @@ def test_a_spread_is_straight_between_its_levels() -> None:
     spread = Spread(levels=(0.5, 0.9, 0.99), factors=(0.8, 1.0, 1.45))
     assert spread.at(np.array([0.0, 0.5, 0.7, 0.9, 0.99, 1.0])) == pytest.approx([0.8, 0.8, 0.9, 1.0, 1.45, 1.5])
     assert Spread(levels=(0.5,), factors=(1.0,)).at(np.array([0.1, 0.99])).tolist() == [1.0, 1.0]
-    for levels, factors, says in (
+    for levels, factors, sentence in (
         ((0.5, 0.9), (1.0,), "one factor"),
         ((0.9, 0.5), (1.0, 2.0), "rise"),
         ((0.5, 0.9), (2.0, 1.0), "rise"),
     ):
-        with pytest.raises(ValidationError, match=says):
+        with pytest.raises(ValidationError, match=sentence):
             Spread(levels=levels, factors=factors)
 
 
@@ -193,8 +193,8 @@ def test_promised_tasks_are_late_as_often_as_the_percentile_says(
     monkeypatch.setattr(options, "use_up", lambda world, tasks, decision: decision)
     models = models_of(rows(), ["small", "large"], end=END, edge=EDGE, percentile=percentile)
     world = world_of(PlacementWorld(gateways=5, devices=10), models)
-    found = metrics(run(world, RULES["greedy"], slots=4, samples=20))
-    assert found.missed == pytest.approx(late, abs=0.01) and found.completion == pytest.approx(1 - late, abs=0.01)
+    means = metrics(run(world, RULES["greedy"], slots=4, samples=20))
+    assert means.missed == pytest.approx(late, abs=0.01) and means.completion == pytest.approx(1 - late, abs=0.01)
     certain = metrics(run(world_of(world, models, "promised"), RULES["greedy"], slots=4, samples=20))
     assert certain.missed == 0.0 and certain.completion == pytest.approx(1.0)
 
@@ -207,13 +207,13 @@ def test_no_luck_exceeds_the_bound_of_the_luckiest(seed: int) -> None:
     models, tasks, state = sample_models(world, 2, rng), placement.sample(world, 2, rng), placement.empty(world, 2)
     bound = placement.upper_bound(lucky, sample_models(lucky, 2, rng), tasks)
     for name, rule in RULES.items():
-        found = step(world, models, tasks, state, rule(world, models, tasks, state, rng), rng)
-        assert (found.reward <= bound + 1e-9).all(), name
-        assert (found.promised >= (found.completed & ~np.isfinite(found.delay_s))).all()
+        outcome = step(world, models, tasks, state, rule(world, models, tasks, state, rng), rng)
+        assert (outcome.reward <= bound + 1e-9).all(), name
+        assert (outcome.promised >= (outcome.completed & ~np.isfinite(outcome.delay_s))).all()
     assert luckiest(PlacementWorld()) == PlacementWorld()
 
 
-def test_times_are_drawn_anew_each_slot_and_alike_for_every_policy() -> None:
+def test_times_are_drawn_in_each_slot_and_alike_for_every_policy() -> None:
     world = measured_world()
     one, two = (run(world, RULES["greedy_balanced"], slots=3, seed=1) for _ in range(2))
     assert all(np.array_equal(a.delay_s, b.delay_s) for a, b in zip(one, two, strict=True))
@@ -235,8 +235,8 @@ def test_times_are_drawn_anew_each_slot_and_alike_for_every_policy() -> None:
 @pytest.mark.parametrize("name", ["greedy", "greedy_balanced", "lp_rounding"])
 def test_rules_leave_room_for_times_that_are_longer_than_promised(name: str) -> None:
     """What no task needs goes to those that run, so a run beyond its promised percentile seldom makes a task late."""
-    found = metrics(run(measured_world(PlacementWorld(gateways=2, devices=4)), RULES[name], slots=20, samples=10))
-    assert found.completion > 0.95 and found.missed < 0.01
+    means = metrics(run(measured_world(PlacementWorld(gateways=2, devices=4)), RULES[name], slots=20, samples=10))
+    assert means.completion > 0.95 and means.missed < 0.01
 
 
 # ----------------------------------------------------------------------------------------------------------------- traces
@@ -254,21 +254,21 @@ def test_a_trace_survives_its_file(
     back = trace.read(path)
     assert back.header == first.header and back.requests == first.requests == len(path.read_text().splitlines()) - 1
     for one, two in zip(first.slots, back.slots, strict=True):
-        there = one.present
-        assert np.array_equal(there, two.present)
+        present = one.present
+        assert np.array_equal(present, two.present)
         for name in one.__dataclass_fields__:
-            assert np.array_equal(getattr(one, name)[there], getattr(two, name)[there])
+            assert np.array_equal(getattr(one, name)[present], getattr(two, name)[present])
 
 
 @pytest.mark.parametrize("name", ["random", "greedy_balanced"])
 def test_a_recorded_run_comes_out_as_it_was(tmp_path: Path, name: str) -> None:
     world = measured_world()
-    made_, outcomes = trace.record(world, RULES[name], slots=3, seed=5)
-    trace.write(tmp_path / "t.jsonl", made_)
+    recording, outcomes = trace.record(world, RULES[name], slots=3, seed=5)
+    trace.write(tmp_path / "t.jsonl", recording)
     again = replay(world, trace.read(tmp_path / "t.jsonl"), RULES[name], seed=5)
     for one, two in zip(outcomes, again, strict=True):
         assert np.array_equal(one.delay_s, two.delay_s) and np.array_equal(one.accuracy, two.accuracy)
-    assert made_.header.source == "recorded: 3 slots, seed 5"
+    assert recording.header.source == "recorded: 3 slots, seed 5"
 
 
 def test_a_recorder_needs_something_to_record() -> None:
@@ -282,11 +282,11 @@ def test_a_recorder_needs_something_to_record() -> None:
 
 
 def test_a_trace_replays_in_another_world_of_the_same_factory_only() -> None:
-    found = generate(SMALL, 3, arrivals=Arrivals(rate=0.4))
-    outcomes = replay(measured_world(), found, RULES["greedy"])
-    assert [int(o.present.sum()) for o in outcomes] == [int(t.present.sum()) for t in found.slots]
+    generated = generate(SMALL, 3, arrivals=Arrivals(rate=0.4))
+    outcomes = replay(measured_world(), generated, RULES["greedy"])
+    assert [int(o.present.sum()) for o in outcomes] == [int(t.present.sum()) for t in generated.slots]
     with pytest.raises(UsageError, match="2 gateways with 4 devices each, and the world has 10 and 35"):
-        replay(PlacementWorld(), found, RULES["greedy"])
+        replay(PlacementWorld(), generated, RULES["greedy"])
 
 
 HEADER = {"kind": "placement-trace", "schema_version": 1, "slots": 2, "world": {"gateways": 1, "devices": 2}}
@@ -302,7 +302,7 @@ LINE = {
 
 
 @pytest.mark.parametrize(
-    ("lines", "says"),
+    ("lines", "sentence"),
     [
         ([], "is empty: the first line of a trace is its header"),
         (["{"], "line 1 is not JSON"),
@@ -318,23 +318,23 @@ LINE = {
         ([HEADER, LINE, LINE], "line 3 is a second request of device 0 in slot 0"),
     ],
 )  # fmt: skip
-def test_a_bad_line_is_one_sentence_with_its_number(tmp_path: Path, lines: list[Any], says: str) -> None:
+def test_a_bad_line_is_one_sentence_with_its_number(tmp_path: Path, lines: list[Any], sentence: str) -> None:
     path = tmp_path / "t.jsonl"
     path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
     with pytest.raises(BadRecord) as caught:
         trace.read(path)
-    assert says in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value) and str(path) in str(caught.value)
 
 
-def test_arrivals_and_fading_are_what_they_say() -> None:
+def test_arrivals_and_fading_are_as_configured() -> None:
     world = PlacementWorld(gateways=20, devices=10)
     poisson = np.concatenate([t.present for t in generate(world, 200, arrivals=Arrivals(rate=0.3)).slots])
     assert poisson[20:].mean() == pytest.approx(0.3, abs=0.02)  # a backlog serves what came: the mean is the rate
     bursty = Arrivals(rate=0.05, burst_rate=0.9, burst_slots=5, quiet_slots=15)
-    there = np.concatenate([t.present for t in generate(world, 200, arrivals=bursty).slots]).reshape(200, 20, 10)
-    assert there.mean() == pytest.approx(0.25 * 0.9 + 0.75 * 0.05, abs=0.05)
+    arrivals = np.concatenate([t.present for t in generate(world, 200, arrivals=bursty).slots]).reshape(200, 20, 10)
+    assert arrivals.mean() == pytest.approx(0.25 * 0.9 + 0.75 * 0.05, abs=0.05)
     assert (
-        there.mean(axis=2).std() > 2 * poisson.reshape(200, 20, 10).mean(axis=2).std()
+        arrivals.mean(axis=2).std() > 2 * poisson.reshape(200, 20, 10).mean(axis=2).std()
     )  # a gateway's devices together
     fading = generate(world, 300, fading=Fading(memory=0.9, rician_k=0.0)).slots
     first = np.concatenate([t.first_bps_per_hz for t in fading])
@@ -375,15 +375,15 @@ def test_the_assignment_is_compared_in_shares() -> None:
 
 
 def test_a_trace_is_compared_slot_by_slot() -> None:
-    found = generate(SMALL, 3, arrivals=Arrivals(rate=0.5))
-    figure = compared.on_trace(SMALL, found, {"greedy": RULES["greedy"]}, seeds=(0,))
+    generated = generate(SMALL, 3, arrivals=Arrivals(rate=0.5))
+    figure = compared.on_trace(SMALL, generated, {"greedy": RULES["greedy"]}, seeds=(0,))
     greedy, bound = figure.lines
-    outcomes = replay(SMALL, found, RULES["greedy"])
+    outcomes = replay(SMALL, generated, RULES["greedy"])
     accuracy = sum(o.accuracy.sum() for o in outcomes) / sum(o.present.sum() for o in outcomes)
     assert greedy.values[0] == pytest.approx(accuracy)
     assert bound.values[0] is not None and bound.values[0] >= accuracy - 1e-9
-    assert figure.notes[0].startswith(f"{found.requests} requests in 3 slots")
-    nobody = replace(found, slots=tuple(replace(t, size_bit=np.zeros_like(t.size_bit)) for t in found.slots))
+    assert figure.notes[0].startswith(f"{generated.requests} requests in 3 slots")
+    nobody = replace(generated, slots=tuple(replace(t, size_bit=np.zeros_like(t.size_bit)) for t in generated.slots))
     assert compared.on_trace(SMALL, nobody, {"greedy": RULES["greedy"]}, seeds=(0,)).lines[1].values[0] == 0.0
 
 

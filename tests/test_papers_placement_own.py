@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from kit.papers import placement
 from kit.papers.placement import Models, PlacementWorld, State, Tasks, own, prices, rules
 from kit.papers.placement import world as worlds
-from kit.papers.placement.options import options_of, paid, takes
+from kit.papers.placement.options import demands, least_payments, options_of
 
 SEEDS = st.integers(0, 2**32 - 1)
 SMALL = {
@@ -61,9 +61,9 @@ def test_whatever_the_network_says_the_decision_fits_and_what_is_accepted_is_com
         decision = policy(world, models, tasks, state, np.random.default_rng(0))
         accepted = worlds.accepted_tasks(world, tasks, decision)
         _, c4, c5 = worlds.project(world, accepted, decision)
-        found = placement.step(world, models, tasks, state, decision)
-        assert c4.all() and c5.all() and found.satisfied[:, 3].all()
-        assert (found.completed == accepted).all()
+        outcome = placement.step(world, models, tasks, state, decision)
+        assert c4.all() and c5.all() and outcome.satisfied[:, 3].all()
+        assert (outcome.completed == accepted).all()
 
 
 @given(SEEDS, st.fixed_dictionaries(OPTIONS))
@@ -112,12 +112,12 @@ def test_caches_keep_what_costs_little_room_and_nothing_that_is_not_there() -> N
     models, tasks, state = scene(world, 5)
     absent = replace(tasks, size_bit=np.zeros_like(tasks.size_bit))
     option = options_of(world, models, absent, state)
-    chosen, shares = prices.fit(world, option, np.zeros((2, 3, 6)))
-    assert (chosen == -1).all() and not shares.any()
-    idle = placement.decide(world, absent, chosen, shares)
-    for log_price, kept in ((prices.LOWEST, state), (prices.HIGHEST, placement.empty(world, 2))):
-        found = prices.keeping(world, models, state, idle, chosen, np.full((2, 3, 6), log_price))
-        assert np.array_equal(found.keep_gateway, kept.gateway) and np.array_equal(found.keep_edge, kept.edge)
+    choice, shares = prices.fit(world, option, np.zeros((2, 3, 6)))
+    assert (choice == -1).all() and not shares.any()
+    idle = placement.decide(world, absent, choice, shares)
+    for log_price, caches in ((prices.LOWEST, state), (prices.HIGHEST, placement.empty(world, 2))):
+        decision = prices.with_caches(world, models, state, idle, choice, np.full((2, 3, 6), log_price))
+        assert np.array_equal(decision.keep_gateway, caches.gateway) and np.array_equal(decision.keep_edge, caches.edge)
 
 
 @given(SEEDS, st.fixed_dictionaries(OPTIONS))
@@ -127,10 +127,10 @@ def test_greedy_in_plain_numbers_decides_as_in_arrays(seed: int, changes: dict[s
     models, tasks, state = scene(world, seed, samples=3)
     option = options_of(world, models, tasks, state)
     for send in (rules.half(option), rules.balanced(world, option)):
-        needs, possible = takes(option, send), (option.value > 0) & (option.deadline_s > send)
-        found = rules._in_plain_numbers(world, option, needs, possible)
-        assert np.array_equal(found, rules._in_arrays(world, option, needs, possible))
-        assert (found >= 0).any()
+        needs, possible = demands(option, send), (option.value > 0) & (option.deadline_s > send)
+        options = rules._in_plain_numbers(world, option, needs, possible)
+        assert np.array_equal(options, rules._in_arrays(world, option, needs, possible))
+        assert (options >= 0).any()
 
 
 # ------------------------------------------------------------------------------------------------------- prices and loss
@@ -153,8 +153,8 @@ def test_any_prices_are_a_bound_and_its_slope_is_what_is_free_less_what_is_bough
         move = np.zeros((2, 3, 6))
         move[:, slice(None) if together[thing] else 1, thing] = 1e-5
         high, low = (prices.market(world, option, log_price + sign * move, 0.01).dual for sign in (1, -1))
-        wanted = (at.slope * move).sum(axis=(1, 2)) / world.gateways
-        assert (high - low) / 2 == pytest.approx(wanted, rel=1e-3, abs=1e-10)
+        expected = (at.slope * move).sum(axis=(1, 2)) / world.gateways
+        assert (high - low) / 2 == pytest.approx(expected, rel=1e-3, abs=1e-10)
 
 
 def test_what_an_option_takes_is_what_it_pays_over_the_price() -> None:
@@ -162,9 +162,9 @@ def test_what_an_option_takes_is_what_it_pays_over_the_price() -> None:
     models, tasks, state = scene(world, 2)
     option = options_of(world, models, tasks, state)
     price = prices.pool_prices(world, np.full((2, 3, 6), -3.0))
-    cost = paid(option, price)
+    cost = least_payments(option, price)
     for row in range(2):
-        expected, usable = takes(option.pick(row), cost.send_s[row][None], price[row])[0], option.value[row] > 0
+        expected, usable = demands(option.pick(row), cost.send_s[row][None], price[row])[0], option.value[row] > 0
         assert prices._needs(option, cost, price)[row][usable] == pytest.approx(expected[usable], rel=1e-9)
 
 
@@ -197,21 +197,21 @@ def test_learning_lowers_the_bound_of_slots_that_it_has_not_seen() -> None:
 
 def test_a_run_that_goes_on_after_a_kill_ends_with_the_same_bits(tmp_path: Path) -> None:
     world, steps = PlacementWorld(**SMALL), 4
-    whole, losses = own.train(world, seed=2, steps=steps)
+    uninterrupted, losses = own.train(world, seed=2, steps=steps)
 
     class Killed(Exception):
         pass
 
-    def stop(done: int, of: int, loss: float) -> None:
+    def stop(steps_done: int, of: int, loss: float) -> None:
         raise Killed
 
-    begun = own.PriceNetwork(2)
-    learner = own.Lowering(begun, steps, 2, world)
+    first_part = own.PriceNetwork(2)
+    learner = own.DualLearner(first_part, steps, 2, world)
     first = [learner.step(k) for k in range(2)]
-    again = own.Lowering(own.PriceNetwork(5), steps, 2, world)
+    again = own.DualLearner(own.PriceNetwork(5), steps, 2, world)
     again.restore(learner.state())
     assert [*first, *(again.step(k) for k in (2, 3))] == losses.tolist()
-    for one, other in zip(whole.parameters(), again.network.parameters(), strict=True):
+    for one, other in zip(uninterrupted.parameters(), again.network.parameters(), strict=True):
         assert torch.equal(one, other)
     with pytest.raises(Killed):
         own.train(world, seed=2, steps=steps, checkpoint=tmp_path / "c.npz", progress=stop)
@@ -224,9 +224,9 @@ def test_one_network_serves_every_drawn_world() -> None:
         world = own.drawn(rng)
         sizes.add((world.gateways, world.devices, len(world.variants)))
         models, tasks, state = scene(world, 0, samples=1)
-        found = prices.log_prices(network, world, options_of(world, models, tasks, state))
-        assert found.shape == (1, world.gateways, 6) and np.isfinite(found).all()
-        assert np.ptp(found[:, :, prices.shared(world)], axis=1) == pytest.approx(0)
+        log_prices = prices.log_prices(network, world, options_of(world, models, tasks, state))
+        assert log_prices.shape == (1, world.gateways, 6) and np.isfinite(log_prices).all()
+        assert np.ptp(log_prices[:, :, prices.shared(world)], axis=1) == pytest.approx(0)
     assert len(sizes) > 10
 
 
@@ -236,9 +236,9 @@ def test_the_exported_network_answers_as_torch_and_numpy_do() -> None:
     session = ort.InferenceSession(own.export(network), providers=["CPUExecutionProvider"])
     for rows in (1, 7):
         x = np.random.default_rng(rows).normal(size=(rows, prices.INPUTS)).astype(np.float32)
-        wanted = network(torch.from_numpy(x)).detach().numpy()
-        assert own.network_of(network)(x) == pytest.approx(wanted, abs=1e-5)
-        assert session.run(None, {session.get_inputs()[0].name: x})[0] == pytest.approx(wanted, abs=1e-5)
+        expected = network(torch.from_numpy(x)).detach().numpy()
+        assert own.network_of(network)(x) == pytest.approx(expected, abs=1e-5)
+        assert session.run(None, {session.get_inputs()[0].name: x})[0] == pytest.approx(expected, abs=1e-5)
 
 
 def test_nothing_of_a_pool_that_is_used_is_left_over() -> None:

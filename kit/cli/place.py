@@ -193,7 +193,7 @@ def _serve(controlling: Controller, requests: IO[bytes], answers: IO[bytes], rec
     recorder = traces.Recorder(controlling.policy)
     if record is not None:
         controlling = replace(controlling, policy=recorder)
-    served = controller.StreamCounts()
+    served = controller.ServeStatistics()
     with suppress(KeyboardInterrupt, BrokenPipeError):
         controller.serve(controlling, requests, answers, served)
     if record is not None and recorder.slots_of_tasks:

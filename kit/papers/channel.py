@@ -116,8 +116,8 @@ def log_price_of(demand: Float64Array, reach_hz: Float64Array, split: Float64Arr
 def root_split(worth: Float64Array, total: float) -> Float64Array:
     """The split of ``total`` with the least sum of worth / share: in proportion to the root of the worth (nothing where no worth is)."""
     roots = np.sqrt(worth)
-    whole = roots.sum(axis=1, keepdims=True)
-    split: Float64Array = roots * (total / np.where(whole > 0, whole, 1.0))
+    roots_sum = roots.sum(axis=1, keepdims=True)
+    split: Float64Array = roots * (total / np.where(roots_sum > 0, roots_sum, 1.0))
     return split
 
 

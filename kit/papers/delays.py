@@ -39,7 +39,7 @@ class Measured(Record):
 
     kind: Literal["measured"] = "measured"
     timings: tuple[SizeTiming, ...] = Field(min_length=1)
-    source: str = ""  # runtime, device and threads, in words
+    source: str = ""  # runtime, device and threads as text
 
     @classmethod
     def from_rows(
@@ -57,8 +57,9 @@ class Measured(Record):
         timings = timings_of(
             rows, family, device_id=device_id, backend=backend, threads=threads, clock_hz=clock_hz, users=users
         )
-        one = next(r for r in rows if r.record_id == timings[0].record_id)
-        source = f"{family} by {one.backend} on {one.device_id}, {one.threads} thread{'s' if one.threads > 1 else ''}"
+        first_row = next(r for r in rows if r.record_id == timings[0].record_id)
+        plural = "s" if first_row.threads > 1 else ""
+        source = f"{family} by {first_row.backend} on {first_row.device_id}, {first_row.threads} thread{plural}"
         return cls(timings=tuple(timings), source=source)
 
     @property
@@ -92,24 +93,24 @@ def computing_s(delay: Delay, size: str, clock_hz: Float64Array | float, *, macs
 
 def delay_of(text: str, family: str = "allocator_a") -> Delay:
     """The delay that ``text`` names; measured ones are those of ``family``. Raises UsageError: no delay, an option it has not, no such
-    file, BadRecord: times that are not there, or of several devices, runtimes, thread counts or numbers of users and none named.
+    file, BadRecord: times that were not measured, or of several devices, runtimes, thread counts or numbers of users and none named.
     """
     kind, colon, rest = text.partition(":")
     if kind == "none" and not colon:
         return None
     if kind == "analytic" and (rest or not colon):
-        given = settings_of(text, rest.split(",") if rest else [], {"lambda": _positive})
-        return Analytic(factor=given.get("lambda", PAPERS_FACTOR))
+        settings = settings_of(text, rest.split(",") if rest else [], {"lambda": _positive})
+        return Analytic(factor=settings.get("lambda", PAPERS_FACTOR))
     if kind == "measured" and rest:
         name, *parts = rest.split(",")
-        given = settings_of(text, parts, _MEASURED)
+        settings = settings_of(text, parts, _MEASURED)
         if not Path(name).exists():
             raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
         rows = store.read_record(Path(name), KnowledgeBase).rows
-        clock = given.get("clock-ghz")
+        clock = settings.get("clock-ghz")
         return Measured.from_rows(
-            rows, family, device_id=given.get("device"), backend=given.get("backend"), threads=given.get("threads"),
-            clock_hz=None if clock is None else clock * 1e9, users=given.get("users"),
+            rows, family, device_id=settings.get("device"), backend=settings.get("backend"), threads=settings.get("threads"),
+            clock_hz=None if clock is None else clock * 1e9, users=settings.get("users"),
         )  # fmt: skip
     raise UsageError(
         f"--delay does not take '{text}': write none, analytic, analytic:lambda=0.5 or measured:KNOWLEDGE.json."
@@ -117,7 +118,7 @@ def delay_of(text: str, family: str = "allocator_a") -> Delay:
 
 
 def describe(delay: Delay) -> str:
-    """A delay in words: ``analytic:lambda=2``, ``none``, ``measured:allocator_a by allocator on DEVICE, 1 thread``."""
+    """A delay as text: ``analytic:lambda=2``, ``none``, ``measured:allocator_a by allocator on DEVICE, 1 thread``."""
     if delay is None:
         return "none"
     if isinstance(delay, Analytic):
@@ -155,21 +156,21 @@ _MEASURED: dict[str, Callable[[str], Any]] = {
     "backend": _name, "device": _name, "threads": _count, "clock-ghz": _positive, "users": _count
 }  # fmt: skip
 
-#: What tells the rows of one device apart.
+#: What distinguishes the rows of one device.
 STATE: dict[str, Callable[[str], Any]] = {"backend": _name, "threads": _count, "point": _name}
 
 
 def settings_of(
-    text: str, parts: Sequence[str], known: Mapping[str, Callable[[str], Any]], flag: str = "--delay"
+    text: str, parts: Sequence[str], parsers: Mapping[str, Callable[[str], Any]], flag: str = "--delay"
 ) -> dict[str, Any]:
     """``key=value`` parts of what was written after ``flag``. Raises UsageError."""
     settings: dict[str, Any] = {}
     for part in parts:
         key, equals, value = part.partition("=")
-        if key not in known:
-            raise UnknownName(f"option of {flag} {text.partition(':')[0].partition(',')[0]}", key, known)
+        if key not in parsers:
+            raise UnknownName(f"option of {flag} {text.partition(':')[0].partition(',')[0]}", key, parsers)
         try:
-            settings[key] = known[key](value if equals else "")
+            settings[key] = parsers[key](value if equals else "")
         except ValueError:
             raise UsageError(f"{flag} '{text}' cannot be read at '{part}': {_TAKES[key]}.") from None
     return settings
@@ -178,7 +179,7 @@ def settings_of(
 _TAKES = {
     "lambda": "give cycles per multiply-accumulate above zero, like lambda=0.5",
     "backend": "name a runtime, like backend=allocator",
-    "device": "name a device, as kit device tells it",
+    "device": "name a device, as kit device prints it",
     "threads": "give a whole number from 1, like threads=1",
     "clock-ghz": "give gigahertz above zero, like clock-ghz=2.4",
     "users": "give a whole number from 1, like users=30",

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def generator(stream: str, seed: int, *place: int) -> np.random.Generator:
-    """The generator of one use (``stream``, in words) with this seed, at a place: a step, a slot.
+    """The generator of one use (``stream``, a phrase) with this seed, at a place: a step, a slot.
 
     >>> generator("frames", 7).random() == generator("frames", 7).random()
     True

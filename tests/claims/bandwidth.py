@@ -12,7 +12,7 @@ PAGE = "docs/papers/bandwidth.md"
 SETTINGS = (
     "seeds 0 to 4",
     "4,000 steps of 256 frames",
-    "10,000 frames that judge",
+    "10,000 evaluation frames",
     "10 MHz, 0.1 W, -40 dB, 1 m, 1e-17 W/Hz",
     "up to 500 m (at least 1 m); 0.8, 0.4, 0.2, 0.1 equally likely",
     "6G Wireless",
@@ -182,7 +182,7 @@ def _measured(a: Run) -> Iterator[str]:
         return [f"{1e3 * r.at('table2', n, '10'):.3f}" for n in names]
 
     yield table(
-        ("10 kbit, 0.5 GHz (ms)", "K = 1", "K = 30", "static", "per user, 8 units", "optimum"),
+        ("10 kbit, 0.5 GHz (ms)", "K = 1", "K = 30", "static", "per-user, 8 units", "optimum"),
         ("formula", *at_half(a)),
         *((f"measured: {n}", *at_half(r)) for n, r in runs.items()),
     )

@@ -14,7 +14,7 @@ SETTINGS = (
     "4,000 steps",
     "2,400 steps",
     "600 episodes",
-    "500 slots that judge",
+    "500 evaluation slots",
     "5 to 50 tasks",
     "64 slots of 30 tasks",
     "| 5.126M",
@@ -122,8 +122,8 @@ def _allocator(a: Run) -> Iterator[str]:
         *((layers, *(excess(layers, k) for k in ("1", "2", "5", "10"))) for layers in ("3", "2", "1")),
     )
     note = a.figure("fig4a").notes[0]
-    static, own = (note.partition(mark)[2].partition(" %")[0] for mark in ("static network ", "kit's own "))
-    yield f"static network (384, 384, 64) is {static} % above the optimum, the per-user one {own} %"
+    static, per_user = (note.partition(mark)[2].partition(" %")[0] for mark in ("static network ", "kit's own "))
+    yield f"static network (384, 384, 64) is {static} % above the optimum, the per-user allocator {per_user} %"
     values = {(k, layers): a.at("fig4b", f"{layers} layer{'s' if layers > 1 else ''}", k) for layers in (1, 2, 3) for k in a.figure("fig4b").x}  # fmt: skip
     best = min(values, key=lambda size: values[size])
     yield f"the best size is ({best[0]}, {best[1]}) at {1e3 * values[best]:.2f} ms against {1e3 * values['10', 3]:.2f} ms for the largest"
@@ -228,14 +228,14 @@ def _policy(a: Run, t: Table) -> Iterator[str]:
 
     yield f"it costs {mixed('policy of eq. 29')} of the best fixed size, where the best of each slot would cost {mixed('best of each slot')} and the largest network {mixed('largest')}"
     macs = [t.at("fig10", "", "Policy MoE", "a", i) / 1e3 for i in (0, 4)]
-    whole, own = (t.at("fig10", "", n, "a", 2) for n in ("Fix MoE", "kit's own"))
-    yield f"from {macs[0]:.0f} thousand at 0.25 kbit to {macs[1]:.0f} thousand at 4 kbit, against {whole / 1e6:.2f} million fixed and {own / 1e3:.0f} thousand per user"
+    largest, per_user = (t.at("fig10", "", n, "a", 2) for n in ("Fix MoE", "kit's own"))
+    yield f"from {macs[0]:.0f} thousand at 0.25 kbit to {macs[1]:.0f} thousand at 4 kbit, against {largest / 1e6:.2f} million fixed and {per_user / 1e3:.0f} thousand of the per-user allocator"
     shares = {
         n: [100 * t.at("fig11", "", n, "a", i) for i in (0, 4)]
         for n in ("Policy MoE", "Fix MoE", "Static model", "kit's own")
     }
     (p0, p1), (f0, f1), (s0, s1), (k0, k1) = shares.values()
-    yield f"is {p0:.1f} to {p1:.1f} %, against {f0:.0f} to {f1:.0f} % for the largest, {s0:.0f} to {s1:.0f} % for static and {k0:.1f} to {k1:.1f} % per user"
+    yield f"is {p0:.1f} to {p1:.1f} %, against {f0:.0f} to {f1:.0f} % for the largest, {s0:.0f} to {s1:.0f} % for static and {k0:.1f} to {k1:.1f} % for the per-user allocator"
 
 
 def _decisions(a: Run, t: Table) -> Iterator[str]:
@@ -321,10 +321,10 @@ def _measured(a: Run, t: Table) -> Iterator[str]:
     yield f"costs {100 * min(more):.1f} to {100 * max(more):.1f} % more than the policy's choice in place of {100 * min(formula):.0f} to {100 * max(formula):.0f} % (over size)"
     bars: Any = b.record.parameters["bars"]
     gaps = [100 * bars[f"{n}: decisions above the reference, worst"] for n in (PAPERS, KIT, SLOW)]
-    yield f"paper B's decisions are up to {gaps[0]:.1f} % above the reference, the ranked ones up to {gaps[1]:.3f} % ({gaps[2]:.3f} % with the time of the largest network)"
+    yield f"paper B's decisions are up to {gaps[0]:.1f} % above the reference, the ranked scheduler's up to {gaps[1]:.3f} % ({gaps[2]:.3f} % with the time of the largest network)"
     dearer = m.below("fig7", "-cost", PAPERS, KIT)
     ahead = max(m.at("fig7", "-cost", KIT, k, i) / m.at("fig7", "-cost", PAPERS, k, i) - 1 for k, i in DISTINCT)
-    yield f"counted as the largest network, the ranked scheduler costs more than paper B's scheduler at {dearer} of {len(DISTINCT)} places, {100 * ahead:.1f} % at most"
+    yield f"counted as the largest network, it costs more than paper B's scheduler at {dearer} of {len(DISTINCT)} places, {100 * ahead:.1f} % at most"
     yield f"random offloading has less mean delay than paper B's scheduler at {m.below('fig7', '', RANDOM, PAPERS)} of {len(DISTINCT)} places on measured time"
     x, all_at_once = "fig10-mixed", "all tasks offloaded"
     largest, policy, best = (

@@ -228,7 +228,7 @@ def _scarce(a: Run) -> dict[str, str]:
             ("dual-price policy, of the bound", *(percent(s) for s in shares)),
             ("dual-price policy, untrained", *(percent(v) for v in before)),
         ),
-        "scarce_own": f"the dual-price policy has {percent(min(shares))} to {percent(max(shares))} % of the bound",
+        "scarce_own": f"The dual-price policy has {percent(min(shares))} to {percent(max(shares))} % of the bound",
         "scarce_shared": f"the better of both shared networks, trained there, {percent(min(learned), 0)} to {percent(max(learned), 0)} %",
         "scarce_spread": f"half the range of the seeds is at most {percent(spread, 2)} for the dual-price policy",
     }
@@ -317,7 +317,7 @@ def results() -> Iterator[str]:  # quoted by docs/results.md
     ratio = "TD3 is {}, not the paper's 1.314"
     value = fair.at("shared-gains", f"{SHARED_TD3} over {SHARED_DDPG}", ACCURACY)
     yield ratio.format(f"{value:.2f} times DDPG")
-    yield every["scarce_own"].removeprefix("the dual-price policy has ")
+    yield every["scarce_own"].removeprefix("The dual-price policy has ")
     yield every["scarce_shared"].replace(
         "the better of both shared networks, trained there,", "the better of those two networks"
     )

@@ -77,9 +77,9 @@ def best_sizes(
 ) -> NDArray[np.int64]:
     """The best K of each cell (eq. 9; Fig. 3): [sizes, clocks]. Of equal ones the narrowest."""
     bits, clocks = np.meshgrid(np.asarray(task_bit, float), np.asarray(clock_hz, float), indexing="ij")
-    known = sorted(map(int, quality.delay_s))
-    delays = [total_delay_s(str(k), bits, clocks, quality=quality, delay=delay) for k in known]
-    best: NDArray[np.int64] = np.array(known)[np.argmin(delays, axis=0)]
+    widths = sorted(map(int, quality.delay_s))
+    delays = [total_delay_s(str(k), bits, clocks, quality=quality, delay=delay) for k in widths]
+    best: NDArray[np.int64] = np.array(widths)[np.argmin(delays, axis=0)]
     return best
 
 
@@ -102,13 +102,13 @@ def knowledge_gain(
 ) -> Gain:
     """Fig. 4: the best K of each cell against the static network of all experts, over sizes and random clocks pooled as stated above."""
     bits, clocks = pool(rng, repeats, clocks_a_size)
-    widths = [total_delay_s(k, bits, clocks, quality=quality, delay=delay) for k in quality.delay_s]
-    chosen = np.minimum.reduce(widths).reshape(repeats, -1)
+    size_delays = [total_delay_s(k, bits, clocks, quality=quality, delay=delay) for k in quality.delay_s]
+    best_delay = np.minimum.reduce(size_delays).reshape(repeats, -1)
     computing = computing_s(delay, "30", clocks, macs=macs_of("static"))
     static = (static_s * bits / quality.task_bit + quality.weight * computing).reshape(repeats, -1)
 
     def against(statistic: Callable[[Float64Array], Float64Array]) -> Float64Array:
-        gain: Float64Array = statistic(chosen) / statistic(static) - 1.0
+        gain: Float64Array = statistic(best_delay) / statistic(static) - 1.0
         return gain
 
     return Gain(

@@ -15,7 +15,7 @@ def best_band(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
 
 
 def equal_band(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
-    """The same band for every user who is there, in hertz."""
+    """The same band for every present user, in hertz."""
     return shared_band(world, tasks.present.astype(np.float64))
 
 
@@ -28,6 +28,6 @@ def root_band(world: BandwidthWorld, tasks: Tasks) -> Float64Array:
 
 def shared_band(world: BandwidthWorld, shares: Float64Array) -> Float64Array:
     """Hertz from what a network puts out: shares of any scale, brought to the band's sum (absent users must have share 0)."""
-    whole = shares.sum(axis=1, keepdims=True)
-    band: Float64Array = shares * (world.band_hz / np.where(whole > 0, whole, 1.0))
+    sums = shares.sum(axis=1, keepdims=True)
+    band: Float64Array = shares * (world.band_hz / np.where(sums > 0, sums, 1.0))
     return band

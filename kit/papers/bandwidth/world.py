@@ -107,7 +107,7 @@ def weighted_delays_s(world: BandwidthWorld, tasks: Tasks, band_hz: Float64Array
 
 
 def weighted_delay_s(world: BandwidthWorld, tasks: Tasks, band_hz: Float64Array) -> Float64Array:
-    """T_tra: the mean weighted delay of the users who are there, [samples]. The paper writes a sum; its table I holds means."""
+    """T_tra: the mean weighted delay of the present users, [samples]. The paper writes a sum; its table I holds means."""
     return _mean(tasks, weighted_delays_s(world, tasks, band_hz))
 
 

@@ -1,6 +1,6 @@
 """Paper B: one cell, N tasks per slot, each computed at home or at an edge server.
 
-``world`` evaluates, ``allocate`` shares band and server, ``decide`` offloads, ``size`` says what deciding takes, ``reward`` what it earns.
+``world`` evaluates, ``allocate`` shares band and server, ``decide`` offloads, ``size`` is the time of deciding, ``reward`` what it earns.
 
 The networks learn in ``train`` (allocators), ``policy``, ``schedule`` and ``joint`` (Algorithm 1); ``experiment`` sets every method before
 the same slots, ``figures`` makes the paper's figures of it. These need torch and are imported by themselves, as is ``genetic`` with the

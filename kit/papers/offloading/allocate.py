@@ -31,7 +31,7 @@ Goal: TypeAlias = Literal["cost", "weighted_delay", "delay"]
 
 @dataclass(frozen=True)
 class Prices:
-    """A goal of a slot taken apart, [samples, users]: the joint cost or a delay in seconds. A task costs ``local`` at home; at the server
+    """The terms of a slot's goal, [samples, users]: the joint cost or a delay in seconds. A task costs ``local`` at home; at the server
 
     joining + band / rate in bits per second + server / share in hertz.
     """
@@ -78,7 +78,7 @@ def equal(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Allocat
 def shared(world: OffloadingWorld, offloaded: BoolArray, band: Float64Array, server: Float64Array) -> Allocation:
     """What networks put out, of any scale, brought to the budgets over the offloaded tasks."""
     return Allocation(
-        band_hz=_whole(band * offloaded, world.band_hz), server_hz=_whole(server * offloaded, world.server_hz)
+        band_hz=_scaled(band * offloaded, world.band_hz), server_hz=_scaled(server * offloaded, world.server_hz)
     )
 
 
@@ -92,7 +92,7 @@ def least_costs(world: OffloadingWorld, prices: Prices, offloaded: BoolArray) ->
     return cost
 
 
-def _whole(shares: Float64Array, total: float) -> Float64Array:
+def _scaled(shares: Float64Array, total: float) -> Float64Array:
     sums = shares.sum(axis=1, keepdims=True)
-    whole: Float64Array = shares * (total / np.where(sums > 0, sums, 1.0))
-    return whole
+    scaled: Float64Array = shares * (total / np.where(sums > 0, sums, 1.0))
+    return scaled

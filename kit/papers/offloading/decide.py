@@ -43,10 +43,10 @@ def at_random(tasks: Tasks, rng: np.random.Generator) -> BoolArray:
 
 def half(tasks: Tasks, rng: np.random.Generator) -> BoolArray:
     """Exactly half of each slot's tasks (rounded down), drawn at random."""
-    lots = np.where(tasks.present, rng.random(tasks.size_bit.shape), 2.0)
-    rank = lots.argsort(axis=1).argsort(axis=1)
-    chosen: BoolArray = rank < tasks.present.sum(axis=1, keepdims=True) // 2
-    return chosen
+    draws = np.where(tasks.present, rng.random(tasks.size_bit.shape), 2.0)
+    rank = draws.argsort(axis=1).argsort(axis=1)
+    offloaded: BoolArray = rank < tasks.present.sum(axis=1, keepdims=True) // 2
+    return offloaded
 
 
 def exhaustive(
@@ -114,8 +114,8 @@ def likeliest(
         np.maximum(sending, summed(paid) - np.exp(guess + place) * world.band_hz, out=sending)
     roots = summed(np.sqrt(prices.server))
     cost = sending + roots * roots / world.server_hz + summed(prices.joining - prices.local)
-    chosen: BoolArray = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & present
-    return chosen
+    offloaded: BoolArray = (order.argsort(axis=1) < cost.argmin(axis=1)[:, None]) & present
+    return offloaded
 
 
 def joined_costs(
@@ -124,12 +124,12 @@ def joined_costs(
     """C_edge of every task, eq. 25: of an offloaded one as it is, of one at home if it alone joined, all shares best: [samples, users]."""
     rows, user = np.nonzero(tasks.present)
     prices, joined = prices_of(world, tasks, inference).pick(rows), _with(offloaded[rows], user, True)
-    own = np.arange(len(rows)), user
+    joiner = np.arange(len(rows)), user
     split = best_split(np.where(joined, prices.band, 0.0), prices.reach_hz, world.band_hz)
     roots = np.where(joined, np.sqrt(prices.server), 0.0).sum(axis=1)
     cost = np.zeros_like(tasks.size_bit)
-    cost[rows, user] = prices.joining[own] + sending_s(prices.band[own], split[own], prices.reach_hz[own])
-    cost[rows, user] += np.sqrt(prices.server[own]) * roots / world.server_hz
+    cost[rows, user] = prices.joining[joiner] + sending_s(prices.band[joiner], split[joiner], prices.reach_hz[joiner])
+    cost[rows, user] += np.sqrt(prices.server[joiner]) * roots / world.server_hz
     return cost
 
 
@@ -224,14 +224,14 @@ def _step(
     winner = exact.argmin(axis=1)
     moved = exact.min(axis=1) < cost[rows] * (1.0 - GAIN)
     cost[rows[moved]] = exact.min(axis=1)[moved]
-    chosen = np.full(best.shape, -1)
-    chosen[sample, place] = line
-    decision[rows[moved]] = changed[chosen[each[:, 0], winner][moved]]
+    change_index = np.full(best.shape, -1)
+    change_index[sample, place] = line
+    decision[rows[moved]] = changed[change_index[each[:, 0], winner][moved]]
     return moved, moved | hopeful.all(axis=1)
 
 
 def _bounds(world: OffloadingWorld, prices: Prices, present: BoolArray, decision: BoolArray) -> Float64Array:
-    """A lower bound of the cost after each change: [samples, users, users], flips on the diagonal, swaps (out, in) beside it."""
+    """A lower bound of the cost after each change: [samples, users, users], flips on the diagonal, swaps (out, in) off it."""
     log_price = _present_price(world, prices, decision)
     band, _ = priced_split(prices.band, prices.reach_hz, log_price)
     part = band.max(axis=1, keepdims=True) / world.band_hz
@@ -266,7 +266,7 @@ def _present_price(world: OffloadingWorld, prices: Prices, decision: BoolArray) 
     """The logarithm of what a hertz is worth now; where nobody has any, what the first one would pay, on average."""
     demand = np.where(decision, prices.band, 0.0)
     now = log_price_of(demand, prices.reach_hz, best_split(demand, prices.reach_hz, world.band_hz))
-    whole = np.full_like(prices.band, world.band_hz)
-    first = log_price_of(prices.band, prices.reach_hz, whole)
+    full_band = np.full_like(prices.band, world.band_hz)
+    first = log_price_of(prices.band, prices.reach_hz, full_band)
     price: Float64Array = np.where(np.isfinite(now), now, np.where(np.isfinite(first), first, 0.0))
     return price

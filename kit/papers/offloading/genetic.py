@@ -3,7 +3,7 @@
 The paper's settings: six individuals a task, selection by the roulette wheel, uniform crossover at rate 0.2 which halves and mutation
 at rate 0.1 which falls to a quarter, every 25 generations (40 where it decides too). Not stated, so ours: 200 generations, the best
 individual kept, genes from 0 to 1 (shares, brought to the budgets; a task is offloaded from 0.5 on), fitness 1 / eq. 11a. What it takes to
-run is not in that: measure it beside.
+run is not in that: measure it separately.
 
 PyGAD >= 3.9 has a generator of its own in each run, so numpy's global one stays as it was.
 """
@@ -35,10 +35,10 @@ class GeneticSettings(Record):
         default=None, ge=1, description="generations: 25 (V.A) or, where it decides too, 40 (V.B)"
     )
     over: Literal["objective", "cost"] = Field(
-        default="objective", description="eq. 11a, as section V.A says; or eqs. 24, 25"
+        default="objective", description="eq. 11a, as in section V.A; or eqs. 24, 25"
     )
     generations: int = Field(default=200, ge=1, description="not stated")
-    kept: int = Field(default=1, ge=0, description="best individuals that live on: 'retained', without a number")
+    elites: int = Field(default=1, ge=0, description="best individuals that live on: 'retained', without a number")
 
 
 @dataclass(frozen=True)
@@ -62,29 +62,29 @@ def search(
 ) -> GeneticSolution:
     """Search one slot (the first of ``tasks``): shares for tasks that are ``offloaded``, or decisions too where none are named."""
     one = tasks.pick(slice(0, 1))
-    users, counted = one.size_bit.shape[1], [0]
+    users, evaluations = one.size_bit.shape[1], [0]
 
-    def read(genes: Float64Array) -> tuple[Tasks, BoolArray, Allocation]:
-        many = one.pick(np.zeros(len(genes), dtype=np.int64))
-        chosen = many.present & (genes[:, 2 * users :] >= 0.5 if offloaded is None else offloaded[:1])
-        return many, chosen, shared(world, chosen, genes[:, :users], genes[:, users : 2 * users])
+    def decode(genes: Float64Array) -> tuple[Tasks, BoolArray, Allocation]:
+        copies = one.pick(np.zeros(len(genes), dtype=np.int64))
+        decision = copies.present & (genes[:, 2 * users :] >= 0.5 if offloaded is None else offloaded[:1])
+        return copies, decision, shared(world, decision, genes[:, :users], genes[:, users : 2 * users])
 
     def values(genes: Float64Array) -> Float64Array:
-        many, chosen, allocation = read(genes)
-        outcome = evaluate(world, many, chosen, allocation, inference)
+        copies, decision, allocation = decode(genes)
+        outcome = evaluate(world, copies, decision, allocation, inference)
         total: Float64Array = getattr(outcome, settings.over).sum(axis=1)
         return total
 
     def fitness(_: Any, genes: Any, __: Any) -> list[float]:
-        counted[0] += len(genes)
+        evaluations[0] += len(genes)
         return list(1.0 / (values(np.asarray(genes, float)) + 1e-30))
 
     count = (3 if offloaded is None else 2) * users
     best = _run(
         fitness, count, settings.individuals_per_task * int(one.present.sum()), seed, offloaded is None, settings
     )
-    _, chosen, allocation = read(best[None])
-    return GeneticSolution(chosen, allocation, float(values(best[None])[0]), counted[0])
+    _, decision, allocation = decode(best[None])
+    return GeneticSolution(decision, allocation, float(values(best[None])[0]), evaluations[0])
 
 
 def _run(fitness: Any, genes: int, individuals: int, seed: int, joint: bool, settings: GeneticSettings) -> Float64Array:
@@ -106,7 +106,7 @@ def _run(fitness: Any, genes: int, individuals: int, seed: int, joint: bool, set
         init_range_low=0.0,
         init_range_high=1.0,
         parent_selection_type="rws",
-        keep_elitism=settings.kept,
+        keep_elitism=settings.elites,
         crossover_type="uniform",
         crossover_probability=settings.crossover,
         mutation_type="random",

@@ -8,9 +8,8 @@ How the rewards are read:
 - The reward that moves a probability is the average over all tasks (``credit``, eq. 26: R(a) stands before each gradient), so what a task
   takes from the others counts, in C_edge of each of them. ``own`` credits a task with its own R_i alone: tasks then offload until each
   by itself has nothing to gain, which is several per cent to a tenth dearer for all.
-- A task's own decision is averaged out instead of drawn (``kit.papers.offloading.reward.expected_rewards``: the same gradient
-on average, less
-  noise), and so is what it does to the others (``kit.papers.offloading.decide.burdens``); the others' decisions are drawn.
+- A task's own decision is averaged out instead of drawn (``kit.papers.offloading.reward.expected_rewards``: the same gradient on
+  average, less noise), and so is what it does to the others (``kit.papers.offloading.decide.burdens``); the others' decisions are drawn.
 - C_edge of a task that stays at home is its cost if it alone joined.
 - A task's gradient is divided by the sum of its two costs: the importance has a heavy tail, and undivided rewards of a few tasks drive
   every probability to one.
@@ -61,13 +60,13 @@ class JointRecipe(Record):
     loss: Loss = "labels"
     pretraining: int = Field(default=500, ge=1, description="slots of which the policy first learns the best sizes")
     pretraining_steps: int = Field(default=1500, ge=1)
-    labelled: int = Field(default=50, ge=1, description="episodes between two of the policy's training_set")
+    labelled: int = Field(default=50, ge=1, description="episodes between two updates of the policy")
     policy_rate: float = Field(default=1e-3, gt=0, description="of the policy in the episodes; table II: 1e-4")
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Joined:
+class JointNetworks:
     """What Algorithm 1 trained: scheduler and policy."""
 
     scheduler: Scheduler
@@ -91,9 +90,9 @@ class PolicyTrainingSet:
         present = tasks.present
         return cls(sizes, summary(world, tasks, present), costs_of(net, world, tasks, present, sizes, delay))
 
-    def policy(self, recipe: JointRecipe, keep: Callable[[Size], bool] = lambda size: True) -> Policy:
+    def policy(self, recipe: JointRecipe, accepts: Callable[[Size], bool] = lambda size: True) -> Policy:
         """Lines 2 to 6: a policy over some of the sizes that has learned from these."""
-        places = [i for i, size in enumerate(self.sizes) if keep(size)]
+        places = [i for i, size in enumerate(self.sizes) if accepts(size)]
         policy = Policy([self.sizes[i] for i in places], recipe.seed)
         costs, steps = self.costs[:, places], recipe.pretraining_steps
         fit(policy, self.x, costs, loss=recipe.loss, steps=steps, seed=recipe.seed)
@@ -126,8 +125,8 @@ class Episodes:
         tasks = sample(world, recipe.slots, rng)
         probability = self.scheduler(*inputs_of(self.scheduler.kind, world, tasks))
         offloaded = rng.random(tasks.size_bit.shape) < probability.detach().numpy()
-        chosen = self.policy.choose(world, tasks, offloaded)
-        allocation, inference = allocation_by(self.net, world, tasks, offloaded, sizes, chosen, self.delay)
+        choice = self.policy.choose(world, tasks, offloaded)
+        allocation, inference = allocation_by(self.net, world, tasks, offloaded, sizes, choice, self.delay)
         home = home_costs(world, tasks, inference)
         edge = np.where(
             offloaded,
@@ -140,15 +139,19 @@ class Episodes:
         if recipe.credit == "overall":
             p = probability.detach().numpy().astype(np.float64)
             each = expected_rewards(p, np.ones_like(p), np.zeros_like(p), form=recipe.form)
-            taken = burdens(world, tasks, offloaded, each, inference)
-            gain = reward - (_float(taken / scale) * probability).mean()
+            burden = burdens(world, tasks, offloaded, each, inference)
+            gain = reward - (_float(burden / scale) * probability).mean()
         share = (1 + cos(pi * number / recipe.episodes)) / 2
         self._up("scheduler_adam", -gain, recipe.rate * share)
         if number % recipe.labelled == 0:
             costs = torch.from_numpy(costs_of(self.net, world, tasks, offloaded, sizes, self.delay)).float()
-            any_ = torch.from_numpy(offloaded.any(axis=1))
+            has_offloaded = torch.from_numpy(offloaded.any(axis=1))
             outputs = self.policy(summary(world, tasks, offloaded))
-            self._up("policy_adam", loss_of(outputs[any_], costs[any_], recipe.loss), recipe.policy_rate * share)
+            self._up(
+                "policy_adam",
+                loss_of(outputs[has_offloaded], costs[has_offloaded], recipe.loss),
+                recipe.policy_rate * share,
+            )
         return -float(reward.detach())
 
     def _up(self, name: str, loss: Tensor, rate: float) -> None:
@@ -178,11 +181,11 @@ def train_jointly(
     training_set: PolicyTrainingSet,
     recipe: JointRecipe = JointRecipe(),
     progress: StepProgress | None = None,
-) -> Joined:
+) -> JointNetworks:
     """Algorithm 1 for one world and one way of counting the time."""
     policy = training_set.policy(recipe)
     scheduler = Scheduler("paper", recipe.seed)
     losses = learning.learn(
         Episodes(net, world, delay, policy, scheduler, recipe), recipe.episodes, name="joint", progress=progress
     )
-    return Joined(scheduler, policy, -losses)
+    return JointNetworks(scheduler, policy, -losses)

@@ -5,7 +5,7 @@ over the offloaded tasks, the logarithms of their mean size and workload, and of
 the label of eq. 28 is a one at the best of them, eq. 29 the squared distance, and the largest output is chosen.
 
 ``labels`` is that. ``costs`` (ours) turns the outputs into probabilities and descends the mean cost under them: sub-networks that are
-nearly as good as the best count as nearly as good, where a label says all or nothing.
+nearly as good as the best count as nearly as good, where a label is all or nothing.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Policy(nn.Module):
     def choose(self, world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Int64Array:
         """The place in ``sizes`` for each slot: [samples]."""
         with torch.no_grad():
-            chosen: Int64Array = self(summary(world, tasks, offloaded)).argmax(1).numpy()
-        return chosen
+            choice: Int64Array = self(summary(world, tasks, offloaded)).argmax(1).numpy()
+        return choice
 
 
 def summary(world: OffloadingWorld, tasks: Tasks, offloaded: BoolArray) -> Tensor:
@@ -89,14 +89,14 @@ def allocation_by(
     tasks: Tasks,
     offloaded: BoolArray,
     sizes: Sequence[Size],
-    chosen: Int64Array,
+    choice: Int64Array,
     delay: Delay,
 ) -> tuple[Allocation, Inference]:
     """The shares that each slot gets from the sub-network chosen for it, and what deciding them takes."""
-    band, server, edge = np.zeros_like(tasks.size_bit), np.zeros_like(tasks.size_bit), np.zeros(len(chosen))
+    band, server, edge = np.zeros_like(tasks.size_bit), np.zeros_like(tasks.size_bit), np.zeros(len(choice))
     local = inference_of(world, delay, *sizes[0]).local_s
-    for at in np.unique(chosen):
-        rows = np.flatnonzero(chosen == at)
+    for at in np.unique(choice):
+        rows = np.flatnonzero(choice == at)
         part = allocation_of(net, world, tasks.pick(rows), offloaded[rows], sizes[at])
         band[rows], server[rows] = part.band_hz, part.server_hz
         edge[rows] = inference_of(world, delay, *sizes[at]).edge_s
@@ -123,7 +123,7 @@ def fit(
     rate: float = 3e-3,
     slots: int = 256,
 ) -> float:
-    """Teach a policy a table of costs; the last loss. Table II has the rate 1e-4, constant: ours falls as a cosine."""
+    """Fit a policy to a table of costs; the last loss. Table II has the rate 1e-4, constant: ours falls as a cosine."""
     optimizer = torch.optim.Adam(policy.parameters(), lr=rate)
     table, value = torch.from_numpy(costs), torch.zeros(())
     for step in range(steps):

@@ -38,8 +38,8 @@ def expected_rewards(
 ) -> Float64Array:
     """The mean of ``rewards`` over decisions drawn with these probabilities."""
     yes, no = np.ones(np.shape(probability), dtype=bool), np.zeros(np.shape(probability), dtype=bool)
-    kept = (1.0 - probability) * rewards(probability, no, home, edge, form=form)
-    expected: Float64Array = probability * rewards(probability, yes, home, edge, form=form) + kept
+    home_part = (1.0 - probability) * rewards(probability, no, home, edge, form=form)
+    expected: Float64Array = probability * rewards(probability, yes, home, edge, form=form) + home_part
     return expected
 
 

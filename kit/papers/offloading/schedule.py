@@ -6,10 +6,9 @@
 ``kit``     ranked: three hidden layers of 32 that see the task and the mean of all; the third sees the mean of those whom the second
             would offload, so it decides knowing how crowded it gets. Its inputs are the parts of the joint cost
             (``kit.papers.offloading.allocate.Prices``) as logarithms of ratios, so one network serves every world, every
-            number of users and
-            every computing time. It imitates the reference: each task's mistake weighs what it would add to the slot's cost. Of its
-            ranking as many are offloaded as cost least (``kit.papers.offloading.decide.likeliest``): the network says who,
-            sums say how many.
+            number of users and every computing time. It imitates the reference: each task's mistake weighs what it would add
+            to the slot's cost. Of its ranking as many are offloaded as cost least (``kit.papers.offloading.decide.likeliest``):
+            the network ranks, sums decide how many.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ from kit.stats import BoolArray, Float64Array
 
 INPUTS = {"paper": 5, "kit": 6}
 LEAST = 1e-3  # of a feature, before its logarithm
-VISITS = 8  # of a batch whose best decisions were searched
+ROUNDS = 8  # of a batch whose best decisions were searched
 
 
 class Scheduler(nn.Module):
@@ -75,7 +74,7 @@ class Scheduler(nn.Module):
 
 
 def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Over those who are there, once for a slot: (samples, 1, width)."""
+    """Over the present users, once for a slot: (samples, 1, width)."""
     weights = present.to(h.dtype) if weight is None else weight
     mean: Tensor = (h * weights[..., None]).sum(1, keepdim=True) / present.sum(1).clamp(min=1)[:, None, None]
     return mean
@@ -84,7 +83,7 @@ def _mean(h: Tensor, present: Tensor, weight: Tensor | None = None) -> Tensor:
 def inputs_of(
     kind: SchedulerKind, world: OffloadingWorld, tasks: Tasks, inference: Inference = FREE
 ) -> tuple[Tensor, Tensor]:
-    """What a scheduler sees, (samples, users, inputs), and who is there."""
+    """A scheduler's inputs, (samples, users, inputs), and which users are present."""
     present = tasks.present
     if kind == "paper":
         x = np.log(np.maximum(features(world, tasks), LEAST)) + 1.0
@@ -118,8 +117,8 @@ def decide(scheduler: Scheduler, world: OffloadingWorld, tasks: Tasks, inference
         probability: Float64Array = scheduler(*inputs_of(scheduler.kind, world, tasks, inference)).numpy()
     if scheduler.kind == "kit":
         return likeliest(world, tasks, probability, inference)
-    chosen: BoolArray = (probability >= 0.5) & tasks.present
-    return chosen
+    offloaded: BoolArray = (probability >= 0.5) & tasks.present
+    return offloaded
 
 
 def expected_reward(probability: Tensor, worth: Tensor, form: Form = "corrected") -> Tensor:
@@ -153,7 +152,7 @@ class Example:
 
     x: Tensor
     present: Tensor
-    wanted: Tensor
+    target: Tensor
     worth: Tensor
 
 
@@ -176,16 +175,16 @@ class Imitation:
             tasks = sample(world, self.slots, rng)
             decision, cost = flips_and_swaps(world, tasks, inference)
             worth = np.abs(marginal_costs(world, tasks, decision, inference)) / cost[:, None]
-            seen = inputs_of(self.scheduler.kind, world, tasks, inference)
-            wanted, weight = (torch.from_numpy(a.astype(np.float32)) for a in (decision, worth))
-            self.examples[number] = Example(*seen, wanted, weight)
+            inputs = inputs_of(self.scheduler.kind, world, tasks, inference)
+            target, weight = (torch.from_numpy(a.astype(np.float32)) for a in (decision, worth))
+            self.examples[number] = Example(*inputs, target, weight)
         return self.examples[number]
 
     def step(self, number: int) -> float:
         """One gradient step on the reference's decisions; returns its loss."""
-        of = self.example(number % max(self.steps // VISITS, 1))
+        of = self.example(number % max(self.steps // ROUNDS, 1))
         probability = self.scheduler(of.x, of.present).clamp(1e-6, 1 - 1e-6)
-        loss = (functional.binary_cross_entropy(probability, of.wanted, reduction="none") * of.worth).sum(1).mean()
+        loss = (functional.binary_cross_entropy(probability, of.target, reduction="none") * of.worth).sum(1).mean()
         self.optimizer.param_groups[0]["lr"] = self.rate * (1 + cos(pi * number / self.steps)) / 2
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

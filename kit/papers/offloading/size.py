@@ -78,8 +78,8 @@ def inference_of(
     """
     clock = world.server_hz if clock_hz is None else clock_hz
     if isinstance(delay, Measured):
-        known = {"scheduler", "policy"} & set(delay.sizes)
-        parts = {part: computing_s(delay, part, clock, macs=0.0) for part in known}
+        measured_parts = {"scheduler", "policy"} & set(delay.sizes)
+        parts = {part: computing_s(delay, part, clock, macs=0.0) for part in measured_parts}
         local = parts.get("scheduler", 0.0)
         edge = computing_s(delay, f"{experts},{layers}", clock, macs=0.0) + local + parts.get("policy", 0.0)
         return Inference(local_s=local, edge_s=edge)

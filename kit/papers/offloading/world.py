@@ -144,7 +144,7 @@ class OffloadingOutcome:
     def mean(
         self, what: Literal["delay_s", "weighted_delay_s", "energy_j", "missed", "cost", "objective"]
     ) -> Float64Array:
-        """Over the users who are there: [samples]."""
+        """Over the present users: [samples]."""
         mean: Float64Array = getattr(self, what).sum(axis=1) / np.maximum(self.present.sum(axis=1), 1)
         return mean
 

@@ -1,6 +1,6 @@
 """Paper C: a factory's gateways and an edge server run its devices' tasks, each with one of its models, placed from the cloud.
 
-``world`` evaluates, ``options`` says what a task could do, ``rules`` decide without learning, ``bound`` is what nothing exceeds.
+``world`` evaluates, ``options`` lists what a task could do, ``rules`` decide without learning, ``bound`` is what nothing exceeds.
 
 ``measured`` makes the models from a knowledge base, ``trace`` holds requests to replay, ``controller`` answers a real one; ``environment``
 and what learns need the extra ``playground`` and are imported by themselves.

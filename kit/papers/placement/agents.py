@@ -1,7 +1,7 @@
 """Paper C's learners, TD3 and DDPG from stable-baselines3, in a loop that may be killed (``kit.papers.learning``). A step is an episode.
 
-Networks, losses, updates and the replay buffer are the library's; the loop is kit's, so that all chance comes from (seed, episode) and a
-run that goes on after a kill ends with the bits of one that was never stopped. What section V.A and table IV say:
+Networks, losses, updates and the replay buffer are the library's; the loop is kit's, so that all random numbers come from (seed, episode)
+and a run that goes on after a kill ends with the bits of one that was never stopped. What section V.A and table IV say:
 
 | here | paper | configuration ``paper`` |
 |---|---|---|
@@ -16,7 +16,7 @@ run that goes on after a kill ends with the bits of one that was never stopped. 
 ``small`` has hidden layers of 64; the rest is the same. ``shared`` is the fair baseline: one network for all tasks. It sees a task's row of
 the observation and decides its row of the action. An experience is a task's and its reward that task's accuracy, so nobody has to divide
 one number a slot among 3,500 outputs. Discount 0: what a task does to later slots is not learned. With it nothing of the critics' targets
-is left, so all that tells TD3 from DDPG is a second critic that nothing asks, and an actor that is updated half as often. Layer norm keeps
+is left, so TD3 differs from DDPG only by a second critic that nothing uses, and an actor that is updated half as often. Layer norm keeps
 outputs off the ends of tanh. Exploration and the actor's rate fall, because every task crowds every other: with both as they were, all
 tasks run to one node and back. The settings were put together from some forty trials on seeds 0 to 4.
 
@@ -57,7 +57,7 @@ from kit.papers import engine, learning
 from kit.papers.learning import Arrays, StepProgress
 from kit.papers.placement import trained
 from kit.papers.placement.environment import PlacementEnv, Vector
-from kit.papers.placement.observation import acted, observed
+from kit.papers.placement.observation import action_width, observation_width
 from kit.papers.placement.trained import SUFFIX, TrainedPolicy
 from kit.papers.placement.world import FORMAT, PlacementWorld, Policy
 from kit.papers.streams import generator
@@ -65,12 +65,12 @@ from kit.records import Record
 
 Method: TypeAlias = Literal["td3", "ddpg"]
 SIDES = ("paper", "small", "shared")
-KEPT_BYTES_PER_S = 5e6  # of a checkpoint: how seldom a large one is written
+CHECKPOINT_BYTES_PER_S = 5e6  # of a checkpoint: how seldom a large one is written
 FLOAT_BYTES = 4
 #: Names of an episode's random streams.
 STREAMS = ("placement: an agent's slots", "placement: an agent's exploration", "placement: an agent's updates")
-LOOKS = 20  # of a training at its actor alone
-LOOKED_AT = 2**31  # seed of those episodes: training's are below
+EVALUATIONS = 20  # of a training at its actor alone
+EVALUATION_SEED = 2**31  # seed of those episodes: training's are below
 
 
 class AgentRecipe(Record):
@@ -142,7 +142,7 @@ def _many(world: PlacementWorld, recipe: AgentRecipe) -> int:
 def sizes(world: PlacementWorld, recipe: AgentRecipe) -> tuple[int, int]:
     """Numbers of an observation and of an action, as the actor sees and gives them."""
     tasks = 1 if recipe.shared else world.tasks
-    return tasks * observed(world, models_seen=recipe.models_seen), tasks * acted(world)
+    return tasks * observation_width(world, models_seen=recipe.models_seen), tasks * action_width(world)
 
 
 def update_flop(world: PlacementWorld, recipe: AgentRecipe) -> float:
@@ -173,7 +173,7 @@ def _weights(layers: tuple[int, ...]) -> int:
 
 
 class Curve(Record):
-    """The learning curve beside a trained agent's files; a reward is the mean of a slot."""
+    """The learning curve of a trained agent, in a file of its own; a reward is the mean of a slot."""
 
     kind: Literal["placement-curve"] = "placement-curve"
     schema_version: Literal[1] = 1
@@ -252,8 +252,8 @@ class AgentLearner:
     def step(self, number: int) -> float:
         """One episode with exploration and updates; returns the mean reward of a slot."""
         start_s, recipe = time.process_time(), self.recipe
-        if number % max(1, recipe.episodes // LOOKS) == 0:
-            self.looks.append((number, self.alone()))
+        if number % max(1, recipe.episodes // EVALUATIONS) == 0:
+            self.looks.append((number, self.evaluate()))
         outer, explore, inner = (generator(stream, recipe.seed, number) for stream in STREAMS)
         _seed_library(inner)
         observation, _ = self.env.reset(seed=int(outer.integers(2**31)))
@@ -268,7 +268,7 @@ class AgentLearner:
                 self.agent.rates = (self._actor_rate(slots_done), recipe.critic_rate)
                 self.agent.train(1, recipe.batch)
         if number + 1 == recipe.episodes:
-            self.looks.append((number + 1, self.alone()))
+            self.looks.append((number + 1, self.evaluate()))
         self._log(number, total / recipe.slots, last)
         self.seconds += time.process_time() - start_s
         return total / recipe.slots
@@ -293,9 +293,9 @@ class AgentLearner:
         rows = (values.reshape(self.many, -1) for values in (observation, after, action))
         self.buffer.add(*rows, rewards, np.zeros(self.many, dtype=bool), [{}] * self.many)
 
-    def alone(self) -> float:
+    def evaluate(self) -> float:
         """Mean reward of a slot over an episode without exploration, the same tasks each time; no training sees them."""
-        observation, _ = self.env.reset(seed=LOOKED_AT)
+        observation, _ = self.env.reset(seed=EVALUATION_SEED)
         total = 0.0
         for _ in range(self.recipe.slots):
             observation, reward, *_ = self.env.step((self.act(observation) + 1.0) / 2.0)
@@ -327,14 +327,14 @@ class AgentLearner:
         """See :class:`kit.papers.learning.Learner`."""
         buffer, counts = self.buffer, [self.buffer.pos, self.buffer.full, self.agent._n_updates, self.seconds]
         used = buffer.buffer_size if buffer.full else buffer.pos
-        experiences = {f"buffer/{name}": getattr(buffer, name)[:used].copy() for name in _HELD}
+        experiences = {f"buffer/{name}": getattr(buffer, name)[:used].copy() for name in _BUFFER_ARRAYS}
         counters = {"counts": np.array(counts, dtype=np.float64), "looks": np.array(self.looks, dtype=np.float64)}
         return learning.arrays_of(self.modules, self.optimizers) | experiences | counters
 
     def restore(self, state: Mapping[str, NDArray[np.float64]]) -> None:
         """See :class:`kit.papers.learning.Learner`."""
         learning.put_back(state, self.modules, self.optimizers)
-        for name in _HELD:
+        for name in _BUFFER_ARRAYS:
             column = state[f"buffer/{name}"]
             getattr(self.buffer, name)[: len(column)] = column
         pos, full, updates, self.seconds = state["counts"].tolist()
@@ -391,17 +391,17 @@ def centre(world: PlacementWorld, *, models_seen: bool = False) -> tuple[tuple[f
         deviations.append(max((high - low) / (sqrt(12.0) * high), 1e-3))
     means.append(world.noisy)
     deviations.append(max(sqrt(world.noisy * (1 - world.noisy)), 1e-3))
-    rest = observed(world, models_seen=models_seen) - len(means)
+    rest = observation_width(world, models_seen=models_seen) - len(means)
     return (*means, *[0.5] * rest), (*deviations, *[0.5] * rest)
 
 
-_HELD = ("observations", "next_observations", "actions", "rewards")
+_BUFFER_ARRAYS = ("observations", "next_observations", "actions", "rewards")
 
 
 def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
-    """The library's agent as the recipe says. Raises UsageError for a buffer that has no room in memory."""
+    """The library's agent of a recipe. Raises UsageError for a buffer that has no room in memory."""
     kinds: dict[Method, type[_TD3] | type[_DDPG]] = {"td3": _TD3, "ddpg": _DDPG}
-    own: dict[str, Any] = {
+    td3_settings: dict[str, Any] = {
         "policy_delay": recipe.delay,
         "target_policy_noise": recipe.target_noise,
         "target_noise_clip": recipe.noise_clip,
@@ -428,7 +428,7 @@ def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
                 },
                 seed=recipe.seed,
                 device=device,
-                **(own if recipe.method == "td3" else {}),
+                **(td3_settings if recipe.method == "td3" else {}),
             )
         except (UserWarning, MemoryError):
             need = buffer_bytes(env.world, recipe) / 1e9
@@ -440,7 +440,7 @@ def _agent(env: PlacementEnv, recipe: AgentRecipe, device: str) -> Any:
 
 
 class _Spaces(DummyVecEnv):
-    """What the library asks of an environment before it learns: how much is seen and done, in how many places at once."""
+    """What the library asks of an environment before it learns: columns of observation and action, and the number of environments."""
 
     def __init__(self, env: PlacementEnv, recipe: AgentRecipe) -> None:
         super().__init__([lambda: env])
@@ -476,7 +476,7 @@ def train(
     """The agent of a recipe in the factory of ``models_seed`` (the recipe's seed): learned now, or read from ``folder``.
 
     ``progress`` is called with (episodes done, in all, mean reward). A run that was stopped goes on from its checkpoint; ``log`` writes
-    TensorBoard's files beside it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
+    TensorBoard's files next to it where tensorboard is installed. Raises UsageError, BadModel, StorageError.
     """
     learning.check_device(device)
     factory = recipe.seed if models_seed is None else models_seed
@@ -492,7 +492,7 @@ def train(
                 checkpoint=checkpoint,
                 name=name,
                 progress=progress,
-                every_s=max(learning.CHECKPOINT_S, _state_bytes(world, recipe) / KEPT_BYTES_PER_S),
+                every_s=max(learning.CHECKPOINT_S, _state_bytes(world, recipe) / CHECKPOINT_BYTES_PER_S),
             )
             onnx = exported(learner.agent.actor)
         curve = Curve(recipe=recipe, reward=tuple(map(float, rewards)), looks=tuple(learner.looks))
@@ -557,7 +557,7 @@ def exported(actor: nn.Module) -> bytes:
 
 
 def _state_bytes(world: PlacementWorld, recipe: AgentRecipe) -> float:
-    """Of a checkpoint: networks, their targets, what Adam remembers of both, and the buffer."""
+    """Of a checkpoint: networks, their targets, Adam's moments of both, and the buffer."""
     return 4 * FLOAT_BYTES * parameters(world, recipe) + buffer_bytes(world, recipe)
 
 

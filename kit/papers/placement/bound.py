@@ -1,11 +1,11 @@
 """A proven upper bound of a slot's accuracy, and its rounding to a decision.
 
 At a price for every pool each task by itself takes the option that earns most after what it pays; the sum of that, plus what all pools
-are worth, bounds every decision of the slot from above (weak duality). How a task best takes its time apart has a closed form: demands
+are worth, bounds every decision of the slot from above (weak duality). How a task best splits its time has a closed form: demands
 d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T, with the time
-in proportion to the roots. So the bound is exact for its prices, whatever made them.
+in proportion to the roots. So the bound is exact for its prices, wherever they come from.
 
-The prices are the dual values of a linear program (scipy's HiGHS): each column is an option of a task with one way to take its time apart,
+The prices are the dual values of a linear program (scipy's HiGHS): each column is an option of a task with one way to split its time,
 each row a pool or a task. Columns that would pay at the present prices are added until the bound meets the program's value; what is then
 between them is in no integer decision. A basic solution splits no more tasks than there are pools, and only these have to be rounded.
 For rounding every pool has a small price of its own, so that where there is plenty the program leaves room for the split tasks.
@@ -21,14 +21,14 @@ from kit.errors import KitError
 from kit.papers.placement.options import (
     LEAST_PRICE,
     MARGIN,
-    THINGS,
+    RESOURCES,
     Fitter,
     Options,
     decide,
+    demands,
+    least_payments,
     options_of,
-    paid,
     pools,
-    takes,
 )
 from kit.papers.placement.world import Decision, Models, PlacementWorld, State, Tasks
 from kit.stats import BoolArray, Float64Array, Int64Array
@@ -37,9 +37,9 @@ ROUNDS = 30  # of new columns, at most
 DIVES = 4  # of rounding: programs solved, at most
 GOOD = 5e-4  # relative: where rounding is near enough to the bound
 CLOSE = 1e-4  # relative: where bound and program meet
-WHOLE = 1.0 - 1e-6  # part of a task
+UNDIVIDED = 1.0 - 1e-6  # part of a task
 THRIFT = 2e-3  # for rounding: accuracy that a whole pool is worth where nothing is scarce
-SHARES = 4  # of the six things: bands and clocks
+SHARES = 4  # of the six resources: bands and clocks
 _STARTS = (0.35, 0.55, 0.75)  # of the time for sending: the first columns
 
 
@@ -53,7 +53,7 @@ class Solution:
     task: Int64Array  # [columns]
     option: Int64Array
     part: Float64Array  # of the task
-    takes: Float64Array  # [columns, 6]
+    demands: Float64Array  # [columns, 6]
 
 
 def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: State | None = None) -> Float64Array:
@@ -70,11 +70,11 @@ def upper_bound(world: PlacementWorld, models: Models, tasks: Tasks, state: Stat
 def rounded(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:
     """The linear program's decision: whole tasks as they are, split and unserved ones by what room is left. A policy."""
     option = options_of(world, models, tasks, state)
-    chosen = np.full(tasks.size_bit.shape, -1, dtype=np.int64)
-    shares = np.zeros((*chosen.shape, SHARES))
-    for row in range(len(chosen)):
-        chosen[row], shares[row] = _dive(world, option.pick(row))
-    return decide(world, tasks, chosen, shares)
+    choice = np.full(tasks.size_bit.shape, -1, dtype=np.int64)
+    shares = np.zeros((*choice.shape, SHARES))
+    for row in range(len(choice)):
+        choice[row], shares[row] = _dive(world, option.pick(row))
+    return decide(world, tasks, choice, shares)
 
 
 def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close: float = CLOSE) -> Solution:
@@ -105,8 +105,8 @@ def solve(world: PlacementWorld, option: Options, *, thrift: float = 0.0, close:
 def _columns(
     option: Options, send: Float64Array, possible: BoolArray, price: Float64Array | None = None
 ) -> tuple[Int64Array, Int64Array, Float64Array]:
-    """(task, option, what it takes) of the wanted ones; sending must leave time to compute."""
-    used = takes(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
+    """(task, option, what it demands) of the possible ones; sending must leave time to compute."""
+    used = demands(option, send, None if price is None else np.maximum(price, LEAST_PRICE))[0]
     task, which = np.nonzero(possible & (send[0] < option.deadline_s[0]))
     return task, which, used[task, which]
 
@@ -127,8 +127,8 @@ def _program(
     columns, tasks = np.arange(len(task)), option.value.shape[1]
     if not len(task):
         return 0.0, np.zeros(0), np.zeros(tasks), np.zeros(len(budget))
-    row, thing = np.nonzero(used)
-    limits = csr_array((used[row, thing], (of[task[row], thing], row)), shape=(len(budget), len(task)))
+    row, resource = np.nonzero(used)
+    limits = csr_array((used[row, resource], (of[task[row], resource], row)), shape=(len(budget), len(task)))
     one_of_each = csr_array((np.ones(len(task)), (task, columns)), shape=(tasks, len(task)))
     room = np.concatenate([budget * (1.0 - MARGIN), np.ones(tasks)])
     gain = option.value[0, task, which] - thrift * used.sum(axis=1)
@@ -142,7 +142,7 @@ def _program(
 
 def _priced(option: Options, of: Int64Array, prices: Float64Array) -> tuple[Float64Array, Float64Array]:
     """What each option earns less the least that it pays, and how long it then sends: [tasks, options]."""
-    payment = paid(option, prices[of][None])
+    payment = least_payments(option, prices[of][None])
     profit = np.where(option.value[0] > 0, option.value[0] - payment.total[0], -1.0)
     return profit, _inner(option, payment.send_s[0])
 
@@ -167,13 +167,13 @@ def _dive(world: PlacementWorld, option: Options) -> tuple[Int64Array, Float64Ar
     for _ in range(DIVES):
         solution = solve(world, open_, thrift=THRIFT)
         bound = min(bound, solution.bound)
-        chosen, shares, part = _round(world, option, solution)
+        choice, shares, part = _round(world, option, solution)
         value = float(
-            np.where(chosen >= 0, np.take_along_axis(option.value[0], chosen[:, None], axis=1)[:, 0], 0).sum()
+            np.where(choice >= 0, np.take_along_axis(option.value[0], choice[:, None], axis=1)[:, 0], 0).sum()
         )
         if value > best_value:
-            best_value, best = value, (chosen, shares)
-        split = part.max(axis=1) < WHOLE
+            best_value, best = value, (choice, shares)
+        split = part.max(axis=1) < UNDIVIDED
         if not split.any() or value >= (1.0 - GOOD) * bound:
             break
         lesser = split[:, None] & (np.arange(part.shape[1]) != part.argmax(axis=1)[:, None])
@@ -184,15 +184,15 @@ def _dive(world: PlacementWorld, option: Options) -> tuple[Int64Array, Float64Ar
 def _round(world: PlacementWorld, option: Options, solution: Solution) -> tuple[Int64Array, Float64Array, Float64Array]:
     """(option of each task or -1, its four shares, the program's part of each option): whole tasks stand, the others take what is left."""
     tasks, choices = option.value.shape[1:]
-    part, used = np.zeros((tasks, choices)), np.zeros((tasks, choices, THINGS))
+    part, used = np.zeros((tasks, choices)), np.zeros((tasks, choices, RESOURCES))
     np.add.at(part, (solution.task, solution.option), solution.part)
-    np.add.at(used, (solution.task, solution.option), solution.part[:, None] * solution.takes)
+    np.add.at(used, (solution.task, solution.option), solution.part[:, None] * solution.demands)
     used /= np.maximum(part, 1e-12)[:, :, None]
     best = part.argmax(axis=1)
-    undivided = part.max(axis=1) >= WHOLE
+    undivided = part.max(axis=1) >= UNDIVIDED
     of = np.repeat(pools(world), world.devices, axis=0)
     left = option.budget[0] * (1.0 - MARGIN)
-    chosen, shares = np.where(undivided, best, -1), np.zeros((tasks, SHARES))
+    choice, shares = np.where(undivided, best, -1), np.zeros((tasks, SHARES))
     shares[undivided] = used[undivided, best[undivided], :SHARES]
     np.subtract.at(left, of[undivided], used[undivided, best[undivided]])
     left, fitter = np.maximum(left, 0.0), Fitter(option)
@@ -200,10 +200,10 @@ def _round(world: PlacementWorld, option: Options, solution: Solution) -> tuple[
         for which in np.argsort(-option.value[0, task], kind="stable"):
             if option.value[0, task, which] <= 0:
                 break
-            mine = of[task]
-            need = fitter.need(int(task), int(which), left[mine].tolist(), solution.prices[mine].tolist())
+            task_pools = of[task]
+            need = fitter.need(int(task), int(which), left[task_pools].tolist(), solution.prices[task_pools].tolist())
             if need is not None:
-                chosen[task], shares[task] = which, need[:SHARES]
-                left[mine] = np.maximum(left[mine] - need, 0.0)
+                choice[task], shares[task] = which, need[:SHARES]
+                left[task_pools] = np.maximum(left[task_pools] - need, 0.0)
                 break
-    return chosen, shares, part
+    return choice, shares, part

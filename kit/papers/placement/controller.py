@@ -1,6 +1,6 @@
 """One slot's decision for an edge controller: a request in JSON, an answer in JSON, by a trained policy or a named rule.
 
-**Request** (:class:`SlotRequest`), one JSON object. Devices count from 0; device k of gateway i is i * devices + k. What is not said has
+**Request** (:class:`SlotRequest`), one JSON object. Devices count from 0; device k of gateway i is i * devices + k. A missing field has
 the value behind the bar.
 
 | field | is | unit |
@@ -48,12 +48,12 @@ from kit.papers.placement.world import (
     State,
     Tasks,
     accepted_tasks,
-    apart,
     empty,
     pooled,
     project,
     sample,
     sample_models,
+    separate_pools,
     step,
 )
 from kit.papers.streams import generator
@@ -181,7 +181,7 @@ class Controller:
         return Tasks(columns[0], columns[1], columns[2] > 0, columns[3], columns[4])
 
     def state(self, request: SlotRequest) -> State:
-        """What the request says of the caches. Raises UnknownName (a variant), BadRecord (a device)."""
+        """The request's caches. Raises UnknownName (a variant), BadRecord (a device)."""
         state = empty(self.world, 1)
         for models, cache in ((request.at_gateways, state.gateway), (request.at_edge, state.edge)):
             for name, devices in models.items():
@@ -201,12 +201,12 @@ class Controller:
 
     def _answer(self, request: SlotRequest, tasks: Tasks, decision: Decision, outcome: SlotOutcome) -> SlotAnswer:
         """The decision by names and numbers: the shares within the budgets, the other node's left out."""
-        asks = accepted_tasks(self.world, tasks, decision)
-        shares, _, _ = project(self.world, asks, decision)
+        accepted = accepted_tasks(self.world, tasks, decision)
+        shares, _, _ = project(self.world, accepted, decision)
         order = [t.device for t in request.tasks]
         columns = [s[0, order].tolist() for s in shares]
         runs, home, variant = (
-            asks[0, order].tolist(),
+            accepted[0, order].tolist(),
             decision.at_gateway[0, order].tolist(),
             decision.variant[0, order].tolist(),
         )
@@ -231,7 +231,10 @@ class Controller:
             }
             for device, served, stays, level, first, second, gateway, edge, fetched, earned, taken, left in rows
         ]
-        sums = (pooled(self.world, share, own).ravel() for share, own in zip(shares, apart(self.world), strict=True))
+        sums = (
+            pooled(self.world, share, per_gateway).ravel()
+            for share, per_gateway in zip(shares, separate_pools(self.world), strict=True)
+        )
         return SlotAnswer.model_validate(
             {
                 "slot": request.slot,
@@ -252,12 +255,12 @@ class Controller:
                 yield name, devices
 
 
-def written(answer: SlotAnswer) -> bytes:
+def answer_line(answer: SlotAnswer) -> bytes:
     """The answer as one line of JSON."""
     return answer.model_dump_json().encode()
 
 
-def complaint(error: Exception, line: int) -> bytes:
+def error_line(error: Exception, line: int) -> bytes:
     """What a controller reads in place of an answer, as one line of JSON."""
     reply: Mapping[str, object] = {"kind": "placement-error", "schema_version": 1, "line": line, "error": str(error)}
     return json.dumps(reply, ensure_ascii=False).encode()
@@ -283,28 +286,28 @@ def example(world: PlacementWorld, seed: int = 0) -> SlotRequest:
 
 
 @dataclass
-class StreamCounts:
+class ServeStatistics:
     """What a stream of requests came to: seconds from a line read to its answer written, and how many were refused."""
 
     decisions_s: list[float] = field(default_factory=list)
     refused: int = 0
 
 
-def serve(controller: Controller, requests: Iterable[bytes], answers: IO[bytes], served: StreamCounts) -> None:
+def serve(controller: Controller, requests: Iterable[bytes], answers: IO[bytes], statistics: ServeStatistics) -> None:
     """A line in, a line out, until the input ends; a request that is none is answered by what is wrong with it.
 
-    ``served`` counts meanwhile, so that an interrupted stream is counted, too. Raises as writing to ``answers`` does.
+    ``statistics`` counts meanwhile, so that an interrupted stream is counted, too. Raises as writing to ``answers`` does.
     """
     for number, line in enumerate(requests, start=1):
         if not line.strip():
             continue
         start_s = perf_counter()
         try:
-            answer = controller.answer(parse(line, f"line {number}"), len(served.decisions_s))
-            answers.write(written(answer) + b"\n")
+            answer = controller.answer(parse(line, f"line {number}"), len(statistics.decisions_s))
+            answers.write(answer_line(answer) + b"\n")
             answers.flush()
-            served.decisions_s.append(perf_counter() - start_s)
+            statistics.decisions_s.append(perf_counter() - start_s)
         except KitError as error:
-            served.refused += 1
-            answers.write(complaint(error, number) + b"\n")
+            statistics.refused += 1
+            answers.write(error_line(error, number) + b"\n")
             answers.flush()

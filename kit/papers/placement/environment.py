@@ -6,7 +6,7 @@
 constraint is violated in a world with ``reward="strict"``.
 
 **Start**: empty caches. The devices' models are drawn once, from ``models_seed``: a factory keeps its models over all episodes.
-**End**: truncated after ``slots`` slots (50 in table IV); never terminated. ``info`` holds what :func:`step` gives, as numbers.
+**End**: truncated after ``slots`` slots (50 in table IV); never terminated. ``info`` holds the slot's metrics as numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import gymnasium as gym
 import numpy as np
 
 from kit.errors import UsageError
-from kit.papers.placement.observation import Vector, acted, actions_of, decision_of, observe, observed
+from kit.papers.placement.observation import Vector, action_width, actions_of, decision_of, observation_width, observe
 from kit.papers.placement.world import (
     MODELS,
     PlacementWorld,
@@ -54,9 +54,9 @@ class PlacementEnv(gym.Env[Vector, Vector]):
         self.world = PlacementWorld() if world is None else world
         self.slots, self.models_seen, self.slot = slots, models_seen, 0
         self.models = sample_models(self.world, 1, generator(MODELS, models_seed))
-        tasks, columns = self.world.tasks, observed(self.world, models_seen=models_seen)
+        tasks, columns = self.world.tasks, observation_width(self.world, models_seen=models_seen)
         self.observation_space = gym.spaces.Box(0.0, 1.0, (tasks * columns,), np.float32)
-        self.action_space = gym.spaces.Box(0.0, 1.0, (tasks * acted(self.world),), np.float32)
+        self.action_space = gym.spaces.Box(0.0, 1.0, (tasks * action_width(self.world),), np.float32)
         self.state = empty(self.world, 1)
         self.tasks: Tasks | None = None
         self.outcome: SlotOutcome | None = None  # of the last step: what each task came to

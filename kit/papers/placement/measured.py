@@ -3,13 +3,13 @@
 | of the world | comes from |
 |---|---|
 | ``accuracy_clean`` | the accuracy of the variant's file |
-| ``accuracy_noisy`` | the accuracy on noisy data where somebody knows it, else :data:`NOISY_PART` of the clean one, as in table III |
+| ``accuracy_noisy`` | the accuracy on noisy data where it is known, else :data:`NOISY_PART` of the clean one, as in table III |
 | ``size_bytes`` | the bytes of the file |
-| ``cycles``, ``edge_cycles`` | the measured time at a percentile (95 unless said) times C^l, C^e: what is promised for a run |
+| ``cycles``, ``edge_cycles`` | the measured time at a percentile (95 by default) times C^l, C^e: what is promised for a run |
 | ``spread``, ``edge_spread`` | the other measured percentiles over that one: the world draws each run from them |
 
-A device that was measured with nothing beside it stands for a node of which a task has all: share 1 of C^l or C^e. A share beta stretches
-the time to 1 / beta, as eq. 6 does with cycles; how runs disturb each other beyond that is in no measurement of one. A node with
+A device that was measured with nothing else running stands for a node of which a task has all: share 1 of C^l or C^e. A share beta
+stretches the time to 1 / beta, as eq. 6 does with cycles; how runs disturb each other beyond that is in no measurement of one. A node with
 another clock than the world's that the models were read for is faster or slower in proportion.
 
 A deadline is met with a probability: a task that is promised to end just in time is late in the share of cases that the percentile leaves.
@@ -47,7 +47,7 @@ PAPERS_FACTOR = FACTORS[1]  # cycles per MAC: the papers' formula, as kit.papers
 Timed = Literal["measured", "promised", "formula"]
 
 
-class Where(Record):
+class DeviceSelection(Record):
     """A device, and which of its measurements: the runtime, threads and operating point that are named."""
 
     device_id: str
@@ -78,16 +78,16 @@ class RunTime(Record):
     @classmethod
     def of(cls, row: KnowledgeRow) -> RunTime:
         """The run time of a knowledge base's row."""
-        own = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
-        known = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := own[p]) is not None}
+        percentiles = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
+        seconds_by_level = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := percentiles[p]) is not None}
         return cls(
             device_id=row.device_id,
             backend=row.backend,
             threads=row.threads,
             point=row.point_name,
             record_id=row.record_id,
-            levels=tuple(known),
-            seconds=tuple(np.maximum.accumulate(list(known.values())).tolist()),
+            levels=tuple(seconds_by_level),
+            seconds=tuple(np.maximum.accumulate(list(seconds_by_level.values())).tolist()),
         )
 
     def at(self, percentile: Percentile) -> float:
@@ -209,40 +209,40 @@ def read(
     """What ``--models measured:KNOWLEDGE.json[,backend=…]`` with its variants, ``--end`` and ``--edge`` names.
 
     A device may be followed by ``,backend=…,threads=…,point=…``; what follows the file holds for both. Raises UsageError (no such file,
-    words that say nothing), UnknownName, BadRecord (see :func:`models_of`).
+    text that cannot be read), UnknownName, BadRecord (see :func:`models_of`).
     """
     kind, _, rest = text.partition(":")
     name, *parts = rest.split(",")
     if kind != "measured" or not name:
         raise UsageError(f"--models does not take '{text}': write table, or measured:KNOWLEDGE.json.")
     both = settings_of(text, parts, STATE, "--models")
-    places = [_where(flag, place, both) for flag, place in (("--end", end), ("--edge", edge))]
-    known: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
-    if known is None:
+    places = [_selection(flag, place, both) for flag, place in (("--end", end), ("--edge", edge))]
+    promised: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
+    if promised is None:
         raise UsageError(
             f"Measurements keep the percentiles {', '.join(map(str, PERCENTILES_KEPT))}, not {percentile}."
         )
     if not Path(name).exists():
         raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
     rows = store.read_record(Path(name), KnowledgeBase).rows
-    return models_of(rows, ids, end=places[0], edge=places[1], noisy=noisy, percentile=known)
+    return models_of(rows, ids, end=places[0], edge=places[1], noisy=noisy, percentile=promised)
 
 
-def _where(flag: str, text: str, both: Mapping[str, str | int]) -> Where:
+def _selection(flag: str, text: str, both: Mapping[str, str | int]) -> DeviceSelection:
     name, *parts = text.split(",")
     if not name:
         raise UsageError(
-            f"{flag} names no device: write its name as kit device tells it, like {flag} DEVICE,backend=pytorch."
+            f"{flag} names no device: write its name as kit device prints it, like {flag} DEVICE,backend=pytorch."
         )
-    return Where.model_validate({"device_id": name, **both, **settings_of(text, parts, STATE, flag)})
+    return DeviceSelection.model_validate({"device_id": name, **both, **settings_of(text, parts, STATE, flag)})
 
 
 def models_of(
     rows: Sequence[KnowledgeRow],
     ids: Sequence[str],
     *,
-    end: Where,
-    edge: Where,
+    end: DeviceSelection,
+    edge: DeviceSelection,
     noisy: Mapping[str, float] | None = None,
     percentile: Percentile = 95,
 ) -> MeasuredModels:
@@ -267,18 +267,22 @@ def models_of(
     return MeasuredModels(variants=variants, percentile=percentile)
 
 
-def _measured(rows: Sequence[KnowledgeRow], name: str, end: Where, edge: Where, noisy: float | None) -> MeasuredVariant:
+def _measured(
+    rows: Sequence[KnowledgeRow], name: str, end: DeviceSelection, edge: DeviceSelection, noisy: float | None
+) -> MeasuredVariant:
     at_end, at_edge = _row(rows, name, end, "--end"), _row(rows, name, edge, "--edge")
-    own = [r for r in rows if r.artifact_id == name and r.accuracy is not None and r.sha256 == at_edge.sha256]
-    known = next((r for r in (at_edge, at_end, *own) if r.accuracy is not None), None)
-    if known is None or known.accuracy is None:
+    same_file_rows = [
+        r for r in rows if r.artifact_id == name and r.accuracy is not None and r.sha256 == at_edge.sha256
+    ]
+    accuracy_row = next((r for r in (at_edge, at_end, *same_file_rows) if r.accuracy is not None), None)
+    if accuracy_row is None or accuracy_row.accuracy is None:
         raise BadRecord(f"Nobody knows the accuracy of {name}: give it with kit knowledge build --accuracy FILE.")
     return MeasuredVariant(
         artifact_id=name,
-        accuracy=known.accuracy,
-        noisy_accuracy=known.accuracy * NOISY_PART if noisy is None else noisy,
+        accuracy=accuracy_row.accuracy,
+        noisy_accuracy=accuracy_row.accuracy * NOISY_PART if noisy is None else noisy,
         noisy_known=noisy is not None,
-        dataset=known.dataset,
+        dataset=accuracy_row.dataset,
         size_bytes=at_edge.size_bytes,
         macs=at_edge.macs or at_end.macs,
         end=RunTime.of(at_end),
@@ -286,33 +290,33 @@ def _measured(rows: Sequence[KnowledgeRow], name: str, end: Where, edge: Where, 
     )
 
 
-def _row(rows: Sequence[KnowledgeRow], name: str, where: Where, flag: str) -> KnowledgeRow:
+def _row(rows: Sequence[KnowledgeRow], name: str, selection: DeviceSelection, flag: str) -> KnowledgeRow:
     """The one trusted measured row of a variant in a place. Raises UnknownName, BadRecord."""
     measured = [r for r in rows if r.origin == "measured"]
-    if where.device_id not in (devices := sorted({r.device_id for r in measured})):
-        raise UnknownName(f"device of {flag}", where.device_id, devices)
-    on_device = [r for r in measured if r.device_id == where.device_id]
-    if name not in (known := sorted({r.artifact_id for r in on_device})):
-        raise UnknownName(f"variant on {where.device_id}", name, known)
-    every = [r for r in on_device if r.artifact_id == name]
-    fitting = [r for r in every if where.holds(r)]
-    if not fitting:
+    if selection.device_id not in (devices := sorted({r.device_id for r in measured})):
+        raise UnknownName(f"device of {flag}", selection.device_id, devices)
+    on_device = [r for r in measured if r.device_id == selection.device_id]
+    if name not in (names := sorted({r.artifact_id for r in on_device})):
+        raise UnknownName(f"variant on {selection.device_id}", name, names)
+    variant_rows = [r for r in on_device if r.artifact_id == name]
+    matching = [r for r in variant_rows if selection.holds(r)]
+    if not matching:
         raise BadRecord(
-            f"{name} was measured on {where.device_id} by {_ways(every)}, not as {flag} asks: name one of these."
+            f"{name} was measured on {selection.device_id} by {_ways(variant_rows)}, not as {flag} asks: name one of these."
         )
-    trusted = [r for r in fitting if r.label in DECIDING]
+    trusted = [r for r in matching if r.label in DECIDING]
     if not trusted:
         raise BadRecord(
-            f"What was measured of {name} on {where.device_id} is {fitting[0].label} and decides nothing: profile it again."
+            f"What was measured of {name} on {selection.device_id} is {matching[0].label} and decides nothing: profile it again."
         )
     if len({(r.backend, r.point_name) for r in trusted}) < len(trusted):
         raise BadRecord(
-            f"Several files named {name} were measured alike on {where.device_id}: build the knowledge base from one profile of it."
+            f"Several files named {name} were measured alike on {selection.device_id}: build the knowledge base from one profile of it."
         )
     if len(trusted) > 1:
         raise BadRecord(
-            f"{name} was measured on {where.device_id} by {_ways(trusted)}: say which, like {flag} "
-            f"{where.device_id},backend={trusted[0].backend},threads={trusted[0].threads}."
+            f"{name} was measured on {selection.device_id} by {_ways(trusted)}: say which, like {flag} "
+            f"{selection.device_id},backend={trusted[0].backend},threads={trusted[0].threads}."
         )
     return trusted[0]
 

@@ -1,4 +1,4 @@
-"""What an agent sees of a slot, and what its action means: flat arrays in place of tasks, caches and decisions.
+"""An agent's observation of a slot, and what its action means: flat arrays in place of tasks, caches and decisions.
 
 **Observation** (eq. 12): Box, float32, flat; a row for each task, in the order of the gateways.
 
@@ -39,19 +39,19 @@ from kit.papers.placement.world import Decision, Models, PlacementWorld, State, 
 Vector: TypeAlias = NDArray[np.float32]
 
 
-def observed(world: PlacementWorld, *, models_seen: bool = False) -> int:
+def observation_width(world: PlacementWorld, *, models_seen: bool = False) -> int:
     """Columns of an observation: entries for each task."""
     variants = len(world.variants)
     return 3 + 2 * variants + (4 * variants if models_seen else 0)
 
 
-def acted(world: PlacementWorld) -> int:
+def action_width(world: PlacementWorld) -> int:
     """Columns of an action: entries for each task, 10 with two variants (eq. 13)."""
     return 6 + 2 * len(world.variants)
 
 
 def observe(world: PlacementWorld, models: Models, tasks: Tasks, state: State, *, models_seen: bool = False) -> Vector:
-    """What an agent sees of each sample: [samples, tasks * columns], as the module's table says."""
+    """An agent's observation of each sample: [samples, tasks * columns], by the module's table."""
     one = [tasks.size_bit / (8.0 * world.size_bytes[1]), tasks.deadline_s / world.deadline_s[1], tasks.noisy]
     parts = [np.stack(one, axis=2), state.gateway, state.edge]
     if models_seen:
@@ -67,9 +67,9 @@ def observe(world: PlacementWorld, models: Models, tasks: Tasks, state: State, *
 
 
 def decision_of(world: PlacementWorld, actions: Vector) -> Decision:
-    """What actions mean: [samples, tasks * columns], as the module's table says. Values beyond 0 and 1 are taken as these."""
+    """What actions mean: [samples, tasks * columns], by the module's table. Values beyond 0 and 1 are taken as these."""
     variants = len(world.variants)
-    each = np.clip(actions.astype(np.float64), 0.0, 1.0).reshape(len(actions), world.tasks, acted(world))
+    each = np.clip(actions.astype(np.float64), 0.0, 1.0).reshape(len(actions), world.tasks, action_width(world))
     return Decision(
         at_gateway=each[:, :, 0] >= 0.5,
         variant=np.minimum((each[:, :, 1] * variants).astype(np.int64), variants - 1),

@@ -1,11 +1,11 @@
-"""What each task could do, and what that would take of every pool: the ground that the rules, the bound and its rounding stand on.
+"""Each task's options, and what each demands of every pool: what the rules, the bound and its rounding are computed from.
 
 An option is a node and a variant: option o is variant o % variants at the gateway, or, from the number of variants on, at the edge. An
-option takes six things, each a part of one pool; :func:`pools` says which pool of the factory that is for each gateway:
+option demands six resources, each a part of one pool; :func:`pools` names the factory's pool of each for each gateway:
 
     0 the devices' band    1 the base station's band    2 a gateway's clock    3 the edge's clock    4 a gateway's cache    5 the edge's
 
-A task may take its time T apart as it likes: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
+A task may split its time T freely: sending for ``send`` seconds takes d / send of a band, computing for the rest q / (T - send)
 of a clock, and ``send`` is not less than the model's download.
 """
 
@@ -24,28 +24,28 @@ from kit.papers.placement.world import (
     State,
     Tasks,
     accepted_tasks,
-    apart,
     cached_bytes,
     pooled,
     project,
+    separate_pools,
 )
 from kit.stats import BoolArray, Float64Array, Int64Array
 
-THINGS = 6
+RESOURCES = 6
 MARGIN = 1e-8  # of a budget: left free, so that rounding in the last digits misses no deadline
-LEAST_PRICE = 1e-6  # at which the time is taken apart, so that no pool is taken without end
+LEAST_PRICE = 1e-6  # at which the time is split, so that no pool is taken without end
 
 
 @dataclass(frozen=True)
 class Options:
-    """[samples, tasks, options] unless said. What has no value cannot be had: -1."""
+    """[samples, tasks, options] unless stated. What has no value cannot be had: -1."""
 
     value: Float64Array  # accuracy that the option earns
     first_s: Float64Array  # seconds of the whole of the devices' band that sending takes; 0 where that hop is free
     second_s: Float64Array  # seconds of the whole of the base station's band
     compute_s: Float64Array  # seconds of the node's whole clock
     fixed_s: Float64Array  # of sending, whatever the share: a free first hop
-    fetch_s: Float64Array  # until the model is there
+    fetch_s: Float64Array  # until the model has arrived
     space: Float64Array  # of the node's cache that the model would newly take, a part of it
     deadline_s: Float64Array  # [samples, tasks, 1]
     budget: Float64Array  # [samples, pools]: 1, and of the caches what is free
@@ -98,37 +98,37 @@ def options_of(world: PlacementWorld, models: Models, tasks: Tasks, state: State
 
 
 def pools(world: PlacementWorld) -> Int64Array:
-    """Which pool each of the six things comes from, by gateway: [gateways, 6]."""
-    things = (*apart(world), world.pools == "per_gateway", False)
-    numbers, next_ = np.zeros((world.gateways, THINGS), dtype=np.int64), 0
-    for thing, own in enumerate(things):
-        numbers[:, thing] = next_ + (np.arange(world.gateways) if own else 0)
-        next_ += world.gateways if own else 1
+    """The pool of each of the six resources, by gateway: [gateways, 6]."""
+    separate = (*separate_pools(world), world.pools == "per_gateway", False)
+    numbers, next_ = np.zeros((world.gateways, RESOURCES), dtype=np.int64), 0
+    for resource, per_gateway in enumerate(separate):
+        numbers[:, resource] = next_ + (np.arange(world.gateways) if per_gateway else 0)
+        next_ += world.gateways if per_gateway else 1
     return numbers
 
 
-def takes(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
-    """What the options take if they send for ``send_s``: [samples, tasks, options, 6].
+def demands(option: Options, send_s: Float64Array, price: Float64Array | None = None) -> Float64Array:
+    """What the options demand if they send for ``send_s``: [samples, tasks, options, 6].
 
     Two hops share the time by the roots of their demands, each at its pool's ``price`` ([tasks, 6]).
     """
-    worth = np.ones((option.value.shape[1], THINGS)) if price is None else price
+    worth = np.ones((option.value.shape[1], RESOURCES)) if price is None else price
     one, two = np.sqrt(worth[:, None, 0] * option.first_s), np.sqrt(worth[:, None, 1] * option.second_s)
     left = np.maximum(send_s - option.fixed_s, 1e-12)
-    parts = np.zeros((*option.value.shape, THINGS))
+    parts = np.zeros((*option.value.shape, RESOURCES))
     with np.errstate(divide="ignore", invalid="ignore"):
         parts[..., 0] = np.where(option.first_s > 0, option.first_s * (one + two) / (one * left), 0.0)
         parts[..., 1] = np.where(option.second_s > 0, option.second_s * (one + two) / (two * left), 0.0)
     clock = option.compute_s / np.maximum(option.deadline_s - send_s, 1e-12)
-    for thing, values in ((2, clock), (4, option.space)):
-        parts[..., thing] = np.where(option.home, values, 0.0)
-        parts[..., thing + 1] = np.where(option.home, 0.0, values)
+    for resource, values in ((2, clock), (4, option.space)):
+        parts[..., resource] = np.where(option.home, values, 0.0)
+        parts[..., resource + 1] = np.where(option.home, 0.0, values)
     return parts
 
 
 @dataclass(frozen=True)
-class Paid:
-    """The least that each option pays for what it takes, and how long it then sends: [samples, tasks, options]."""
+class Payments:
+    """The least that each option pays for what it demands, and how long it then sends: [samples, tasks, options]."""
 
     first: Float64Array
     second: Float64Array
@@ -142,8 +142,8 @@ class Paid:
         return self.first + self.second + self.clock + self.space
 
 
-def paid(option: Options, price: Float64Array) -> Paid:
-    """Every option at the price of each whole pool, [samples, tasks, 6]: the best way to take the time apart has a closed form.
+def least_payments(option: Options, price: Float64Array) -> Payments:
+    """Every option at the price of each whole pool, [samples, tasks, 6]: the best split of the time has a closed form.
 
     Demands d1 and d2 of two bands at prices p1, p2 and q of a clock at pc cost at least (sqrt(p1 d1) + sqrt(p2 d2) + sqrt(pc q))^2 / T,
     with the time in proportion to the roots; a download that takes longer than that holds the sending back.
@@ -158,7 +158,7 @@ def paid(option: Options, price: Float64Array) -> Paid:
     with np.errstate(divide="ignore", invalid="ignore"):
         rate = np.where(bands > 0, bands / (send - option.fixed_s), 0.0)
         computing = np.where(clock > 0, clock**2 / (option.deadline_s - send), 0.0)
-    return Paid(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
+    return Payments(one * rate, two * rate, computing, np.where(home, each[..., 4], each[..., 5]) * option.space, send)
 
 
 class Fitter:
@@ -170,7 +170,7 @@ class Fitter:
         self._deadline_s, self._home = option.deadline_s[0, :, 0].tolist(), option.home.tolist()
 
     def need(self, task: int, which: int, left: Sequence[float], price: Sequence[float]) -> list[float] | None:
-        """What an option takes of the six things if it fits into ``left``, with its time taken apart so that it pays least;
+        """What an option demands of the six resources if it fits into ``left``, with its time split so that it pays least;
         None if it does not fit.
         """
         one, two, compute, fixed, fetch, space = (values[which] for values in self._of[task])
@@ -186,21 +186,21 @@ class Fitter:
         bands = sqrt(worth[0] * one) + sqrt(worth[1] * two)
         part = bands / (bands + sqrt(worth[clock] * compute))
         send = min(max(fixed + (deadline - fixed) * part, low), high)
-        scale, need = least / (send - fixed), [0.0] * THINGS
+        scale, need = least / (send - fixed), [0.0] * RESOURCES
         need[0], need[1] = left[0] * scale if one > 0 else 0.0, left[1] * scale if two > 0 else 0.0
         need[clock], need[room] = compute / (deadline - send), space
         return need
 
 
-def decide(world: PlacementWorld, tasks: Tasks, chosen: Int64Array, shares: Float64Array) -> Decision:
+def decide(world: PlacementWorld, tasks: Tasks, choice: Int64Array, shares: Float64Array) -> Decision:
     """The decision that takes an option for each task ([samples, tasks], -1: turned away) with at least its ``shares``, [samples, tasks, 4
     or more], which are parts of the pools.
 
     What they leave of a pool goes to its users (:func:`use_up`), so that nothing lies idle while a task ends just in time. Every node keeps
     the models that were asked of it, and drops the others.
     """
-    variants, accepted = len(world.variants), chosen >= 0
-    home, variant = accepted & (chosen < variants), np.where(accepted, chosen % variants, 0)
+    variants, accepted = len(world.variants), choice >= 0
+    home, variant = accepted & (choice < variants), np.where(accepted, choice % variants, 0)
     granted = shares * (accepted & tasks.present)[:, :, None] * (1.0 + MARGIN / 2)
     used = (np.arange(variants) == variant[:, :, None]) & accepted[:, :, None]
     decision = Decision(
@@ -223,8 +223,8 @@ def use_up(world: PlacementWorld, tasks: Tasks, decision: Decision) -> Decision:
     """
     shares, _, _ = project(world, accepted_tasks(world, tasks, decision), decision)
     full = []
-    for share, own in zip(shares, apart(world), strict=True):
-        sums = np.maximum(pooled(world, share, own), np.finfo(float).tiny)
+    for share, per_gateway in zip(shares, separate_pools(world), strict=True):
+        sums = np.maximum(pooled(world, share, per_gateway), np.finfo(float).tiny)
         blocks = share.reshape(len(share), world.gateways, world.devices) * np.maximum((1.0 - MARGIN) / sums, 1.0)
         full.append(blocks.reshape(share.shape))
     first, second, gateway, edge = full

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from kit.papers import learning
 from kit.papers.learning import Arrays, StepProgress
-from kit.papers.placement.options import THINGS, decide, options_of
+from kit.papers.placement.options import RESOURCES, decide, options_of
 from kit.papers.placement.prices import (
     INPUTS,
     OUTPUTS,
@@ -30,18 +30,18 @@ from kit.papers.placement.prices import (
     PriceFunction,
     features,
     fit,
-    keeping,
     market,
-    moved,
+    next_prices,
     shared,
     softness,
+    with_caches,
 )
 from kit.papers.placement.world import HEAVY, LIGHT, PlacementWorld, Variant, empty, sample, sample_models, step
 from kit.papers.streams import generator
 from kit.stats import Float64Array
 
 STEPS = 3000
-RATE, HASTY = 3e-3, 1e-2  # of Adam, falling as a cosine: over all the steps, and over fewer than half of them
+RATE, SHORT_RATE = 3e-3, 1e-2  # of Adam, falling as a cosine: over all the steps, and over fewer than half of them
 WIDTH = 32
 FACTORIES, SLOTS = 6, 3  # of each step: samples of one world, slots from empty caches
 LEAK = 0.1
@@ -87,7 +87,7 @@ def network_of(trained: PriceNetwork) -> PriceFunction:
     return run
 
 
-class Lowering:
+class DualLearner:
     """A learner that lowers the dual function of drawn worlds, or of one ``world``."""
 
     def __init__(self, network: PriceNetwork, steps: int, seed: int, world: PlacementWorld | None = None) -> None:
@@ -106,16 +106,16 @@ class Lowering:
         for _ in range(SLOTS):
             tasks = sample(world, FACTORIES, rng)
             option = options_of(world, models, tasks, state)
-            log_price = np.full((FACTORIES, world.gateways, THINGS), START)
+            log_price = np.full((FACTORIES, world.gateways, RESOURCES), START)
             at, before = market(world, option, log_price, softness(0)), None
             for round_ in range(ROUNDS):
                 move = self.network(torch.from_numpy(features(at, before, round_)))
-                log_price = moved(world, log_price, move.detach().numpy())
+                log_price = next_prices(world, log_price, move.detach().numpy())
                 before, at = at, market(world, option, log_price, softness(round_ + 1))
                 dual_loss(world, at, move).backward()  # type: ignore[no-untyped-call]
             duals.append(float(at.dual.mean()))
-            chosen, shares = fit(world, option, log_price)
-            decision = keeping(world, models, state, decide(world, tasks, chosen, shares), chosen, log_price)
+            choice, shares = fit(world, option, log_price)
+            decision = with_caches(world, models, state, decide(world, tasks, choice, shares), choice, log_price)
             state = step(world, models, tasks, state, decision).state
         self.optimizer.step()
         return float(np.mean(duals))
@@ -130,7 +130,7 @@ class Lowering:
 
 
 def recipe(steps: int) -> dict[str, float]:
-    """All that decides a network for all worlds, beside its seed and what the market is."""
+    """All that decides a network for all worlds, apart from its seed and what the market is."""
     return {
         "steps": steps, "rate": rate(steps), "width": WIDTH, "factories": FACTORIES, "slots": SLOTS, "rounds": ROUNDS, "start": START,
         "soft": softness(0), "hard": softness(ROUNDS),
@@ -139,7 +139,7 @@ def recipe(steps: int) -> dict[str, float]:
 
 def rate(steps: int) -> float:
     """Of Adam, in the first step."""
-    return RATE if 2 * steps >= STEPS else HASTY
+    return RATE if 2 * steps >= STEPS else SHORT_RATE
 
 
 def dual_loss(world: PlacementWorld, at: Market, move: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ def train(
     with learning.one_thread():
         name = f"placement prices {seed} {steps} {'any world' if world is None else world.model_dump_json()}"
         losses = learning.learn(
-            Lowering(network, steps, seed, world), steps, checkpoint=checkpoint, name=name, progress=progress
+            DualLearner(network, steps, seed, world), steps, checkpoint=checkpoint, name=name, progress=progress
         )
     return network, losses
 
@@ -175,7 +175,7 @@ def drawn(rng: np.random.Generator) -> PlacementWorld:
     """A world around the paper's, of any size: some of its resources scarcer or richer by up to four times, any reading."""
     gateways, devices = int(rng.integers(1, 15)), int(rng.integers(5, 46))
     base = PlacementWorld()
-    all_, own = gateways * devices / base.tasks, devices / base.devices
+    total_ratio, gateway_ratio = gateways * devices / base.tasks, devices / base.devices
     factor = np.where(rng.random(8) < 0.5, 4.0 ** rng.uniform(-1.0, 0.5, 8), 1.0)
     band = "shared" if rng.random() < 0.7 else "per_gateway"
     literal = rng.random() < 0.2
@@ -191,12 +191,12 @@ def drawn(rng: np.random.Generator) -> PlacementWorld:
         devices=devices,
         variants=(LIGHT, middle, HEAVY) if rng.random() < 0.2 else (LIGHT, HEAVY),
         noisy=float(rng.uniform(0, 1)),
-        band_hz=base.band_hz * factor[0] * (all_ if band == "shared" else 2.5 * own),
-        edge_band_hz=base.edge_band_hz * factor[1] * all_,
-        gateway_hz=base.gateway_hz * factor[2] * own * (gateways * 0.3 if literal else 1.0),
-        edge_hz=base.edge_hz * factor[3] * all_,
-        gateway_cache_bytes=base.gateway_cache_bytes * factor[4] * own * (gateways * 0.3 if literal else 1.0),
-        edge_cache_bytes=base.edge_cache_bytes * factor[5] * all_,
+        band_hz=base.band_hz * factor[0] * (total_ratio if band == "shared" else 2.5 * gateway_ratio),
+        edge_band_hz=base.edge_band_hz * factor[1] * total_ratio,
+        gateway_hz=base.gateway_hz * factor[2] * gateway_ratio * (gateways * 0.3 if literal else 1.0),
+        edge_hz=base.edge_hz * factor[3] * total_ratio,
+        gateway_cache_bytes=base.gateway_cache_bytes * factor[4] * gateway_ratio * (gateways * 0.3 if literal else 1.0),
+        edge_cache_bytes=base.edge_cache_bytes * factor[5] * total_ratio,
         cloud_bps=base.cloud_bps * factor[6],
         backhaul_bps=base.backhaul_bps * factor[7],
         pools="literal" if literal else "per_gateway",

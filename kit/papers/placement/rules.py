@@ -8,7 +8,7 @@ from math import inf
 
 import numpy as np
 
-from kit.papers.placement.options import MARGIN, Options, decide, options_of, pools, takes
+from kit.papers.placement.options import MARGIN, Options, decide, demands, options_of, pools
 from kit.papers.placement.world import (
     Decision,
     Models,
@@ -23,7 +23,7 @@ from kit.papers.placement.world import (
 from kit.papers.streams import generator
 from kit.stats import BoolArray, Float64Array, Int64Array
 
-TRIED = 8  # slots on which the constant rule is chosen
+TRIAL_SLOTS = 8  # slots on which the constant rule is chosen
 FEW = 3  # samples: up to here plain numbers are faster than arrays
 
 
@@ -58,8 +58,11 @@ def constant(world: PlacementWorld) -> tuple[int, int]:
     the same few slots.
     """
     rng = generator("placement: slots that choose the constant rule", 0)
-    models, (first, second) = sample_models(world, TRIED, rng), (sample(world, TRIED, rng) for _ in range(2))
-    start, accuracy = empty(world, TRIED), {}
+    models, (first, second) = (
+        sample_models(world, TRIAL_SLOTS, rng),
+        (sample(world, TRIAL_SLOTS, rng) for _ in range(2)),
+    )
+    start, accuracy = empty(world, TRIAL_SLOTS), {}
     for choice in product(range(world.devices + 1), range(len(world.variants))):
         placed = step(world, models, first, start, _equal(world, first, *choice)).state
         accuracy[choice] = step(world, models, second, placed, _equal(world, second, *choice)).accuracy.sum()
@@ -68,8 +71,8 @@ def constant(world: PlacementWorld) -> tuple[int, int]:
 
 def _equal(world: PlacementWorld, tasks: Tasks, homes: int, variant: int) -> Decision:
     home = np.broadcast_to(np.arange(world.tasks) % world.devices < homes, tasks.size_bit.shape)
-    chosen = np.where(home, variant, len(world.variants) + variant)
-    return decide(world, tasks, chosen, np.ones((*home.shape, 4)))
+    choice = np.where(home, variant, len(world.variants) + variant)
+    return decide(world, tasks, choice, np.ones((*home.shape, 4)))
 
 
 def greedy(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator) -> Decision:
@@ -86,7 +89,7 @@ def greedy(world: PlacementWorld, models: Models, tasks: Tasks, state: State, rn
 def greedy_balanced(
     world: PlacementWorld, models: Models, tasks: Tasks, state: State, rng: np.random.Generator
 ) -> Decision:
-    """Greedy, but each task takes its time apart so that band and clock of its node would be used up together (:func:`balanced`)."""
+    """Greedy, but each task splits its time so that band and clock of its node would be used up together (:func:`balanced`)."""
     option = options_of(world, models, tasks, state)
     return _one_by_one(world, tasks, option, balanced(world, option))
 
@@ -109,55 +112,55 @@ def balanced(world: PlacementWorld, option: Options) -> Float64Array:
 
 
 def _one_by_one(world: PlacementWorld, tasks: Tasks, option: Options, send_s: Float64Array) -> Decision:
-    needs = takes(option, send_s)
+    needs = demands(option, send_s)
     possible = (option.value > 0) & (option.deadline_s > send_s)
     search = _in_plain_numbers if len(needs) <= FEW else _in_arrays
-    chosen = search(world, option, needs, possible)
-    shares = np.take_along_axis(needs, np.maximum(chosen, 0)[:, :, None, None], axis=2)[:, :, 0]
-    return decide(world, tasks, chosen, shares)
+    choice = search(world, option, needs, possible)
+    shares = np.take_along_axis(needs, np.maximum(choice, 0)[:, :, None, None], axis=2)[:, :, 0]
+    return decide(world, tasks, choice, shares)
 
 
 def _in_plain_numbers(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
     """The option of each task or -1, a sample at a time: for one sample, numbers are several times faster than arrays of one."""
-    chosen, of, order = np.full(possible.shape[:2], -1, dtype=np.int64), pools(world).tolist(), _order(world)
+    choice, of, order = np.full(possible.shape[:2], -1, dtype=np.int64), pools(world).tolist(), _order(world)
     things = [(0, 2, 4) if home else (0, 1, 3, 5) for home in option.home.tolist()]
     for row in range(len(needs)):
         value = np.where(possible[row], option.value[row], -1.0)
         ranked, values = np.argsort(-value, axis=1, kind="stable").tolist(), value.tolist()
-        left, wants = (option.budget[row] * (1.0 - MARGIN)).tolist(), needs[row].tolist()
+        left, task_needs = (option.budget[row] * (1.0 - MARGIN)).tolist(), needs[row].tolist()
         for task in order:
             pool, best, best_room = of[task // world.devices], -1, -1.0
             for which in ranked[task]:
                 worth = values[task][which]
                 if worth < 0.0 or (best >= 0 and worth < values[task][best]):
                     break
-                want = wants[task][which]
-                room = min([left[pool[j]] - want[j] for j in things[which] if want[j] > 0.0], default=inf)
+                need = task_needs[task][which]
+                room = min([left[pool[j]] - need[j] for j in things[which] if need[j] > 0.0], default=inf)
                 if room >= 0.0 and room > best_room:
                     best, best_room = which, room
             if best >= 0:
-                chosen[row, task] = best
-                want = wants[task][best]
+                choice[row, task] = best
+                need = task_needs[task][best]
                 for j in things[best]:
-                    left[pool[j]] -= want[j]
-    return chosen
+                    left[pool[j]] -= need[j]
+    return choice
 
 
 def _in_arrays(world: PlacementWorld, option: Options, needs: Float64Array, possible: BoolArray) -> Int64Array:
     """The same for all samples at once."""
     left, rows, of = option.budget * (1.0 - MARGIN), np.arange(len(needs)), pools(world)
-    chosen = np.full(possible.shape[:2], -1, dtype=np.int64)
+    choice = np.full(possible.shape[:2], -1, dtype=np.int64)
     for task in _order(world):
-        mine, need = of[task // world.devices], needs[:, task]
-        after = left[:, None, mine] - need
+        task_pools, need = of[task // world.devices], needs[:, task]
+        after = left[:, None, task_pools] - need
         fits = (after >= 0.0).all(axis=2) & possible[:, task]
         value = np.where(fits, option.value[:, task], -1.0)
         room = np.where(need > 0, after, np.inf).min(axis=2)
         best = np.where(value == value.max(axis=1, keepdims=True), room, -np.inf).argmax(axis=1)
         served = fits[rows, best]
-        chosen[served, task] = best[served]
-        left[:, mine] -= need[rows, best] * served[:, None]
-    return chosen
+        choice[served, task] = best[served]
+        left[:, task_pools] -= need[rows, best] * served[:, None]
+    return choice
 
 
 def _order(world: PlacementWorld) -> list[int]:

@@ -64,7 +64,7 @@ class Header(Record):
     schema_version: Literal[1] = 1
     slots: int = Field(ge=1, le=100_000)
     world: PlacementWorld = Field(description="where it was recorded, or what it was generated for")
-    source: str = Field(default="", description="in words")
+    source: str = Field(default="", description="as text")
 
 
 class TraceRequest(Record):
@@ -200,13 +200,13 @@ def replay(
 ) -> list[SlotOutcome]:
     """The trace's slots through a policy in ``world``, from empty caches.
 
-    Models, chance of the policy and of measured times are those of ``kit.papers.placement.run`` with this seed (``models`` where they are
-    given), so a recorded run comes out as it was. Raises UsageError for a world of other gateways or devices.
+    Models, random draws of the policy and of measured times are those of ``kit.papers.placement.run`` with this seed (or ``models``),
+    so a recorded run comes out as it was. Raises UsageError for a world of other gateways or devices.
     """
-    theirs = trace.header.world
-    if (theirs.gateways, theirs.devices) != (world.gateways, world.devices):
+    trace_world = trace.header.world
+    if (trace_world.gateways, trace_world.devices) != (world.gateways, world.devices):
         raise UsageError(
-            f"This trace is of {theirs.gateways} gateways with {theirs.devices} devices each, and the world has "
+            f"This trace is of {trace_world.gateways} gateways with {trace_world.devices} devices each, and the world has "
             f"{world.gateways} and {world.devices}: replay it in a world like its own."
         )
     models = sample_models(world, 1, generator(MODELS, seed)) if models is None else models
@@ -247,7 +247,7 @@ def generate(
     arrivals: Arrivals | None = None,
     fading: Fading | None = None,
 ) -> Trace:
-    """A trace for this world: sizes, deadlines and noise as the paper draws them, arrivals and links as said. Raises UsageError."""
+    """A trace for this world: sizes, deadlines and noise as the paper draws them, with these arrivals and links. Raises UsageError."""
     if slots < 1:
         raise UsageError(f"A trace has at least one slot, not {slots}.")
     arrivals = arrivals or Arrivals()
@@ -264,11 +264,11 @@ def generate(
         slots_of_tasks.append(
             Tasks(size, tasks.deadline_s, tasks.noisy, first[slot : slot + 1], second[slot : slot + 1])
         )
-    facts = [f"seed {seed}", f"arrivals {_words(arrivals)}", f"fading {'none' if fading is None else _words(fading)}"]
+    facts = [f"seed {seed}", f"arrivals {_text(arrivals)}", f"fading {'none' if fading is None else _text(fading)}"]
     return Trace(Header(slots=slots, world=world, source=f"generated: {'; '.join(facts)}"), tuple(slots_of_tasks))
 
 
-def _words(record: Record) -> str:
+def _text(record: Record) -> str:
     return " ".join(f"{name}={value:g}" for name, value in record if value is not None)
 
 
@@ -278,8 +278,8 @@ def _arrived(world: PlacementWorld, slots: int, arrivals: Arrivals, rng: np.rand
     if arrivals.rate is None:
         return arrived
     burst = arrivals.rate if arrivals.burst_rate is None else arrivals.burst_rate
-    often = arrivals.burst_slots / (arrivals.burst_slots + arrivals.quiet_slots)
-    bursting, waiting = rng.random(world.gateways) < often, np.zeros(world.tasks, dtype=np.int64)
+    burst_share = arrivals.burst_slots / (arrivals.burst_slots + arrivals.quiet_slots)
+    bursting, waiting = rng.random(world.gateways) < burst_share, np.zeros(world.tasks, dtype=np.int64)
     for slot in range(slots):
         waiting += rng.poisson(np.repeat(np.where(bursting, burst, arrivals.rate), world.devices))
         arrived[slot] = waiting > 0

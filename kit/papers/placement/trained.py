@@ -1,7 +1,7 @@
 """A trained policy on disk: ``NAME.policy.json``, what it was trained for, and ``NAME.onnx``, its network.
 
 The network runs in onnxruntime on one thread; nothing here needs torch, gymnasium or the library that trained it, so a controller at the
-edge loads it with the board install and onnxruntime. What goes in and comes out:
+edge loads it with the board install and onnxruntime. Its input and output:
 
 | method | input | output |
 |---|---|---|
@@ -23,7 +23,7 @@ from pydantic import Field, JsonValue
 from kit import store, versions
 from kit.backends import onnxgraph
 from kit.errors import BackendUnavailable, BadModel, BadRecord, UsageError
-from kit.papers.placement.observation import acted, decision_of, observe, observed
+from kit.papers.placement.observation import action_width, decision_of, observation_width, observe
 from kit.papers.placement.world import Decision, Models, PlacementWorld, Policy, State, Tasks
 from kit.records import Record
 
@@ -63,7 +63,7 @@ def save(path: Path, record: TrainedPolicy, onnx: bytes) -> TrainedPolicy:
 def load(path: Path) -> tuple[TrainedPolicy, Policy]:
     """The record, and what decides by it.
 
-    Raises UsageError (no such file, another ending), BadModel (a file that is not what it says), BackendUnavailable (no onnxruntime).
+    Raises UsageError (no such file, another ending), BadModel (a file of another kind), BackendUnavailable (no onnxruntime).
     """
     network = network_path(path)
     try:
@@ -94,7 +94,7 @@ def policy_of(record: TrainedPolicy, onnx: bytes) -> Policy:
 
         return prices.policy_of(network)
     each = 1 if record.shared else record.world.tasks
-    columns, observation = each * acted(record.world), np.zeros((1, each * _observed_columns(record)))
+    columns, observation = each * action_width(record.world), np.zeros((1, each * _observed_columns(record)))
     if network(observation).shape != (1, columns):
         raise BadModel(
             f"This network does not turn {observation.shape[1]} observed values into {columns}: export it again."
@@ -103,16 +103,16 @@ def policy_of(record: TrainedPolicy, onnx: bytes) -> Policy:
 
 
 def _observed_columns(record: TrainedPolicy) -> int:
-    return observed(record.world, models_seen=record.models_seen)
+    return observation_width(record.world, models_seen=record.models_seen)
 
 
 def _by_actions(network: Callable[[NDArray[Any]], NDArray[Any]], record: TrainedPolicy) -> Policy:
-    tasks_known, variants = record.world.tasks, len(record.world.variants)
+    trained_tasks, variants = record.world.tasks, len(record.world.variants)
 
     def decide(world: PlacementWorld, models: Models, tasks: Tasks, state: State, _: np.random.Generator) -> Decision:
-        if len(world.variants) != variants or (world.tasks != tasks_known and not record.shared):
+        if len(world.variants) != variants or (world.tasks != trained_tasks and not record.shared):
             raise UsageError(
-                f"This policy was trained for {tasks_known} tasks of {variants} variants, and the world has {world.tasks} "
+                f"This policy was trained for {trained_tasks} tasks of {variants} variants, and the world has {world.tasks} "
                 f"of {len(world.variants)}: train one for it."
             )
         observation = observe(world, models, tasks, state, models_seen=record.models_seen)

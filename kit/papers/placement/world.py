@@ -28,9 +28,9 @@ What the paper leaves open, and what is read into it here; each reading is a par
 - Shares are brought into the budgets by the world: a pool whose shares sum to more than one is scaled down. A task with no share of what
   its node needs is turned away: it asks for no model. ``reward`` counts completed tasks; ``strict`` is eq. 14, zero where any of
   C1 to C7 is violated, shares as they were asked for.
-- The caching pool update follows the text of its four steps; Algorithm 1 as printed empties every cache. Step 1: what was kept is there
-  and takes its space. Steps 2 and 3: a missing model that can arrive within the deadline is placed if it fits beside the others, in the
-  order of the tasks, whether or not the task then ends in time. Step 4: after the slot a node drops what the decision does not keep.
+- The caching pool update follows the text of its four steps; Algorithm 1 as printed empties every cache. Step 1: what was kept is
+  present and takes its space. Steps 2 and 3: a missing model that can arrive within the deadline is placed if it fits with the others, in
+  the order of the tasks, whether or not the task then ends in time. Step 4: after the slot a node drops what the decision does not keep.
 - Cycles over clock are certain in the paper. A variant that was measured (``measured``) has a :class:`Spread`: its cycles are what is
   promised, policies and bound go by them, and the world draws what each run takes.
 """
@@ -232,7 +232,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class SlotOutcome:
-    """What one slot's decision came to: [samples, tasks], or [samples] where said.
+    """What one slot's decision came to: [samples, tasks], or [samples] where stated.
 
     ``delay_s`` is infinite for a task that was turned away or whose model did not fit. ``promised`` tasks would be completed if every run
     took what is promised. ``accuracy`` is U of eq. 10, 0 where the task was not completed. ``satisfied`` are C1, C4, C5, C6 for the
@@ -288,13 +288,13 @@ def empty(world: PlacementWorld, samples: int) -> State:
 # --------------------------------------------------------------------------------------------------------------- budgets
 
 
-def pooled(world: PlacementWorld, values: Float64Array, own: bool) -> Float64Array:
+def pooled(world: PlacementWorld, values: Float64Array, per_gateway: bool) -> Float64Array:
     """Sums over the gateways' pools, [samples, gateways, 1]; over all tasks where gateways have none of their own, [samples, 1, 1]."""
     sums: Float64Array = values.reshape(len(values), world.gateways, world.devices).sum(axis=2, keepdims=True)
-    return sums if own else sums.sum(axis=1, keepdims=True)
+    return sums if per_gateway else sums.sum(axis=1, keepdims=True)
 
 
-def apart(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
+def separate_pools(world: PlacementWorld) -> tuple[bool, bool, bool, bool]:
     """Of which of a decision's four shares each gateway has a pool of its own."""
     return world.band == "per_gateway", False, world.pools == "per_gateway", False
 
@@ -310,25 +310,25 @@ def accepted_tasks(world: PlacementWorld, tasks: Tasks, decision: Decision) -> B
 
 
 def project(
-    world: PlacementWorld, asks: BoolArray, decision: Decision
+    world: PlacementWorld, accepted: BoolArray, decision: Decision
 ) -> tuple[tuple[Float64Array, ...], BoolArray, BoolArray]:
     """The four shares within their budgets ([samples, tasks] each, in the order of :class:`Decision`), and whether C4 and C5 held before.
 
     A pool's shares are scaled down by their sum where that is more than one, and are zero for a task that does not use the pool.
     C4 and C5 hold where the sums are :func:`within` one.
     """
-    home, away = decision.at_gateway & asks, ~decision.at_gateway & asks
+    home, away = decision.at_gateway & accepted, ~decision.at_gateway & accepted
     pools = (
-        (decision.first_share, asks if world.first_hop == "counted" else home),
+        (decision.first_share, accepted if world.first_hop == "counted" else home),
         (decision.second_share, away),
         (decision.gateway_share, home),
         (decision.edge_share, away),
     )
     projected: list[Float64Array] = []
     within_budget: list[BoolArray] = []
-    for (share, uses), own in zip(pools, apart(world), strict=True):
+    for (share, uses), per_gateway in zip(pools, separate_pools(world), strict=True):
         used = np.clip(share, 0.0, 1.0) * uses
-        sums = pooled(world, used, own)
+        sums = pooled(world, used, per_gateway)
         within_budget.append(np.asarray(within(sums, 1.0).all(axis=(1, 2))))
         blocks = used.reshape(len(used), world.gateways, world.devices) / np.maximum(sums, 1.0)
         projected.append(blocks.reshape(used.shape))
@@ -361,14 +361,14 @@ def step(
 
     ``rng`` draws what measured models take, one number for each task; without it every run takes what was promised.
     """
-    asks, home = accepted_tasks(world, tasks, decision), decision.at_gateway
-    shares, c4, c5 = project(world, asks, decision)
+    accepted, home = accepted_tasks(world, tasks, decision), decision.at_gateway
+    shares, c4, c5 = project(world, accepted, decision)
     size = _of(models.size_bytes, decision.variant)
     here, upstream = _of(state.gateway, decision.variant), _of(state.edge, decision.variant)
-    hit = np.where(home, here, upstream) & asks
+    hit = np.where(home, here, upstream) & accepted
     fetch = _fetching_s(world, size, home, hit, upstream)
-    wants = asks & ~hit & (fetch <= tasks.deadline_s)
-    placed = _place(world, models, state, np.where(wants, size, 0.0), home)
+    fetched = accepted & ~hit & (fetch <= tasks.deadline_s)
+    placed = _place(world, models, state, np.where(fetched, size, 0.0), home)
     cycles = _of(models.cycles.reshape(*home.shape, -1), decision.variant + np.where(home, 0, models.cycles.shape[3]))
     available, computing = hit | placed, _computing_s(world, cycles, home, shares)
     ready = np.where(available, np.maximum(_sending_s(world, tasks, home, shares), fetch), np.inf)
@@ -379,7 +379,7 @@ def step(
         completed = delay <= tasks.deadline_s
     quality = decision.variant + np.where(tasks.noisy, models.accuracy.shape[3], 0)
     accuracy = _of(models.accuracy.reshape(*home.shape, -1), quality) * completed
-    satisfied = np.stack([(completed | ~tasks.present).all(axis=1), c4, c5, _c6(world, size * asks, home)], axis=1)
+    satisfied = np.stack([(completed | ~tasks.present).all(axis=1), c4, c5, _c6(world, size * accepted, home)], axis=1)
     count = np.maximum(tasks.present.sum(axis=1), 1)
     reward = accuracy.sum(axis=1) / count * (satisfied.all(axis=1) if world.reward == "strict" else 1.0)
     return SlotOutcome(
@@ -417,7 +417,7 @@ def _sending_s(world: PlacementWorld, tasks: Tasks, home: BoolArray, shares: tup
 def _fetching_s(
     world: PlacementWorld, size: Float64Array, home: BoolArray, hit: BoolArray, at_edge: BoolArray
 ) -> Float64Array:
-    """tau of eqs. 5, 7 and 8: seconds until the model is there, 0 where it is."""
+    """tau of eqs. 5, 7 and 8: seconds until the model has arrived, 0 where it is cached."""
     bits = 8.0 * size * ~hit
     seconds: Float64Array = bits * ~(home & at_edge) / world.cloud_bps + bits * home / world.backhaul_bps
     return seconds
@@ -443,24 +443,26 @@ def _drawn(world: PlacementWorld, decision: Decision, rng: np.random.Generator) 
     return factor
 
 
-def _place(world: PlacementWorld, models: Models, state: State, want_bytes: Float64Array, home: BoolArray) -> BoolArray:
+def _place(
+    world: PlacementWorld, models: Models, state: State, requested_bytes: Float64Array, home: BoolArray
+) -> BoolArray:
     """Steps 1 to 3 of the caching pool update: which wanted models find room in their node."""
     gateway, edge = cached_bytes(world, models, state)
-    at_gateways = (want_bytes * home).reshape(-1, world.devices)
+    at_gateways = (requested_bytes * home).reshape(-1, world.devices)
     if world.pools == "literal":
         gateway, at_gateways = gateway.sum(axis=1), at_gateways.reshape(len(home), -1)
     fits = _first_fit(at_gateways, world.gateway_cache_bytes - gateway.reshape(-1)).reshape(home.shape)
-    fits |= _first_fit(want_bytes * ~home, world.edge_cache_bytes - edge)
+    fits |= _first_fit(requested_bytes * ~home, world.edge_cache_bytes - edge)
     return fits
 
 
-def _first_fit(want: Float64Array, free: Float64Array) -> BoolArray:
+def _first_fit(requested: Float64Array, free: Float64Array) -> BoolArray:
     """In order, which of the wants fit into what is free: [rows, wants]."""
-    fits: BoolArray = want > 0
-    full = np.flatnonzero(want.sum(axis=1) > free)
+    fits: BoolArray = requested > 0
+    full = np.flatnonzero(requested.sum(axis=1) > free)
     left = free[full]
-    for place in range(want.shape[1] if len(full) else 0):
-        each = want[full, place]
+    for place in range(requested.shape[1] if len(full) else 0):
+        each = requested[full, place]
         fits[full, place] &= each <= left
         left = left - each * fits[full, place]
     return fits
@@ -478,7 +480,7 @@ def _moved_bytes(placed: Float64Array, home: BoolArray, at_edge: BoolArray) -> F
 
 
 def _next(state: State, decision: Decision, placed: BoolArray) -> State:
-    """Step 4: what was there or was placed, and is kept."""
+    """Step 4: what was cached or placed, and is kept."""
     new = (np.arange(state.edge.shape[2]) == decision.variant[:, :, None]) & placed[:, :, None]
     home = decision.at_gateway[:, :, None]
     return State(
@@ -488,7 +490,7 @@ def _next(state: State, decision: Decision, placed: BoolArray) -> State:
 
 # ------------------------------------------------------------------------------------------------------------------ runs
 
-#: What decides: it sees the models, this slot's tasks and caches, and chance of its own; never a later slot.
+#: What decides: it sees the models, this slot's tasks and caches, and a generator of its own; never a later slot.
 Policy: TypeAlias = Callable[[PlacementWorld, Models, Tasks, State, np.random.Generator], Decision]
 
 
