@@ -90,7 +90,7 @@ def conform_layers(name: str, build: Path) -> None:
     feeds = backends.make_feeds(session.inputs, seed=1)
     if name in LAYERED:
         layers = session.layers(feeds, calls=4)
-        assert layers.calls == 4 and layers.whole_s > 0
+        assert layers.calls == 4 and layers.total_s > 0
         assert all(node.name and node.kind and node.stage for node in layers.nodes)
         assert sum(node.time_s > 0 for node in layers.nodes) >= 3, "two convolutions and a product"
         assert sum(layers.grouped("stage").values()) == pytest.approx(layers.sum_s)
@@ -624,7 +624,7 @@ def test_without_names_the_resolution_is_the_stage() -> None:
 def test_layers_are_grouped_the_longest_first() -> None:
     rows = [("a", "Conv", "stem", 1.0), ("b", "Relu", "stem", 4.0), ("c", "Conv", "head", 2.0)]
     nodes = tuple(LayerTime(name=n, kind=k, stage=s, time_s=t, calls=3) for n, k, s, t in rows)
-    layers = Layers(nodes=nodes, whole_s=8.0, calls=3, source="made up")
+    layers = Layers(nodes=nodes, total_s=8.0, calls=3, source="made up")
     assert layers.sum_s == 7.0
     assert list(layers.grouped("kind").items()) == [("Relu", 4.0), ("Conv", 3.0)]
     assert list(layers.grouped("stage").items()) == [("stem", 5.0), ("head", 2.0)]
@@ -651,7 +651,7 @@ def test_a_recorded_onnxruntime_profile() -> None:
         events += [{"cat": "Session", "name": "model_run", "ts": start, "dur": dur, "args": {}}]
         events += [node("relu_nchwc", start + 1, dur // 2, 3), node("relu_nchwc", start + 60, 1, 4)]
     layers = onnxrt.parse_profile(events, {}, 2)
-    assert layers.whole_s == pytest.approx(40e-6) and layers.calls == 2
+    assert layers.total_s == pytest.approx(40e-6) and layers.calls == 2
     assert [(n.name, n.kind, n.stage, pytest.approx(n.time_s)) for n in layers.nodes] == [
         ("relu_nchwc", "Conv", "56x56", 20e-6),
         ("relu_nchwc", "Conv", "56x56", 1e-6),

@@ -127,7 +127,7 @@ def test_one_network_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_run_in_which_something_was_measured_is_no_failure(tmp_path: Path) -> None:
-    good, bad = synthetic.profile(), synthetic.profile().model_copy(update={"outcome": "crashed", "reason": "It died."})
+    good, bad = synthetic.profile(), synthetic.profile().model_copy(update={"status": "crashed", "reason": "It died."})
     assert jobs.failure([bad, good], tmp_path) is None
     assert str(jobs.failure([bad, bad], tmp_path / "f")) == (
         f"Nothing was measured: It died. The failures are recorded in {tmp_path / 'f'}."

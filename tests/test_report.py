@@ -69,29 +69,29 @@ def make_profile(row: tuple[Any, ...], on: DeviceSpec, seed: int = 0, values: in
     shift = 0.012 if label == "inconclusive" else 0.003
     centres = median_ms * 1e-3 * (1 + shift * rng.standard_normal(4))
     scatter = [c * (1 + 0.004 * rng.standard_normal(values) + 0.02 * rng.exponential(0.4, values)) for c in centres]
-    visits = tuple(
-        synthetic.visit(
+    runs = tuple(
+        synthetic.run(
             list(s), i, loops=4, block=values, references={"product": [1e6, 1e6]}, versions={"onnxruntime": "1.0"}
         )
         for i, s in enumerate(scatter)
     )
     size = int((44.7e6 if precision == "fp32" else 11.4e6) * width**2 * depth / 8)
     artifact = synthetic.artifact(name, macs=mmacs * 10**6, accuracy=accuracy, size=size)
-    origin = Origin(root="resnet18", dataset="synthetic", seed=7, made_by="kit 0")
+    origin = Origin(root="resnet18", dataset="synthetic", seed=7, producer="kit 0")
     record = synthetic.profile(name, on=on, label=label, settings=MeasureSettings(seed=3))
     return record.model_copy(
         update={
             "artifact": artifact.model_copy(
                 update={"origin": origin, "parameters": 11_000_000, "licence": "Apache-2.0"}
             ),
-            "measurement": Measurement(visits=visits),
+            "measurement": Measurement(runs=runs),
             "evidence": (f"synthetic evidence of {name}",),
         }
     )
 
 
 def make_failure(name: str, on: DeviceSpec, **changes: Any) -> ProfileRecord:
-    fields = {"outcome": "out_of_memory", "reason": "the process was killed", "measurement": None, "label": None}
+    fields = {"status": "out_of_memory", "reason": "the process was killed", "measurement": None, "label": None}
     return synthetic.profile(name, on=on).model_copy(update={**fields, **changes})
 
 
@@ -377,7 +377,7 @@ def test_spread_keeps_the_ends_and_stays_small(content: dict[str, Any]) -> None:
     figure = plots.spread(drawn)
     raw = [t for t in figure.data if t.name in {"fp32", "int8"}]
     assert sum(len(t.x) for t in raw) <= plots.MAX_RAW_POINTS
-    values = np.concatenate([v.values_ns for v in drawn[0].measurement.visits]) * 1e-9
+    values = np.concatenate([v.values_ns for v in drawn[0].measurement.runs]) * 1e-9
     first_row = [x for t in raw for x, y in zip(t.x, t.y, strict=True) if abs(y) < 0.4]
     assert max(first_row) == pytest.approx(100 * (values.max() / drawn[0].median_s - 1), abs=1e-3)
     assert min(first_row) == pytest.approx(100 * (values.min() / drawn[0].median_s - 1), abs=1e-3)

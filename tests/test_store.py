@@ -194,7 +194,7 @@ def test_of_each_operating_point_one_record_decides() -> None:
 
 
 def test_how_long_a_point_was_measured_is_no_other_point() -> None:
-    short = synthetic.profile("net", settings=MeasureSettings(visit_s=0.1, seed=5))
+    short = synthetic.profile("net", settings=MeasureSettings(run_s=0.1, seed=5))
     assert store.decisive([synthetic.profile("net"), short]) == [short]
 
 
@@ -244,19 +244,19 @@ with store.locked(Path({str(folder)!r})):
 def test_a_file_is_whole_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     ref = FileRef(file="x", sha256=store.sha256_bytes(b"content"), size_bytes=7)
-    assert not store.is_whole(path, ref)
+    assert not store.file_matches(path, ref)
     for data, whole in ((b"content", True), (b"Content", False), (b"content!", False)):
         path.write_bytes(data)
-        assert store.is_whole(path, ref) is whole
+        assert store.file_matches(path, ref) is whole
 
 
 def test_a_file_and_what_a_record_keeps_of_it(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"model")
     ref = store.file_ref(path)
-    assert (ref.file, ref.size_bytes) == ("net.onnx", 5) and store.is_whole(path, ref)
+    assert (ref.file, ref.size_bytes) == ("net.onnx", 5) and store.file_matches(path, ref)
     path.write_bytes(b"moddl")
-    assert not store.is_whole(path, ref) and not store.is_whole(tmp_path / "none", ref)
+    assert not store.file_matches(path, ref) and not store.file_matches(tmp_path / "none", ref)
     (tmp_path / ".net").touch()
     with pytest.raises(UsageError, match="rename it"):
         store.file_ref(tmp_path / ".net")

@@ -129,7 +129,7 @@ def test_fake_targets_need_no_file() -> None:
 
 
 def test_a_bare_file_is_described_by_its_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    asked = described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     (tmp_path / "net.onnx").write_bytes(b"float weights")
     (tmp_path / "quick.onnx").write_bytes(b"... QuantizeLinear ...")
     found = targets.resolve([str(tmp_path / "net.onnx"), str(tmp_path / "quick.onnx")], backend="onnxruntime")
@@ -140,14 +140,14 @@ def test_a_bare_file_is_described_by_its_runtime(tmp_path: Path, monkeypatch: py
 
 
 def test_a_file_that_no_runtime_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="unsupported", reason="net.onnx is not an ONNX model."))
+    described(monkeypatch, worker.WorkerReply(status="unsupported", reason="net.onnx is not an ONNX model."))
     (tmp_path / "net.onnx").write_bytes(b"text")
     with pytest.raises(BadModel, match="not an ONNX model"):
         targets.resolve([str(tmp_path / "net.onnx")], backend="onnxruntime")
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     data = b"\x3a\x04\x2a\x02\x70\x01"  # a graph of one tensor, of which only data_location is told: external
     (tmp_path / "net.onnx").write_bytes(data)
     with pytest.raises(BadModel, match="external_data=False"):
@@ -159,14 +159,14 @@ def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_name_that_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     (tmp_path / "a\\b.onnx").write_bytes(b"model")
     with pytest.raises(UsageError, match="rename it"):
         targets.resolve([str(tmp_path / "a\\b.onnx")], backend="onnxruntime")
 
 
 def test_somebody_elses_json_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     for number, text in enumerate(('{"labels": ["cat"]}', "no JSON", "[1]")):
         path = tmp_path / f"net{number}.onnx"
         path.write_bytes(text.encode())

@@ -326,9 +326,9 @@ def parse_profile(events: list[dict[str, Any]], known: Mapping[str, str], calls:
         shapes = [tuple(size) for kind in arguments.get("output_type_shape", [])[:1] for size in kind.values()]
         shape = shapes[0] if shapes else None
         rows[key] = stages.Timed(name, arguments["op_name"], before + event["dur"] * 1e-6, shape)
-    whole_s = sum(event["dur"] for event in runs) * 1e-6 / calls
+    total_s = sum(event["dur"] for event in runs) * 1e-6 / calls
     nodes = stages.label(rows.values(), known, calls)
-    return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
+    return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
 
 
 def _reason(path: Path, text: str) -> str:

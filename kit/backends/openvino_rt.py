@@ -105,7 +105,7 @@ class OpenvinoSession:
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        whole_s = time.perf_counter() - start
+        total_s = time.perf_counter() - start
         late, kinds = _means_us(request), {node.node_name: node.node_type for node in request.profiling_info}
         if not early.keys() | late.keys():
             raise UsageError(
@@ -123,7 +123,7 @@ class OpenvinoSession:
         known = self._graph.stages() if self._graph else {}
         return Layers(
             nodes=stages.label(rows, known, calls),
-            whole_s=whole_s / calls,
+            total_s=total_s / calls,
             calls=calls,
             source=f"openvino {version()} profiling",
         )

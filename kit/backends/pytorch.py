@@ -232,7 +232,7 @@ def _profile(call: Callable[..., Any], tensors: list[torch.Tensor], calls: int, 
     whole = [event for event in profiler.events() if event.name == WHOLE and event.cpu_children]
     return Layers(
         nodes=rows(whole),
-        whole_s=sum(event.cpu_time_total for event in whole) * 1e-6 / calls,
+        total_s=sum(event.cpu_time_total for event in whole) * 1e-6 / calls,
         calls=calls,
         source=f"torch {torch.__version__} profiler",
     )

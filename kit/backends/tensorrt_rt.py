@@ -163,7 +163,7 @@ class TrtSession:
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        whole_s = (time.perf_counter() - start) / calls
+        total_s = (time.perf_counter() - start) / calls
         graph = self._graph
         kinds = {node.name: node.kind for node in graph.nodes} if graph else {}
         rows = [
@@ -171,7 +171,7 @@ class TrtSession:
             for name, ms in times.total_ms.items()
         ]
         nodes = stages.label(rows, graph.stages() if graph else {}, calls)
-        return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"tensorrt {trt.__version__} profiler")
+        return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"tensorrt {trt.__version__} profiler")
 
     def gpu_memory(self) -> dict[str, int] | None:
         return cuda.process_memory()

@@ -271,14 +271,14 @@ def _kept(layout_dir: Path, entry: object, wanted: Manifest) -> Manifest | None:
         found = _read_package(layout_dir, entry).manifest
     except KitError:  # a broken package is repaired by adding it again
         return None
-    whole = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
+    whole = all(store.file_matches(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in found.files)
     return found if whole and same_content(found, wanted) else None
 
 
 def _copy_blob(layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, done: int, total: int) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")
-    if store.is_whole(target, ref):
+    if store.file_matches(target, ref):
         return
     with store.explained(target, "write"):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")

@@ -61,7 +61,9 @@ def find(to: Path, name: str, digest: str) -> Path | None:
     folder = folder_of(to, name, digest)
     try:
         receipt, manifest = read_install(folder)
-        whole = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
+        whole = receipt.manifest_digest == digest and all(
+            store.file_matches(folder / f.file, f) for f in manifest.files
+        )
     except KitError:
         return None
     return folder if whole else None

@@ -158,7 +158,7 @@ def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[PlotPoint]) -> str
     parts = [f"Page written {show.moment(store.utc_now())} by kit {kit.__version__}"]
     if kits := sorted({r.kit_version for r in own}):
         parts.append(f"profiles by kit {show.listed(kits)}")
-    versions = {(k, v) for p in drawn for visit in p.measurement.visits for k, v in visit.versions.items()}
+    versions = {(k, v) for p in drawn for visit in p.measurement.runs for k, v in visit.versions.items()}
     if versions:
         parts.append("measured with " + ", ".join(f"{name} {version}" for name, version in sorted(versions)))
     seeds = {p.record.artifact.origin.seed for p in drawn if p.record.artifact.origin}
@@ -177,7 +177,7 @@ def _device(device: DeviceSpec, drawn: Sequence[PlotPoint]) -> Markup:
     ]
     readable = [name for name, state in device.telemetry.items() if state == "available"]
     silent = [f"{name}: {state}" for name, state in device.telemetry.items() if state != "available"]
-    temperatures = [t for p in drawn for v in p.measurement.visits if (t := v.after.temperature_c) is not None]
+    temperatures = [t for p in drawn for v in p.measurement.runs if (t := v.after.temperature_c) is not None]
     cores = f"{show.known(device.physical_cores)} physical, {device.logical_cores} logical"
     pairs: list[tuple[str, Child]] = [
         ("Processor", device.cpu_model),
@@ -518,7 +518,7 @@ def _trust(
         [
             f.artifact.artifact_id,
             f.settings.backend,
-            f.outcome.replace("_", " "),
+            f.status.replace("_", " "),
             f.reason or "; ".join(f.evidence) or "none",
         ]
         for f in failed

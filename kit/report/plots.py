@@ -122,7 +122,7 @@ def spread(drawn: Sequence[PlotPoint]) -> go.Figure | None:
     """
     if not drawn:
         return None
-    per_process = max(FEWEST_PER_PROCESS, MAX_RAW_POINTS // sum(len(p.measurement.visits) for p in drawn))
+    per_process = max(FEWEST_PER_PROCESS, MAX_RAW_POINTS // sum(len(p.measurement.runs) for p in drawn))
     figure = _figure(90 + 34 * len(drawn))
     for key, (name, colour) in _styles(drawn).items():
         x, y, hover = [], [], []
@@ -145,7 +145,7 @@ def spread(drawn: Sequence[PlotPoint]) -> go.Figure | None:
 
 
 def _dots(point: PlotPoint, row: int, wanted: int) -> tuple[list[float], list[float], list[str]]:
-    runs = point.measurement.visits
+    runs = point.measurement.runs
     lanes = np.linspace(-0.28, 0.28, len(runs)) if len(runs) > 1 else np.zeros(1)
     x: list[float] = []
     y: list[float] = []
@@ -212,7 +212,7 @@ def beyond(drawn: Sequence[PlotPoint]) -> tuple[int, int]:
 
 
 def _deviations(point: PlotPoint) -> Any:
-    values = np.concatenate([np.asarray(v.values_ns) for v in point.measurement.visits])
+    values = np.concatenate([np.asarray(v.values_ns) for v in point.measurement.runs])
     return 100 * (values * 1e-9 / point.median_s - 1)
 
 

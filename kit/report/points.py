@@ -85,7 +85,7 @@ def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list
     measured: dict[Key, ProfileRecord] = {}
     failed: dict[Key, ProfileRecord] = {}
     for record in sorted((p for p in profiles if p.plain), key=lambda r: r.created_utc):
-        if record.measurement is None or record.outcome != "ok":
+        if record.measurement is None or record.status != "ok":
             failed[key(record)] = record
             continue
         failed.pop(key(record), None)
@@ -181,11 +181,11 @@ def method(drawn: Sequence[PlotPoint]) -> list[str]:
     if not drawn:
         return ["Nothing was measured."]
     settings = [p.record.settings for p in drawn]
-    runs = [len(p.measurement.visits) for p in drawn]
+    runs = [len(p.measurement.runs) for p in drawn]
     seeds = sorted({s.seed for s in settings})
-    durations = show.listed(sorted({show.seconds(s.visit_s) for s in settings}))
+    durations = show.listed(sorted({show.seconds(s.run_s) for s in settings}))
     threads = show.listed([show.counted(t, "thread") for t in sorted({s.threads for s in settings})])
-    referenced = any(v.references for p in drawn for v in p.measurement.visits)
+    referenced = any(v.references for p in drawn for v in p.measurement.runs)
     drift = "Calibration workloads timed between the calls show drift, and" if referenced else "From all of this"
     return [
         f"Each variant ran in {_span(runs, 'fresh process')}, interleaved with the others in random order (seed "
@@ -224,7 +224,7 @@ def _machine(device: DeviceSpec, drawn: Sequence[PlotPoint], models: Sequence[La
         )
     if "unknown" in sources or not (models or device.clock.nominal_hz or device.clock.current_hz):
         sentences.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
-    runs = [v for p in drawn for v in p.measurement.visits]
+    runs = [v for p in drawn for v in p.measurement.runs]
     if runs and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in runs):
         sentences.append(
             "The machine reports neither temperature nor throttling: only the calibration workloads can reveal them."
@@ -257,8 +257,8 @@ def _half_width(point: PlotPoint) -> float:
 
 def _small_print(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> list[str]:
     sentences = []
-    runs = [v for p in drawn for v in p.measurement.visits]
-    fewest = min((len(p.measurement.visits) for p in drawn), default=3)
+    runs = [v for p in drawn for v in p.measurement.runs]
+    fewest = min((len(p.measurement.runs) for p in drawn), default=3)
     if fewest < 3:
         sentences.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
     if cold := sum(not v.warm for v in runs):

@@ -36,7 +36,7 @@ from kit.papers.placement.world import (
     Spread,
     Variant,
 )
-from kit.records import DECIDING, PERCENTILES_KEPT, KnowledgeBase, KnowledgeRow, Percentile, Record
+from kit.records import DECIDING, STORED_PERCENTILES, KnowledgeBase, KnowledgeRow, Percentile, Record
 
 #: What table III's models keep of their accuracy on noisy data: middle of the ranges, both models together.
 NOISY_PART = float(
@@ -77,7 +77,7 @@ class RunTime(Record):
     @classmethod
     def of(cls, row: KnowledgeRow) -> RunTime:
         own = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
-        known = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := own[p]) is not None}
+        known = {p / 100: seconds for p in STORED_PERCENTILES if (seconds := own[p]) is not None}
         return cls(
             device_id=row.device_id,
             backend=row.backend,
@@ -213,10 +213,10 @@ def read(
         raise UsageError(f"--models does not take '{text}': write table, or measured:KNOWLEDGE.json.")
     both = settings_of(text, parts, STATE, "--models")
     places = [_where(flag, said, both) for flag, said in (("--end", end), ("--edge", edge))]
-    known: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
+    known: Percentile | None = next((p for p in STORED_PERCENTILES if p == percentile), None)
     if known is None:
         raise UsageError(
-            f"Measurements keep the percentiles {', '.join(map(str, PERCENTILES_KEPT))}, not {percentile}."
+            f"Measurements keep the percentiles {', '.join(map(str, STORED_PERCENTILES))}, not {percentile}."
         )
     if not Path(name).exists():
         raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
