@@ -45,7 +45,7 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     assert path.read_bytes() == b'{"old": 1}\n'
 
 
-def test_a_write_is_a_flushed_file_beside_the_target_that_is_renamed_onto_it(
+def test_a_write_is_a_flushed_file_next_to_the_target_that_is_renamed_onto_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step the target holds its old content whole; the last step is one rename inside its folder."""
@@ -132,7 +132,7 @@ def test_a_torn_last_line_is_skipped_then_cut(tmp_path: Path) -> None:
     assert [data["n"] for _, data in store.read_lines(path)] == [1, 3]
 
 
-def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
+def test_a_last_line_that_lacks_only_its_newline_stays(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"n": 1}\n{"n": 2}')
     store.append_line(path, {"n": 3})
@@ -241,13 +241,13 @@ with store.locked(Path({str(folder)!r})):
         assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_a_file_is_whole_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
+def test_a_file_matches_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     ref = FileRef(file="x", sha256=store.sha256_bytes(b"content"), size_bytes=7)
     assert not store.file_matches(path, ref)
-    for data, whole in ((b"content", True), (b"Content", False), (b"content!", False)):
+    for data, matches in ((b"content", True), (b"Content", False), (b"content!", False)):
         path.write_bytes(data)
-        assert store.file_matches(path, ref) is whole
+        assert store.file_matches(path, ref) is matches
 
 
 def test_a_file_and_what_a_record_keeps_of_it(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_warm_up_goes_on_while_calls_still_get_faster() -> None:
     assert max(watch.values_ns) < 1.5 * min(watch.values_ns)
 
 
-def test_a_workload_that_never_settles_is_said_to_be_cold() -> None:
+def test_a_workload_that_never_settles_is_reported_as_cold() -> None:
     watch = measure(Bench([round(1_000_000 * 1.05**i) for i in range(120)]), warmup_max_s=0.3)
     assert not watch.warm
 
@@ -198,22 +198,22 @@ def test_a_gap_takes_its_time_from_the_visit() -> None:
     assert len(watch.elapsed_ns) == pytest.approx(1.0 / 0.0503, abs=1)
 
 
-def test_run_replaces_the_clock() -> None:
+def test_timed_calls_replace_the_clock() -> None:
     bench = Bench([500_000])
     calls: list[int] = []
 
-    def run(loops: int) -> float:
+    def timed_calls(loops: int) -> float:
         calls.append(loops)
         bench.now += 500_000 * loops
         return 40_000.25 * loops
 
-    watch = measure(bench, timed_calls=run)
+    watch = measure(bench, timed_calls=timed_calls)
     assert watch.elapsed_ns == tuple(40_000.25 * watch.loops for _ in calls) and set(calls) == {watch.loops}
     assert set(watch.values_ns) == {40_000.25}
-    assert bench.calls == 1 + watch.warmup_calls  # nothing but run makes the timed calls
+    assert bench.calls == 1 + watch.warmup_calls  # nothing but timed_calls makes the timed calls
 
 
-def test_a_gap_comes_before_run_too() -> None:
+def test_a_gap_comes_before_timed_calls_too() -> None:
     bench = Bench([50_000])
     watch = measure(bench, gap_s=0.005, timed_calls=lambda loops: float(bench.call() or 7))
     assert len(bench.slept_s) == len(watch.elapsed_ns) and set(watch.values_ns) == {7.0}
