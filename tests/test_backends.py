@@ -253,7 +253,7 @@ def test_openvino_says_what_it_computes_in(tiny_build: Path) -> None:
     session = backends.load("openvino").open(path, artifact, 1)
     assert "in f32" in session.notes[0]
     leaf = importlib.import_module("kit.backends.openvino_rt")
-    with pytest.raises(BackendUnavailable, match="computes in bf16 on this CPU where f32 was asked for"):
+    with pytest.raises(BackendUnavailable, match="computes in bf16 on this CPU where f32 was requested"):
         leaf.precision_note("f32", "bf16")
 
 
@@ -1017,7 +1017,7 @@ def test_an_engine_that_no_longer_loads_is_built_again(tensorrt: TensorRT, tmp_p
     backend.open(tmp_path / "x.onnx", None, 1)
     tensorrt.broken.add(b"plan 1")
     session = backend.open(tmp_path / "x.onnx", None, 1)
-    assert len(tensorrt.built) == 2 and "built and kept" in session.notes[0]
+    assert len(tensorrt.built) == 2 and "built and stored" in session.notes[0]
     (plan,) = (tmp_path / "cache/insitu-kit/tensorrt").iterdir()
     assert plan.read_bytes() == b"plan 2"
     tensorrt.broken |= {b"plan 2", b"plan 3"}

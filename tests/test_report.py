@@ -248,7 +248,7 @@ def test_page_says_the_main_numbers(outline: Outline, content: dict[str, Any]) -
 
 
 def test_page_says_unknown_where_the_machine_is_silent(outline: Outline) -> None:
-    assert "Highest temperature seen unknown" in outline.text
+    assert "Highest temperature unknown" in outline.text
     assert "temperature: no sensor" in outline.text
 
 

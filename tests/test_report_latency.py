@@ -75,7 +75,7 @@ def test_the_page_loads_nothing_and_has_every_figure(
 
 def test_nothing_to_draw_is_reported(tmp_path: Path, predictor: latency.Predictor) -> None:
     page = pages.write_page(tmp_path / "f.html", predictor, []).read_text()
-    assert "None of the profiles given" in page and "Too few networks were measured" in page
+    assert "None of these profiles" in page and "Too few networks were measured" in page
     with pytest.raises(BadRecord, match="without its held-out predictions"):
         pages.write_page(tmp_path / "g.html", predictor.model_copy(update={"held_out_s": ()}), [])
     assert not (tmp_path / "g.html").exists()

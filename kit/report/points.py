@@ -1,4 +1,4 @@
-"""What the page draws of each profile record, and what can be said about all of them: no drawing, no HTML."""
+"""What the page draws of each profile record, and what holds for all of them: no drawing, no HTML."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def key(record: ProfileRecord) -> Key:
 
 def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list[ProfileRecord]]:
     """``(measured, failed)``: per artifact, backend and threads the deciding measurement, and the newest failure unless a
-    later measurement made up for it. Other operating points than back-to-back calls of one input are left out."""
+    later measurement replaced it. Other operating points than back-to-back calls of one input are left out."""
     measured: dict[Key, ProfileRecord] = {}
     failed: dict[Key, ProfileRecord] = {}
     for record in sorted((p for p in profiles if p.plain), key=lambda r: r.created_utc):
@@ -173,7 +173,7 @@ def front(drawn: Sequence[PlotPoint]) -> list[PlotPoint]:
     return best
 
 
-# ------------------------------------------------------------------------------------------------------------ in words
+# ----------------------------------------------------------------------------------------------------------- sentences
 
 
 def method(drawn: Sequence[PlotPoint]) -> list[str]:
@@ -191,7 +191,7 @@ def method(drawn: Sequence[PlotPoint]) -> list[str]:
         f"Each variant ran in {_span(runs, 'fresh process')}, interleaved with the others in random order (seed "
         f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",
         "A process warmed up until two successive windows agreed, then collected values for about "
-        f"{durations} on {threads}; its raw values are kept.",
+        f"{durations} on {threads}; its raw values are stored.",
         "Latency is the median over processes of each process's median, with the interval that so many processes carry "
         "(95 % from six on); p99 is the 99th percentile of all values.",
         f"{drift} a label says how far to trust the result: stable and settled (converged late) may decide, throttled and "
@@ -244,7 +244,7 @@ def _trust(drawn: Sequence[PlotPoint]) -> list[str]:
     if wide:
         worst = max(wide, key=_half_width)
         sentences.append(
-            f"{show.counted(len(wide), 'median')} missed the precision asked for; the widest interval is "
+            f"{show.counted(len(wide), 'median')} missed the requested precision; the widest interval is "
             f"±{show.percent(_half_width(worst))} ({worst.short})."
         )
     return sentences
