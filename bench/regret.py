@@ -131,7 +131,7 @@ def later_of(sample: Sample) -> dict[str, Later]:
 
 def _calls_s(profile: ProfileRecord) -> Float64Array:
     assert profile.measurement is not None
-    return np.concatenate([v.values_ns for v in profile.measurement.visits]) * 1e-9
+    return np.concatenate([v.values_ns for v in profile.measurement.runs]) * 1e-9
 
 
 def misses(chosen: tuple[str | None, ...], later: dict[str, Later], needs: list[Need]) -> float | None:

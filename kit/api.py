@@ -104,7 +104,7 @@ def profile(
     """
     settings = jobs.settings(
         backend=backend, threads=threads, batch=batch, budget_s=_seconds(budget), affinity=None if affinity is None else tuple(affinity),
-        gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, visit_s=run_s,
+        gap_s=gap_ms * 1e-3, load=load, precision_target=precision, rounds_min=rounds_min, rounds_max=rounds_max, run_s=run_s,
         timeout_s=timeout_s, seed=seed,
     )  # fmt: skip
     operating_point.require_cpus(settings.threads, settings.affinity)
@@ -117,8 +117,8 @@ def profile(
             raise UsageError(f"{text} holds {len(matches)} networks: name one of their .onnx files.")
         job = profiler.Job(matches[0], settings)
         record = _measured(job, name, profiles, layers=layers, progress=progress)
-    if record.outcome != "ok":
-        raise MeasurementError(f"{record.artifact.artifact_id} was not measured: {record.reason or record.outcome}")
+    if record.status != "ok":
+        raise MeasurementError(f"{record.artifact.artifact_id} was not measured: {record.reason or record.status}")
     return record
 
 
@@ -143,7 +143,7 @@ def _measured(
     try:
         (record,) = profiler.profile(
             [job], spec, file, fresh=profiles is None, layers=layers,
-            progress=lambda p: step(p.text, p.done / max(p.planned, 1)),
+            progress=lambda p: step(p.text, p.steps_done / max(p.planned, 1)),
         )  # fmt: skip
     finally:
         if profiles is None:
@@ -199,7 +199,7 @@ def compare(a: ProfileRecord, b: ProfileRecord, *, within: float = 0.02) -> Comp
 @overload
 def compare(a: Profiles, b: Profiles, *, within: float = 0.02) -> list[Comparison]: ...
 def compare(a: Profiles, b: Profiles, *, within: float = 0.02) -> Comparison | list[Comparison]:
-    """Is B faster than A? The ratio of the latencies B over A with its interval over processes, and a verdict.
+    """Is B faster than A? The ratio of the latencies B over A with its interval over processes, and a label.
 
     Two records give one comparison, whatever differs between them (a thread count, a runtime, a device): that is said in its remarks.
     Files, folders or lists of records give one for each network, and only what was measured under equal conditions is compared.
@@ -209,13 +209,13 @@ def compare(a: Profiles, b: Profiles, *, within: float = 0.02) -> Comparison | l
 
     Example:
         >>> record = kit.profile("resnet18-d1.1.1.1-w0.25-fp32-96", budget=2)
-        >>> kit.compare(record, record).verdict in ("same", "undecided", "not comparable")
+        >>> kit.compare(record, record).label in ("same", "undecided", "not comparable")
         True
     """
     if not 0 < within < 1:
         raise UsageError(f"within {within:g} is no share: give a number between 0 and 1, such as 0.02.")
     if isinstance(a, ProfileRecord) and isinstance(b, ProfileRecord):
-        return comparing.judge(a, b, within, across=True)
+        return comparing.compare_pair(a, b, within, across=True)
     return comparing.compare(_read(a), _read(b), within)
 
 
@@ -540,7 +540,7 @@ def pull(
     delivered = delivery.pull(
         url, need, Path(to), measure=measure,
         on_bytes=lambda done, total: step("download", done / max(total, 1)),
-        on_step=lambda p: step(p.text, p.done / max(p.planned, 1)),
+        on_step=lambda p: step(p.text, p.steps_done / max(p.planned, 1)),
     )  # fmt: skip
     if delivered.broken is not None:
         raise delivered.broken

@@ -1,6 +1,6 @@
 """Files: canonical JSON, sha256, atomic write, append-only JSONL, the lock of a folder.
 
-Whatever is written here is either wholly there or not there at all: a temporary file in the same folder, flushed, then
+Whatever is written here is either complete or absent: a temporary file in the same folder, flushed, then
 renamed. A line appended to a JSONL file is one write and one flush; a reader skips a torn last line.
 """
 
@@ -73,7 +73,7 @@ def file_ref(path: Path) -> records.FileRef:
         ) from None
 
 
-def is_whole(path: Path, file: records.FileRef) -> bool:
+def file_matches(path: Path, file: records.FileRef) -> bool:
     """Whether the file at ``path`` is the one that ``file`` promises (reads all of it)."""
     return path.is_file() and path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
 
@@ -115,7 +115,7 @@ def make_folder(path: Path) -> Path:
 
 @contextmanager
 def locked(folder: Path, busy: str | None = None) -> Iterator[None]:
-    """Hold ``folder/.lock`` (the folder is made when missing): one process at a time, and a kill leaves nothing locked.
+    """Hold ``folder/.lock`` (the folder is created when missing): one process at a time, and a kill leaves nothing locked.
 
     Where another process holds it, StorageError with the sentence ``busy``; without one, the call waits.
     """
@@ -183,7 +183,7 @@ def append_line(path: Path, record: Record | dict[str, Any]) -> None:
     make_folder(path.parent)
     line = canonical_json(record) + b"\n"
     with explained(path, "write"), path.open("a+b") as file:
-        start = _end_of_whole_lines(file)
+        start = _end_of_complete_lines(file)
         try:
             file.truncate(start)
             file.write(line)
@@ -195,10 +195,10 @@ def append_line(path: Path, record: Record | dict[str, Any]) -> None:
     log.log(logging.DEBUG if path.name.startswith(".") else logging.INFO, "appended to %s, %d bytes", path, len(line))
 
 
-def _end_of_whole_lines(file: BinaryIO) -> int:
+def _end_of_complete_lines(file: BinaryIO) -> int:
     """Where to go on writing: the end, or, after a kill in the middle of a line, the end of the line before it.
 
-    A last line that is whole but for its newline is kept and completed.
+    A last line that lacks only its newline is completed.
     """
     end = file.seek(0, os.SEEK_END)
     if end == 0:
@@ -207,11 +207,11 @@ def _end_of_whole_lines(file: BinaryIO) -> int:
     if file.read(1) == b"\n":
         return end
     file.seek(0)
-    whole, newline, torn = file.read().rpartition(b"\n")
+    complete, newline, torn = file.read().rpartition(b"\n")
     try:
         json.loads(torn)
     except (ValueError, RecursionError):
-        return len(whole) + len(newline)
+        return len(complete) + len(newline)
     file.write(b"\n")
     return end + 1
 
@@ -221,8 +221,8 @@ def read_lines(path: Path, *, torn_ok: bool = False) -> list[tuple[str, Any]]:
     raises BadRecord. A file that holds nothing but a torn line is refused, unless it is the caller's own (``torn_ok``)."""
     with explained(path, "read"):
         data = path.read_bytes()
-    whole, _, torn = data.rpartition(b"\n")
-    lines = whole.split(b"\n") if whole else []
+    complete, _, torn = data.rpartition(b"\n")
+    lines = complete.split(b"\n") if complete else []
     parsed = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -245,14 +245,14 @@ def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileR
 
     ``profiles`` come oldest first, as :func:`read_profiles` gives them. A noisy repetition does not unseat a good measurement.
     """
-    kept: dict[tuple[str, str, str, str], records.ProfileRecord] = {}
+    deciding: dict[tuple[str, str, str, str], records.ProfileRecord] = {}
     for profile in profiles:
         how = profile.settings
         point = how.model_copy(update={"batch": profile.batch or 1}).name  # t1 and t1-b1 of a free batch are one point
         key = (profile.artifact.model.sha256, profile.device.device_id, how.backend, point)
-        if key not in kept or profile.trusted or not kept[key].trusted:
-            kept[key] = profile
-    return list(kept.values())
+        if key not in deciding or profile.trusted or not deciding[key].trusted:
+            deciding[key] = profile
+    return list(deciding.values())
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
@@ -264,10 +264,12 @@ def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:
     files: list[Path] = []
     for path in folders.of_devices(paths):
         if path.is_dir():
-            found = sorted(p for p in path.rglob("*.jsonl") if not p.name.startswith(".") and p.parent.name != SESSIONS)
-            if not found:
+            profile_files = sorted(
+                p for p in path.rglob("*.jsonl") if not p.name.startswith(".") and p.parent.name != SESSIONS
+            )
+            if not profile_files:
                 raise BadRecord(f"{path} holds no .jsonl profile: run kit profile first.")
-            files += found
+            files += profile_files
         else:
             files.append(path)
     out: list[records.ProfileRecord] = []

@@ -8,7 +8,7 @@ import numpy as np
 
 from kit import knowledge
 from kit.errors import NoAnswer
-from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need
+from kit.records import STORED_PERCENTILES, KnowledgeRow, Need
 
 LIMITS = ("deadline_s", "memory_bytes", "min_accuracy", "link_bps", "download_s", "energy_j")
 
@@ -45,7 +45,7 @@ def random_queries(rows: list[KnowledgeRow], count: int, seed: int = 0) -> dict[
     """Each limit absent in a third of the queries; a tenth of the values lie exactly on a row's own."""
     rng = np.random.default_rng(seed)
     columns = {
-        "deadline_s": [r.latency_s(p) for r in rows for p in PERCENTILES_KEPT],
+        "deadline_s": [r.latency_s(p) for r in rows for p in STORED_PERCENTILES],
         "memory_bytes": [float(r.memory_bytes) for r in rows if r.memory_bytes] or [1.0],
         "min_accuracy": [r.accuracy for r in rows if r.accuracy is not None] or [0.5],
         "link_bps": [8 * r.size_bytes / r.median_s for r in rows if r.size_bytes] or [1.0],
@@ -59,7 +59,7 @@ def random_queries(rows: list[KnowledgeRow], count: int, seed: int = 0) -> dict[
         moved = np.maximum(np.rint(moved), 1) if name == "memory_bytes" else moved
         exact, absent = rng.random(count) < 0.1, rng.random(count) < (0.8 if name == "download_s" else 1 / 3)
         out[name] = np.where(absent, -np.inf if name == "min_accuracy" else np.inf, np.where(exact, drawn, moved))
-    out["percentile"] = rng.choice(PERCENTILES_KEPT, count)
+    out["percentile"] = rng.choice(STORED_PERCENTILES, count)
     return out
 
 
@@ -85,7 +85,7 @@ def plainly(rows: list[KnowledgeRow], queries: dict[str, np.ndarray], need: Need
     count = len(queries["deadline_s"])
     out = np.full(count, -1)
     inf = np.inf
-    for percentile in PERCENTILES_KEPT:
+    for percentile in STORED_PERCENTILES:
         order = sorted(
             range(len(rows)),
             key=lambda i: (-(-1 if rows[i].accuracy is None else rows[i].accuracy), rows[i].latency_s(percentile)),  # type: ignore[operator]

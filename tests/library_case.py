@@ -36,7 +36,7 @@ def make_artifact(folder: Path, name: str, *, size: int = 3000, seed: int = 0, a
         accuracy=Accuracy(top1=accuracy, count=360, dataset="digits"),
         sample=refs[f"{name}.npz"],
         licence="Apache-2.0",
-        origin=Origin(root="resnet18", seed=0, made_by="kit test"),
+        origin=Origin(root="resnet18", seed=0, producer="kit test"),
     )
     store.write_record(folder / f"{name}.json", artifact)
     return artifact

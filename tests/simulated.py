@@ -101,8 +101,8 @@ class Machine:
             name, seconds, macs=sum(k.macs * k.count for k in kernels), on=synthetic.device(device), settings=settings
         )
         artifact = found.artifact.model_copy(update={"kernels": tuple(kernels), "precision": kernels[0].precision})
-        visits = tuple(synthetic.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
-        return found.model_copy(update={"artifact": artifact, "measurement": Measurement(visits=visits), **more})
+        runs = tuple(synthetic.run([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
+        return found.model_copy(update={"artifact": artifact, "measurement": Measurement(runs=runs), **more})
 
     def profiles(self, nets: Sequence[tuple[str, tuple[Kernel, ...]]], **more: Any) -> list[ProfileRecord]:
         return [self.profile(name, kernels, **more) for name, kernels in nets]

@@ -17,8 +17,8 @@ from kit.records import (
     MeasureSettings,
     Memory,
     ProfileRecord,
+    Run,
     SubNetwork,
-    Visit,
 )
 from kit.store import sha256_bytes
 
@@ -45,7 +45,7 @@ def device(device_id: str = "synthetic-1c", **changes: Any) -> DeviceSpec:
     return DeviceSpec(**{**fields, **changes})
 
 
-def visit(values_s: list[float], round_: int = 0, **changes: Any) -> Visit:
+def run(values_s: list[float], round_: int = 0, **changes: Any) -> Run:
     """One process whose calls took ``values_s`` seconds each; ``loops``, ``block`` and ``references`` as ``changes``."""
     now = Environment(at_utc=NOW)
     fields: dict[str, Any] = {
@@ -65,7 +65,7 @@ def visit(values_s: list[float], round_: int = 0, **changes: Any) -> Visit:
         "after": now,
         "versions": {},
     }
-    return Visit(**{**fields, **changes})
+    return Run(**{**fields, **changes})
 
 
 def artifact(
@@ -100,7 +100,7 @@ def profile(
 ) -> ProfileRecord:
     """A measured record whose values scatter by ``spread`` around ``latency_s``."""
     rng = np.random.default_rng(seed)
-    visits = tuple(visit([latency_s * (1 + spread * x) for x in rng.standard_normal(50)], i) for i in range(processes))
+    runs = tuple(run([latency_s * (1 + spread * x) for x in rng.standard_normal(50)], i) for i in range(processes))
     made = artifact(name, **about)
     return ProfileRecord(
         record_id=f"made-{name}",
@@ -109,7 +109,7 @@ def profile(
         device=on or device(),
         artifact=made,
         settings=settings or MeasureSettings(),
-        outcome="ok",
-        measurement=Measurement(visits=visits),
+        status="ok",
+        measurement=Measurement(runs=runs),
         label=label,  # type: ignore[arg-type]
     )

@@ -20,7 +20,7 @@ import kit
 from kit import knowledge, latency, spaces, store
 from kit.devices import recognise
 from kit.library import package
-from kit.measure.compare import judge
+from kit.measure.compare import compare_pair
 from kit.records import Need, Promise, Record, SubNetwork
 
 ROOT = Path(__file__).parent.parent
@@ -278,15 +278,15 @@ def test_compare_of_two_records_is_one_comparison_whatever_differs() -> None:
         synthetic.profile(latency_s=0.01, settings=synthetic.MeasureSettings(threads=2)),
     )
     found = kit.compare(slow, fast)
-    assert found.verdict == "faster" and found.ratio == pytest.approx(0.5, rel=0.01)
+    assert found.label == "faster" and found.ratio == pytest.approx(0.5, rel=0.01)
     assert "threads differs (A 1, B 2)" in found.remarks
-    assert judge(slow, fast, 0.02).verdict == "not comparable"
+    assert compare_pair(slow, fast, 0.02).label == "not comparable"
     (alone,) = kit.compare([slow], [fast])
-    assert alone.verdict == "not comparable"
+    assert alone.label == "not comparable"
     elsewhere = kit.compare(slow, synthetic.profile(latency_s=0.01, on=synthetic.device("other")))
-    assert elsewhere.verdict == "faster" and any("device differs" in remark for remark in elsewhere.remarks)
+    assert elsewhere.label == "faster" and any("device differs" in remark for remark in elsewhere.remarks)
     assert "two networks" in kit.compare(slow, synthetic.profile("resnet18-d4-w1.00-fp32-32")).remarks[0]
-    assert kit.compare(slow, synthetic.profile(label="inconclusive")).verdict == "not comparable"
+    assert kit.compare(slow, synthetic.profile(label="inconclusive")).label == "not comparable"
 
 
 def test_compare_reads_files_and_folders() -> None:
@@ -378,7 +378,7 @@ def test_serve_and_pull_end_to_end(library: Path, tmp_path: Path, capfd: pytest.
     server.close()
     assert capfd.readouterr() == ("", "")
     assert (delivery.pulled.folder / f"{SMALL}.onnx").is_file()
-    assert delivery.record is not None and delivery.record.outcome == "ok"
+    assert delivery.record is not None and delivery.record.status == "ok"
     assert "download" in steps and any(SMALL in step for step in steps)
     with pytest.raises(kit.errors.LinkError):
         kit.pull(server.url, to=tmp_path / "models")
@@ -407,7 +407,7 @@ def shown_records() -> list[Record]:
     profile = synthetic.profile(on=device)
     artifact = profile.artifact.model_copy(update={"artifact_id": HOSTILE})
     profile = profile.model_copy(update={"artifact": artifact, "evidence": (HOSTILE,), "record_id": HOSTILE})
-    failed = profile.model_copy(update={"outcome": "failed", "reason": HOSTILE, "measurement": None, "label": None})
+    failed = profile.model_copy(update={"status": "failed", "reason": HOSTILE, "measurement": None, "label": None})
     models = kit.fit(SHIPPED)
     assert models.predictor is not None
     line = models.lines[0].model_copy(update={"device_id": HOSTILE, "backend": HOSTILE, "clock_source": HOSTILE})

@@ -64,7 +64,7 @@ def conform(name: str, build: Path) -> None:
     assert [(s.shape, s.dtype) for s in session.outputs] == [(s.shape, s.dtype) for s in artifact.outputs]
     assert all(isinstance(note, str) and note.endswith(".") for note in session.notes)
     feeds = backends.make_feeds(session.inputs, seed=1)
-    kept = {k: v.copy() for k, v in feeds.items()}
+    copies = {k: v.copy() for k, v in feeds.items()}
     first = [o.copy() for o in session.run(feeds)]
     assert np.allclose(first[0], expected(build, feeds), rtol=1e-3, atol=1e-5)
     call = session.prepare(feeds)
@@ -72,7 +72,7 @@ def conform(name: str, build: Path) -> None:
         call()
     again = session.run(feeds)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True)), "the same input gives the same output"
-    assert all(np.array_equal(feeds[k], kept[k]) for k in kept), "run must not change its input"
+    assert all(np.array_equal(feeds[k], copies[k]) for k in copies), "run must not change its input"
     other = session.run({k: v + 1 for k, v in feeds.items()})
     assert not np.array_equal(first[0], other[0]), "another input gives another output"
     on_gpu = backends.LEAVES[name].target == "gpu"
@@ -90,7 +90,7 @@ def conform_layers(name: str, build: Path) -> None:
     feeds = backends.make_feeds(session.inputs, seed=1)
     if name in LAYERED:
         layers = session.layers(feeds, calls=4)
-        assert layers.calls == 4 and layers.whole_s > 0
+        assert layers.calls == 4 and layers.total_s > 0
         assert all(node.name and node.kind and node.stage for node in layers.nodes)
         assert sum(node.time_s > 0 for node in layers.nodes) >= 3, "two convolutions and a product"
         assert sum(layers.grouped("stage").values()) == pytest.approx(layers.sum_s)
@@ -243,8 +243,8 @@ def test_threads_and_affinity_are_honoured(name: str, tiny_build: Path) -> None:
         assert all(mask == {{{cores[-1]}}} for mask in masks), masks
         assert len(masks) <= 12, masks
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_openvino_says_what_it_computes_in(tiny_build: Path) -> None:
@@ -253,7 +253,7 @@ def test_openvino_says_what_it_computes_in(tiny_build: Path) -> None:
     session = backends.load("openvino").open(path, artifact, 1)
     assert "in f32" in session.notes[0]
     leaf = importlib.import_module("kit.backends.openvino_rt")
-    with pytest.raises(BackendUnavailable, match="computes in bf16 on this CPU where f32 was asked for"):
+    with pytest.raises(BackendUnavailable, match="computes in bf16 on this CPU where f32 was requested"):
         leaf.precision_note("f32", "bf16")
 
 
@@ -356,7 +356,7 @@ def test_a_model_borrows_no_weights_wherever_it_asks_for_them(where: str, locati
         (b"\x70\x01", b"\x70\x00\x70\x01"),  # written twice: the last one counts
     ],
 )
-def test_a_disguised_reference_is_seen_as_protobuf_sees_it(written: bytes, disguise: bytes) -> None:
+def test_a_disguised_reference_is_parsed_as_protobuf_parses_it(written: bytes, disguise: bytes) -> None:
     onnx = pytest.importorskip("onnx")
     weight = borrowing("initializer", "../secret.bin").graph.initializer[0].SerializeToString()
     assert weight.count(written) == 1
@@ -382,7 +382,7 @@ def test_a_model_that_only_speaks_of_locations_is_whole(tmp_path: Path) -> None:
     assert backends.load("onnxruntime").open(tmp_path / "x.onnx", None, 1).inputs[0].shape == (1, 64)
 
 
-def test_another_programs_json_beside_a_model_does_not_matter(tiny_build: Path, tmp_path: Path) -> None:
+def test_another_programs_json_next_to_a_model_does_not_matter(tiny_build: Path, tmp_path: Path) -> None:
     needs("onnxruntime")
     shutil.copy(next(tiny_build.glob("*.onnx")), tmp_path / "mine.onnx")
     (tmp_path / "mine.json").write_text('{"labels": ["cat"]}')
@@ -405,7 +405,7 @@ def save(path: Path, nodes: list[tuple[str, list[str], list[str]]], shape: list[
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     graph = helper.make_graph(
-        [helper.make_node(op, given, made, name=f"node_{made[0]}") for op, given, made in nodes],
+        [helper.make_node(op, inputs, outputs, name=f"node_{outputs[0]}") for op, inputs, outputs in nodes],
         "g",
         [helper.make_tensor_value_info("x", kind, shape)],
         [helper.make_tensor_value_info("y", kind, shape)],
@@ -418,9 +418,9 @@ def save(path: Path, nodes: list[tuple[str, list[str], list[str]]], shape: list[
 def test_a_free_batch_is_fixed(name: str, tmp_path: Path) -> None:
     needs(name)
     save(tmp_path / "x.onnx", [("Relu", ["x"], ["y"])], ["batch", 3])
-    for batch, wanted in ((None, 1), (4, 4)):
+    for batch, rows in ((None, 1), (4, 4)):
         session = backends.load(name).open(tmp_path / "x.onnx", None, 1, batch)
-        assert session.inputs[0].shape == session.outputs[0].shape == (wanted, 3)
+        assert session.inputs[0].shape == session.outputs[0].shape == (rows, 3)
         feeds = backends.make_feeds(session.inputs, 0)
         assert np.array_equal(session.run(feeds)[0], np.maximum(feeds["x"], 0))
         session.close()
@@ -452,8 +452,8 @@ def test_the_graph_is_what_the_onnx_package_reads(tiny_build: Path) -> None:
     for path in tiny_build.glob("*.onnx"):
         graph, model = onnxgraph.read(path), onnx.load(path)
         assert graph is not None
-        wanted = [onnxgraph.Node(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in model.graph.node]
-        assert list(graph.nodes) == wanted
+        nodes = [onnxgraph.Node(n.name, n.op_type, tuple(n.input), tuple(n.output)) for n in model.graph.node]
+        assert list(graph.nodes) == nodes
         assert graph.weights == {t.name: t.data_type for t in model.graph.initializer}
         assert [v.name for v in graph.outputs] == [v.name for v in model.graph.output]
 
@@ -472,11 +472,11 @@ def test_shapes_survive_the_wire(shapes: list[list[int | str | None]]) -> None:
         onnx.save(model, Path(folder) / "x.onnx")
         graph = onnxgraph.read(Path(folder) / "x.onnx")
     assert graph is not None
-    wanted = [tuple("?" if d is None else d for d in shape) for shape in shapes]
-    assert [value.shape for value in graph.inputs] == wanted
-    symbols = {(i, d) for shape in wanted for i, d in enumerate(shape) if isinstance(d, str)}
-    one = len(symbols) == 1 and all(shape and shape[0] == next(iter(symbols))[1] for shape in wanted)
-    assert graph.free_batch == (wanted[0][0] if one and wanted[0][0] != "?" else None)
+    expected_shapes = [tuple("?" if d is None else d for d in shape) for shape in shapes]
+    assert [value.shape for value in graph.inputs] == expected_shapes
+    symbols = {(i, d) for shape in expected_shapes for i, d in enumerate(shape) if isinstance(d, str)}
+    one = len(symbols) == 1 and all(shape and shape[0] == next(iter(symbols))[1] for shape in expected_shapes)
+    assert graph.free_batch == (expected_shapes[0][0] if one and expected_shapes[0][0] != "?" else None)
 
 
 def test_a_dimension_of_minus_one_is_unknown(tmp_path: Path) -> None:
@@ -488,13 +488,13 @@ def test_a_dimension_of_minus_one_is_unknown(tmp_path: Path) -> None:
 def test_a_model_that_is_cut_off_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     save(path, [("MatMul", ["x", "w"], ["a"]), ("Relu", ["a"], ["y"])], ["batch", 3], w=np.eye(3, dtype=np.float32))
-    data, whole = path.read_bytes(), onnxgraph.read(path)
+    data, complete = path.read_bytes(), onnxgraph.read(path)
     graphs = []
     for end in range(len(data)):
         path.write_bytes(data[:end])
         graphs.append(onnxgraph.read(path))
     least = next(end for end, graph in enumerate(graphs) if graph is not None)
-    assert least > 100 and all(graph == whole for graph in graphs[least:] if graph is not None)
+    assert least > 100 and all(graph == complete for graph in graphs[least:] if graph is not None)
 
 
 @given(data=st.data())
@@ -502,12 +502,12 @@ def test_a_model_that_is_cut_off_is_none(tmp_path: Path) -> None:
 def test_a_damaged_model_is_a_graph_of_names_and_shapes_or_none(data: st.DataObject, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     save(path, [("MatMul", ["x", "w"], ["a"]), ("Relu", ["a"], ["y"])], ["batch", 3], w=np.eye(3, dtype=np.float32))
-    whole = path.read_bytes()
-    at, new = data.draw(st.integers(0, len(whole))), data.draw(st.binary(max_size=4))
-    kept = data.draw(st.integers(0, 4))
-    path.write_bytes(whole[:at] + new + whole[at + kept :])
+    original = path.read_bytes()
+    at, new = data.draw(st.integers(0, len(original))), data.draw(st.binary(max_size=4))
+    cut = data.draw(st.integers(0, 4))
+    path.write_bytes(original[:at] + new + original[at + cut :])
     graph = onnxgraph.read(path)
-    if path.read_bytes() == whole:
+    if path.read_bytes() == original:
         assert graph is not None and [node.kind for node in graph.nodes] == ["MatMul", "Relu"]
     if graph is None:
         return
@@ -600,7 +600,7 @@ def test_stages_follow_the_weights() -> None:
 
 
 def test_runtimes_rename_nodes() -> None:
-    known = resnet_like().stages()
+    stage_of = resnet_like().stages()
     names = [
         "node_Conv_1_token_4",
         "d_nchwc",
@@ -609,7 +609,7 @@ def test_runtimes_rename_nodes() -> None:
         "Reorder_7",
         "node_Conv_12",
     ]
-    nodes = stages.label([stages.Timed(name, "Op", 0.2) for name in names], known, calls=2)
+    nodes = stages.label([stages.Timed(name, "Op", 0.2) for name in names], stage_of, calls=2)
     assert [n.stage for n in nodes] == ["stem", "layer1.0", "layer1.1", "head", "head", "head"]
     assert all(n.time_s == 0.1 and n.calls == 2 for n in nodes)
 
@@ -624,7 +624,7 @@ def test_without_names_the_resolution_is_the_stage() -> None:
 def test_layers_are_grouped_the_longest_first() -> None:
     rows = [("a", "Conv", "stem", 1.0), ("b", "Relu", "stem", 4.0), ("c", "Conv", "head", 2.0)]
     nodes = tuple(LayerTime(name=n, kind=k, stage=s, time_s=t, calls=3) for n, k, s, t in rows)
-    layers = Layers(nodes=nodes, whole_s=8.0, calls=3, source="made up")
+    layers = Layers(nodes=nodes, total_s=8.0, calls=3, source="made up")
     assert layers.sum_s == 7.0
     assert list(layers.grouped("kind").items()) == [("Relu", 4.0), ("Conv", 3.0)]
     assert list(layers.grouped("stage").items()) == [("stem", 5.0), ("head", 2.0)]
@@ -651,7 +651,7 @@ def test_a_recorded_onnxruntime_profile() -> None:
         events += [{"cat": "Session", "name": "model_run", "ts": start, "dur": dur, "args": {}}]
         events += [node("relu_nchwc", start + 1, dur // 2, 3), node("relu_nchwc", start + 60, 1, 4)]
     layers = onnxrt.parse_profile(events, {}, 2)
-    assert layers.whole_s == pytest.approx(40e-6) and layers.calls == 2
+    assert layers.total_s == pytest.approx(40e-6) and layers.calls == 2
     assert [(n.name, n.kind, n.stage, pytest.approx(n.time_s)) for n in layers.nodes] == [
         ("relu_nchwc", "Conv", "56x56", 20e-6),
         ("relu_nchwc", "Conv", "56x56", 1e-6),
@@ -779,7 +779,7 @@ def test_cuda_errors_are_sentences(gpu: CudaLibrary, monkeypatch: pytest.MonkeyP
 
 
 def test_an_older_onnxruntime_does_not_list_nodes(tiny_build: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked to refuse the CPU first; here the provider is the CPU's own, so that it must."""
+    """It must refuse the CPU first; here the provider is the CPU's own, so that it must."""
     pytest.importorskip("onnxruntime")
     onnxrt = importlib.import_module("kit.backends.onnxrt")
     monkeypatch.setattr(onnxrt, "LISTS_NODES", False)
@@ -1017,9 +1017,9 @@ def test_an_engine_that_no_longer_loads_is_built_again(tensorrt: TensorRT, tmp_p
     backend.open(tmp_path / "x.onnx", None, 1)
     tensorrt.broken.add(b"plan 1")
     session = backend.open(tmp_path / "x.onnx", None, 1)
-    assert len(tensorrt.built) == 2 and "built and kept" in session.notes[0]
-    (kept,) = (tmp_path / "cache/insitu-kit/tensorrt").iterdir()
-    assert kept.read_bytes() == b"plan 2"
+    assert len(tensorrt.built) == 2 and "built and stored" in session.notes[0]
+    (plan,) = (tmp_path / "cache/insitu-kit/tensorrt").iterdir()
+    assert plan.read_bytes() == b"plan 2"
     tensorrt.broken |= {b"plan 2", b"plan 3"}
     with pytest.raises(BackendUnavailable, match="does not load the engine that it just built"):
         backend.open(tmp_path / "x.onnx", None, 1)

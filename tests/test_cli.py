@@ -196,7 +196,7 @@ def test_a_run_in_which_nothing_was_measured_fails_and_keeps_the_record(tmp_path
     done = kit("profile", "fake:crash", "--backend", "fake", "--json", cwd=tmp_path, check=1)
     assert "kit: Nothing was measured: The process died by signal 6" in done.stderr
     assert json.loads(done.stdout)["variants"][0]["outcome"] == "crashed"
-    assert store.read_profiles([tmp_path / "kit-profiles"])[0].outcome == "crashed"
+    assert store.read_profiles([tmp_path / "kit-profiles"])[0].status == "crashed"
 
 
 def test_fit_shows_lambda_beside_the_papers(tmp_path: Path, profiles: Path) -> None:

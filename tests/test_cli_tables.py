@@ -23,7 +23,7 @@ WIDTHS = (40, 60, 80, 120)
 def profile_table() -> Table:
     names = ("resnet18-d6-w0.50-int8-32", "resnet18-d2-w1.00-fp32-32", "model.onnx")
     records = [synthetic.profile(name, 0.02377 * (i + 1), accuracy=0.9) for i, name in enumerate(names)]
-    failed = synthetic.profile("broken").model_copy(update={"outcome": "crashed", "measurement": None, "label": None})
+    failed = synthetic.profile("broken").model_copy(update={"status": "crashed", "measurement": None, "label": None})
     return show.profile_table([*records, failed])
 
 

@@ -30,11 +30,11 @@ needs_chain = pytest.mark.skipif(HERE not in clock.CODES, reason=f"no chain is w
 def links(hz: float) -> Links:
     """A chain whose readings say ``hz`` exactly, without running anything."""
 
-    class Said(Links):
+    class FixedLinks(Links):
         def read_hz(self) -> float:
             return hz
 
-    return Said(lambda passes, seed: seed, 1, 1)
+    return FixedLinks(lambda passes, seed: seed, 1, 1)
 
 
 # ------------------------------------------------------------------------------------------------------------ the code
@@ -81,9 +81,9 @@ def test_arm_code_under_emulation(index: int, tmp_path: Path) -> None:
     program = tmp_path / "program"
     program.write_bytes(arm_program(code, passes=3))
     program.chmod(0o755)
-    done = subprocess.run([emulator, str(program)], capture_output=True, timeout=60)
-    assert done.returncode == 0
-    assert struct.unpack("<Q", done.stdout)[0] == clock.expected(step, 3)
+    completed = subprocess.run([emulator, str(program)], capture_output=True, timeout=60)
+    assert completed.returncode == 0
+    assert struct.unpack("<Q", completed.stdout)[0] == clock.expected(step, 3)
 
 
 def arm_program(code: bytes, passes: int) -> bytes:
@@ -150,9 +150,9 @@ def test_a_reading_leaves_the_cost_of_the_call_out(monkeypatch: pytest.MonkeyPat
         return seed
 
     monkeypatch.setattr(clock, "perf_counter_ns", lambda: now[0])
-    made = clock._with_overhead(Links(body, 250, 200))
-    assert made.overhead_ns == 500.0
-    assert made.read_hz() == pytest.approx(2e9)
+    measured = clock._with_overhead(Links(body, 250, 200))
+    assert measured.overhead_ns == 500.0
+    assert measured.read_hz() == pytest.approx(2e9)
 
 
 def test_the_cycle_counter_of_shared_registers() -> None:
@@ -183,9 +183,9 @@ def test_perf_attributes_have_the_published_size() -> None:
 
 @pytest.fixture
 def fresh() -> Iterator[None]:
-    clock._found.cache_clear()
+    clock._chain_or_reason.cache_clear()
     yield
-    clock._found.cache_clear()
+    clock._chain_or_reason.cache_clear()
 
 
 def refuse(code: bytes) -> int:

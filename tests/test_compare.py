@@ -1,4 +1,4 @@
-"""Two measurements side by side: verdicts, what makes two records incomparable, and how often the verdict is wrong."""
+"""Two measurements side by side: labels, what makes two records incomparable, and how often the label is wrong."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def records(latencies_s: list[float], seed: int = 0, noise: float = 0.001, **mor
 
 
 def one(a: ProfileRecord, b: ProfileRecord, within: float = 0.02) -> Comparison:
-    found = compare([a], [b], within)
-    assert len(found) == 1
-    return found[0]
+    comparisons = compare([a], [b], within)
+    assert len(comparisons) == 1
+    return comparisons[0]
 
 
 def changed(record: ProfileRecord, **changes: Any) -> ProfileRecord:
@@ -40,7 +40,7 @@ def changed(record: ProfileRecord, **changes: Any) -> ProfileRecord:
 
 
 @pytest.mark.parametrize(
-    ("factor", "verdict"),
+    ("factor", "label"),
     [
         (1.0, "same"),
         (1.005, "same"),
@@ -52,46 +52,46 @@ def changed(record: ProfileRecord, **changes: Any) -> ProfileRecord:
         (1.2, "slower"),
     ],
 )
-def test_verdicts(factor: float, verdict: str) -> None:
-    found = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.01 * factor, seed=2))
-    assert found.verdict == verdict and found.ratio == pytest.approx(factor, rel=0.005)
-    assert found.interval is not None and found.interval[0] <= found.ratio <= found.interval[1]
-    assert found.values == "raw" and (found.a_processes, found.b_processes) == (6, 6)
+def test_labels(factor: float, label: str) -> None:
+    comparison = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.01 * factor, seed=2))
+    assert comparison.label == label and comparison.ratio == pytest.approx(factor, rel=0.005)
+    assert comparison.interval is not None and comparison.interval[0] <= comparison.ratio <= comparison.interval[1]
+    assert comparison.values == "raw" and (comparison.a_processes, comparison.b_processes) == (6, 6)
 
 
 def test_same_is_a_claim_and_not_the_lack_of_one() -> None:
     a, b = synthetic.profile("net", 0.01, spread=0.25, seed=1), synthetic.profile("net", 0.01, spread=0.25, seed=2)
-    found = one(a, b)
-    assert found.verdict == "undecided" and found.why is not None and "beyond the margin" in found.why
-    assert one(a, b, within=0.9).verdict == "same"
+    comparison = one(a, b)
+    assert comparison.label == "undecided" and comparison.why is not None and "beyond the margin" in comparison.why
+    assert one(a, b, within=0.9).label == "same"
 
 
 def test_too_few_processes_decide_nothing() -> None:
-    found = one(synthetic.profile("net", 0.01, processes=3), synthetic.profile("net", 0.02, processes=3))
-    assert found.verdict == "undecided" and found.why is not None and "90%" in found.why
+    comparison = one(synthetic.profile("net", 0.01, processes=3), synthetic.profile("net", 0.02, processes=3))
+    assert comparison.label == "undecided" and comparison.why is not None and "90%" in comparison.why
 
 
-def test_one_wild_process_does_not_make_a_verdict() -> None:
+def test_one_wild_process_does_not_decide_the_label() -> None:
     a, b = synthetic.profile("net", 0.01, seed=1, processes=8), synthetic.profile("net", 0.01, seed=2, processes=8)
     assert b.measurement is not None
-    wild = synthetic.visit([0.05] * 50, 7)
-    b = changed(b, measurement=b.measurement.model_copy(update={"visits": (*b.measurement.visits[:7], wild)}))
-    assert one(a, b).verdict == "same"
+    wild = synthetic.run([0.05] * 50, 7)
+    b = changed(b, measurement=b.measurement.model_copy(update={"runs": (*b.measurement.runs[:7], wild)}))
+    assert one(a, b).label == "same"
 
 
 def test_slower_by_more_than() -> None:
-    found = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.0107, seed=2))
-    assert found.slower_by_more_than(0.05) and not found.slower_by_more_than(0.08)
+    comparison = one(synthetic.profile("net", 0.01, seed=1), synthetic.profile("net", 0.0107, seed=2))
+    assert comparison.slower_by_more_than(0.05) and not comparison.slower_by_more_than(0.08)
     assert not one(
         synthetic.profile("net", 0.01), synthetic.profile("net", 0.02, label="throttled")
     ).slower_by_more_than(0.05)
-    wide = found.model_copy(update={"interval": (1.04, 1.20)})  # the whole interval must lie above
+    wide = comparison.model_copy(update={"interval": (1.04, 1.20)})  # the whole interval must lie above
     assert wide.slower_by_more_than(0.03) and not wide.slower_by_more_than(0.05)
 
 
 def test_what_was_measured_and_is_no_more_is_lost() -> None:
     good, bad = synthetic.profile("net", 0.01), synthetic.profile("net", 0.01, label="inconclusive")
-    failed = changed(good, outcome="crashed", reason="The process died by signal 11.", measurement=None, label=None)
+    failed = changed(good, status="crashed", reason="The process died by signal 11.", measurement=None, label=None)
     assert one(good, failed).lost and compare([good], [])[0].lost
     assert not one(bad, failed).lost and not compare([bad], [])[0].lost  # never measured well
     assert not one(failed, good).lost and not compare([], [good])[0].lost and not one(good, changed(good)).lost
@@ -118,18 +118,20 @@ REFERENCE = Reference(
 def drifted(record: ProfileRecord, slowdown: float, reference: Reference | None = REFERENCE) -> ProfileRecord:
     """The record as a machine that is slower by a factor would have given it: five blocks of ten values, references between."""
     assert record.measurement is not None
-    visits = []
-    for number, visit in enumerate(record.measurement.visits):
-        values = [float(v) * 1e-9 * slowdown for v in visit.values_ns]
+    runs = []
+    for number, run in enumerate(record.measurement.runs):
+        values = [float(v) * 1e-9 * slowdown for v in run.values_ns]
         times = [1_000_000 * slowdown + number] * 6
-        visits.append(synthetic.visit(values, number, block=10, references={"product": times}))
-    return changed(record, measurement=Measurement(visits=tuple(visits), reference=reference))
+        runs.append(synthetic.run(values, number, block=10, references={"product": times}))
+    return changed(record, measurement=Measurement(runs=tuple(runs), reference=reference))
 
 
 def test_drift_corrected_values_are_compared_where_both_sides_have_them() -> None:
     a, b = drifted(synthetic.profile("net", 0.01, seed=1), 1.0), drifted(synthetic.profile("net", 0.01, seed=2), 1.1)
-    found = one(a, b)
-    assert (found.values, found.verdict) == ("corrected", "same") and found.ratio == pytest.approx(1, rel=1e-3)
+    comparison = one(a, b)
+    assert (comparison.values, comparison.label) == ("corrected", "same") and comparison.ratio == pytest.approx(
+        1, rel=1e-3
+    )
 
 
 def test_corrections_on_two_scales_are_not_mixed() -> None:
@@ -142,10 +144,12 @@ def test_corrections_on_two_scales_are_not_mixed() -> None:
 def test_raw_values_of_a_machine_that_moved_between_the_runs_do_not_decide() -> None:
     a = drifted(synthetic.profile("net", 0.01, seed=1), 1.0, None)
     b = drifted(synthetic.profile("net", 0.01, seed=2), 1.1, None)
-    found = one(a, b)
-    assert (found.values, found.verdict) == ("raw", "undecided") and found.ratio == pytest.approx(1.1, rel=1e-3)
-    assert any("product moved by +10.0% between the runs" in remark for remark in found.remarks)
-    assert one(a, drifted(synthetic.profile("net", 0.015, seed=2), 1.1, None)).verdict == "slower"
+    comparison = one(a, b)
+    assert (comparison.values, comparison.label) == ("raw", "undecided") and comparison.ratio == pytest.approx(
+        1.1, rel=1e-3
+    )
+    assert any("product moved by +10.0% between the measurements" in remark for remark in comparison.remarks)
+    assert one(a, drifted(synthetic.profile("net", 0.015, seed=2), 1.1, None)).label == "slower"
 
 
 # --------------------------------------------------------------------------------------------------------------- matching
@@ -154,16 +158,16 @@ def test_raw_values_of_a_machine_that_moved_between_the_runs_do_not_decide() -> 
 def test_the_same_file_matches_under_another_name() -> None:
     a = synthetic.profile("net")
     b = changed(a, artifact=a.artifact.model_copy(update={"artifact_id": "renamed"}))
-    found = one(a, b)
-    assert found.verdict == "same" and any("two names" in remark for remark in found.remarks)
+    comparison = one(a, b)
+    assert comparison.label == "same" and any("two names" in remark for remark in comparison.remarks)
 
 
 def test_another_file_of_the_same_name_matches_with_a_remark() -> None:
     a = synthetic.profile("net")
     other = a.artifact.model.model_copy(update={"sha256": "0" * 64})
-    found = one(a, changed(a, artifact=a.artifact.model_copy(update={"model": other})))
-    assert found.verdict == "same" and any("the files differ" in remark for remark in found.remarks)
-    assert found.a_sha256 != found.b_sha256 == "0" * 64
+    comparison = one(a, changed(a, artifact=a.artifact.model_copy(update={"model": other})))
+    assert comparison.label == "same" and any("the files differ" in remark for remark in comparison.remarks)
+    assert comparison.a_sha256 != comparison.b_sha256 == "0" * 64
 
 
 def test_the_file_beats_the_name() -> None:
@@ -173,9 +177,9 @@ def test_the_file_beats_the_name() -> None:
     new = changed(
         synthetic.profile("net", 0.02), artifact=a.artifact.model_copy(update={"model": other}), record_id="new"
     )
-    found = compare([a], [new, old])
-    assert [(c.artifact_id, c.verdict) for c in found] == [("old-net", "same"), ("net", "not comparable")]
-    assert found[1].why == "only B has it"
+    comparisons = compare([a], [new, old])
+    assert [(c.artifact_id, c.label) for c in comparisons] == [("old-net", "same"), ("net", "not comparable")]
+    assert comparisons[1].why == "only B has it"
 
 
 @pytest.mark.parametrize(
@@ -188,54 +192,54 @@ def test_the_file_beats_the_name() -> None:
         ({"device": synthetic.device("elsewhere")}, "device differs (A synthetic-1c, B elsewhere)"),
         ({"label": "throttled"}, "B is throttled"),
         ({"label": "inconclusive"}, "B is inconclusive"),
-        ({"outcome": "crashed", "reason": "signal 6.", "measurement": None, "label": None}, "B crashed: signal 6"),
+        ({"status": "crashed", "reason": "signal 6.", "measurement": None, "label": None}, "B crashed: signal 6"),
     ],
 )
 def test_what_is_not_comparable(change: dict[str, Any], why: str) -> None:
     a = synthetic.profile("net")
-    found = one(a, changed(a, **change))
-    assert (found.verdict, found.why) == ("not comparable", why) and found.ratio is None
+    comparison = one(a, changed(a, **change))
+    assert (comparison.label, comparison.why) == ("not comparable", why) and comparison.ratio is None
 
 
 def test_how_long_it_was_measured_does_not_matter() -> None:
-    a = synthetic.profile("net", settings=MeasureSettings(rounds_max=10, visit_s=0.5, seed=0))
-    b = synthetic.profile("net", settings=MeasureSettings(rounds_max=20, visit_s=1.0, seed=3, precision_target=0.01))
+    a = synthetic.profile("net", settings=MeasureSettings(rounds_max=10, run_s=0.5, seed=0))
+    b = synthetic.profile("net", settings=MeasureSettings(rounds_max=20, run_s=1.0, seed=3, precision_target=0.01))
     assert conditions(a) == conditions(b) and not differences(a, b)
-    assert one(a, changed(b)).verdict == "same"
+    assert one(a, changed(b)).label == "same"
 
 
 def test_every_operating_point_finds_its_own_partner() -> None:
     points = [MeasureSettings(), MeasureSettings(threads=2), MeasureSettings(gap_s=0.01)]
     a = [synthetic.profile("net", 0.01 * (i + 1), settings=p, seed=i) for i, p in enumerate(points)]
     b = [changed(synthetic.profile("net", 0.01 * (i + 1), settings=p, seed=9 + i)) for i, p in enumerate(points)]
-    found = compare(a, b[::-1])
-    assert [c.verdict for c in found] == ["same"] * 3 and {c.point for c in found} == {p.name for p in points}
+    comparisons = compare(a, b[::-1])
+    assert [c.label for c in comparisons] == ["same"] * 3 and {c.point for c in comparisons} == {p.name for p in points}
 
 
 def test_of_several_records_the_newest_trusted_one_counts() -> None:
     old, new = synthetic.profile("net", 0.02), changed(synthetic.profile("net", 0.01), record_id="new")
     noisy = changed(synthetic.profile("net", 0.05), label="inconclusive", record_id="noisy")
-    found = one(synthetic.profile("net", 0.01, seed=5), new)
+    comparison = one(synthetic.profile("net", 0.01, seed=5), new)
     again = compare([synthetic.profile("net", 0.01, seed=5)], [old, new, noisy])
-    assert len(again) == 1 and again[0].b_record_id == "new" == found.b_record_id
+    assert len(again) == 1 and again[0].b_record_id == "new" == comparison.b_record_id
 
 
-def test_what_one_side_lacks_is_said() -> None:
-    found = compare(records([0.01, 0.02]), records([0.01]))
-    assert [(c.verdict, c.why) for c in found] == [
+def test_what_one_side_lacks_is_reported() -> None:
+    comparisons = compare(records([0.01, 0.02]), records([0.01]))
+    assert [(c.label, c.why) for c in comparisons] == [
         ("same", None),
         ("not comparable", "only A has it"),
     ]
 
 
 @given(st.permutations(range(4)), st.integers(0, 4))
-def test_each_record_is_used_once(order: list[int], kept: int) -> None:
+def test_each_record_is_used_once(order: list[int], matched: int) -> None:
     a = records([0.01, 0.02, 0.03, 0.04])
-    b = [changed(a[i]) for i in order][:kept]
-    found = compare(a, b)
-    assert len(found) == 4 and sum(c.verdict == "same" for c in found) == kept
+    b = [changed(a[i]) for i in order][:matched]
+    comparisons = compare(a, b)
+    assert len(comparisons) == 4 and sum(c.label == "same" for c in comparisons) == matched
     shared = {record.artifact.artifact_id for record in b}
-    assert [c.artifact_id for c in found if c.verdict == "same"] == [
+    assert [c.artifact_id for c in comparisons if c.label == "same"] == [
         record.artifact.artifact_id for record in a if record.artifact.artifact_id in shared
     ]
 
@@ -252,19 +256,19 @@ def test_equal_networks_rarely_look_different(processes: int) -> None:
         sides = []
         for _ in range(2):
             levels = 0.01 * np.exp(0.01 * rng.standard_t(3, processes))
-            visits = tuple(synthetic.visit([float(level)], i) for i, level in enumerate(levels))
+            runs = tuple(synthetic.run([float(level)], i) for i, level in enumerate(levels))
             record = synthetic.profile("net", processes=1)
             assert record.measurement is not None
-            sides.append(changed(record, measurement=record.measurement.model_copy(update={"visits": visits})))
-        wrong += one(sides[0], sides[1], within=0.0001).verdict in ("faster", "slower")
+            sides.append(changed(record, measurement=record.measurement.model_copy(update={"runs": runs})))
+        wrong += one(sides[0], sides[1], within=0.0001).label in ("faster", "slower")
     assert wrong / trials <= 0.08  # at most 5 % are expected; 300 trials scatter by 1.3 %
 
 
 # ------------------------------------------------------------------------------------------------------------- the verb
 
 
-def write(path: Path, found: list[ProfileRecord]) -> Path:
-    for record in found:
+def write(path: Path, profiles: list[ProfileRecord]) -> Path:
+    for record in profiles:
         store.append_line(path, record)
     return path
 
@@ -272,8 +276,8 @@ def write(path: Path, found: list[ProfileRecord]) -> Path:
 def test_the_verb_prints_a_table_and_counts(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", records([0.01, 0.01, 0.01, 0.01]))
     write(tmp_path / "b.jsonl", records([0.01, 0.008, 0.012], seed=50))
-    done = kit("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
-    assert "1 faster, 1 slower, 1 same, 1 not comparable" in done.stdout and "only A has it" in done.stdout
+    completed = kit("compare", "a.jsonl", "b.jsonl", cwd=tmp_path)
+    assert "1 faster, 1 slower, 1 same, 1 not comparable" in completed.stdout and "only A has it" in completed.stdout
     data = json.loads(kit("compare", "a.jsonl", "b.jsonl", "--json", cwd=tmp_path).stdout)
     assert data["counts"] == {"faster": 1, "slower": 1, "same": 1, "undecided": 0, "not comparable": 1}
     assert [c["verdict"] for c in data["comparisons"]] == ["same", "faster", "slower", "not comparable"]

@@ -40,7 +40,7 @@ def test_a_promise_that_holds_and_one_that_does_not() -> None:
     assert delivered(need, 0.08e-3).broken is None
     assert delivered(need, 0.9e-3).broken is None  # slower than promised, and still in time
     assert delivered(need, None).broken is None  # not measured
-    assert delivered(Need(), 2.9e-3).broken is None  # nothing was asked
+    assert delivered(Need(), 2.9e-3).broken is None  # no deadline
     broken = delivered(need, 2.9e-3).broken
     assert isinstance(broken, BrokenPromise) and broken.exit_code == 1
     message = str(broken)
@@ -52,21 +52,23 @@ def test_a_promise_that_holds_and_one_that_does_not() -> None:
 
 
 def test_a_measurement_that_failed_breaks_no_promise() -> None:
-    failed = delivered(Need(deadline_s=1e-3), 2.9e-3, measurement=None, label=None, outcome="crashed")
+    failed = delivered(Need(deadline_s=1e-3), 2.9e-3, measurement=None, label=None, status="crashed")
     assert failed.broken is None
 
 
 def test_pull_says_that_the_promise_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exit code 1, the sentence, and in JSON all that is known beside it."""
+    """Exit code 1, the sentence, and in JSON the details next to it."""
     answer = delivered(Need(deadline_s=1e-3), 2.9e-3)
     monkeypatch.setattr(delivery, "pull", lambda *_, **__: answer)
-    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1"])
+    completed = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1"])
     assert (
-        isinstance(done.exception, BrokenPromise) and "promised 0.07" in done.stdout and "measured 2.9" in done.stdout
+        isinstance(completed.exception, BrokenPromise)
+        and "promised 0.07" in completed.stdout
+        and "measured 2.9" in completed.stdout
     )
-    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
-    assert isinstance(done.exception, BrokenPromise) and not done.stdout
-    details = done.exception.details
+    completed = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
+    assert isinstance(completed.exception, BrokenPromise) and not completed.stdout
+    details = completed.exception.details
     assert details["measured_p99_s"] == pytest.approx(2.9e-3, rel=0.1)
     assert details["promise_kept"] is False and details["current"] == "models/before"
     monkeypatch.setattr(delivery, "pull", lambda *_, **__: delivered(Need(deadline_s=1e-3), 0.08e-3))
@@ -100,7 +102,7 @@ def test_only_a_promise_that_holds_becomes_the_current_install(
     need = Need(deadline_s=1e-3)
     with server.running(_library(tmp_path, "net-b"), library_case.choose) as url:
         first, again = (delivery.pull(url, need, device_folder) for _ in range(2))
-    assert first.kept is (current == "net-b") and first.pulled.folder.is_dir()
+    assert first.deadline_met is (current == "net-b") and first.pulled.folder.is_dir()
     assert first.current == swap.current(device_folder) and current in str(first.current)
     assert again.pulled.receipt.bytes_downloaded == 0 and again.current == first.current
 

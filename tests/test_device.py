@@ -27,15 +27,15 @@ SHIPPED = {"generic-x86_64", "raspberry-pi-4b", "raspberry-pi-5", "jetson-orin-n
 MINIMAL = 'name = "mine"\ntitle = "My board"\n[match]\nmachine = "riscv64"\n'
 
 
-def seen(name: str, folder: Path, **given: object) -> DeviceSpec:
-    return recognise(build(name, folder), run=answering({}), **given)  # type: ignore[arg-type]
+def recognised(name: str, folder: Path, **options: object) -> DeviceSpec:
+    return recognise(build(name, folder), run=answering({}), **options)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------------------------------------------- recognise
 
 
 def test_virtual_machine_with_vnni(tmp_path: Path) -> None:
-    spec = seen("x86-vm", tmp_path)
+    spec = recognised("x86-vm", tmp_path)
     assert (spec.device_id, spec.config, spec.machine) == ("amd-epyc-f25m17-2c-kvm", "generic-x86_64", "x86_64")
     assert spec.cpu_features == ("avx2", "fma", "avx512", "avx512_vnni", "avx512_bf16")
     assert (spec.physical_cores, spec.logical_cores, spec.virtual) == (2, 2, "kvm")
@@ -49,7 +49,7 @@ def test_virtual_machine_with_vnni(tmp_path: Path) -> None:
 
 
 def test_raspberry_pi_4b(tmp_path: Path) -> None:
-    spec = seen("raspberry-pi-4b", tmp_path)
+    spec = recognised("raspberry-pi-4b", tmp_path)
     assert (spec.device_id, spec.config, spec.machine) == ("raspberry-pi-4b-8gb", "raspberry-pi-4b", "aarch64")
     assert (spec.cpu_model, spec.cpu_features, spec.logical_cores) == ("Cortex-A72", ("neon",), 4)
     assert (spec.clock.current_hz, spec.clock.max_hz, spec.clock.source) == (1.8e9, 1.8e9, "cpufreq")
@@ -58,14 +58,14 @@ def test_raspberry_pi_4b(tmp_path: Path) -> None:
 
 
 def test_raspberry_pi_5_on_a_kernel_without_arch_file(tmp_path: Path) -> None:
-    spec = seen("raspberry-pi-5", tmp_path)
+    spec = recognised("raspberry-pi-5", tmp_path)
     assert (spec.device_id, spec.config, spec.machine) == ("raspberry-pi-5-8gb", "raspberry-pi-5", "aarch64")
     assert (spec.cpu_model, spec.cpu_features) == ("Cortex-A76", ("neon", "dotprod", "fp16"))
     assert CacheSpec(level=3, type="unified", size_bytes=2 << 20, shared_by=4) in spec.caches
 
 
 def test_jetson_orin_nano(tmp_path: Path) -> None:
-    spec = seen("jetson-orin-nano", tmp_path)
+    spec = recognised("jetson-orin-nano", tmp_path)
     assert (spec.device_id, spec.config) == ("jetson-orin-nano-8gb", "jetson-orin-nano")
     assert (spec.cpu_model, spec.physical_cores, spec.logical_cores) == ("Cortex-A78AE", 6, 6)
     assert sorted({c.shared_by for c in spec.caches if c.level == 3}) == [2, 4]
@@ -75,21 +75,21 @@ def test_jetson_orin_nano(tmp_path: Path) -> None:
 
 
 def test_jetson_agx_orin_keeps_its_name_in_every_power_mode(tmp_path: Path) -> None:
-    spec = seen("jetson-agx-orin", tmp_path)
+    spec = recognised("jetson-agx-orin", tmp_path)
     assert (spec.device_id, spec.config) == ("jetson-agx-orin-64gb", "jetson-agx-orin")
     assert (spec.logical_cores, spec.clock.max_hz) == (8, 2.2016e9)
     (tmp_path / "sys/devices/system/cpu/online").write_text("0-11\n")
     assert recognise(tmp_path, run=answering({})).device_id == spec.device_id
 
 
-def test_board_is_known_by_its_module_when_the_carrier_has_another_name(tmp_path: Path) -> None:
+def test_board_is_recognised_by_its_module_when_the_carrier_has_another_name(tmp_path: Path) -> None:
     root = build("jetson-orin-nano", tmp_path)
     put(root, "proc/device-tree/model", "Acme Carrier")
     assert recognise(root, run=answering({})).device_id == "jetson-orin-nano-8gb"
 
 
 def test_h200_host(tmp_path: Path) -> None:
-    spec = seen("x86-vm", tmp_path, nvml=FakeNvml("NVIDIA H200"))
+    spec = recognised("x86-vm", tmp_path, nvml=FakeNvml("NVIDIA H200"))
     assert (spec.device_id, spec.config) == ("amd-epyc-f25m17-2c-kvm-h200", "nvidia-h200")
     (gpu,) = spec.gpus
     assert gpu.model_dump() == {
@@ -167,7 +167,7 @@ def test_hypervisors(tmp_path: Path, files: dict[str, str], expected: str) -> No
     assert recognise(root, run=answering({})).virtual == expected
 
 
-def test_a_whole_machine_of_a_cloud_is_no_virtual_one(tmp_path: Path) -> None:
+def test_a_bare_metal_machine_of_a_cloud_is_no_virtual_one(tmp_path: Path) -> None:
     put(tmp_path, "sys/class/dmi/id/sys_vendor", "Amazon EC2")
     put(tmp_path, "sys/class/dmi/id/product_name", "m5.metal")
     assert recognise(tmp_path, run=answering({})).virtual is None
@@ -248,13 +248,13 @@ def test_this_machine_is_the_same_twice_and_holds_no_host_name() -> None:
     assert len(name) < 4 or name not in spec.model_dump_json()
 
 
-def test_versions_are_told_without_importing_the_runtimes() -> None:
+def test_versions_are_read_without_importing_the_runtimes() -> None:
     code = (
         "import sys; from kit import devices; devices.recognise();"
         "print([m for m in ('torch', 'onnxruntime', 'openvino', 'tensorrt', 'onnx') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout == "[]\n", done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert completed.stdout == "[]\n", completed.stderr
 
 
 def test_missing_runtimes_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,7 +337,7 @@ def test_a_saved_machine_is_recognised_by_its_file(tmp_path: Path, machine: str,
 
 
 def test_a_saved_machine_is_no_other(tmp_path: Path) -> None:
-    small = seen("x86-vm", tmp_path / "small")
+    small = recognised("x86-vm", tmp_path / "small")
     configs = {**load_configs(), **load_configs(save_config("small", small, tmp_path / "configs").parent)}
     root = build("x86-vm", tmp_path / "large")
     (root / "sys/devices/system/cpu/online").write_text("0-7\n")
@@ -346,7 +346,7 @@ def test_a_saved_machine_is_no_other(tmp_path: Path) -> None:
 
 
 def test_saving_replaces_nothing_unasked(tmp_path: Path) -> None:
-    spec = seen("x86-vm", tmp_path / "root")
+    spec = recognised("x86-vm", tmp_path / "root")
     path = save_config("lab", spec, tmp_path)
     path.write_text("mine")
     with pytest.raises(UsageError, match="exists already"):
@@ -361,20 +361,20 @@ def test_saving_replaces_nothing_unasked(tmp_path: Path) -> None:
     "name", ["", "../escape", "a/b", "Upper", ".hidden", "x" * 64, "with space", "lab.toml", "a\n"]
 )
 def test_names_that_are_no_file_names(tmp_path: Path, name: str) -> None:
-    spec = seen("x86-vm", tmp_path / "root")
+    spec = recognised("x86-vm", tmp_path / "root")
     with pytest.raises(UsageError, match="cannot name a device"):
         save_config(name, spec, tmp_path / "configs")
     assert not (tmp_path / "configs").exists()
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    spec = seen("x86-vm", tmp_path / "root")
+    spec = recognised("x86-vm", tmp_path / "root")
     put(tmp_path, "taken", "a file")
     with pytest.raises((UsageError, StorageError), match="file"):
         save_config("lab", spec, tmp_path / "taken")
 
 
 def test_names_with_quotes_survive_the_file(tmp_path: Path) -> None:
-    spec = seen("x86-vm", tmp_path / "root").model_copy(update={"cpu_model": 'Odd "CPU" \\ é\x7f'})
+    spec = recognised("x86-vm", tmp_path / "root").model_copy(update={"cpu_model": 'Odd "CPU" \\ é\x7f'})
     save_config("odd", spec, tmp_path)
     assert load_configs(tmp_path)["odd"].match.cpu_model == spec.cpu_model

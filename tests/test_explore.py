@@ -30,8 +30,8 @@ SPACE = spaces.space_of("resnet20")
 class Bench:
     """A simulated machine in place of the profiler; it appends to ``out`` as the profiler does."""
 
-    def __init__(self, out: Path, outcome: str = "ok") -> None:
-        self.out, self.outcome, self.machine = out, outcome, simulated.Machine()
+    def __init__(self, out: Path, status: str = "ok") -> None:
+        self.out, self.status, self.machine = out, status, simulated.Machine()
         self.batches: list[list[str]] = []
         self.budgets: list[float | None] = []
 
@@ -48,15 +48,15 @@ class Bench:
         artifact = job.target.artifact
         assert artifact.subnetwork is not None
         seconds = self.machine.seconds(spaces.kernels(artifact.subnetwork))
-        visits = tuple(synthetic.visit([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
+        runs = tuple(synthetic.run([seconds * f] * 3, i) for i, f in enumerate((0.999, 1.0, 1.001, 1.0, 1.0, 1.0)))
         measured_record = synthetic.profile(artifact.artifact_id, settings=job.settings).model_copy(
             update={"artifact": artifact}
         )
-        if self.outcome != "ok":
+        if self.status != "ok":
             return measured_record.model_copy(
-                update={"outcome": self.outcome, "reason": "no luck.", "measurement": None, "label": None}
+                update={"status": self.status, "reason": "no luck.", "measurement": None, "label": None}
             )
-        return measured_record.model_copy(update={"measurement": Measurement(visits=visits)})
+        return measured_record.model_copy(update={"measurement": Measurement(runs=runs)})
 
 
 @pytest.fixture
@@ -116,7 +116,9 @@ def test_records_of_another_point_or_space_do_not_count(tmp_path: Path, small: N
 def test_a_sample_is_the_space_s_own_and_goes_in_fixed_pieces(tmp_path: Path) -> None:
     wanted = [s.id for s in SPACE.sample(45, 7)]
     exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), sample=45, seed=7))
-    assert [len(b) for b in bench.batches] == [profiler.WAVE, 5] and [i for b in bench.batches for i in b] == wanted
+    assert [len(b) for b in bench.batches] == [profiler.BATCH_JOBS, 5] and [
+        i for b in bench.batches for i in b
+    ] == wanted
     assert exploration.reached and "all 45" in exploration.ended and exploration.model is None
 
 

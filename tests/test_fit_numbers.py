@@ -30,10 +30,10 @@ class Fit:
         for i, profile in enumerate(simulated.Machine(3, noise=0.1).profiles(NETS)):
             assert profile.measurement is not None
             level = profile.measurement.median_s * rng.lognormal(0, 0.03, 6)  # processes differ, and calls within one
-            visits = tuple(
-                synthetic.visit((v * rng.lognormal(0, 0.02, 5)).tolist(), round_) for round_, v in enumerate(level)
+            runs = tuple(
+                synthetic.run((v * rng.lognormal(0, 0.02, 5)).tolist(), round_) for round_, v in enumerate(level)
             )
-            changes = {"created_utc": f"2026-01-01T00:00:{i:02}.000000Z", "measurement": Measurement(visits=visits)}
+            changes = {"created_utc": f"2026-01-01T00:00:{i:02}.000000Z", "measurement": Measurement(runs=runs)}
             store.append_line(folder / "p.jsonl", profile.model_copy(update=changes))
         words = ("fit", folder / "p.jsonl", "--out", folder / "m.json")
         self.printed = kit(*words)
@@ -41,9 +41,9 @@ class Fit:
         self.written = json.loads((folder / "m.json").read_text())
         rows = [json.loads(line) for line in (folder / "p.jsonl").read_text().splitlines()]
         self.macs = np.array([row["artifact"]["macs"] for row in rows], dtype=float)
-        visits = [ProfileRecord.model_validate(row).measurement.visits for row in rows]  # type: ignore[union-attr]
+        runs = [ProfileRecord.model_validate(row).measurement.runs for row in rows]  # type: ignore[union-attr]
         self.seconds = np.array([
-            statistics.median(statistics.median(v.elapsed_ns.array().tolist()) / v.loops * 1e-9 for v in of_one) for of_one in visits
+            statistics.median(statistics.median(v.elapsed_ns.array().tolist()) / v.loops * 1e-9 for v in of_one) for of_one in runs
         ])  # fmt: skip
 
     def score(self, form: str) -> dict[str, Any]:

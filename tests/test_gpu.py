@@ -58,7 +58,7 @@ def test_layers_conform(name: str, layered_build: Path) -> None:
 
 
 @pytest.mark.parametrize("name", GPU_BACKENDS)
-def test_memory_on_the_gpu_is_told(name: str, resnet18: tuple[Path, Any]) -> None:
+def test_memory_on_the_gpu_is_reported(name: str, resnet18: tuple[Path, Any]) -> None:
     needs(name)
     path, artifact = resnet18
     session = backends.load(name).open(path, artifact, 1)

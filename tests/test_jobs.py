@@ -93,13 +93,13 @@ def test_what_cannot_run_is_refused_before_anything_runs(tmp_path: Path, monkeyp
         jobs.jobs(["none.onnx"], batches, "onnxruntime,fakes", tmp_path)
 
 
-def test_a_workspace_lives_as_long_as_the_run_unless_it_is_kept(tmp_path: Path) -> None:
+def test_a_workspace_lives_as_long_as_the_run_unless_it_is_named(tmp_path: Path) -> None:
     with jobs.workspace() as folder:
         assert folder.is_dir()
     assert not folder.exists()
-    with jobs.workspace(tmp_path / "kept") as kept:
-        assert kept == tmp_path / "kept"
-    assert kept.is_dir()
+    with jobs.workspace(tmp_path / "files") as folder:
+        assert folder == tmp_path / "files"
+    assert folder.is_dir()
 
 
 def test_the_name_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,21 +113,21 @@ def test_the_name_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_one_network_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    record, asked = synthetic.profile(), []
+    record, requests = synthetic.profile(), []
 
     def profile(planned: list[profiler.Job], device: object, out: Path, progress: object = None) -> list[object]:
-        asked.append((planned, out))
+        requests.append((planned, out))
         return [record]
 
     monkeypatch.setattr(profiler, "profile", profile)
     (target,) = jobs.targets(["fake:1us"], "fake")
     settings = MeasureSettings(backend="fake")
     assert jobs.once(target, settings, synthetic.device(), tmp_path / "x.jsonl") is record
-    assert asked == [([profiler.Job(target, settings)], tmp_path / "x.jsonl")]
+    assert requests == [([profiler.Job(target, settings)], tmp_path / "x.jsonl")]
 
 
 def test_a_run_in_which_something_was_measured_is_no_failure(tmp_path: Path) -> None:
-    good, bad = synthetic.profile(), synthetic.profile().model_copy(update={"outcome": "crashed", "reason": "It died."})
+    good, bad = synthetic.profile(), synthetic.profile().model_copy(update={"status": "crashed", "reason": "It died."})
     assert jobs.failure([bad, good], tmp_path) is None
     assert str(jobs.failure([bad, bad], tmp_path / "f")) == (
         f"Nothing was measured: It died. The failures are recorded in {tmp_path / 'f'}."

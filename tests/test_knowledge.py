@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kit import knowledge, records, stats, store
 from kit.errors import BadRecord, NoAnswer, UnknownName
 from kit.records import (
-    PERCENTILES_KEPT,
+    STORED_PERCENTILES,
     Accuracy,
     Energy,
     KnowledgeBase,
@@ -134,7 +134,7 @@ def test_the_newest_record_replaces_the_older() -> None:
 
 
 def test_failures_are_no_rows() -> None:
-    failed = synthetic.profile().model_copy(update={"measurement": None, "label": None, "outcome": "crashed"})
+    failed = synthetic.profile().model_copy(update={"measurement": None, "label": None, "status": "crashed"})
     with pytest.raises(BadRecord, match="None of these profiles holds a measurement"):
         knowledge.build([failed])
 
@@ -233,11 +233,11 @@ def predicted(name: str, p99_s: float, wide: float = 0.1, **changes: Any) -> Kno
 
 def test_a_row_keeps_percentiles_intervals_and_energy() -> None:
     energy = Energy(source="made", joules=3.0, window_s=1.0, calls=10)
-    visits = [synthetic.visit([0.01 * (1 + 0.01 * i * k) for i in range(60)], k, energy=energy) for k in range(1, 7)]
-    profile = synthetic.profile("a").model_copy(update={"measurement": Measurement(visits=tuple(visits))})
+    runs = [synthetic.run([0.01 * (1 + 0.01 * i * k) for i in range(60)], k, energy=energy) for k in range(1, 7)]
+    profile = synthetic.profile("a").model_copy(update={"measurement": Measurement(runs=tuple(runs))})
     (r,) = knowledge.build([profile]).rows
-    pooled = np.concatenate([v.values_ns for v in visits]) * 1e-9
-    assert [r.latency_s(p) for p in PERCENTILES_KEPT[1:]] == pytest.approx(
+    pooled = np.concatenate([v.values_ns for v in runs]) * 1e-9
+    assert [r.latency_s(p) for p in STORED_PERCENTILES[1:]] == pytest.approx(
         [stats.quantile(pooled, p / 100) for p in (90, 95, 99)]
     )
     assert r.low_s is not None and r.high_s is not None and r.p99_low_s is not None and r.p99_high_s is not None
@@ -248,7 +248,7 @@ def test_a_row_keeps_percentiles_intervals_and_energy() -> None:
 
 def test_an_unknown_percentile_is_answered_by_the_next_higher() -> None:
     r = row("a", 0.012, p90_s=None, p95_s=0.011)
-    assert [r.latency_s(p) for p in PERCENTILES_KEPT] == [0.01, 0.011, 0.011, 0.012]
+    assert [r.latency_s(p) for p in STORED_PERCENTILES] == [0.01, 0.011, 0.011, 0.012]
 
 
 def test_a_base_of_version_1_is_read() -> None:

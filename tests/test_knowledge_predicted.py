@@ -111,7 +111,7 @@ def test_what_was_measured_takes_the_place_of_a_prediction(
     doubtful = measured.model_copy(update={"label": "inconclusive"})
     assert len(knowledge.joined(both, [doubtful]).rows) == len(both.rows)
     failed = profile(OTHERS[0]).model_copy(
-        update={"measurement": None, "label": None, "outcome": "crashed", "reason": None}
+        update={"measurement": None, "label": None, "status": "crashed", "reason": None}
     )
     with pytest.raises(BadRecord, match="was not measured: crashed"):
         knowledge.row_of(failed)
@@ -247,7 +247,7 @@ def test_measure_that_fails_goes_on_to_the_next(folder: Path, monkeypatch: pytes
     monkeypatch.setattr(measuring, "recognise", lambda: synthetic.device(HERE))
 
     def crashed(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
-        gone = {"measurement": None, "label": None, "outcome": "crashed", "reason": "no luck"}
+        gone = {"measurement": None, "label": None, "status": "crashed", "reason": "no luck"}
         return profile(spaces.subnetwork(row.artifact_id)).model_copy(update=gone)
 
     monkeypatch.setattr(measuring, "_profiled", crashed)

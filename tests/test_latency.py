@@ -24,8 +24,8 @@ def clocked(hz: float, source: str) -> list[ProfileRecord]:
     profiles = []
     for p in on_the_line():
         assert p.measurement is not None
-        visits = tuple(v.model_copy(update={"clock_hz": hz, "clock_source": source}) for v in p.measurement.visits)
-        profiles.append(p.model_copy(update={"measurement": Measurement(visits=visits)}))
+        runs = tuple(v.model_copy(update={"clock_hz": hz, "clock_source": source}) for v in p.measurement.runs)
+        profiles.append(p.model_copy(update={"measurement": Measurement(runs=runs)}))
     return profiles
 
 
@@ -113,7 +113,7 @@ def test_what_does_not_count_is_named() -> None:
 
 
 def test_a_crash_half_way_is_no_measurement() -> None:
-    crashed = synthetic.profile("half", 9.0, macs=5, label=None).model_copy(update={"outcome": "crashed"})
+    crashed = synthetic.profile("half", 9.0, macs=5, label=None).model_copy(update={"status": "crashed"})
     (model,) = latency.fit([*on_the_line(), crashed])
     assert model.left_out == ("half: crashed",) and model.quality.worst < 0.05
 
@@ -134,7 +134,7 @@ def test_records_that_were_too_noisy_are_to_be_measured_again() -> None:
     noisy = [p.model_copy(update={"label": "inconclusive"}) for p in on_the_line()[2:]]
     with pytest.raises(BadRecord, match="Left out: inconclusive. Measure these again when the machine is quieter."):
         latency.fit([*on_the_line()[:2], *noisy])
-    crashed = [p.model_copy(update={"outcome": "crashed"}) for p in noisy]
+    crashed = [p.model_copy(update={"status": "crashed"}) for p in noisy]
     with pytest.raises(BadRecord, match=r"Left out: crashed\.$"):
         latency.fit([*on_the_line()[:2], *crashed])
 

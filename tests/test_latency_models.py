@@ -160,13 +160,11 @@ def capped(hz: float, nets: list[tuple[str, tuple[Kernel, ...]]]) -> list[Profil
     out = []
     for profile in Straight(0, noise=0.0).profiles(nets, settings=MeasureSettings(clock_cap_hz=hz)):
         assert profile.measurement is not None
-        visits = tuple(
-            synthetic.visit([v.median_ns * 1e-9 * 3e9 / hz] * 3, v.round, clock_hz=hz, clock_source="observed")
-            for v in profile.measurement.visits
+        runs = tuple(
+            synthetic.run([v.median_ns * 1e-9 * 3e9 / hz] * 3, v.round, clock_hz=hz, clock_source="observed")
+            for v in profile.measurement.runs
         )
-        out.append(
-            profile.model_copy(update={"measurement": profile.measurement.model_copy(update={"visits": visits})})
-        )
+        out.append(profile.model_copy(update={"measurement": profile.measurement.model_copy(update={"runs": runs})}))
     return out
 
 

@@ -67,13 +67,13 @@ class FakeNvpmodel:
 
     def __init__(self, root: Path, mode: int = 1, stuck: bool = False) -> None:
         self.root, self.mode, self.stuck = root, mode, stuck
-        self.asked: list[str] = []
+        self.commands: list[str] = []
         put(root, "usr/sbin/nvpmodel", "a tool")
         put(root, "etc/nvpmodel.conf", CONF)
 
     def __call__(self, arguments: Sequence[str]) -> str | None:
         words = [Path(arguments[0]).name, *arguments[1:]]
-        self.asked.append(" ".join(words))
+        self.commands.append(" ".join(words))
         if words[1] == "-q":
             name = {0: "15W", 1: "25W", 2: "MAXN_SUPER"}[self.mode]
             return f"NV Fan Mode:quiet\nNV Power Mode: {name}\n{self.mode}\n"
@@ -99,7 +99,7 @@ def test_modes_of_a_board() -> None:
     [
         ("NV Power Mode: MAXN_SUPER\n2\n", 2),
         ("NV Fan Mode:quiet\nNV Power Mode: MODE_30W\n2\n", 2),
-        # NVIDIA-AI-IOT/jetbot#49: asked without root
+        # NVIDIA-AI-IOT/jetbot#49: queried without root
         ("NV Power Mode: 5W\n1\nNVPM ERROR: Error opening /sys/kernel/nvpmodel_emc_cap/emc_iso_cap: 13\n", 1),
         ("NVPM ERROR: failed to read PARAM GPU_POWER_CONTROL_ENABLE\n", None),
         ("", None),
@@ -155,7 +155,7 @@ def test_points_that_this_machine_can_hold(tmp_path: Path) -> None:
     assert unsupported(OperatingPoint(), root, run) is None
     point = OperatingPoint(threads=2, affinity=(0, 1), load=2, clock_cap_hz=1.5e9, power_mode="mode_15w")
     assert unsupported(point, root, run) is None
-    assert not [words for words in run.asked if "-m" in words] and limits(root) == [(729600, 1728000)] * 2
+    assert not [words for words in run.commands if "-m" in words] and limits(root) == [(729600, 1728000)] * 2
 
 
 @pytest.mark.parametrize(
@@ -180,8 +180,8 @@ def test_a_machine_without_any_knob(tmp_path: Path) -> None:
     put(tmp_path, "usr/sbin/nvpmodel", "a tool")
     assert unsupported(OperatingPoint(power_mode="15W"), tmp_path) == "/etc/nvpmodel.conf names no power mode"
     put(tmp_path, "etc/nvpmodel.conf", CONF)
-    told = unsupported(OperatingPoint(power_mode="15W"), tmp_path, lambda _: None)
-    assert told == "nvpmodel does not tell the present mode: run the command with sudo"
+    message = unsupported(OperatingPoint(power_mode="15W"), tmp_path, lambda _: None)
+    assert message == "nvpmodel does not report the present mode: run the command with sudo"
 
 
 def test_a_question_never_raises(tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_a_floor_above_the_cap_is_lowered_and_put_back(tmp_path: Path) -> None:
     assert limits(root) == [(729600, 1728000), (1728000, 1728000)]
 
 
-def test_a_cap_that_is_not_kept_is_an_error_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cap_that_does_not_hold_is_an_error_and_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = machine(tmp_path)
     real = operating_point._write_khz
 
@@ -252,7 +252,7 @@ def test_a_cap_that_is_not_kept_is_an_error_and_undone(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(operating_point, "_write_khz", write)
     with (
-        pytest.raises(MeasurementError, match="policy4 was capped at 1.4976 GHz and says 1.0368 GHz"),
+        pytest.raises(MeasurementError, match="policy4 was capped at 1.4976 GHz and reports 1.0368 GHz"),
         controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.5e9),
     ):
         raise AssertionError("the body must not run")
@@ -269,8 +269,8 @@ def test_without_permission_there_is_one_sentence(tmp_path: Path, monkeypatch: p
         raise AssertionError("the body must not run")
     assert limits(root) == [(729600, 1728000)] * 2 and not (tmp_path / "state.json").exists()
     monkeypatch.setattr(os, "access", lambda *_: False)
-    told = unsupported(OperatingPoint(clock_cap_hz=1.5e9), root)
-    assert told == "only root may change the clock: run the command with sudo"
+    message = unsupported(OperatingPoint(clock_cap_hz=1.5e9), root)
+    assert message == "only root may change the clock: run the command with sudo"
 
 
 def test_a_refused_value_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_a_refused_value_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
         operating_point._cap(root / "sys/devices/system/cpu/cpufreq/policy0", 1497600)
 
 
-def test_nothing_asked_changes_nothing(tmp_path: Path) -> None:
+def test_no_point_changes_nothing(tmp_path: Path) -> None:
     with controlled(tmp_path, state=tmp_path / "state.json"):
         assert not (tmp_path / "state.json").exists()
     with (
@@ -307,14 +307,14 @@ def test_power_mode_and_cap_together(tmp_path: Path, name: str) -> None:
         assert run.mode == 0 and limits(root) == [(729600, 1344000)] * 2
     assert run.mode == 1
     assert limits(root) == [(729600, 1728000), (729600, 1036800)]
-    assert [words for words in run.asked if "-m" in words] == ["nvpmodel -m 0", "nvpmodel -m 1"]
+    assert [words for words in run.commands if "-m" in words] == ["nvpmodel -m 0", "nvpmodel -m 1"]
 
 
 def test_the_present_mode_is_not_switched_to(tmp_path: Path) -> None:
     run = FakeNvpmodel(machine(tmp_path))
     with controlled(tmp_path, state=tmp_path / "state.json", power_mode="25W", run=run):
         assert run.mode == 1
-    assert not [words for words in run.asked if "-m" in words]
+    assert not [words for words in run.commands if "-m" in words]
     assert run.mode == 1 and limits(tmp_path) == [(729600, 1728000)] * 2
 
 
@@ -354,16 +354,16 @@ def test_an_exception_undoes_it(tmp_path: Path) -> None:
 
 
 def test_a_thread_may_hold_a_point(tmp_path: Path) -> None:
-    root, seen = machine(tmp_path), []
+    root, observed = machine(tmp_path), []
 
     def hold() -> None:
         with controlled(root, state=tmp_path / "state.json", clock_cap_hz=1.1e9):
-            seen.append(limits(root))
+            observed.append(limits(root))
 
     thread = threading.Thread(target=hold)
     thread.start()
     thread.join()
-    assert seen == [[(729600, 1036800)] * 2] and limits(root) == [(729600, 1728000)] * 2
+    assert observed == [[(729600, 1036800)] * 2] and limits(root) == [(729600, 1728000)] * 2
 
 
 # -------------------------------------------------------------------------------------------------------------- signals
@@ -425,7 +425,7 @@ def test_a_signal_while_it_is_undone_waits(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_handler_of_the_program_is_kept_and_called(tmp_path: Path) -> None:
+def test_a_handler_of_the_program_stays_and_is_called(tmp_path: Path) -> None:
     root, called = machine(tmp_path), []
     before = signal.signal(signal.SIGHUP, lambda number, frame: called.append(number))
     try:
@@ -458,7 +458,7 @@ def test_what_a_killed_run_left_is_put_back(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     assert restore_left_over(state, root) is None
     child = holding(root)
-    with pytest.raises(MeasurementError, match=f"Process {child.pid} still holds"):
+    with pytest.raises(MeasurementError, match=f"Process {child.pid} still keeps"):
         restore_left_over(state, root)
     child.kill()
     child.communicate(timeout=30)
@@ -469,8 +469,8 @@ def test_what_a_killed_run_left_is_put_back(tmp_path: Path) -> None:
     ):
         raise AssertionError("the body must not run")
     assert limits(root) == [(729600, 1036800)] * 2
-    told = restore_left_over(state, root)
-    assert told is not None and "killed" in told and "policy4 scaling_max_freq 1.728 GHz" in told
+    message = restore_left_over(state, root)
+    assert message is not None and "killed" in message and "policy4 scaling_max_freq 1.728 GHz" in message
     assert limits(root) == [(729600, 1728000)] * 2
     assert restore_left_over(state, root) is None
 
@@ -497,7 +497,7 @@ def test_a_power_mode_is_put_back_after_a_kill(tmp_path: Path) -> None:
     assert run.mode == 2 and limits(root) == [(729600, 1728000)] * 2
 
 
-def test_a_state_that_cannot_be_put_back_is_kept(tmp_path: Path) -> None:
+def test_a_state_that_cannot_be_put_back_stays(tmp_path: Path) -> None:
     root, state = machine(tmp_path), tmp_path / "state.json"
     saved = operating_point._saved_frequencies(root)
     operating_point._push(
@@ -580,10 +580,10 @@ def test_a_load_dies_with_its_parent() -> None:
 
 
 def test_an_orphan_does_not_begin() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", operating_point.BUSY, "1073741824", ""], capture_output=True, timeout=60
     )
-    assert (done.returncode, done.stdout) == (0, b"")
+    assert (completed.returncode, completed.stdout) == (0, b"")
 
 
 def test_the_tool_answers_no_and_never_raises() -> None:

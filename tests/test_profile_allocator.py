@@ -31,20 +31,20 @@ SIZES = [
 
 @pytest.mark.parametrize("text", SIZES)
 def test_one_network_in_every_runtime(text: str, tmp_path: Path) -> None:
-    """The same id, MACs, tensors and answers: only the runtime tells their times apart."""
+    """The same id, MACs, tensors and answers: only the runtime differs."""
     pytest.importorskip("torch")
     from kit.variants import program
 
-    found = {
+    resolved = {
         name: targets.resolve([text], backend=name, folder=tmp_path, program=program.write)[0]
         for name in ("allocator", "allocator-numpy", "onnxruntime", "pytorch")
     }
-    ours = found["allocator"].artifact
-    assert {t.artifact.artifact_id for t in found.values()} == {text} == {ours.artifact_id}
-    assert len({(t.artifact.macs, t.artifact.inputs, t.artifact.outputs) for t in found.values()}) == 1
+    ours = resolved["allocator"].artifact
+    assert {t.artifact.artifact_id for t in resolved.values()} == {text} == {ours.artifact_id}
+    assert len({(t.artifact.macs, t.artifact.inputs, t.artifact.outputs) for t in resolved.values()}) == 1
     assert ours.macs == spaces.macs(spaces.subnetwork(text))
     answers = {}
-    for name, target in found.items():
+    for name, target in resolved.items():
         session = backends.load(name).open(target.path, target.artifact, 1)
         answers[name] = session.run(backends.make_feeds(session.inputs, seed=3))[0]
         session.close()
@@ -118,8 +118,8 @@ def test_a_family_is_its_sizes_and_a_file_of_that_name_goes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = targets.resolve(["allocator_u", "allocator_u-d1-w0.12-fp32-30"], backend="allocator", folder=tmp_path)
-    assert len(found) == 15 and all(t.path.name == f"{t.artifact.artifact_id}.alloc.npz" for t in found)
+    resolved = targets.resolve(["allocator_u", "allocator_u-d1-w0.12-fp32-30"], backend="allocator", folder=tmp_path)
+    assert len(resolved) == 15 and all(t.path.name == f"{t.artifact.artifact_id}.alloc.npz" for t in resolved)
     assert len(targets.resolve(["allocator_u"], backend="allocator", folder=tmp_path, every=True)) == 96
     Path("allocator_u").mkdir()
     with pytest.raises(UsageError, match="holds no variant"):
@@ -172,21 +172,21 @@ def test_profiles_become_tables_and_delays(tmp_path: Path, monkeypatch: pytest.M
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
     names = [f"allocator_a-d2-w{w}-fp32-30" for w in ("0.03", "1.00")]
-    said = kit(
+    printed = kit(
         "profile", *names, "--backend", "allocator,onnxruntime,pytorch", "--rounds-max", "1", "--run-s", "0.01", "--name", "allocators",
         "--json",
     )  # fmt: skip
-    file = Path(json.loads(said)["file"])
+    file = Path(json.loads(printed)["file"])
     records = store.read_profiles([file])
-    assert file.name == "allocators.jsonl" and [r.outcome for r in records] == ["ok"] * 6
+    assert file.name == "allocators.jsonl" and [r.status for r in records] == ["ok"] * 6
     assert {(r.artifact.artifact_id, r.settings.backend) for r in records} == {
         (n, b) for n in names for b in ("allocator", "onnxruntime", "pytorch")
     }
     for record in records:
         assert record.measurement is not None
-        visit = record.measurement.visits[0]
+        run = record.measurement.runs[0]
         if record.settings.backend == "allocator":  # a value spans a thousand steps of the clock
-            assert visit.loops * record.measurement.median_s * 1e9 > 500 * visit.timer_resolution_ns
+            assert run.loops * record.measurement.median_s * 1e9 > 500 * run.timer_resolution_ns
     trusted = [r.model_copy(update={"label": "stable", "evidence": ()}) for r in records]
     for record in trusted:
         store.append_line(Path("trusted.jsonl"), record)

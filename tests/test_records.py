@@ -25,9 +25,9 @@ from kit.records import (
     OperatingPoint,
     ProfileRecord,
     Reference,
+    Run,
     SubNetwork,
     TensorSpec,
-    Visit,
 )
 
 REFERENCE = Reference(
@@ -104,7 +104,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
 # ----------------------------------------------------------------------------------------------------------- old versions
 
 #: One process as version 1 kept it: nanoseconds per call, and a matrix product before and after.
-VISIT_1: dict[str, Any] = {
+RUN_1: dict[str, Any] = {
     "round": 0, "values_ns": [251.25, 250.5, 252.0], "loops": 4, "warmup_calls": 684, "warmup_s": 0.06, "warm": True,
     "timer_resolution_ns": 50.0, "reference_ns": [1e6, 1.1e6], "open_s": 0.01, "first_ns": 821594.0,
     "memory": {"at_start_bytes": 1, "runtime_bytes": 2, "opened_bytes": 3, "peak_bytes": 4},
@@ -115,39 +115,39 @@ VISIT_1: dict[str, Any] = {
 
 
 def version_1(**changes: Any) -> dict[str, Any]:
-    """A profile as version 1 wrote it, with ``changes`` to its one visit."""
+    """A profile as version 1 wrote it, with ``changes`` to its one run."""
     data = json.loads(store.canonical_json(synthetic.profile(processes=1)))
     settings = {
         k: v for k, v in data["settings"].items() if k in ("backend", "threads", "rounds_min", "visit_s", "seed")
     }
     del data["layers"]
-    return {**data, "schema_version": 1, "settings": settings, "measurement": {"visits": [{**VISIT_1, **changes}]}}
+    return {**data, "schema_version": 1, "settings": settings, "measurement": {"visits": [{**RUN_1, **changes}]}}
 
 
 def test_a_profile_of_version_1_is_upgraded() -> None:
     record = records.load(ProfileRecord, version_1(), "old.jsonl:1")
     assert record.schema_version == 2 and record.plain and record.measurement is not None
-    (visit,) = record.measurement.visits
-    assert visit.elapsed_ns.array().tolist() == [1005, 1002, 1008] and visit.values_ns.tolist() == VISIT_1["values_ns"]
-    assert visit.references == {"product-192": Series([1_000_000, 1_100_000])} and visit.block == 0
+    (run,) = record.measurement.runs
+    assert run.elapsed_ns.array().tolist() == [1005, 1002, 1008] and run.values_ns.tolist() == RUN_1["values_ns"]
+    assert run.references == {"product-192": Series([1_000_000, 1_100_000])} and run.block == 0
     assert (record.measurement.clock_hz, record.measurement.clock_source) == (2.5e9, "observed")
-    assert record.measurement.corrected_s is None and visit.interrupted is None and visit.undisturbed.all()
+    assert record.measurement.corrected_s is None and run.interrupted is None and run.undisturbed.all()
     again = records.load(ProfileRecord, json.loads(store.canonical_json(record)), "new.jsonl:1")
     assert again == record
 
 
-def test_a_visit_of_version_1_without_references_or_clock() -> None:
+def test_a_run_of_version_1_without_references_or_clock() -> None:
     silent = {"at_utc": synthetic.NOW, "clock_hz": None}
     record = records.load(ProfileRecord, version_1(reference_ns=None, before=silent, after=silent), "old.jsonl:1")
     assert record.measurement is not None
-    assert record.measurement.visits[0].references == {} and record.measurement.clock_source == "unknown"
+    assert record.measurement.runs[0].references == {} and record.measurement.clock_source == "unknown"
 
 
 def test_a_failure_of_version_1_stays_one() -> None:
     record = records.load(
         ProfileRecord, {**version_1(), "measurement": None, "outcome": "crashed", "label": None}, "old"
     )
-    assert record.outcome == "crashed" and record.measurement is None
+    assert record.status == "crashed" and record.measurement is None
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_broken_record_of_version_1_is_one_sentence(change: dict[str, Any], sa
 
 def test_the_profiles_on_disk_keep_their_medians() -> None:
     """Those that an older kit measured are upgraded on reading; their statistics stay what they were."""
-    seen = 0
+    profiles = 0
     for path in sorted((Path(__file__).parent.parent / "profiles").glob("*/*.jsonl")):
         for place, data in store.read_lines(path)[:4]:
             record = records.load(ProfileRecord, data, place)
@@ -181,8 +181,8 @@ def test_the_profiles_on_disk_keep_their_medians() -> None:
             assert record.measurement is not None
             assert record.measurement.median_s == pytest.approx(float(np.median(old)) * 1e-9, rel=1e-9)
             assert record.measurement.p99_s == pytest.approx(float(tails) * 1e-9, rel=1e-9)
-            seen += 1
-    if not seen:
+            profiles += 1
+    if not profiles:
         pytest.skip("every profile on disk is of the newest version")
 
 
@@ -238,15 +238,15 @@ def test_a_plain_record_leaves_the_machine_as_it_is(change: dict[str, Any], plai
 
 
 @pytest.mark.parametrize(
-    ("own", "asked", "batch"),
+    ("own", "batch_set", "batch"),
     [((1, 3), None, 1), ((8, 3), None, 8), ((8, 3), 8, 8), ((), None, 1), (None, None, None), (None, 4, 4)],
 )
-def test_the_batch_is_the_one_that_was_asked_for_else_the_files_own(
-    own: tuple[int, ...] | None, asked: int | None, batch: int | None
+def test_the_batch_is_that_of_the_settings_else_the_files_own(
+    own: tuple[int, ...] | None, batch_set: int | None, batch: int | None
 ) -> None:
     inputs = () if own is None else (TensorSpec(name="x", shape=own, dtype="float32"),)
     artifact = synthetic.artifact().model_copy(update={"inputs": inputs})
-    record = synthetic.profile().model_copy(update={"artifact": artifact, "settings": MeasureSettings(batch=asked)})
+    record = synthetic.profile().model_copy(update={"artifact": artifact, "settings": MeasureSettings(batch=batch_set)})
     assert record.batch == batch and record.plain is (batch in (None, 1))
 
 
@@ -267,7 +267,7 @@ def test_a_point_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
         MeasureSettings(**change)
 
 
-# ---------------------------------------------------------------------------------------------------------------- visits
+# ------------------------------------------------------------------------------------------------------------------ runs
 
 
 @pytest.mark.parametrize(
@@ -282,14 +282,14 @@ def test_a_point_that_cannot_be_is_refused(change: dict[str, Any]) -> None:
         ({"values_ns": [1.0]}, "values_ns"),
     ],
 )
-def test_a_visit_whose_parts_do_not_fit_is_refused(change: dict[str, Any], says: str) -> None:
+def test_a_run_whose_parts_do_not_fit_is_refused(change: dict[str, Any], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
-        synthetic.visit([1.0] * 6, **change)
+        synthetic.run([1.0] * 6, **change)
 
 
-def test_a_visit_whose_parts_fit() -> None:
-    visit = synthetic.visit([1.0, 2.0, 3.0, 4.0, 5.0, 9.0], loops=7, block=3, references={"product": [1, 2, 3]})
-    assert visit.values_ns == pytest.approx(np.array([1, 2, 3, 4, 5, 9]) * 1e9) and visit.median_ns == 3.5e9
+def test_a_run_whose_parts_fit() -> None:
+    run = synthetic.run([1.0, 2.0, 3.0, 4.0, 5.0, 9.0], loops=7, block=3, references={"product": [1, 2, 3]})
+    assert run.values_ns == pytest.approx(np.array([1, 2, 3, 4, 5, 9]) * 1e9) and run.median_ns == 3.5e9
 
 
 @pytest.mark.parametrize(
@@ -297,24 +297,22 @@ def test_a_visit_whose_parts_fit() -> None:
 )
 def test_switches_and_references_must_fit_too(change: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match="do not fit together"):
-        synthetic.visit([1.0] * 6, block=3, **change)
+        synthetic.run([1.0] * 6, block=3, **change)
 
 
 def test_values_of_interrupted_blocks_are_left_out() -> None:
-    visit = synthetic.visit([1.0, 1.1, 9.0, 9.1, 1.2, 1.3], block=2, switches=[0, 3, 0])
-    assert visit.undisturbed.tolist() == [True, True, False, False, True, True]
-    assert visit.interrupted == pytest.approx(1 / 3)
+    run = synthetic.run([1.0, 1.1, 9.0, 9.1, 1.2, 1.3], block=2, switches=[0, 3, 0])
+    assert run.undisturbed.tolist() == [True, True, False, False, True, True]
+    assert run.interrupted == pytest.approx(1 / 3)
 
 
 def test_where_nearly_everything_was_interrupted_all_of_it_counts() -> None:
     values = [1.0 + i / 100 for i in range(20)]
-    one_in_ten = synthetic.visit(values, block=2, switches=[0, *[1] * 9])
-    two_in_ten = synthetic.visit(values, block=2, switches=[0, 0, *[1] * 8])
+    one_in_ten = synthetic.run(values, block=2, switches=[0, *[1] * 9])
+    two_in_ten = synthetic.run(values, block=2, switches=[0, 0, *[1] * 8])
     assert one_in_ten.undisturbed.all() and two_in_ten.undisturbed.sum() == 4
-    assert synthetic.visit(values).undisturbed.all() and synthetic.visit(values).interrupted is None
-    assert synthetic.visit(
-        values, switches=[1] * 10
-    ).undisturbed.all()  # without blocks nobody knows which values it hit
+    assert synthetic.run(values).undisturbed.all() and synthetic.run(values).interrupted is None
+    assert synthetic.run(values, switches=[1] * 10).undisturbed.all()  # without blocks nobody knows which values it hit
 
 
 # ----------------------------------------------------------------------------------------------------------- correction
@@ -322,7 +320,7 @@ def test_where_nearly_everything_was_interrupted_all_of_it_counts() -> None:
 
 def moving(
     seed: int, sway: float, *, blocks: int = 25, block: int = 8, true_s: float = 0.004, burst: float = 0.0
-) -> Visit:
+) -> Run:
     """A process on a machine whose clock and memory system slow down and recover; the network follows them as REFERENCE says.
 
     ``burst`` is a share of the blocks in which another process takes the core: it lengthens the calls, not the references.
@@ -340,15 +338,15 @@ def moving(
     values = true_s * of_block[:, None] * noise * np.where(hit, 1.5, 1.0)[:, None]
     references = {name: REFERENCE.nominal_ns[name] * f for name, f in slower.items()}
     references["memory"] = REFERENCE.nominal_ns["memory"] * rng.uniform(1, 2, blocks + 1)  # follows nothing: no weight
-    return synthetic.visit(
+    return synthetic.run(
         values.ravel().tolist(), seed, block=block, references=references, switches=hit.astype(int).tolist()
     )
 
 
 @pytest.mark.parametrize("burst", [0.0, 0.4])
 def test_a_machine_that_slows_down_is_divided_out(burst: float) -> None:
-    visits = tuple(moving(seed, 0.2, burst=burst) for seed in range(6))
-    measurement = Measurement(visits=visits, reference=REFERENCE)
+    runs = tuple(moving(seed, 0.2, burst=burst) for seed in range(6))
+    measurement = Measurement(runs=runs, reference=REFERENCE)
     assert measurement.corrected_s == pytest.approx(0.004, rel=1e-3)
     assert measurement.median_s > 0.004 * 1.1 and measurement.half_width > 0.02
     assert measurement.corrected_half_width is not None and measurement.corrected_half_width < 1e-3
@@ -357,7 +355,7 @@ def test_a_machine_that_slows_down_is_divided_out(burst: float) -> None:
 
 
 def test_a_machine_in_its_usual_state_is_not_corrected() -> None:
-    measurement = Measurement(visits=tuple(moving(seed, 0.0) for seed in range(6)), reference=REFERENCE)
+    measurement = Measurement(runs=tuple(moving(seed, 0.0) for seed in range(6)), reference=REFERENCE)
     assert measurement.corrected_s == pytest.approx(measurement.median_s, rel=1e-3)
 
 
@@ -367,24 +365,22 @@ def test_the_scale_of_the_reference_is_a_constant(factor: float) -> None:
     """Another usual state multiplies every corrected latency by one number: comparisons on a device do not depend on it."""
     nominal = {name: ns * factor for name, ns in REFERENCE.nominal_ns.items()}
     other = REFERENCE.model_copy(update={"nominal_ns": nominal})
-    visit = moving(3, 0.2)
-    mine, theirs = visit.corrected_ns(REFERENCE), visit.corrected_ns(other)
+    run = moving(3, 0.2)
+    mine, theirs = run.corrected_ns(REFERENCE), run.corrected_ns(other)
     assert mine is not None and theirs == pytest.approx(mine * factor**0.9)
 
 
 def test_without_what_it_takes_nothing_is_corrected() -> None:
-    visit = moving(0, 0.2)
-    silent = visit.model_copy(update={"references": {"product": visit.references["product"]}})
-    assert visit.corrected_ns(None) is None and silent.corrected_ns(REFERENCE) is None
+    run = moving(0, 0.2)
+    silent = run.model_copy(update={"references": {"product": run.references["product"]}})
+    assert run.corrected_ns(None) is None and silent.corrected_ns(REFERENCE) is None
     assert (
-        synthetic.visit([1.0], references={"product-192": [1, 1]}).corrected_ns(REFERENCE) is None
+        synthetic.run([1.0], references={"product-192": [1, 1]}).corrected_ns(REFERENCE) is None
     )  # upgraded: no blocks
-    assert Measurement(visits=(visit, silent), reference=REFERENCE).corrected_s is None
+    assert Measurement(runs=(run, silent), reference=REFERENCE).corrected_s is None
     unweighted = REFERENCE.model_copy(update={"weights": {}})
-    assert visit.corrected_ns(unweighted) is None
-    assert (
-        Measurement(visits=(visit,)).corrected_s is None and Measurement(visits=(visit,)).corrected_interval_s is None
-    )
+    assert run.corrected_ns(unweighted) is None
+    assert Measurement(runs=(run,)).corrected_s is None and Measurement(runs=(run,)).corrected_interval_s is None
 
 
 def test_slowness_is_one_in_the_usual_state_and_follows_the_weights() -> None:
@@ -400,22 +396,22 @@ def test_slowness_is_one_in_the_usual_state_and_follows_the_weights() -> None:
 def test_the_mode_is_not_moved_by_bursts() -> None:
     """Three calls in ten take up to twice as long: the median moves by per cent, the mode does not."""
     rng = np.random.default_rng(0)
-    visits = []
+    runs = []
     for number in range(6):
         values = 0.01 * (1 + 0.004 * rng.standard_normal(400))
         values[rng.permutation(400)[:120]] *= rng.uniform(1.1, 2.0, 120)
-        visits.append(synthetic.visit(values.tolist(), number))
-    measurement = Measurement(visits=tuple(visits))
+        runs.append(synthetic.run(values.tolist(), number))
+    measurement = Measurement(runs=tuple(runs))
     assert measurement.mode_s == pytest.approx(0.01, rel=0.005)
     assert measurement.median_s > 0.01 * 1.001 and measurement.p90_s > 0.01 * 1.3
 
 
 def test_the_mode_looks_at_undisturbed_blocks_alone() -> None:
-    """Most values are disturbed and crowd at 1.3; nothing but the context switches can tell."""
+    """Most values are disturbed and crowd at 1.3; nothing but the context switches can show which."""
     values = [1.0, 1.001] * 3 + [1.3, 1.3001] * 7
-    told = synthetic.visit(values, block=2, switches=[0] * 3 + [1] * 7)
-    assert Measurement(visits=(told,)).mode_s == pytest.approx(1.0, abs=0.002)
-    assert Measurement(visits=(synthetic.visit(values, block=2),)).mode_s == pytest.approx(1.3, abs=0.002)
+    disturbed = synthetic.run(values, block=2, switches=[0] * 3 + [1] * 7)
+    assert Measurement(runs=(disturbed,)).mode_s == pytest.approx(1.0, abs=0.002)
+    assert Measurement(runs=(synthetic.run(values, block=2),)).mode_s == pytest.approx(1.3, abs=0.002)
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=60))
@@ -458,38 +454,40 @@ def test_the_bootstrap_draws_processes_and_not_values() -> None:
 def test_intervals_hold_their_statistic_and_depend_on_nothing_but_the_seed() -> None:
     measurement = synthetic.profile(spread=0.05).measurement
     assert measurement is not None
-    found = measurement.intervals_s()
+    intervals = measurement.intervals_s()
     for name, value in (("p90", measurement.p90_s), ("p99", measurement.p99_s)):
-        low, high = found[name]
+        low, high = intervals[name]
         assert 0.5 * value < low <= value * 1.001 and value * 0.999 <= high < 2 * value
-    assert found == measurement.intervals_s() != measurement.intervals_s(seed=1)
-    alone = Measurement(visits=measurement.visits[:1])
-    assert alone.intervals_s()["p99"] == (alone.p99_s, alone.p99_s)  # one process tells nothing about others
+    assert intervals == measurement.intervals_s() != measurement.intervals_s(seed=1)
+    alone = Measurement(runs=measurement.runs[:1])
+    assert alone.intervals_s()["p99"] == (alone.p99_s, alone.p99_s)  # one process shows nothing about others
 
 
 def test_the_clock_is_the_median_over_processes_with_its_source() -> None:
-    told = [synthetic.visit([1.0], i, clock_hz=hz, clock_source="measured") for i, hz in enumerate((2e9, 3e9, 2.2e9))]
-    measurement = Measurement(visits=(synthetic.visit([1.0]), *told))
+    with_clock = [
+        synthetic.run([1.0], i, clock_hz=hz, clock_source="measured") for i, hz in enumerate((2e9, 3e9, 2.2e9))
+    ]
+    measurement = Measurement(runs=(synthetic.run([1.0]), *with_clock))
     assert (measurement.clock_hz, measurement.clock_source) == (2.2e9, "measured")
 
 
-def test_cold_start_is_told_by_its_parts() -> None:
-    visits = [synthetic.visit([1.0], i, runtime_s=r, open_s=0.2, first_ns=3e6) for i, r in enumerate((0.5, None, 0.7))]
-    found = Measurement(visits=tuple(visits)).cold_start_s
-    assert found == pytest.approx({"runtime": 0.6, "open": 0.2, "first": 0.003, "until_steady": 0.1})
-    assert Measurement(visits=(visits[1],)).cold_start_s["runtime"] is None
+def test_cold_start_is_split_into_its_parts() -> None:
+    runs = [synthetic.run([1.0], i, runtime_s=r, open_s=0.2, first_ns=3e6) for i, r in enumerate((0.5, None, 0.7))]
+    cold_start_s = Measurement(runs=tuple(runs)).cold_start_s
+    assert cold_start_s == pytest.approx({"runtime": 0.6, "open": 0.2, "first": 0.003, "until_steady": 0.1})
+    assert Measurement(runs=(runs[1],)).cold_start_s["runtime"] is None
 
 
 def test_energy_is_the_middle_window() -> None:
     windows = [Energy(source="rail", joules=j, window_s=2.0, calls=10, idle_power_w=1.0) for j in (40.0, 30.0, 90.0)]
-    visits = [synthetic.visit([1.0], i, energy=e) for i, e in enumerate((*windows, None))]
-    energy = Measurement(visits=tuple(visits)).energy
+    runs = [synthetic.run([1.0], i, energy=e) for i, e in enumerate((*windows, None))]
+    energy = Measurement(runs=tuple(runs)).energy
     assert energy is not None and energy.joules_per_call == 4.0 and energy.net_joules_per_call == pytest.approx(3.8)
-    assert Measurement(visits=(synthetic.visit([1.0]),)).energy is None
+    assert Measurement(runs=(synthetic.run([1.0]),)).energy is None
     assert Energy(source="rail", joules=1, window_s=1, calls=1).net_joules_per_call is None
 
 
-def test_memory_is_told_apart() -> None:
+def test_memory_is_split() -> None:
     memory = Memory(at_start_bytes=10, runtime_bytes=30, opened_bytes=70, peak_bytes=200, running_peak_bytes=95)
     assert (memory.of_runtime_bytes, memory.of_model_bytes, memory.of_inference_bytes) == (20, 40, 25)
     assert memory.footprint_bytes == 190
@@ -502,14 +500,12 @@ def test_memory_is_told_apart() -> None:
 def test_two_hundred_records_of_six_thousand_values_stay_small() -> None:
     """Six processes of 1,000 values in 25 blocks with three reference workloads, noisy to the nanosecond: below 20 MB for 200."""
     rng = np.random.default_rng(0)
-    visits = []
+    runs = []
     for number in range(6):
         values = 0.005 * (1 + 0.01 * rng.standard_normal(1000) + 0.2 * (rng.uniform(size=1000) < 0.02))
         references = {name: ns * (1 + 0.05 * rng.uniform(size=26)) for name, ns in REFERENCE.nominal_ns.items()}
-        visits.append(synthetic.visit(values.tolist(), number, block=40, references=references, switches=[0] * 25))
-    record = synthetic.profile().model_copy(
-        update={"measurement": Measurement(visits=tuple(visits), reference=REFERENCE)}
-    )
+        runs.append(synthetic.run(values.tolist(), number, block=40, references=references, switches=[0] * 25))
+    record = synthetic.profile().model_copy(update={"measurement": Measurement(runs=tuple(runs), reference=REFERENCE)})
     line = store.canonical_json(record)
     assert 200 * len(line) < 20e6
     assert records.load(ProfileRecord, json.loads(line), "here") == record

@@ -1,4 +1,4 @@
-"""Fixed work beside a network: what it is, where its arrays lie, and the scale that a device keeps."""
+"""Fixed work between a network's blocks: what it is, where its arrays lie, and the stored scale of a device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from kit.records import Reference
 
 
 def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
-    found = drift.workloads()
-    assert set(found) <= set(drift.WORKLOADS) and {"product"} <= set(found)
-    assert ("clock" in found) == (clock.chain() is not None)
-    for workload in found.values():
+    workloads = drift.workloads()
+    assert set(workloads) <= set(drift.WORKLOADS) and {"product"} <= set(workloads)
+    assert ("clock" in workloads) == (clock.chain() is not None)
+    for workload in workloads.values():
         taken = [workload() for _ in range(3)]
         assert all(isinstance(ns, int) and ns > 0 for ns in taken)
 
@@ -39,10 +39,10 @@ def test_reference_networks_are_sub_networks_and_stand_in_for_the_smaller_produc
     for text in drift.NETWORKS.values():
         assert spaces.subnetwork(text).id == text
     calls: list[str] = []
-    found = drift.workloads({"network": lambda: calls.append("network")})
-    assert set(found) - {"clock"} == {"network", "weights"}
+    workloads = drift.workloads({"network": lambda: calls.append("network")})
+    assert set(workloads) - {"clock"} == {"network", "weights"}
     warm = len(calls)
-    assert found["network"]() >= 0 and len(calls) == warm + 3  # one to find its caches, two that are timed
+    assert workloads["network"]() >= 0 and len(calls) == warm + 3  # one to find its caches, two that are timed
 
 
 # ----------------------------------------------------------------------------------------------------------------- clock
@@ -77,8 +77,8 @@ def test_without_a_chain_nobody_knows_the_clock(monkeypatch: pytest.MonkeyPatch)
 # ----------------------------------------------------------------------------------------------------------------- scale
 
 
-def seen(references: dict[str, list[int]], backend: str = "onnxruntime") -> drift.Seen:
-    return drift.Seen(synthetic.visit([1.0] * 2, block=1, references=references), backend)
+def timed_run(references: dict[str, list[int]], backend: str = "onnxruntime") -> drift.TimedRun:
+    return drift.TimedRun(synthetic.run([1.0] * 2, block=1, references=references), backend)
 
 
 def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
@@ -86,47 +86,47 @@ def test_the_scale_is_the_median_over_processes_of_each_median() -> None:
         "product": ([100, 110, 120], [200, 210, 990], [130, 140, 150]),
         "clock": ([50, 50, 50], [60, 60, 60], [70, 1, 70]),
     }
-    found = drift.scale(None, "board", [seen({n: series[i] for n, series in times.items()}) for i in range(3)])
-    assert found is not None and found.device_id == "board"
-    assert found.nominal_ns == {"product": 140.0, "clock": 60.0}
-    assert found.workloads == {name: drift.WORKLOADS[name] for name in times}
-    assert drift.fits(found, "board") and not drift.fits(found, "other")
+    scale = drift.scale(None, "board", [timed_run({n: series[i] for n, series in times.items()}) for i in range(3)])
+    assert scale is not None and scale.device_id == "board"
+    assert scale.nominal_ns == {"product": 140.0, "clock": 60.0}
+    assert scale.workloads == {name: drift.WORKLOADS[name] for name in times}
+    assert drift.fits(scale, "board") and not drift.fits(scale, "other")
 
 
 def test_a_reference_network_has_a_scale_in_each_runtime() -> None:
-    first = drift.scale(None, "board", [seen({"network": [8, 8, 8], "weights": [4, 4, 4]})])
+    first = drift.scale(None, "board", [timed_run({"network": [8, 8, 8], "weights": [4, 4, 4]})])
     assert first is not None
     assert first.nominal_ns == {"network onnxruntime": 8.0, "weights": 4.0}
-    second = drift.scale(first, "board", [seen({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino")])
+    second = drift.scale(first, "board", [timed_run({"network": [30, 30, 30], "weights": [6, 6, 6]}, "openvino")])
     assert second is not None  # the machine was slower by half when openvino was new
     assert second.nominal_ns == {**first.nominal_ns, "network openvino": 20.0}
     assert second.created_utc == first.created_utc and drift.fits(second, "board")
-    assert drift.scale(second, "board", [seen({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
+    assert drift.scale(second, "board", [timed_run({"network": [99, 99, 99], "weights": [9, 9, 9]})]) is second
     changed = second.model_copy(update={"workloads": {**second.workloads, "network openvino": "another network"}})
     assert not drift.fits(changed, "board")
 
 
 def test_the_best_mixture_that_every_process_timed_counts() -> None:
-    both = [seen({"network": [8] * 3, "weights": [4] * 3, "product": [2] * 3, "clock": [1] * 3})]
-    kept = drift.scale(None, "board", both)
-    assert kept is not None
-    visits = [both[0].visit]
-    best = drift.of_job(kept, "fp32", "onnxruntime", visits)
+    both = [timed_run({"network": [8] * 3, "weights": [4] * 3, "product": [2] * 3, "clock": [1] * 3})]
+    scale = drift.scale(None, "board", both)
+    assert scale is not None
+    runs = [both[0].run]
+    best = drift.of_job(scale, "fp32", "onnxruntime", runs)
     assert best.weights == drift.MIXTURES["fp32"][0] and best.nominal_ns == {"weights": 4.0, "network": 8.0}
-    assert drift.of_job(kept, "fp32", "openvino", visits).weights == drift.MIXTURES["fp32"][1]  # no scale there yet
-    without = [*visits, seen({"weights": [4] * 3, "product": [2] * 3}).visit]
-    assert drift.of_job(kept, "fp32", "onnxruntime", without).weights == {"weights": 0.5, "product": 0.4}
-    assert drift.of_job(kept, "int8", "onnxruntime", visits).weights == drift.MIXTURES["int8"][1]
+    assert drift.of_job(scale, "fp32", "openvino", runs).weights == drift.MIXTURES["fp32"][1]  # no scale there yet
+    without = [*runs, timed_run({"weights": [4] * 3, "product": [2] * 3}).run]
+    assert drift.of_job(scale, "fp32", "onnxruntime", without).weights == {"weights": 0.5, "product": 0.4}
+    assert drift.of_job(scale, "int8", "onnxruntime", runs).weights == drift.MIXTURES["int8"][1]
 
 
 def test_what_is_no_workload_of_today_gives_no_scale() -> None:
-    old = drift.Seen(synthetic.visit([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
+    old = drift.TimedRun(synthetic.run([1.0], references={"product-192": [1, 1]}), "fake")  # upgraded from version 1
     assert drift.scale(None, "board", [old]) is None and drift.scale(None, "board", []) is None
 
 
 def test_the_scale_is_read_back_as_it_was_written(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    found = drift.scale(None, "board", [seen({"product": [7, 8, 9]})])
-    assert found is not None
-    store.write_record(tmp_path / "reference.json", found)
-    assert store.read_record(tmp_path / "reference.json", Reference) == found
-    assert records.load(Reference, found.model_dump(mode="json"), "here") == found
+    scale = drift.scale(None, "board", [timed_run({"product": [7, 8, 9]})])
+    assert scale is not None
+    store.write_record(tmp_path / "reference.json", scale)
+    assert store.read_record(tmp_path / "reference.json", Reference) == scale
+    assert records.load(Reference, scale.model_dump(mode="json"), "here") == scale

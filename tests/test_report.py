@@ -1,4 +1,4 @@
-"""The page, from records made up here (and only here): whole, closed, escaped, and with the right numbers in its figures."""
+"""The page, from records made up here (and only here): complete, closed, escaped, and with the right numbers in its figures."""
 
 from __future__ import annotations
 
@@ -69,29 +69,29 @@ def make_profile(row: tuple[Any, ...], on: DeviceSpec, seed: int = 0, values: in
     shift = 0.012 if label == "inconclusive" else 0.003
     centres = median_ms * 1e-3 * (1 + shift * rng.standard_normal(4))
     scatter = [c * (1 + 0.004 * rng.standard_normal(values) + 0.02 * rng.exponential(0.4, values)) for c in centres]
-    visits = tuple(
-        synthetic.visit(
+    runs = tuple(
+        synthetic.run(
             list(s), i, loops=4, block=values, references={"product": [1e6, 1e6]}, versions={"onnxruntime": "1.0"}
         )
         for i, s in enumerate(scatter)
     )
     size = int((44.7e6 if precision == "fp32" else 11.4e6) * width**2 * depth / 8)
     artifact = synthetic.artifact(name, macs=mmacs * 10**6, accuracy=accuracy, size=size)
-    origin = Origin(root="resnet18", dataset="synthetic", seed=7, made_by="kit 0")
+    origin = Origin(root="resnet18", dataset="synthetic", seed=7, producer="kit 0")
     record = synthetic.profile(name, on=on, label=label, settings=MeasureSettings(seed=3))
     return record.model_copy(
         update={
             "artifact": artifact.model_copy(
                 update={"origin": origin, "parameters": 11_000_000, "licence": "Apache-2.0"}
             ),
-            "measurement": Measurement(visits=visits),
+            "measurement": Measurement(runs=runs),
             "evidence": (f"synthetic evidence of {name}",),
         }
     )
 
 
 def make_failure(name: str, on: DeviceSpec, **changes: Any) -> ProfileRecord:
-    fields = {"outcome": "out_of_memory", "reason": "the process was killed", "measurement": None, "label": None}
+    fields = {"status": "out_of_memory", "reason": "the process was killed", "measurement": None, "label": None}
     return synthetic.profile(name, on=on).model_copy(update={**fields, **changes})
 
 
@@ -219,7 +219,7 @@ def trace(figure: dict[str, Any], name: str) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- the page
 
 
-def test_page_is_small_whole_and_has_every_figure_once(page: Path, outline: Outline) -> None:
+def test_page_is_small_complete_and_has_every_figure_once(page: Path, outline: Outline) -> None:
     assert page.stat().st_size < 8_000_000
     assert {"tradeoff", "cost", "spread", "choices"} == set(outline.figures) <= set(outline.ids)
     assert len(outline.ids) == len(set(outline.ids))
@@ -248,7 +248,7 @@ def test_page_says_the_main_numbers(outline: Outline, content: dict[str, Any]) -
 
 
 def test_page_says_unknown_where_the_machine_is_silent(outline: Outline) -> None:
-    assert "Highest temperature seen unknown" in outline.text
+    assert "Highest temperature unknown" in outline.text
     assert "temperature: no sensor" in outline.text
 
 
@@ -294,7 +294,7 @@ def test_text_of_records_is_escaped_everywhere(evil: str, tmp_path: Path) -> Non
     assert evil not in labels and "<script" not in labels and "<img" not in labels and "<b>bold" not in labels
 
 
-def test_other_devices_are_left_out_and_said(tmp_path: Path) -> None:
+def test_other_devices_are_left_out_and_named(tmp_path: Path) -> None:
     own, other = (
         synthetic.profile(on=synthetic.device("synthetic-a")),
         synthetic.profile(on=synthetic.device("synthetic-b")),
@@ -323,7 +323,7 @@ def test_other_devices_are_left_out_and_said(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_empty_and_tiny_pages_are_whole(
+def test_empty_and_tiny_pages_are_complete(
     profiles: Callable[[DeviceSpec], list[ProfileRecord]], figures: set[str], says: str, tmp_path: Path
 ) -> None:
     device = synthetic.device()
@@ -377,7 +377,7 @@ def test_spread_keeps_the_ends_and_stays_small(content: dict[str, Any]) -> None:
     figure = plots.spread(drawn)
     raw = [t for t in figure.data if t.name in {"fp32", "int8"}]
     assert sum(len(t.x) for t in raw) <= plots.MAX_RAW_POINTS
-    values = np.concatenate([v.values_ns for v in drawn[0].measurement.visits]) * 1e-9
+    values = np.concatenate([v.values_ns for v in drawn[0].measurement.runs]) * 1e-9
     first_row = [x for t in raw for x, y in zip(t.x, t.y, strict=True) if abs(y) < 0.4]
     assert max(first_row) == pytest.approx(100 * (values.max() / drawn[0].median_s - 1), abs=1e-3)
     assert min(first_row) == pytest.approx(100 * (values.min() / drawn[0].median_s - 1), abs=1e-3)
@@ -386,11 +386,11 @@ def test_spread_keeps_the_ends_and_stays_small(content: dict[str, Any]) -> None:
 
 
 def test_choices_rise_with_the_deadline(outline: Outline, content: dict[str, Any]) -> None:
-    chosen = trace(outline.figures["choices"], "chosen")
+    line = trace(outline.figures["choices"], "chosen")
     steps = [(d, r) for d, r in content["deadline_choices"] if r]
-    assert chosen["x"] == pytest.approx([d * 1e3 for d, _ in steps])
-    assert chosen["y"] == pytest.approx([100 * r.accuracy for _, r in steps])
-    assert chosen["y"] == sorted(chosen["y"])
+    assert line["x"] == pytest.approx([d * 1e3 for d, _ in steps])
+    assert line["y"] == pytest.approx([100 * r.accuracy for _, r in steps])
+    assert line["y"] == sorted(line["y"])
     rows = trace(outline.figures["choices"], "measured variants")
     assert len(rows["x"]) == 12  # the two inconclusive ones cannot be chosen
 
@@ -398,15 +398,15 @@ def test_choices_rise_with_the_deadline(outline: Outline, content: dict[str, Any
 # ------------------------------------------------------------------------------------------------------------ the pieces
 
 
-def test_latest_keeps_the_newest_and_forgets_failures_made_good() -> None:
+def test_latest_keeps_the_newest_and_forgets_failures_that_were_measured_again() -> None:
     device = synthetic.device()
     old, new = (
         synthetic.profile(latency_s=0.01),
         synthetic.profile(latency_s=0.02).model_copy(update={"created_utc": "2027"}),
     )
-    made_good = make_failure(old.artifact.artifact_id, device, created_utc="2026-06")
+    measured_again = make_failure(old.artifact.artifact_id, device, created_utc="2026-06")
     broken_since = make_failure(old.artifact.artifact_id, device, created_utc="2028")
-    assert points.latest([new, made_good, old]) == ([new], [])
+    assert points.latest([new, measured_again, old]) == ([new], [])
     assert points.latest([new, broken_since, old]) == ([new], [broken_since])
 
 

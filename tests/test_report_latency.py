@@ -73,9 +73,9 @@ def test_the_page_loads_nothing_and_has_every_figure(
     assert all(f'id="{name}"' in page for name in page_figures) and "The largest errors" in page
 
 
-def test_nothing_to_draw_is_said(tmp_path: Path, predictor: latency.Predictor) -> None:
+def test_nothing_to_draw_is_reported(tmp_path: Path, predictor: latency.Predictor) -> None:
     page = pages.write_page(tmp_path / "f.html", predictor, []).read_text()
-    assert "None of the profiles given" in page and "Too few networks were measured" in page
+    assert "None of these profiles" in page and "Too few networks were measured" in page
     with pytest.raises(BadRecord, match="without its held-out predictions"):
         pages.write_page(tmp_path / "g.html", predictor.model_copy(update={"held_out_s": ()}), [])
     assert not (tmp_path / "g.html").exists()
@@ -86,9 +86,11 @@ def test_fit_writes_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pr
     monkeypatch.setattr("kit.cli.judge.CURVE", (8,))
     for one in profiles:
         store.append_line(Path("p.jsonl"), one)
-    done = typer.testing.CliRunner().invoke(app, ["fit", "p.jsonl", "--plots", "f.html", "--out", "m.json", "--json"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["predictor"]["plots"] == "f.html" and "learning" in figures(
+    completed = typer.testing.CliRunner().invoke(
+        app, ["fit", "p.jsonl", "--plots", "f.html", "--out", "m.json", "--json"]
+    )
+    assert completed.exit_code == 0, completed.output
+    assert json.loads(completed.stdout)["predictor"]["plots"] == "f.html" and "learning" in figures(
         Path("f.html").read_text()
     )
     words = ["knowledge", "build", "p.jsonl", "--model", "m.json", "--space", "resnet18", "--sample", "200"]

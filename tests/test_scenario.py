@@ -50,9 +50,9 @@ class World:
 def lindley(arrivals: NDArray[np.float64], service: float) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Latencies and busy periods of a first-in first-out queue with one service time, without simulating it."""
     number = np.arange(len(arrivals))
-    done = (number + 1) * service + np.maximum.accumulate(arrivals - number * service)
-    fresh = np.concatenate(([0], (arrivals[1:] > done[:-1]).astype(np.int64)))
-    return done - arrivals, np.cumsum(fresh)
+    completion = (number + 1) * service + np.maximum.accumulate(arrivals - number * service)
+    fresh = np.concatenate(([0], (arrivals[1:] > completion[:-1]).astype(np.int64)))
+    return completion - arrivals, np.cumsum(fresh)
 
 
 # ------------------------------------------------------------------------------------------------------------ scheduling
@@ -121,11 +121,11 @@ def test_the_search_brackets_the_highest_rate(limit: float, precision: float) ->
         tried.append(rate_hz)
         return rate_hz <= limit
 
-    found = scenario.search(holds, 1.0, precision, trials_max=40)
-    if found is None:
+    rate = scenario.search(holds, 1.0, precision, trials_max=40)
+    if rate is None:
         assert min(tried) > limit and min(tried) < 2 * scenario.LEAST_LOAD
     else:
-        assert found in tried and found <= limit <= found * (1 + precision)
+        assert rate in tried and rate <= limit <= rate * (1 + precision)
     assert len(tried) <= 20 and len(set(tried)) == len(tried)
 
 
@@ -146,7 +146,7 @@ def judged(load: float, miss_share: float, queries: int, trials: int) -> tuple[f
         latencies, periods = lindley(np.cumsum(rng.exponential(1 / load, queries)), 1.0)
         served = Served((latencies * 1e6).astype(np.int64), 1, periods)  # type: ignore[arg-type]
         run = ScenarioRun(
-            outcome="ok",
+            status="ok",
             queries=queries,
             misses=int(np.sum(latencies > bound)),
             misses_allowed=allowed,
@@ -173,7 +173,7 @@ def test_a_queue_that_easily_meets_its_bound_is_sure() -> None:
 
 def test_how_long_a_proof_takes() -> None:
     run = ScenarioRun(
-        outcome="ok", rate_hz=100.0, queries=662, misses=0, misses_allowed=1, queue_effect=4.0, duration_s=6.6
+        status="ok", rate_hz=100.0, queries=662, misses=0, misses_allowed=1, queue_effect=4.0, duration_s=6.6
     )
     assert run.holds and not run.sure
     seconds = scenario.proof_s(run)
@@ -183,18 +183,18 @@ def test_how_long_a_proof_takes() -> None:
 
 
 def test_a_run_holds_only_when_all_of_it_arrived() -> None:
-    run = ScenarioRun(outcome="ok", queries=700, misses=1, misses_allowed=1, queue_effect=1.0)
+    run = ScenarioRun(status="ok", queries=700, misses=1, misses_allowed=1, queue_effect=1.0)
     assert run.holds
-    for change in ({"cut_short": True}, {"misses": 2}, {"misses_allowed": -1}, {"outcome": "crashed"}):
+    for change in ({"cut_short": True}, {"misses": 2}, {"misses_allowed": -1}, {"status": "crashed"}):
         assert not run.model_copy(update=change).holds
 
 
 def test_a_summary_keeps_raw_values_where_they_are_few() -> None:
-    found = scenario.summary(range(1, 1001))
-    assert found.values_ns is not None and found.values_ns.array().tolist() == list(range(1, 1001))
-    assert found.sure_p90_ns is not None and found.sure_p90_ns > found.p90_ns
+    latencies = scenario.summary(range(1, 1001))
+    assert latencies.values_ns is not None and latencies.values_ns.array().tolist() == list(range(1, 1001))
+    assert latencies.sure_p90_ns is not None and latencies.sure_p90_ns > latencies.p90_ns
     assert scenario.summary(range(1, 60)).sure_p90_ns is None
-    assert scenario.summary(range(scenario.KEPT_MAX + 1)).values_ns is None
+    assert scenario.summary(range(scenario.STORED_MAX + 1)).values_ns is None
 
 
 # ------------------------------------------------------------------------------------------------- the parent, no processes
@@ -208,13 +208,13 @@ def queue_of(service_s: float) -> scenario.Ask:
         if rate_hz is None:
             served = scenario.stream(world.call, int(planned_s * 1e9), queries, clock=world.clock)
             return ScenarioRun(
-                outcome="ok", batch=1, queries=len(served.latencies_ns), latencies=scenario.summary(served.latencies_ns)
+                status="ok", batch=1, queries=len(served.latencies_ns), latencies=scenario.summary(served.latencies_ns)
             )
         allowed = stats.overlatency_allowed(queries, 0.99)
         served = world.serve(scenario.poisson(rate_hz, queries, 0), bound_s * 1e9, allowed)
         misses = int(np.sum(np.asarray(served.latencies_ns) > bound_s * 1e9))
         return ScenarioRun(
-            outcome="ok",
+            status="ok",
             batch=1,
             rate_hz=rate_hz,
             queries=len(served.latencies_ns),
@@ -235,7 +235,7 @@ def record_of(result: scenario.Result, settings: ScenarioSettings) -> ScenarioRe
         device=synthetic.device(),
         artifact=synthetic.artifact(),
         settings=settings,
-        outcome=result.outcome,
+        status=result.status,
         reason=result.reason,
         runs=result.runs,
         remarks=result.remarks,
@@ -262,7 +262,7 @@ def test_the_server_finds_the_rate_of_a_known_queue() -> None:
 def test_a_bound_below_one_call_needs_no_trial() -> None:
     settings = ScenarioSettings(scenario="server", bound_s=0.02, run_s=10.0)
     result = scenario.run_target(queue_of(0.03), settings)
-    assert result.outcome == "ok" and len(result.runs) == 1
+    assert result.status == "ok" and len(result.runs) == 1
     assert result.reason is not None and "one call alone takes 30 ms" in result.reason
     assert record_of(result, settings).best is None
 
@@ -274,7 +274,7 @@ def machine(answer: Callable[[int | None], ScenarioRun]) -> scenario.Ask:
 def ran(batch: int, samples_per_s: float = 100.0) -> ScenarioRun:
     latencies = scenario.summary([1_000_000] * 10)
     return ScenarioRun(
-        outcome="ok", batch=batch, queries=1000, duration_s=1000 * batch / samples_per_s, latencies=latencies
+        status="ok", batch=batch, queries=1000, duration_s=1000 * batch / samples_per_s, latencies=latencies
     )
 
 
@@ -290,23 +290,23 @@ def test_the_sweep_finds_the_best_batch() -> None:
 @pytest.mark.parametrize("batches", [(1, 2, 4), (2, 4)])
 def test_a_fixed_batch_runs_alone_and_says_how_to_free_it(batches: tuple[int, ...]) -> None:
     def answer(batch: int | None) -> ScenarioRun:
-        return ran(1) if batch in (None, 1) else ScenarioRun(outcome="unsupported", reason="fixed")
+        return ran(1) if batch in (None, 1) else ScenarioRun(status="unsupported", reason="fixed")
 
     result = scenario.run_target(machine(answer), ScenarioSettings(scenario="offline", batches=batches))
-    assert [run.batch for run in result.runs] == [1] and result.outcome == "ok"
+    assert [run.batch for run in result.runs] == [1] and result.status == "ok"
     assert "kit export NAME --batch dynamic" in result.remarks[0]
 
 
 def test_a_batch_that_fails_stops_the_larger_ones_and_keeps_the_smaller_results() -> None:
     def answer(batch: int | None) -> ScenarioRun:
         if batch == 4:
-            return ScenarioRun(outcome="out_of_memory", reason="no memory", batch=4)
+            return ScenarioRun(status="out_of_memory", reason="no memory", batch=4)
         return ran(batch or 1)
 
     settings = ScenarioSettings(scenario="offline", batches=(1, 4, 8, 2))
     result = scenario.run_target(machine(answer), settings)
-    assert [(run.batch, run.outcome) for run in result.runs] == [(1, "ok"), (4, "out_of_memory"), (2, "ok")]
-    assert result.outcome == "ok" and result.remarks == ("batch 8 was not tried: batch 4 had failed",)
+    assert [(run.batch, run.status) for run in result.runs] == [(1, "ok"), (4, "out_of_memory"), (2, "ok")]
+    assert result.status == "ok" and result.remarks == ("batch 8 was not tried: batch 4 had failed",)
 
 
 def test_a_crash_in_the_middle_of_the_search_is_the_outcome() -> None:
@@ -315,13 +315,11 @@ def test_a_crash_in_the_middle_of_the_search_is_the_outcome() -> None:
     def ask(batch: int | None, rate_hz: float | None, queries: int, planned_s: float) -> ScenarioRun:
         crashed = next(calls) == 2
         return (
-            ScenarioRun(outcome="crashed", reason="signal 6")
-            if crashed
-            else queue_of(0.005)(batch, rate_hz, queries, 1)
+            ScenarioRun(status="crashed", reason="signal 6") if crashed else queue_of(0.005)(batch, rate_hz, queries, 1)
         )
 
     result = scenario.run_target(ask, ScenarioSettings(scenario="server", bound_s=0.02, run_s=1.0))
-    assert (result.outcome, result.reason, len(result.runs)) == ("crashed", "signal 6", 2)
+    assert (result.status, result.reason, len(result.runs)) == ("crashed", "signal 6", 2)
 
 
 # --------------------------------------------------------------------------------------------------- real child processes
@@ -329,8 +327,8 @@ def test_a_crash_in_the_middle_of_the_search_is_the_outcome() -> None:
 
 def measured(tmp_path: Path, *names: str, **settings: object) -> list[ScenarioRecord]:
     made_settings = ScenarioSettings.model_validate({**FAST, **settings})
-    found = targets.resolve(names, backend="fake")
-    return scenario.measure(found, made_settings, synthetic.device(), tmp_path / f"x{scenario.SUFFIX}")
+    resolved = targets.resolve(names, backend="fake")
+    return scenario.measure(resolved, made_settings, synthetic.device(), tmp_path / f"x{scenario.SUFFIX}")
 
 
 def test_a_single_stream_of_known_cost(tmp_path: Path) -> None:
@@ -352,7 +350,7 @@ def test_a_server_of_known_cost(tmp_path: Path) -> None:
         tmp_path / f"x{scenario.SUFFIX}",
         progress=steps.append,
     )[0]
-    assert len(record.runs) == 2 and len(steps) == 3 and all(0 <= step.done < step.planned for step in steps)
+    assert len(record.runs) == 2 and len(steps) == 3 and all(0 <= step.steps_done < step.planned for step in steps)
     for run in record.runs:
         assert (
             run.latencies is not None
@@ -367,7 +365,7 @@ def test_every_way_to_fail_is_one_record(tmp_path: Path) -> None:
     records = measured(
         tmp_path, "fake:crash", "fake:memory", "fake:hang", "fake:10us", scenario="single-stream", timeout_s=2.0
     )
-    assert [r.outcome for r in records] == ["crashed", "out_of_memory", "timeout", "ok"]
+    assert [r.status for r in records] == ["crashed", "out_of_memory", "timeout", "ok"]
     assert all(r.reason and r.latency_s is None and r.best is None for r in records[:3])
     assert len(scenario.read([tmp_path])) == 4
 
@@ -409,7 +407,7 @@ def test_a_free_batch_is_swept_by_a_real_runtime(tmp_path: Path) -> None:
     settings = ScenarioSettings(scenario="offline", run_s=0.02, batches=(1, 4), warmup_max_s=0.0)
     target = targets.Target(tmp_path / "free.onnx", synthetic.artifact())
     record = scenario.measure([target], settings, synthetic.device(), tmp_path / f"x{scenario.SUFFIX}")[0]
-    assert record.outcome == "ok" and [run.batch for run in record.runs] == [1, 4]
+    assert record.status == "ok" and [run.batch for run in record.runs] == [1, 4]
     assert record.best is not None and record.best.samples_per_s is not None
 
 
@@ -419,11 +417,11 @@ def test_a_free_batch_is_swept_by_a_real_runtime(tmp_path: Path) -> None:
 def test_the_verb_prints_json_and_a_sentence(tmp_path: Path) -> None:
     words = ("scenario", "fake:100us", "--backend", "fake", "--seconds", "0.05")
     data = json.loads(kit(*words, "--json", cwd=tmp_path).stdout)
-    found = data["scenarios"][0]
-    assert found["scenario"] == "single-stream" and found["latency_s"] >= 100e-6 and found["runs"][0]["queries"] >= 64
+    row = data["scenarios"][0]
+    assert row["scenario"] == "single-stream" and row["latency_s"] >= 100e-6 and row["runs"][0]["queries"] >= 64
     assert (tmp_path / data["file"]).is_file()
-    said = kit(*words, "--kind", "offline", "--batches", "1,2", cwd=tmp_path)
-    assert "samples per second at batch 1" in said.stdout and "--batch dynamic" in said.stderr
+    completed = kit(*words, "--kind", "offline", "--batches", "1,2", cwd=tmp_path)
+    assert "samples per second at batch 1" in completed.stdout and "--batch dynamic" in completed.stderr
 
 
 def test_the_verb_leaves_with_the_right_code(tmp_path: Path) -> None:

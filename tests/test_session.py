@@ -45,10 +45,10 @@ def test_a_session_holds_state_networks_and_raw_values(recording: Recording) -> 
     assert all(len(series) == sessions.WORKLOAD_REPEATS for series in state.workloads.values())
     assert [r.artifact.artifact_id for r in recording.records] == list(SMALL)
     for record in recording.records:
-        assert record.outcome == "ok"
+        assert record.status == "ok"
         assert record.measurement is not None
-        assert len(record.measurement.visits) == 2
-        assert all(len(v.elapsed_ns) for v in record.measurement.visits)
+        assert len(record.measurement.runs) == 2
+        assert all(len(v.elapsed_ns) for v in record.measurement.runs)
     assert session.packages["onnxruntime"]
     assert session.packages["python"]
     assert session.disturbance is not None
@@ -60,7 +60,7 @@ def test_what_was_written_is_read_back_whole(recording: Recording) -> None:
     for before, after in zip(recording.records, again.records, strict=True):
         assert before.measurement is not None
         assert after.measurement is not None
-        assert after.measurement.visits == before.measurement.visits
+        assert after.measurement.runs == before.measurement.runs
         assert (after.artifact, after.label, after.settings) == (before.artifact, before.label, before.settings)
 
 
@@ -68,8 +68,8 @@ def test_the_scale_of_the_device_goes_along_and_is_not_changed(recording: Record
     """A profile folder with a scale: networks are corrected by it. One without gets none from a session."""
     device = recording.session.device
     assert not (recording.path.parent.parent / "reference.json").exists()
-    kept = SHIPPED / "amd-epyc-f26m2-2c-kvm" / "reference.json"
-    data = json.loads(kept.read_text()) | {"device_id": device.device_id}
+    reference = SHIPPED / "amd-epyc-f26m2-2c-kvm" / "reference.json"
+    data = json.loads(reference.read_text()) | {"device_id": device.device_id}
     folder = tmp_path / device.device_id
     folder.mkdir()
     (folder / "reference.json").write_text(json.dumps(data))
@@ -215,7 +215,7 @@ def test_shipped_sessions_are_whole_and_small() -> None:
         assert recording.path.stat().st_size < 250_000
         assert recording.session.wall_s < 240
         assert [r.artifact.artifact_id for r in recording.records] == list(NETWORKS)
-        assert all(r.measurement and len(r.measurement.visits) == 6 for r in recording.records)
+        assert all(r.measurement and len(r.measurement.runs) == 6 for r in recording.records)
         assert recording.path.parent.parent.name == recording.session.device.device_id
 
 

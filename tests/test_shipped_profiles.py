@@ -26,7 +26,7 @@ def test_every_shipped_record_loads_and_is_of_its_folders_device(path: Path) -> 
         return
     records = [load(ProfileRecord, data, place) for place, data in store.read_lines(path)]
     assert records and {record.device.device_id for record in records} == {device_id}
-    assert all(record.outcome != "ok" or (record.measurement and record.measurement.median_s > 0) for record in records)
+    assert all(record.status != "ok" or (record.measurement and record.measurement.median_s > 0) for record in records)
 
 
 @pytest.mark.parametrize("path", SESSIONS, ids=lambda path: path.name)

@@ -45,7 +45,7 @@ def test_a_failed_write_keeps_the_old_content(tmp_path: Path, monkeypatch: pytes
     assert path.read_bytes() == b'{"old": 1}\n'
 
 
-def test_a_write_is_a_flushed_file_beside_the_target_that_is_renamed_onto_it(
+def test_a_write_is_a_flushed_file_next_to_the_target_that_is_renamed_onto_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At every step the target holds its old content whole; the last step is one rename inside its folder."""
@@ -132,7 +132,7 @@ def test_a_torn_last_line_is_skipped_then_cut(tmp_path: Path) -> None:
     assert [data["n"] for _, data in store.read_lines(path)] == [1, 3]
 
 
-def test_a_last_line_that_lacks_only_its_newline_is_kept(tmp_path: Path) -> None:
+def test_a_last_line_that_lacks_only_its_newline_stays(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     path.write_text('{"n": 1}\n{"n": 2}')
     store.append_line(path, {"n": 3})
@@ -194,7 +194,7 @@ def test_of_each_operating_point_one_record_decides() -> None:
 
 
 def test_how_long_a_point_was_measured_is_no_other_point() -> None:
-    short = synthetic.profile("net", settings=MeasureSettings(visit_s=0.1, seed=5))
+    short = synthetic.profile("net", settings=MeasureSettings(run_s=0.1, seed=5))
     assert store.decisive([synthetic.profile("net"), short]) == [short]
 
 
@@ -241,22 +241,22 @@ with store.locked(Path({str(folder)!r})):
         assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
-def test_a_file_is_whole_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
+def test_a_file_matches_when_size_and_hash_are_as_named(tmp_path: Path) -> None:
     path = tmp_path / "x"
     ref = FileRef(file="x", sha256=store.sha256_bytes(b"content"), size_bytes=7)
-    assert not store.is_whole(path, ref)
-    for data, whole in ((b"content", True), (b"Content", False), (b"content!", False)):
+    assert not store.file_matches(path, ref)
+    for data, matches in ((b"content", True), (b"Content", False), (b"content!", False)):
         path.write_bytes(data)
-        assert store.is_whole(path, ref) is whole
+        assert store.file_matches(path, ref) is matches
 
 
 def test_a_file_and_what_a_record_keeps_of_it(tmp_path: Path) -> None:
     path = tmp_path / "net.onnx"
     path.write_bytes(b"model")
     ref = store.file_ref(path)
-    assert (ref.file, ref.size_bytes) == ("net.onnx", 5) and store.is_whole(path, ref)
+    assert (ref.file, ref.size_bytes) == ("net.onnx", 5) and store.file_matches(path, ref)
     path.write_bytes(b"moddl")
-    assert not store.is_whole(path, ref) and not store.is_whole(tmp_path / "none", ref)
+    assert not store.file_matches(path, ref) and not store.file_matches(tmp_path / "none", ref)
     (tmp_path / ".net").touch()
     with pytest.raises(UsageError, match="rename it"):
         store.file_ref(tmp_path / ".net")

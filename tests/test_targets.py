@@ -16,15 +16,15 @@ SPEC = TensorSpec(name="x", shape=(1, 4), dtype="float32")
 
 
 def described(monkeypatch: pytest.MonkeyPatch, reply: worker.WorkerReply) -> list[worker.WorkerRequest]:
-    """Answer every question about a bare file with ``reply``; returns what was asked."""
-    asked: list[worker.WorkerRequest] = []
+    """Answer every question about a bare file with ``reply``; returns the requests."""
+    requests: list[worker.WorkerRequest] = []
 
     def ask(request: worker.WorkerRequest, timeout_s: float) -> worker.WorkerReply:
-        asked.append(request)
+        requests.append(request)
         return reply
 
     monkeypatch.setattr(forkserver, "ask", ask)
-    return asked
+    return requests
 
 
 def variant(folder: Path, name: str, data: bytes = b"model") -> Path:
@@ -94,7 +94,7 @@ def test_a_name_that_is_nearly_one_says_what_there_is(
         targets.resolve([name], backend="onnxruntime", build=tmp_path / "b", folder=tmp_path)
 
 
-def test_a_backend_that_is_not_there_is_said_before_any_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_missing_is_reported_before_any_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match="did you mean 'onnxruntime'"):
         targets.resolve(["none.onnx"], backend="onnxruntim")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
@@ -105,18 +105,18 @@ def test_a_backend_that_is_not_there_is_said_before_any_file_is_read(monkeypatch
 def test_a_build_folder_a_file_and_an_id_name_the_same(tmp_path: Path) -> None:
     names = ["resnet18-d2-w1.00-fp32-32", "resnet18-d8-w1.00-fp32-32"]
     paths = [variant(tmp_path / "b", name, name.encode()) for name in names]
-    whole = targets.resolve([str(tmp_path / "b")], backend="onnxruntime")
-    assert [t.artifact.artifact_id for t in whole] == names and [t.path for t in whole] == paths
-    assert targets.resolve([str(paths[1])], backend="onnxruntime") == whole[1:]
-    assert targets.resolve([names[1]], backend="onnxruntime", build=tmp_path / "b") == whole[1:]
+    of_build = targets.resolve([str(tmp_path / "b")], backend="onnxruntime")
+    assert [t.artifact.artifact_id for t in of_build] == names and [t.path for t in of_build] == paths
+    assert targets.resolve([str(paths[1])], backend="onnxruntime") == of_build[1:]
+    assert targets.resolve([names[1]], backend="onnxruntime", build=tmp_path / "b") == of_build[1:]
 
 
 def test_a_file_that_is_named_twice_is_measured_once(tmp_path: Path) -> None:
     path = variant(tmp_path / "b", "net")
     (tmp_path / "copy.onnx").write_bytes(path.read_bytes())
     copy = variant(tmp_path / "c", "copy")
-    found = targets.resolve([str(path), str(tmp_path / "b"), str(copy)], backend="onnxruntime")
-    assert [t.path for t in found] == [copy]  # equal bytes are one network; the last name stays
+    resolved = targets.resolve([str(path), str(tmp_path / "b"), str(copy)], backend="onnxruntime")
+    assert [t.path for t in resolved] == [copy]  # equal bytes are one network; the last name stays
 
 
 def test_fake_targets_need_no_file() -> None:
@@ -129,26 +129,29 @@ def test_fake_targets_need_no_file() -> None:
 
 
 def test_a_bare_file_is_described_by_its_runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    requests = described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     (tmp_path / "net.onnx").write_bytes(b"float weights")
     (tmp_path / "quick.onnx").write_bytes(b"... QuantizeLinear ...")
-    found = targets.resolve([str(tmp_path / "net.onnx"), str(tmp_path / "quick.onnx")], backend="onnxruntime")
-    assert [t.artifact.precision for t in found] == ["fp32", "int8"] and [r.describe for r in asked] == [True, True]
-    artifact = found[0].artifact
+    resolved = targets.resolve([str(tmp_path / "net.onnx"), str(tmp_path / "quick.onnx")], backend="onnxruntime")
+    assert [t.artifact.precision for t in resolved] == ["fp32", "int8"] and [r.describe for r in requests] == [
+        True,
+        True,
+    ]
+    artifact = resolved[0].artifact
     assert (artifact.artifact_id, artifact.macs, artifact.inputs) == ("net", None, (SPEC,))
     assert artifact.model.sha256 == store.sha256_bytes(b"float weights") and artifact.model.size_bytes == 13
 
 
 def test_a_file_that_no_runtime_opens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="unsupported", reason="net.onnx is not an ONNX model."))
+    described(monkeypatch, worker.WorkerReply(status="unsupported", reason="net.onnx is not an ONNX model."))
     (tmp_path / "net.onnx").write_bytes(b"text")
     with pytest.raises(BadModel, match="not an ONNX model"):
         targets.resolve([str(tmp_path / "net.onnx")], backend="onnxruntime")
 
 
 def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
-    data = b"\x3a\x04\x2a\x02\x70\x01"  # a graph of one tensor, of which only data_location is told: external
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    data = b"\x3a\x04\x2a\x02\x70\x01"  # a graph of one tensor, of which only data_location is stated: external
     (tmp_path / "net.onnx").write_bytes(data)
     with pytest.raises(BadModel, match="external_data=False"):
         targets.resolve([str(tmp_path / "net.onnx")], backend="onnxruntime")
@@ -159,20 +162,20 @@ def test_weights_in_another_file_are_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_name_that_cannot_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     (tmp_path / "a\\b.onnx").write_bytes(b"model")
     with pytest.raises(UsageError, match="rename it"):
         targets.resolve([str(tmp_path / "a\\b.onnx")], backend="onnxruntime")
 
 
 def test_somebody_elses_json_is_no_sidecar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    described(monkeypatch, worker.WorkerReply(outcome="ok", inputs=(SPEC,), outputs=(SPEC,)))
+    described(monkeypatch, worker.WorkerReply(status="ok", inputs=(SPEC,), outputs=(SPEC,)))
     for number, text in enumerate(('{"labels": ["cat"]}', "no JSON", "[1]")):
         path = tmp_path / f"net{number}.onnx"
         path.write_bytes(text.encode())
         path.with_suffix(".json").write_text(text)
-        (found,) = targets.resolve([str(path)], backend="onnxruntime")
-        assert found.artifact.macs is None
+        (resolved,) = targets.resolve([str(path)], backend="onnxruntime")
+        assert resolved.artifact.macs is None
 
 
 # -------------------------------------------------------------------------------------------------------------- sidecars

@@ -40,7 +40,7 @@ ORIN_NANO = (
     "APE 174 cv0@63.031C cpu@65.562C soc2@64.156C soc0@63.031C gpu@63.5C tj@65.562C soc1@64.718C cv2@60.875C "
     "VDD_IN 17946mW/15710mW VDD_CPU_GPU_CV 8896mW/7585mW VDD_SOC 3923mW/3515mW"
 )
-# GDWR/jetson_exporter#14 (AGX Orin, JetPack 5): no rail for the whole, a power-gated GPU sensor
+# GDWR/jetson_exporter#14 (AGX Orin, JetPack 5): no rail for the total, a power-gated GPU sensor
 AGX_ORIN = (
     "04-11-2025 10:36:27 RAM 4321/62801MB (lfb 1759x4MB) SWAP 19/31400MB (cached 0MB) CPU [0%@729,0%@729,off,off] "
     "EMC_FREQ 0%@2133 GR3D_FREQ 0%@[0,0] VIC_FREQ 729 APE 174 CV0@-256C CPU@44.562C Tboard@32C SOC2@40.093C "
@@ -124,7 +124,7 @@ LINES = (
 
 
 @given(TEXTS, st.lists(NUMBER, min_size=4, max_size=4))
-def test_tools_tell_a_plausible_value_or_none(text: str, numbers: list[str]) -> None:
+def test_tools_report_a_plausible_value_or_none(text: str, numbers: list[str]) -> None:
     for line in (text, *(line.format(*numbers) for line in LINES)):
         check_plausible(line)
 
@@ -150,8 +150,8 @@ def check_plausible(text: str) -> None:
 
 @given(TEXTS, st.lists(st.integers(0, 10**12), min_size=13, max_size=13))
 def test_the_kernels_counters_are_read_as_they_are_written(text: str, n: list[int]) -> None:
-    for told in (telemetry.parse_cpu_ticks(text), telemetry.parse_own_stat(text), telemetry.parse_switches(text)):
-        assert told is None or all(count is None or count >= 0 for count in told)
+    for parsed in (telemetry.parse_cpu_ticks(text), telemetry.parse_own_stat(text), telemetry.parse_switches(text)):
+        assert parsed is None or all(count is None or count >= 0 for count in parsed)
     for one in (telemetry.parse_pressure(text), telemetry.parse_kilobytes(text, "AnonHugePages")):
         assert one is None or one >= 0
     words = " ".join(map(str, n))
@@ -182,7 +182,7 @@ def test_virtual_machine_knows_nothing_but_its_load(tmp_path: Path) -> None:
 
 def test_raspberry_pi_4_trusts_the_firmware_before_the_kernel(tmp_path: Path) -> None:
     state = read_environment(discover(build("raspberry-pi-4b", tmp_path), run=answering(PI)))
-    assert state.clock_hz == 1500398464  # measured; cpufreq says 1.8 GHz was asked for
+    assert state.clock_hz == 1500398464  # measured; cpufreq says 1.8 GHz was requested
     assert state.temperature_c == 48.3
     assert state.throttle_flags is not None and "under_voltage" in state.throttle_flags
     assert state.power_mode == "ondemand"
@@ -281,7 +281,7 @@ def test_gpu_values_only_when_the_gpu_is_the_target() -> None:
     assert state.throttle_flags == ("gpu_power_cap", "gpu_hardware_thermal_slowdown")
 
 
-def test_gpu_with_an_old_driver_still_tells_its_reasons() -> None:
+def test_gpu_with_an_old_driver_still_reports_its_reasons() -> None:
     nvml = FakeNvml("Tesla T4", reasons=0x8, without=["nvmlDeviceGetCurrentClocksEventReasons"])
     (reader,) = discover(Path("/nonexistent"), target="gpu", nvml=nvml)
     assert reader.read().throttle_flags == ("gpu_hardware_slowdown",)
@@ -349,11 +349,11 @@ def test_commands_that_fail_hang_or_lack(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_every_source_is_described(tmp_path: Path) -> None:
-    told = telemetry.describe_sources(build("raspberry-pi-4b", tmp_path), run=answering(PI))
-    assert set(told) == set(telemetry.SOURCES)
-    available = {name for name, word in told.items() if word == "available"}
+    sources = telemetry.describe_sources(build("raspberry-pi-4b", tmp_path), run=answering(PI))
+    assert set(sources) == set(telemetry.SOURCES)
+    available = {name for name, word in sources.items() if word == "available"}
     assert available == {"vcgencmd", "cpufreq", "thermal", "hwmon", "rpi_volt"}
-    assert all(told.values())
+    assert all(sources.values())
 
 
 def test_this_machine_can_be_read_twice() -> None:
@@ -403,7 +403,7 @@ def test_rails_of_a_raspberry_pi_5() -> None:
     assert telemetry.parse_pmic(PMIC.replace("1V8_SYS_V volt(10)=1.80073100V", "1V8_SYS_V volt(10)=nanV")) == {}
 
 
-def test_raspberry_pi_5_tells_its_power(tmp_path: Path) -> None:
+def test_raspberry_pi_5_reports_its_power(tmp_path: Path) -> None:
     put(tmp_path, "usr/bin/vcgencmd", "a tool")
     run = answering({**PI, "vcgencmd pmic_read_adc": PMIC})
     assert read_environment(discover(tmp_path, run=run)).power_w == pytest.approx(2.94, abs=0.01)
@@ -440,7 +440,7 @@ def test_rapl_counts_over_its_wrap_and_leaves_the_platform_out(tmp_path: Path) -
     assert energy.net_joules_per_call == pytest.approx(2.1)
 
 
-def test_a_counter_that_does_not_step_or_breaks_tells_nothing() -> None:
+def test_a_counter_that_does_not_step_or_breaks_reports_nothing() -> None:
     time = Time()
     for values in ([5.0, 5.0], [5.0, None], [None, 6.0], [5.0, None, 7.0]):
         window = EnergyWindow(Meter("a counter", "counter", playing(values, time), (0.0,)), time)
@@ -581,20 +581,20 @@ def test_counters_of_the_virtual_machine(tmp_path: Path) -> None:
     put(root, "proc/self/stat", (root / "proc/self/stat").read_text().replace("2 0 1 1 2 1", "5 0 61 11 2 1"))
     put(root, "proc/pressure/cpu", "some avg10=0.05 avg60=0.17 avg300=0.21 total=13238377\n")
     put(root, "proc/self/task/10282/status", "voluntary_ctxt_switches:\t121\nnonvoluntary_ctxt_switches:\t10\n")
-    seen = disturbance(before, Counters.read(root, huge_pages=True, clock_s=lambda: 11.0))
-    assert seen.window_s == 1.0
-    assert seen.steal_share == pytest.approx(0.1)
-    assert seen.busy_elsewhere_share == pytest.approx((100 - 70) / 200)
-    assert seen.cpu_pressure_share == pytest.approx(0.25)
-    assert (seen.voluntary_switches, seen.involuntary_switches, seen.major_faults) == (1, 3, 3)
-    assert seen.huge_page_bytes == 4 << 20
+    window = disturbance(before, Counters.read(root, huge_pages=True, clock_s=lambda: 11.0))
+    assert window.window_s == 1.0
+    assert window.steal_share == pytest.approx(0.1)
+    assert window.busy_elsewhere_share == pytest.approx((100 - 70) / 200)
+    assert window.cpu_pressure_share == pytest.approx(0.25)
+    assert (window.voluntary_switches, window.involuntary_switches, window.major_faults) == (1, 3, 3)
+    assert window.huge_page_bytes == 4 << 20
 
 
-def test_a_system_that_tells_nothing(tmp_path: Path) -> None:
+def test_a_system_that_reports_nothing(tmp_path: Path) -> None:
     blind = Counters.read(tmp_path)
-    told = disturbance(blind, blind).model_dump()
-    assert told.pop("window_s") == 0.0
-    assert set(told.values()) == {None}
+    window = disturbance(blind, blind).model_dump()
+    assert window.pop("window_s") == 0.0
+    assert set(window.values()) == {None}
 
 
 def test_a_kernel_without_steal_and_a_name_with_brackets() -> None:
@@ -609,8 +609,8 @@ def test_this_process_is_not_elsewhere() -> None:
     while process_time() < until:
         sum(range(1000))
     after = Counters.read(huge_pages=True)
-    seen = disturbance(before, after)
+    window = disturbance(before, after)
     assert after.own_ticks is not None and before.own_ticks is not None and after.own_ticks > before.own_ticks
-    assert seen.window_s > 0 and seen.huge_page_bytes is not None
-    assert seen.busy_elsewhere_share is not None and 0 <= seen.busy_elsewhere_share <= 1
-    assert seen.involuntary_switches is not None and seen.major_faults is not None
+    assert window.window_s > 0 and window.huge_page_bytes is not None
+    assert window.busy_elsewhere_share is not None and 0 <= window.busy_elsewhere_share <= 1
+    assert window.involuntary_switches is not None and window.major_faults is not None

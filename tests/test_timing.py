@@ -16,7 +16,7 @@ from kit.measure import stopwatch
 class Bench:
     """A clock that moves only when the workload runs: ``tick_ns`` per reading, ``costs`` per call (the last one for ever).
 
-    ``seen`` spells what happened, in order: c a call, r a reference workload, s a sleep, k a reading of the counter.
+    ``log`` spells what happened, in order: c a call, r a reference workload, s a sleep, k a reading of the counter.
     """
 
     def __init__(self, costs: list[int], tick_ns: int = 1, reference_ns: int = 400_000) -> None:
@@ -26,7 +26,7 @@ class Bench:
         self._seen: list[str] = []
 
     @property
-    def seen(self) -> str:
+    def log(self) -> str:
         return "".join(self._seen)
 
     def clock(self) -> int:
@@ -86,7 +86,7 @@ def test_warm_up_goes_on_while_calls_still_get_faster() -> None:
     assert max(watch.values_ns) < 1.5 * min(watch.values_ns)
 
 
-def test_a_workload_that_never_settles_is_said_to_be_cold() -> None:
+def test_a_workload_that_never_settles_is_reported_as_cold() -> None:
     watch = measure(Bench([round(1_000_000 * 1.05**i) for i in range(120)]), warmup_max_s=0.3)
     assert not watch.warm
 
@@ -130,23 +130,23 @@ def test_reference_workloads_are_timed_before_the_first_block_and_after_each() -
     bench = Bench([1_000_000])
     warmed: list[int] = []
 
-    def beside() -> dict[str, Callable[[], int]]:
+    def calibration() -> dict[str, Callable[[], int]]:
         warmed.append(bench.calls)
-        assert "r" not in bench.seen
+        assert "r" not in bench.log
         return {"product": bench.reference, "memory": bench.reference}
 
-    watch = measure(bench, collect_s=0.2, beside=beside)
-    assert warmed == [1 + watch.warmup_calls]  # asked for once, when warm-up was over
-    found = blocks(watch)
-    assert found > 3 and {len(times) for times in watch.beside.values()} == {found + 1}
+    watch = measure(bench, collect_s=0.2, calibration=calibration)
+    assert warmed == [1 + watch.warmup_calls]  # called once, when warm-up was over
+    count = blocks(watch)
+    assert count > 3 and {len(times) for times in watch.calibration.values()} == {count + 1}
     block = "c" * (rewarm(1_000_000) + watch.block) + "rr"
-    assert bench.seen == "c" * (warmed[0] + 1) + "rr" + block * found  # the first look, too, comes after a call
+    assert bench.log == "c" * (warmed[0] + 1) + "rr" + block * count  # the first look, too, comes after a call
     assert set(watch.values_ns) == {1_000_001.0} and watch.block * 1_000_000 == pytest.approx(
         stopwatch.BLOCK_NS, rel=0.05
     )
-    odd, even = watch.beside["product"], watch.beside["memory"]
+    odd, even = watch.calibration["product"], watch.calibration["memory"]
     assert [t - bench.reference_ns for pair in zip(odd, even, strict=True) for t in pair] == list(
-        range(1, 2 * found + 3)
+        range(1, 2 * count + 3)
     )
 
 
@@ -156,8 +156,8 @@ def test_a_network_to_which_cold_caches_are_nothing_is_not_warmed_again() -> Non
         and 1 <= rewarm(stopwatch.LONG_NS // 2) <= rewarm(100_000) == stopwatch.REWARM_CALLS
     )
     bench = Bench([stopwatch.LONG_NS])
-    watch = measure(bench, collect_s=0.5, beside=lambda: {"product": bench.reference})
-    assert watch.block == 1 and bench.seen.endswith("rcrcrcr")
+    watch = measure(bench, collect_s=0.5, calibration=lambda: {"product": bench.reference})
+    assert watch.block == 1 and bench.log.endswith("rcrcrcr")
 
 
 def test_untimed_calls_after_a_look_find_the_caches_again() -> None:
@@ -169,14 +169,14 @@ def test_untimed_calls_after_a_look_find_the_caches_again() -> None:
         bench.call()
 
     watch = stopwatch.measure(
-        call, collect_s=0.1, warmup_max_s=1.0, clock=bench.clock, beside=lambda: {"product": bench.reference}
+        call, collect_s=0.1, warmup_max_s=1.0, clock=bench.clock, calibration=lambda: {"product": bench.reference}
     )
     assert set(watch.values_ns) == {100_001.0}
 
 
 def test_the_counter_is_read_around_each_block_and_not_around_the_references() -> None:
     bench = Bench([2_000_000], reference_ns=500_000_000)
-    watch = measure(bench, collect_s=3.0, counter=bench.counter, beside=lambda: {"product": bench.reference})
+    watch = measure(bench, collect_s=3.0, counter=bench.counter, calibration=lambda: {"product": bench.reference})
     assert watch.counts is not None and len(watch.counts) == blocks(watch)
     assert max(watch.counts) <= 1 + stopwatch.BLOCK_NS // 10_000_000  # half a second of reference work would show as 50
     assert measure(Bench([2_000_000])).counts is None
@@ -184,10 +184,10 @@ def test_the_counter_is_read_around_each_block_and_not_around_the_references() -
 
 def test_a_gap_idles_before_each_value_and_is_not_in_it() -> None:
     bench = Bench([300_000])
-    watch = measure(bench, collect_s=0.3, gap_s=0.01, beside=lambda: {"product": bench.reference})
+    watch = measure(bench, collect_s=0.3, gap_s=0.01, calibration=lambda: {"product": bench.reference})
     assert set(bench.slept_s) == {0.01} and len(bench.slept_s) == len(watch.elapsed_ns) and watch.loops == 1
     assert set(watch.values_ns) == {300_001.0}
-    collected = bench.seen[1 + watch.warmup_calls :]
+    collected = bench.log[1 + watch.warmup_calls :]
     block = "c" * rewarm(300_000, 0.01) + "sc" * watch.block + "r"
     assert collected == "cr" + block * blocks(watch)  # no timed call without its gap
 
@@ -198,26 +198,26 @@ def test_a_gap_takes_its_time_from_the_visit() -> None:
     assert len(watch.elapsed_ns) == pytest.approx(1.0 / 0.0503, abs=1)
 
 
-def test_run_replaces_the_clock() -> None:
+def test_timed_calls_replace_the_clock() -> None:
     bench = Bench([500_000])
-    asked: list[int] = []
+    calls: list[int] = []
 
-    def run(loops: int) -> float:
-        asked.append(loops)
+    def timed_calls(loops: int) -> float:
+        calls.append(loops)
         bench.now += 500_000 * loops
         return 40_000.25 * loops
 
-    watch = measure(bench, run=run)
-    assert watch.elapsed_ns == tuple(40_000.25 * watch.loops for _ in asked) and set(asked) == {watch.loops}
+    watch = measure(bench, timed_calls=timed_calls)
+    assert watch.elapsed_ns == tuple(40_000.25 * watch.loops for _ in calls) and set(calls) == {watch.loops}
     assert set(watch.values_ns) == {40_000.25}
-    assert bench.calls == 1 + watch.warmup_calls  # nothing but run makes the timed calls
+    assert bench.calls == 1 + watch.warmup_calls  # nothing but timed_calls makes the timed calls
 
 
-def test_a_gap_comes_before_run_too() -> None:
+def test_a_gap_comes_before_timed_calls_too() -> None:
     bench = Bench([50_000])
-    watch = measure(bench, gap_s=0.005, run=lambda loops: float(bench.call() or 7))
+    watch = measure(bench, gap_s=0.005, timed_calls=lambda loops: float(bench.call() or 7))
     assert len(bench.slept_s) == len(watch.elapsed_ns) and set(watch.values_ns) == {7.0}
-    assert bench.seen.endswith("scscsc")
+    assert bench.log.endswith("scscsc")
 
 
 @settings(max_examples=60, deadline=None)
@@ -234,10 +234,10 @@ def test_every_value_lies_in_a_whole_block_and_their_number_is_bounded(
     bench = Bench([call_ns], tick_ns)
     watch = measure(
         bench, collect_s, 0.1, gap_s=gap_s, values_max=values_max, counter=bench.counter,
-        beside=lambda: {"product": bench.reference},
+        calibration=lambda: {"product": bench.reference},
     )  # fmt: skip
     assert watch.counts is not None
-    assert blocks(watch) == len(watch.counts) == len(watch.beside["product"]) - 1
+    assert blocks(watch) == len(watch.counts) == len(watch.calibration["product"]) - 1
     assert min(values_max // watch.block * watch.block, stopwatch.VALUES_MIN) <= len(watch.elapsed_ns) <= values_max
     assert set(watch.values_ns) == {(call_ns * watch.loops + tick_ns) / watch.loops}
 
@@ -248,11 +248,11 @@ def test_collecting_takes_about_the_time_that_was_asked_for(call_ns: int, collec
     bench = Bench([call_ns])
     began: list[int] = []
 
-    def beside() -> dict[str, Callable[[], int]]:
+    def calibration() -> dict[str, Callable[[], int]]:
         began.append(bench.now)
         return {}
 
-    watch = measure(bench, collect_s, 0.1, values_max=values_max, beside=beside)
+    watch = measure(bench, collect_s, 0.1, values_max=values_max, calibration=calibration)
     spent_ns, block_ns = bench.now - began[0], max(stopwatch.BLOCK_NS, call_ns)
     assert collect_s * 1e9 * 0.5 - 2 * block_ns <= spent_ns  # the number of untimed calls between two values is whole
     assert spent_ns <= max(collect_s * 1e9 + 2 * block_ns, stopwatch.VALUES_MIN * call_ns * 1.5), watch.block

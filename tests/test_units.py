@@ -117,7 +117,7 @@ def test_the_words_of_profile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     fake = ("profile", "fake:5us", "--backend", "fake")
     (job,) = called(monkeypatch, profiler, "profile", *fake, "--gap-ms", "2.5", "--run-s", "0.25", "--budget", "2m")[0]
-    assert (job.settings.gap_s, job.settings.visit_s, job.settings.budget_s) == (pytest.approx(2.5e-3), 0.25, 120)
+    assert (job.settings.gap_s, job.settings.run_s, job.settings.budget_s) == (pytest.approx(2.5e-3), 0.25, 120)
     sweep = ("--sweep", "gap-ms=0,2.5", "--sweep", "clock-ghz=1.5")
     jobs = called(monkeypatch, profiler, "profile", *fake, *sweep)[0]
     assert [job.settings.gap_s for job in jobs] == [0, pytest.approx(2.5e-3)]

@@ -1,4 +1,4 @@
-"""Labels follow the evidence, every doubt is said in words, and a run is told what it should have done better."""
+"""Labels follow the evidence, every failed check is a sentence, and a command's warnings say what to do better."""
 
 from __future__ import annotations
 
@@ -10,41 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.measure import quality
-from kit.records import Disturbance, Environment, Measurement, MeasureSettings, ProfileRecord, Reference, Visit
+from kit.records import Disturbance, Environment, Measurement, MeasureSettings, ProfileRecord, Reference, Run
 
 SETTINGS = MeasureSettings()
 CALM = [1.0, 1.001, 1.002, 1.001, 1.0, 1.001]
 
 
-def visit(median: float, round_: int = 0, spread: float = 0.001, **changes: Any) -> Visit:
-    return synthetic.visit([median * (1 + spread * (-1) ** i * (i % 5)) for i in range(50)], round_, **changes)
+def run(median: float, round_: int = 0, spread: float = 0.001, **changes: Any) -> Run:
+    return synthetic.run([median * (1 + spread * (-1) ** i * (i % 5)) for i in range(50)], round_, **changes)
 
 
 def measured(medians: list[float], spread: float = 0.001, **changes: Any) -> Measurement:
-    return Measurement(visits=tuple(visit(m, r, spread, **changes) for r, m in enumerate(medians)))
+    return Measurement(runs=tuple(run(m, r, spread, **changes) for r, m in enumerate(medians)))
 
 
 def drifting() -> Measurement:
-    return Measurement(visits=tuple(synthetic.visit([1.0] * 30 + [1.08] * 30, r) for r in range(6)))
+    return Measurement(runs=tuple(synthetic.run([1.0] * 30 + [1.08] * 30, r) for r in range(6)))
 
 
 def moved(share: float = 0.5) -> Measurement:
-    """The model's own times agree, the fixed product beside them does not: it goes from 1 to 1 + ``share`` µs."""
+    """The model's own times agree, the fixed product between them does not: it goes from 1 to 1 + ``share`` µs."""
     times = [round(1e3 * (1 + share * r / 5)) for r in range(6)]
-    return Measurement(
-        visits=tuple(visit(1.0, r, block=50, references={"product": [t, t]}) for r, t in enumerate(times))
-    )
+    return Measurement(runs=tuple(run(1.0, r, block=50, references={"product": [t, t]}) for r, t in enumerate(times)))
 
 
 def corrected(share: float) -> Measurement:
-    """A machine that slows down by ``share`` over six processes and takes the network with it; a reference tells."""
+    """A machine that slows down by ``share`` over six processes and takes the network with it; a reference shows it."""
     scale = Reference(
         device_id="synthetic-1c", created_utc=synthetic.NOW, workloads={"product": "a product"}, nominal_ns={"product": 1e6},
         weights={"product": 1.0},
     )  # fmt: skip
     slower = [1 + share * r / 5 for r in range(6)]
-    visits = tuple(visit(f, r, block=50, references={"product": [round(1e6 * f)] * 2}) for r, f in enumerate(slower))
-    return Measurement(visits=visits, reference=scale)
+    runs = tuple(run(f, r, block=50, references={"product": [round(1e6 * f)] * 2}) for r, f in enumerate(slower))
+    return Measurement(runs=runs, reference=scale)
 
 
 def interrupted(share: float, elsewhere: float = 0.04) -> Measurement:
@@ -87,7 +85,7 @@ THROTTLED = Environment(at_utc=synthetic.NOW, throttle_flags=("throttled",))
     ],
 )
 def test_labels_follow_the_evidence(measurement: Measurement, label: str, says: str) -> None:
-    got, evidence = quality.judge(measurement, SETTINGS)
+    got, evidence = quality.label_of(measurement, SETTINGS)
     assert got == label, evidence
     assert any(says in text for text in evidence), evidence
 
@@ -113,15 +111,15 @@ def test_every_doubt_says_what_it_rests_on(measurement: Measurement, says: str) 
 
 def halves(share: float, processes: int = 6) -> Measurement:
     """Processes whose second half is slower by ``share``; those beyond ``processes`` are calm."""
-    visits = [synthetic.visit([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
-    return Measurement(visits=tuple(visits))
+    runs = [synthetic.run([1.0] * 30 + [1.0 + (share if r < processes else 0)] * 30, r) for r in range(6)]
+    return Measurement(runs=tuple(runs))
 
 
 def scattered(share: float) -> Measurement:
     """Processes of a hundred values of which ``share`` lie far above the others."""
     far = round(100 * share)
     values = [1.3 if i * far // 100 != (i + 1) * far // 100 else 1.0 for i in range(100)]
-    return Measurement(visits=tuple(synthetic.visit(values, r) for r in range(6)))
+    return Measurement(runs=tuple(synthetic.run(values, r) for r in range(6)))
 
 
 @pytest.mark.parametrize(
@@ -149,7 +147,7 @@ def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
         x = step / 1000
         measurement = measured([1 - x, 1 - x, 1 - x / 2, 1 + x / 2, 1 + x, 1 + x], spread=0.0)
         width = measurement.half_width
-        labels[width] = quality.judge(measurement, SETTINGS)[0]
+        labels[width] = quality.label_of(measurement, SETTINGS)[0]
         assert labels[width] == ("stable" if width <= 0.02 else "settled" if width <= 0.05 else "inconclusive"), width
     for limit in (0.02, 0.05):  # a value was tried close to each limit, on either side
         assert min(abs(w - limit) for w in labels if w <= limit) < 0.0015 > min(w - limit for w in labels if w > limit)
@@ -158,9 +156,9 @@ def test_the_width_of_the_interval_decides_at_two_and_five_per_cent() -> None:
 def test_more_processes_can_take_a_doubt_away() -> None:
     """What was in doubt at first and is no more is settled; what never was in doubt is stable, however many there are."""
     wild = measured([1.0, 1.08, 1.001, 1.0, 1.002, 1.08, 1.001, 1.0, 1.001, 1.002])
-    assert quality.failed_checks(Measurement(visits=wild.visits[:6]), SETTINGS)
-    assert quality.judge(wild, SETTINGS)[0] == "settled" and not quality.failed_checks(wild, SETTINGS)
-    assert quality.judge(measured([*CALM, 1.001]), SETTINGS)[0] == "stable"
+    assert quality.failed_checks(Measurement(runs=wild.runs[:6]), SETTINGS)
+    assert quality.label_of(wild, SETTINGS)[0] == "settled" and not quality.failed_checks(wild, SETTINGS)
+    assert quality.label_of(measured([*CALM, 1.001]), SETTINGS)[0] == "stable"
 
 
 def test_a_load_that_was_asked_for_is_no_disturbance() -> None:
@@ -182,33 +180,33 @@ def test_the_target_is_the_callers() -> None:
 def test_fewer_processes_than_asked_for_or_than_five_decide_nothing(rounds_min: int, needed: int) -> None:
     settings = SETTINGS.model_copy(update={"rounds_min": rounds_min})
     for count in range(1, needed):
-        label, evidence = quality.judge(measured([1.0] * count), settings)
+        label, evidence = quality.label_of(measured([1.0] * count), settings)
         assert label == "inconclusive" and evidence[-1] == f"only {count} processes where {needed} are needed"
-    assert quality.judge(measured([1.0] * needed), settings)[0] == "stable"
+    assert quality.label_of(measured([1.0] * needed), settings)[0] == "stable"
 
 
 def test_throttling_beats_every_other_word() -> None:
     for measurement in (measured([1.0], after=THROTTLED), measured([1.0, 2.0, 3.0, 4.0, 5.0, 6.0], after=THROTTLED)):
-        assert quality.judge(measurement, SETTINGS)[0] == "throttled"
+        assert quality.label_of(measurement, SETTINGS)[0] == "throttled"
     one_of_six = measured(CALM)
-    hot = one_of_six.visits[3].model_copy(update={"after": THROTTLED})
-    visits = (*one_of_six.visits[:3], hot, *one_of_six.visits[4:])
-    assert quality.judge(Measurement(visits=visits), SETTINGS)[0] == "throttled"
+    hot = one_of_six.runs[3].model_copy(update={"after": THROTTLED})
+    runs = (*one_of_six.runs[:3], hot, *one_of_six.runs[4:])
+    assert quality.label_of(Measurement(runs=runs), SETTINGS)[0] == "throttled"
 
 
 def test_drift_that_is_divided_out_is_no_doubt() -> None:
     """The raw medians differ by 20 %, the corrected ones do not: without the scale the same values decide nothing."""
     measurement = corrected(0.2)
     assert quality.failed_checks(measurement, SETTINGS) == []
-    raw = Measurement(visits=measurement.visits)
-    assert quality.judge(raw, SETTINGS)[0] == "inconclusive" and len(quality.failed_checks(raw, SETTINGS)) == 2
-    (told,) = [text for text in quality.judge(measurement, SETTINGS)[1] if "its reference" in text]
-    assert told == "the machine was 10.0% slower than its reference"
+    raw = Measurement(runs=measurement.runs)
+    assert quality.label_of(raw, SETTINGS)[0] == "inconclusive" and len(quality.failed_checks(raw, SETTINGS)) == 2
+    (fact,) = [text for text in quality.label_of(measurement, SETTINGS)[1] if "its reference" in text]
+    assert fact == "the machine was 10.0% slower than its reference"
 
 
 def test_the_evidence_names_loop_clock_cold_start_and_notes() -> None:
-    found = measured(CALM, loops=40, clock_hz=2.5e9, clock_source="measured", warm=False, notes=("bf16 inside",))
-    _, evidence = quality.judge(found, SETTINGS)
+    measurement = measured(CALM, loops=40, clock_hz=2.5e9, clock_source="measured", warm=False, notes=("bf16 inside",))
+    _, evidence = quality.label_of(measurement, SETTINGS)
     assert evidence[0] == "6 processes, 300 values, each value the mean of 40"
     assert "core clock 2.50 GHz (measured)" in evidence and evidence.count("bf16 inside") == 1
     assert "6 of 6 processes were still changing when warm-up ended" in evidence
@@ -217,7 +215,7 @@ def test_the_evidence_names_loop_clock_cold_start_and_notes() -> None:
 @given(st.lists(st.floats(0.5, 2.0), min_size=1, max_size=9), st.floats(0.0, 0.1))
 def test_a_trusted_label_means_a_narrow_interval_and_enough_processes(medians: list[float], spread: float) -> None:
     measurement = measured(medians, spread)
-    label, evidence = quality.judge(measurement, SETTINGS)
+    label, evidence = quality.label_of(measurement, SETTINGS)
     assert evidence and all(evidence)
     if label in ("stable", "settled"):
         assert len(medians) >= 6 and measurement.half_width <= quality.SETTLED_LIMIT
@@ -230,13 +228,13 @@ def test_a_trusted_label_means_a_narrow_interval_and_enough_processes(medians: l
 
 def record(measurement: Measurement | None, label: str | None = "stable", **changes: Any) -> ProfileRecord:
     settings = MeasureSettings(**changes)
-    outcome = "ok" if measurement else "crashed"
-    update = {"measurement": measurement, "settings": settings, "label": label, "outcome": outcome}
+    status = "ok" if measurement else "crashed"
+    update = {"measurement": measurement, "settings": settings, "label": label, "status": status}
     return synthetic.profile().model_copy(update=update)
 
 
 def long(**shares: Any) -> Measurement:
-    """Six processes of half a second that nothing can be said against but ``shares``."""
+    """Six processes of half a second in which nothing is unusual but ``shares``."""
     window = {"window_s": 0.5, "steal_share": 0.0, "busy_elsewhere_share": 0.0, "major_faults": 0, **shares}
     return measured([m / 50 for m in CALM], disturbance=Disturbance(**window))
 
@@ -254,7 +252,7 @@ def test_a_sound_run_is_not_criticised() -> None:
     ("records", "says"),
     [
         ([record(long()), record(WIDE)], "1 of 2 are known no better than +-16.7%: raise --rounds-max or --run-s."),
-        ([record(measured(CALM[:4]))], "1 of 1 had too few processes for a verdict: raise --budget or --rounds-max."),
+        ([record(measured(CALM[:4]))], "1 of 1 had too few processes for a quality label: raise --budget or --rounds-max."),
         ([record(SHORT), record(long())], "1 of 2 were timed for less than a second: raise --run-s."),
         ([record(long(steal_share=0.05))],
          "The hypervisor gave 5.0% of the CPU time to other machines: measure again later."),
@@ -283,10 +281,10 @@ def test_untimed_calls_between_the_values_count_as_time() -> None:
 
 
 def test_several_faults_are_several_sentences() -> None:
-    found = quality.warnings_of([record(measured([1e-5, 2e-5]), "throttled")])
-    assert len(found) == 4 and all(sentence.endswith(".") for sentence in found)
+    warnings = quality.warnings_of([record(measured([1e-5, 2e-5]), "throttled")])
+    assert len(warnings) == 4 and all(sentence.endswith(".") for sentence in warnings)
 
 
 def test_a_failure_counts_for_nothing() -> None:
-    crashed = record(WIDE, None).model_copy(update={"outcome": "crashed"})
+    crashed = record(WIDE, None).model_copy(update={"status": "crashed"})
     assert quality.warnings_of([crashed, record(long())]) == ()

@@ -334,7 +334,7 @@ def describe(
         outputs=(output_spec,),
         licence="Apache-2.0",
         origin=Origin(
-            root=spec.root, seed=seed, made_by=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
+            root=spec.root, seed=seed, producer=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
         ),
     )
 

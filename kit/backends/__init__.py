@@ -1,6 +1,6 @@
 """The runtimes behind one interface. Only :func:`load` imports a leaf, so a missing runtime costs nothing.
 
-A leaf is a module with two functions; ``mode`` says which flavour of its runtime is meant::
+A leaf is a module with two functions; ``mode`` names the flavour of its runtime::
 
     probe(mode) -> Probe                                     version, or why it cannot be had here
     open(path, artifact, threads, mode, batch) -> Session    a loaded network
@@ -38,7 +38,7 @@ _CUDA = "install a torch build with CUDA on a machine with an NVIDIA GPU and its
 class Leaf:
     """Where a backend lives, which module its runtime is, what installs it, and the flavour of the runtime.
 
-    ``fix`` says what to do in words; where ``distribution`` names a package, after the command that installs it.
+    ``fix`` is a sentence with what to do; where ``distribution`` names a package, after the command that installs it.
     ``target`` is the processor that it times. ``tried`` says whether it has run on such a device, or was written after the
     documentation of its interface and tested on an emulation of it. ``forks``: a process that has imported the runtime, and
     done nothing with it, may fork, and its children run networks.
@@ -149,7 +149,7 @@ class Session(Protocol):
         ...
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
-        """Times per node over ``calls`` calls of a second, profiled session. Raises UsageError where the runtime tells none."""
+        """Times per node over ``calls`` calls of a second, profiled session. Raises UsageError where the runtime reports none."""
         ...
 
     def gpu_memory(self) -> dict[str, int] | None:
@@ -202,7 +202,7 @@ class Backend:
 
 
 def load(name: str) -> Backend:
-    """Backend ``name`` with its leaf imported. Raises UnknownName, or BackendUnavailable with the command that brings it."""
+    """Backend ``name`` with its leaf imported. Raises UnknownName, or BackendUnavailable with the command that installs it."""
     if name not in LEAVES:
         raise UnknownName("backend", name, LEAVES)
     try:
@@ -234,7 +234,7 @@ def require(name: str) -> None:
 
 
 def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> None:
-    """Raises UsageError when ``batch`` is asked for and the network's own, fixed batch is another."""
+    """Raises UsageError when ``batch`` is set and the network's own, fixed batch is another."""
     own = inputs[0].shape[0] if inputs and inputs[0].shape else 1
     if batch is not None and batch != own:
         raise UsageError(
@@ -269,15 +269,15 @@ def _read_sample(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
 def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> str:
     """Run the model on the sample that travels with it and compare the logits with the promised ones.
 
-    Returns what was compared, in words. Raises IntegrityError when they differ: other kernels may round differently (a
+    Returns a sentence with what was compared. Raises IntegrityError when they differ: other kernels may round differently (a
     thousandth of the largest logit for floats, a twentieth for integers), but not answer differently.
     """
     if artifact.sample is None:
         return "no sample in the package: nothing was compared"
-    given, promised = _read_sample(path.parent / artifact.sample.file)
+    samples, promised = _read_sample(path.parent / artifact.sample.file)
     session = load(backend).open(path, artifact, threads=1)
     name, batch = session.inputs[0].name, session.inputs[0].shape[0]
-    parts = [session.run({name: given[i : i + batch]})[0] for i in range(0, len(given), batch)]
+    parts = [session.run({name: samples[i : i + batch]})[0] for i in range(0, len(samples), batch)]
     session.close()
     computed = np.concatenate(parts)
     error = float(np.abs(computed - promised).max() / max(float(np.abs(promised).max()), 1e-12))
@@ -287,4 +287,4 @@ def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> 
         raise IntegrityError(
             f"{path.name} does not answer its own sample as promised (relative error {error:.2g}): it was not installed."
         )
-    return f"{len(given)} sample inputs, largest relative difference {error:.2g}, same answers"
+    return f"{len(samples)} sample inputs, largest relative difference {error:.2g}, same answers"

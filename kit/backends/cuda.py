@@ -112,7 +112,7 @@ class Cuda:
         return version.value
 
     def driver_version(self) -> str:
-        """The driver's release where the kernel module tells it, else the CUDA version that it serves."""
+        """The driver's release where the kernel module reports it, else the CUDA version that it serves."""
         release = telemetry.read_text(Path("/sys/module/nvidia/version"))
         if release:
             return release
@@ -153,7 +153,7 @@ def _candidates() -> list[str]:
 
 
 def cache_folder(name: str) -> Path:
-    """Where engines that were built on this device are kept."""
+    """Where engines that were built on this device are stored."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "insitu-kit" / name
 
 
@@ -171,6 +171,6 @@ def gpu_name() -> str:
 
 
 def process_memory() -> dict[str, int] | None:
-    """Bytes that this process holds on the GPUs as NVML counts them; None where it does not tell (Jetson, other namespaces)."""
+    """Bytes that this process holds on the GPUs as NVML counts them; None where it does not report them (Jetson, other namespaces)."""
     used = telemetry.gpu_memory_bytes()
     return {"allocated_bytes": used} if used else None

@@ -93,7 +93,7 @@ class Graph:
 
 
 def read(path: Path) -> Graph | None:
-    """The graph of ``path``, or None when it is no readable ONNX model (a runtime then says why in its own words)."""
+    """The graph of ``path``, or None when it is no readable ONNX model (a runtime then reports why)."""
     try:
         with path.open("rb") as file:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -204,10 +204,10 @@ def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
                 yield _text(symbol) or "?" if isinstance(symbol, memoryview) else "?"
 
 
-def _child(message: int | memoryview | None, wanted: int) -> memoryview | None:
+def _child(message: int | memoryview | None, field: int) -> memoryview | None:
     if not isinstance(message, memoryview):
         return None
-    child = dict(_fields(message)).get(wanted)
+    child = dict(_fields(message)).get(field)
     return child if isinstance(child, memoryview) else None
 
 

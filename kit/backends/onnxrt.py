@@ -1,6 +1,6 @@
 """ONNX Runtime and its execution providers: CPU, OpenVINO, XNNPACK, CUDA, TensorRT.
 
-A board's own build (Jetson's GPU wheel) imports under the same module name. A provider that is asked for and does not take
+A board's own build (Jetson's GPU wheel) imports under the same module name. A provider that is requested and does not take
 part is refused: onnxruntime itself would go on with the CPU and say nothing. Where a provider takes a part of the graph, the
 session's notes say how much.
 
@@ -32,7 +32,7 @@ from kit.records import Artifact, Layers, TensorSpec
 
 os.environ.pop(
     "ORT_LOAD_CONFIG_FROM_MODEL", None
-)  # a file's own words never change threads, nor write a trace beside it
+)  # a file's own settings never change threads, nor write a trace next to it
 Options = dict[str, str]
 CPU = "CPUExecutionProvider"
 DEVICE = "cuda"  # where a GPU provider's inputs and outputs are allocated
@@ -91,7 +91,7 @@ def session_options(threads: int) -> Any:
 
 
 def provider_options(mode: str, threads: int, stream: int | None, precision: str) -> list[tuple[str, Options]]:
-    """The providers in the order that they are asked, each with its options. TensorRT leaves to CUDA what it does not take."""
+    """The providers in the order of their priority, each with its options. TensorRT leaves to CUDA what it does not take."""
     on_stream = {"user_compute_stream": str(stream)} if stream else {}
     if mode == "cuda":
         return [(PROVIDERS["cuda"].name, {"device_id": "0", "use_tf32": "0", **on_stream})]
@@ -133,12 +133,12 @@ class OrtSession:
         self._device = _Device() if self._provider.gpu else None
         self._graph = onnxgraph.read(path)
         self._free = self._graph.free_batch if self._graph else None
-        self._session, whole = self._open(self._options())
+        self._session, takes_all = self._open(self._options())
         fixed = {self._free: batch or 1} if self._free else {}
         self.inputs = tuple(_spec(path, node, fixed) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(path, node, fixed) for node in self._session.get_outputs())
         check_batch(path, self.inputs, batch)
-        self.notes = tuple(filter(None, (self._provider.note, self._coverage(whole))))
+        self.notes = tuple(filter(None, (self._provider.note, self._coverage(takes_all))))
         self._run = self._session.run
 
     def _options(self) -> Any:
@@ -151,7 +151,7 @@ class OrtSession:
         return options
 
     def _open(self, options: Any) -> tuple[Any, bool | None]:
-        """The session, and whether its provider takes the whole graph (None: onnxruntime can list the nodes itself)."""
+        """The session, and whether its provider takes every node of the graph (None: onnxruntime can list the nodes itself)."""
         if self._mode == "cpu":
             return self._create(options), None
         if LISTS_NODES:
@@ -168,9 +168,9 @@ class OrtSession:
         stream = self._device.stream if self._device else None
         if self._mode == "tensorrt":
             store.make_folder(cuda.cache_folder("onnxruntime-tensorrt"))
-        wanted = provider_options(self._mode, self._threads, stream, self._precision)
+        providers = provider_options(self._mode, self._threads, stream, self._precision)
         try:
-            session = ort.InferenceSession(str(self._path), options, providers=wanted, enable_fallback=0)
+            session = ort.InferenceSession(str(self._path), options, providers=providers, enable_fallback=0)
         except Exception as error:
             if self._provider.gpu and any(word in str(error) for word in NO_GPU):
                 first = str(error).splitlines()[0].rstrip(".")
@@ -185,13 +185,13 @@ class OrtSession:
             )
         return session
 
-    def _coverage(self, whole: bool | None) -> str | None:
-        """How much of the graph the provider takes, in words. Raises UsageError when it takes nothing."""
+    def _coverage(self, takes_all: bool | None) -> str | None:
+        """How much of the graph the provider takes, as a sentence. Raises UsageError when it takes nothing."""
         title = self._provider.title
-        if self._mode == "cpu" or whole:
+        if self._mode == "cpu" or takes_all:
             return None
-        if whole is False:
-            return f"{title} takes a part of the graph; this onnxruntime {ort.__version__} does not tell how much, the CPU runs the rest."
+        if takes_all is False:
+            return f"{title} takes a part of the graph; this onnxruntime {ort.__version__} does not report how much, the CPU runs the rest."
         kinds: dict[str, Counter[str]] = {}
         for group in self._session.get_provider_graph_assignment_info():
             kinds.setdefault(group.ep_name, Counter()).update(node.op_type for node in group.get_nodes())
@@ -294,8 +294,8 @@ def open(  # noqa: A001
 
 def coverage(path: Path, provider: Provider, kinds: Mapping[str, Counter[str]]) -> str | None:
     """What a reader must know of a graph whose nodes went to several providers. Raises UsageError when ``provider`` has none."""
-    taken, whole = sum(kinds.get(provider.name, Counter()).values()), sum(sum(c.values()) for c in kinds.values())
-    if taken == whole and whole:
+    taken, total = sum(kinds.get(provider.name, Counter()).values()), sum(sum(c.values()) for c in kinds.values())
+    if taken == total and total:
         return None
     left = Counter[str]()
     for name, counted in kinds.items():
@@ -304,17 +304,17 @@ def coverage(path: Path, provider: Provider, kinds: Mapping[str, Counter[str]]) 
     listed = ", ".join(f"{count} {kind}" for kind, count in left.most_common(4)) + (", …" if len(left) > 4 else "")
     if not taken:
         raise UsageError(f"{provider.title} takes no node of {path} ({listed}): profile it with --backend onnxruntime.")
-    return f"{provider.title} takes {taken} of {whole} nodes; others run the rest ({listed})."
+    return f"{provider.title} takes {taken} of {total} nodes; others run the rest ({listed})."
 
 
-def parse_profile(events: list[dict[str, Any]], known: Mapping[str, str], calls: int) -> Layers:
+def parse_profile(events: list[dict[str, Any]], stage_of: Mapping[str, str], calls: int) -> Layers:
     """The last ``calls`` runs of an onnxruntime profile: kernel times in microseconds by node, in the order of the first run.
 
     Raises UsageError when it holds fewer.
     """
     runs = [event for event in events if event.get("name") == "model_run"][-calls:]
     if len(runs) < calls:
-        raise UsageError("onnxruntime's profile holds too few runs: ask for fewer calls, it keeps a million events.")
+        raise UsageError("onnxruntime's profile holds too few runs: time fewer calls, it stores a million events.")
     begin = runs[0]["ts"]
     rows: dict[str, stages.Timed] = {}
     for event in events:
@@ -326,9 +326,9 @@ def parse_profile(events: list[dict[str, Any]], known: Mapping[str, str], calls:
         shapes = [tuple(size) for kind in arguments.get("output_type_shape", [])[:1] for size in kind.values()]
         shape = shapes[0] if shapes else None
         rows[key] = stages.Timed(name, arguments["op_name"], before + event["dur"] * 1e-6, shape)
-    whole_s = sum(event["dur"] for event in runs) * 1e-6 / calls
-    nodes = stages.label(rows.values(), known, calls)
-    return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
+    total_s = sum(event["dur"] for event in runs) * 1e-6 / calls
+    nodes = stages.label(rows.values(), stage_of, calls)
+    return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
 
 
 def _reason(path: Path, text: str) -> str:

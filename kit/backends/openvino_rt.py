@@ -1,7 +1,7 @@
 """OpenVINO on the CPU, straight from the .onnx file: one stream, synchronous calls, floats in the precision of the artifact.
 
 OpenVINO's own default computes fp32 networks in bf16 where the CPU has instructions for it: twice as fast, and another network. So
-the precision is asked for and read back, and the notes tell it. Threads are not pinned, so a process affinity holds.
+the precision is set and read back, and the notes state it. Threads are not pinned, so a process affinity holds.
 
 The timed call is ``InferRequest.infer`` on tensors that were bound before; outputs are views of the request's own memory.
 """
@@ -105,11 +105,11 @@ class OpenvinoSession:
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        whole_s = time.perf_counter() - start
+        total_s = time.perf_counter() - start
         late, kinds = _means_us(request), {node.node_name: node.node_type for node in request.profiling_info}
         if not early.keys() | late.keys():
             raise UsageError(
-                f"OpenVINO tells a node's time in whole microseconds, and every node of {self._path} takes less: "
+                f"OpenVINO reports a node's time in whole microseconds, and every node of {self._path} takes less: "
                 "take its layers with onnxruntime."
             )
         shapes = _shapes(compiled)
@@ -120,10 +120,10 @@ class OpenvinoSession:
             for name in kinds
             if name in early or name in late
         ]
-        known = self._graph.stages() if self._graph else {}
+        stage_of = self._graph.stages() if self._graph else {}
         return Layers(
-            nodes=stages.label(rows, known, calls),
-            whole_s=whole_s / calls,
+            nodes=stages.label(rows, stage_of, calls),
+            total_s=total_s / calls,
             calls=calls,
             source=f"openvino {version()} profiling",
         )
@@ -141,13 +141,13 @@ def open(  # noqa: A001
     return OpenvinoSession(path, artifact, threads, batch)
 
 
-def precision_note(asked: str, used: str) -> str:
+def precision_note(requested: str, used: str) -> str:
     """What the floats are computed in. Raises BackendUnavailable when that is not what the artifact is."""
-    if used != asked:
+    if used != requested:
         raise BackendUnavailable(
-            f"OpenVINO {version()} computes in {used} on this CPU where {asked} was asked for: profile this network with onnxruntime."
+            f"OpenVINO {version()} computes in {used} on this CPU where {requested} was requested: profile this network with onnxruntime."
         )
-    return f"OpenVINO computes floats in {used} (asked for: its own default may be bf16)."
+    return f"OpenVINO computes floats in {used} (requested: its own default may be bf16)."
 
 
 def _means_us(request: Any) -> dict[str, int]:
@@ -156,8 +156,8 @@ def _means_us(request: Any) -> dict[str, int]:
     OpenVINO (perf_count.h of its CPU plugin) cuts the time of each call to whole microseconds, sums, and cuts the mean again.
     A node whose mean is below one microsecond reads as not run.
     """
-    done = [node for node in request.profiling_info if node.status == ov.ProfilingInfo.Status.EXECUTED]
-    return {node.node_name: round(node.real_time / timedelta(microseconds=1)) for node in done}
+    executed = [node for node in request.profiling_info if node.status == ov.ProfilingInfo.Status.EXECUTED]
+    return {node.node_name: round(node.real_time / timedelta(microseconds=1)) for node in executed}
 
 
 def mean_s(early_us: int, late_us: int, calls: int) -> float:
@@ -198,6 +198,6 @@ def _spec(path: Path, port: Any) -> TensorSpec:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """One sentence of OpenVINO's several lines, the last of which tells most."""
+    """One sentence of OpenVINO's several lines, the last of which is the most specific."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"OpenVINO {version()} cannot load {path}: {(lines or [type(error).__name__])[-1].rstrip('.')}."

@@ -1,6 +1,6 @@
 """PyTorch in inference mode: eager kernels or torch.compile on the CPU, eager kernels or a CUDA graph on a GPU.
 
-It runs the ``torch.export`` program (.pt2) that the training tools wrote beside the ONNX file: in eager mode every operator of it is one
+It runs the ``torch.export`` program (.pt2) that the training tools wrote next to the ONNX file: in eager mode every operator of it is one
 call. There is none for int8 variants: they are ONNX graphs. torch.compile uses its defaults and compiles while the session opens,
 never in a timed call. On a GPU channels and precision stay as exported and TF32 is off; the timed call is launch and synchronise
 on inputs that lie there, outputs stay there. The GPU modes are untested on hardware.
@@ -29,8 +29,8 @@ NOTES = {
     "cudagraphs": ("TF32 is off; one CUDA graph is replayed.",),
 }
 WARMUP_CALLS = 3
-WHOLE, NODE = "kit: whole call", "kit: node "
-WRAPPERS = ("TorchDynamo", "Torch-Compiled Region", "## Call", "Pregraph", "AOTDispatcher", WHOLE)
+CALL, NODE = "kit: whole call", "kit: node "
+WRAPPERS = ("TorchDynamo", "Torch-Compiled Region", "## Call", "Pregraph", "AOTDispatcher", CALL)
 
 
 def probe(mode: str) -> Probe:
@@ -55,7 +55,7 @@ class TorchSession:
         self.notes: tuple[str, ...] = NOTES[mode]
         self._call: Callable[..., Any] = self._module
         self._launch: Callable[[], Any] | None = None
-        self._kept: Any = None
+        self._graph_outputs: Any = None
         if mode == "compile":
             self._call = _compiled(self._module, {}, self._tensors(make_feeds(self.inputs, seed=0)))
 
@@ -78,7 +78,7 @@ class TorchSession:
             return launch
         start: Callable[[], Any] = launch
         if self._mode == "cudagraphs":
-            graph, self._kept = _captured(launch)
+            graph, self._graph_outputs = _captured(launch)
             start = graph.replay
         self._launch = start
         synchronise = torch.cuda.current_stream().synchronize
@@ -106,7 +106,7 @@ class TorchSession:
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
         if self._mode == "cudagraphs":
-            raise UsageError("A CUDA graph is one launch and tells no layers: take them with --backend pytorch-cuda.")
+            raise UsageError("A CUDA graph is one launch and reports no layers: take them with --backend pytorch-cuda.")
         tensors = self._tensors(feeds)
         if self._mode == "compile":
             named = {"cpp.enable_kernel_profile": True}
@@ -124,7 +124,7 @@ class TorchSession:
         return memory | (cuda.process_memory() or {})
 
     def close(self) -> None:
-        self._launch = self._kept = None
+        self._launch = self._graph_outputs = None
         del self._call, self._module
 
 
@@ -133,7 +133,7 @@ def open(  # noqa: A001
 ) -> TorchSession:
     if artifact is None or artifact.torch_program is None:
         raise UsageError(
-            f"{path} has no PyTorch program (.pt2) beside it, which the pytorch backend runs: profile it with onnxruntime."
+            f"{path} has no PyTorch program (.pt2) next to it, which the pytorch backend runs: profile it with onnxruntime."
         )
     check_batch(path, artifact.inputs, batch)
     return TorchSession(path.parent / artifact.torch_program.file, artifact, threads, mode)
@@ -196,8 +196,8 @@ def _captured(launch: Callable[[], Any]) -> tuple[Any, Any]:
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        kept = launch()
-    return graph, kept
+        outputs = launch()
+    return graph, outputs
 
 
 # ---------------------------------------------------------------------------------------------------------------- layers
@@ -225,14 +225,14 @@ def _profile(call: Callable[..., Any], tensors: list[torch.Tensor], calls: int, 
             call(*tensors)
         with torch.profiler.profile(activities=activities, record_shapes=True) as profiler:
             for _ in range(calls):
-                with torch.profiler.record_function(WHOLE):
+                with torch.profiler.record_function(CALL):
                     call(*tensors)
                     if device == "cuda":
                         torch.cuda.synchronize()
-    whole = [event for event in profiler.events() if event.name == WHOLE and event.cpu_children]
+    call_events = [event for event in profiler.events() if event.name == CALL and event.cpu_children]
     return Layers(
-        nodes=rows(whole),
-        whole_s=sum(event.cpu_time_total for event in whole) * 1e-6 / calls,
+        nodes=rows(call_events),
+        total_s=sum(event.cpu_time_total for event in call_events) * 1e-6 / calls,
         calls=calls,
         source=f"torch {torch.__version__} profiler",
     )
@@ -242,9 +242,9 @@ def _operators(module: Any, calls: int) -> Rows:
     """Times of the marked nodes: what their operators took, without the interpreter around them."""
     nodes = {node.name: node for node in module.graph.nodes}
 
-    def rows(whole: list[Any]) -> tuple[Any, ...]:
+    def rows(call_events: list[Any]) -> tuple[Any, ...]:
         timed: dict[str, stages.Timed] = {}
-        for mark in (child for event in whole for child in event.cpu_children if child.name.startswith(NODE)):
+        for mark in (child for event in call_events for child in event.cpu_children if child.name.startswith(NODE)):
             name = mark.name.removeprefix(NODE)
             on_device = getattr(mark, "device_time_total", 0.0)
             spent_s = (on_device or sum(child.cpu_time_total for child in mark.cpu_children)) * 1e-6
@@ -256,11 +256,11 @@ def _operators(module: Any, calls: int) -> Rows:
 
 
 def _kernels(calls: int) -> Rows:
-    """Times of the kernels that inductor made or called; they belong to no node, so the resolution of an input is their stage."""
+    """Times of the kernels that inductor generated or called; they belong to no node, so the resolution of an input is their stage."""
 
-    def rows(whole: list[Any]) -> tuple[Any, ...]:
+    def rows(call_events: list[Any]) -> tuple[Any, ...]:
         timed: dict[int, stages.Timed] = {}
-        for event in whole:
+        for event in call_events:
             for index, kernel in enumerate(_leaves(event)):
                 name = kernel.name.split("::")[-1]
                 kind = "fused" if "fused" in name else name

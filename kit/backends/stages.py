@@ -3,8 +3,8 @@
 The rule. A parameter's name keeps the module it belongs to (``layer1.0.conv1.weight``), and exporters leave it in the file
 even where they strip the names of nodes. A stage is that path up to its first numbered part (``layer1.0``, ``features.3``,
 ``encoder.layers.encoder_layer_0``). A module at the top without a number (``conv1``, ``fc``) is the ``stem`` before the first
-numbered stage and the ``head`` behind it. A node without parameters belongs where its input was made. A node that the runtime
-added (a reorder, a transpose) belongs to the node before it. Where names tell nothing, the resolution of a node's output
+numbered stage and the ``head`` behind it. A node without parameters belongs where its input was computed. A node that the runtime
+added (a reorder, a transpose) belongs to the node before it. Where names do not decide, the resolution of a node's output
 (``56x56``) is its stage; where there is none either, it is ``other``.
 """
 
@@ -65,16 +65,16 @@ def place(stage: str, numbered_before: bool) -> str:
     return stage or ("head" if numbered_before else "stem")
 
 
-def lookup(known: Mapping[str, str], name: str) -> str | None:
-    """What ``known`` says of a name that a runtime made of one or more names of the file, or None.
+def lookup(stage_of: Mapping[str, str], name: str) -> str | None:
+    """The stage by ``stage_of`` of a name that a runtime made of one or more names of the file, or None.
 
     Fused nodes are written ``a + b`` or ``a/WithoutBiases``, changed ones ``a_nchwc`` or ``a_token_5``: parts are cut off the end
     until a known name is left.
     """
     text = re.split(r" \+ |,", name)[0].strip("{} ")
     while text:
-        if text in known:
-            return known[text]
+        if text in stage_of:
+            return stage_of[text]
         cut = max(text.rfind("_"), text.rfind("/"))
         text = text[:cut] if cut > 0 else ""
     return None
@@ -88,13 +88,13 @@ def resolution(shape: Sequence[int] | None) -> str | None:
     return f"{a}x{b}" if a == b != c else f"{b}x{c}"
 
 
-def label(rows: Iterable[Timed], known: Mapping[str, str], calls: int) -> tuple[LayerTime, ...]:
-    """The records of executed nodes in their order; ``known`` gives the stage of the names in the file."""
-    by_name = len(set(known.values())) > 1
+def label(rows: Iterable[Timed], stage_of: Mapping[str, str], calls: int) -> tuple[LayerTime, ...]:
+    """The records of executed nodes in their order; ``stage_of`` gives the stage of the names in the file."""
+    by_name = len(set(stage_of.values())) > 1
     stages: list[str | None] = []
     timed = list(rows)
     for row in timed:
-        stage = lookup(known, row.name) if by_name else resolution(row.shape)
+        stage = lookup(stage_of, row.name) if by_name else resolution(row.shape)
         stages.append(stage or (stages[-1] if stages else None))
     first = next((stage for stage in stages if stage), OTHER)
     return tuple(

@@ -3,7 +3,7 @@
 Networks are strongly typed: what a tensor computes in stands in the file, as TensorRT 11 demands and 10 offers, so int8 comes from
 explicit Q/DQ and fp16 from an fp16 file, never from a builder's flag. TF32 is off. TensorRT knows signed, symmetric int8 alone.
 
-An engine belongs to one GPU, driver and TensorRT version; it is kept under ``$XDG_CACHE_HOME/insitu-kit/tensorrt`` by the hash of
+An engine belongs to one GPU, driver and TensorRT version; it is stored under ``$XDG_CACHE_HOME/insitu-kit/tensorrt`` by the hash of
 all of these and the model, so that every run times the same engine, and built again when it no longer loads. The timed call is
 ``execute_async_v3`` and the wait for its stream; inputs lie on the device and outputs stay there.
 
@@ -73,7 +73,7 @@ class TrtSession:
         if place.is_file():
             engine = self._runtime.deserialize_cuda_engine(place.read_bytes())
             if engine is not None:
-                return engine, "the engine was built earlier and kept"
+                return engine, "the engine was built earlier and stored"
         plan = build(self._path, self._free_batch)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
@@ -84,7 +84,7 @@ class TrtSession:
             store.write_atomic(place, plan)
         except (StorageError, UsageError):
             return engine, "the engine was built for this process alone (its cache cannot be written)"
-        return engine, "the engine was built and kept"
+        return engine, "the engine was built and stored"
 
     def _new_context(self) -> Any:
         context = self._engine.create_execution_context()
@@ -139,7 +139,7 @@ class TrtSession:
         return self._waited(self._launch)
 
     def _waited(self, launch: Callable[[], Any]) -> Callable[[], None]:
-        """The timed call. TensorRT says False where it could not even start: a time of nothing would look fast."""
+        """The timed call. TensorRT returns False where it could not even start: a time of nothing would look fast."""
         synchronise = partial(self._cuda.synchronise, self._stream)
 
         def call() -> None:
@@ -163,7 +163,7 @@ class TrtSession:
         start = time.perf_counter()
         for _ in range(calls):
             call()
-        whole_s = (time.perf_counter() - start) / calls
+        total_s = (time.perf_counter() - start) / calls
         graph = self._graph
         kinds = {node.name: node.kind for node in graph.nodes} if graph else {}
         rows = [
@@ -171,7 +171,7 @@ class TrtSession:
             for name, ms in times.total_ms.items()
         ]
         nodes = stages.label(rows, graph.stages() if graph else {}, calls)
-        return Layers(nodes=nodes, whole_s=whole_s, calls=calls, source=f"tensorrt {trt.__version__} profiler")
+        return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"tensorrt {trt.__version__} profiler")
 
     def gpu_memory(self) -> dict[str, int] | None:
         return cuda.process_memory()
@@ -253,7 +253,7 @@ def build(path: Path, free_batch: int | None) -> bytes:
 
 
 def creation_flags() -> int:
-    """Strong typing is asked for in TensorRT 10 and is the only way in 11, where the flag is deprecated."""
+    """Strong typing is requested in TensorRT 10 and is the only way in 11, where the flag is deprecated."""
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if major() < 11 else 0
 
 

@@ -51,7 +51,9 @@ def compare(
     from kit.measure import compare as comparing
 
     comparisons = comparing.compare(store.read_profiles([a]), store.read_profiles([b]), within / 100)
-    counts: dict[str, int] = {verdict: sum(c.verdict == verdict for c in comparisons) for verdict in comparing.VERDICTS}
+    counts: dict[str, int] = {
+        label: sum(c.label == label for c in comparisons) for label in comparing.COMPARISON_LABELS
+    }
     error, failed = (None, []) if fail_slower is None else _gate(comparisons, fail_slower)
     if json:
         share = None if fail_slower is None else fail_slower / 100
@@ -71,7 +73,7 @@ def _gate(comparisons: Sequence[Comparison], per_cent: float) -> tuple[Measureme
 
     slower = [c for c in comparisons if c.slower_by_more_than(per_cent / 100)]
     names = [c.artifact_id for c in slower]
-    judged = sum(c.verdict != "not comparable" for c in comparisons)
+    judged = sum(c.label != "not comparable" for c in comparisons)
     if slower:
         worst = max(slower, key=lambda c: c.ratio or 0.0)
         return MeasurementError(
@@ -93,10 +95,10 @@ def _print(comparisons: Sequence[Comparison], counts: dict[str, int], within: fl
     table = _table(comparisons, within)
     if table.rows or not comparisons:
         show.print_table(table)
-    show.note(", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count))
+    show.note(", ".join(f"{count} {label}" for label, count in counts.items() if count))
     for c in comparisons:
         if c.ratio is None:
-            show.note(f"{_name(c)}: {c.verdict}{f', {c.why}' if c.why else ''}")
+            show.note(f"{_name(c)}: {c.label}{f', {c.why}' if c.why else ''}")
     for remark in dict.fromkeys(remark for c in comparisons for remark in c.remarks):
         names = [c.artifact_id for c in comparisons if remark in c.remarks]
         show.say(f"{remark}: {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}")
@@ -131,6 +133,6 @@ def _table(comparisons: Sequence[Comparison], within: float) -> Table:
         low, high = c.interval
         table.add_row(
             _name(c), show.ms(c.a_median_s), show.ms(c.b_median_s), f"{c.ratio:.4f}", f"{low:.4f} .. {high:.4f}",
-            f"{c.a_processes}, {c.b_processes}", c.verdict, c.why or "",
+            f"{c.a_processes}, {c.b_processes}", c.label, c.why or "",
         )  # fmt: skip
     return table

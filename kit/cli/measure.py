@@ -212,7 +212,7 @@ def _measure(
 
 
 def _print(records: Sequence[ProfileRecord], warnings: tuple[str, ...], out: Path) -> None:
-    measured = [r for r in records if r.outcome == "ok"]
+    measured = [r for r in records if r.status == "ok"]
     if measured:
         show.print_table(show.profile_table(records))
     layered = [r for r in records if r.layers]
@@ -222,7 +222,7 @@ def _print(records: Sequence[ProfileRecord], warnings: tuple[str, ...], out: Pat
         show.note("\n".join([*show.flame(record.layers), ""]))
     for record in records:
         if record.reason:
-            show.say(f"{record.artifact.artifact_id} ({record.settings.name}): {record.outcome}: {record.reason}")
+            show.say(f"{record.artifact.artifact_id} ({record.settings.name}): {record.status}: {record.reason}")
     praise = "No warnings: narrow, long enough, undisturbed."
     show.say(" ".join(warnings) or (praise if len(measured) == len(records) else "Not everything was measured."))
     show.say(f"Appended to {out}")

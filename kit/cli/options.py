@@ -185,7 +185,7 @@ class Precision:
 
         return jobs.settings(
             threads=point.threads, affinity=point.cpus(), gap_s=point.gap_ms * 1e-3, load=point.load, rounds_min=self.rounds_min,
-            rounds_max=self.rounds_max, visit_s=self.run_s, precision_target=self.precision, budget_s=budget_s,
+            rounds_max=self.rounds_max, run_s=self.run_s, precision_target=self.precision, budget_s=budget_s,
             timeout_s=self.timeout_s, seed=seed,
             spelled=lambda name: f"--{name.replace('_', '-')}",
         )  # fmt: skip

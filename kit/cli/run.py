@@ -146,7 +146,7 @@ def _profile(
     from kit.records import MeasureSettings
 
     settings = (
-        MeasureSettings(rounds_min=5, rounds_max=5, visit_s=0.1, warmup_max_s=0.3, seed=seed)
+        MeasureSettings(rounds_min=5, rounds_max=5, run_s=0.1, warmup_max_s=0.3, seed=seed)
         if quick
         else MeasureSettings(seed=seed)
     )

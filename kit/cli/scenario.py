@@ -140,14 +140,14 @@ def _finish(records: Sequence[ScenarioRecord], out: Path, about: dict[str, Any],
     from kit.errors import NoAnswer
     from kit.measure import jobs
 
-    done = [r for r in records if r.outcome == "ok"]
+    done = [r for r in records if r.status == "ok"]
     error: KitError | None = jobs.failure(records, out)
     if done and all(r.reason is not None for r in done):
         error = NoAnswer(str(done[0].reason))
     if json:
         show.emit_or_raise({**about, "scenarios": [as_json(r) for r in records]}, error)
         return
-    show.print_table(*[table(r) for r in records if any(run.outcome == "ok" for run in r.runs)])
+    show.print_table(*[table(r) for r in records if any(run.status == "ok" for run in r.runs)])
     for record in records:
         show.note(result_text(record))
         for remark in record.remarks:
@@ -160,8 +160,8 @@ def _finish(records: Sequence[ScenarioRecord], out: Path, about: dict[str, Any],
 def result_text(record: ScenarioRecord) -> str:
     """The result as a sentence."""
     name, best = record.artifact.artifact_id, record.best
-    if record.outcome != "ok":
-        return f"{name}: {record.outcome}: {record.reason}"
+    if record.status != "ok":
+        return f"{name}: {record.status}: {record.reason}"
     if record.reason is not None:
         return f"{name}: {record.reason}"
     if record.latency_s is not None:
@@ -209,7 +209,7 @@ def _row(run: ScenarioRun, server: bool) -> list[str]:
     offered = ["none" if run.rate_hz is None else f"{run.rate_hz:.4g}"] if server else []
     latencies = run.latencies
     if latencies is None:
-        failed = [*offered, show.known(run.batch), "", "", run.outcome]
+        failed = [*offered, show.known(run.batch), "", "", run.status]
         return failed + [""] * (len(SERVER if server else LOADS) - len(failed))
     times = (latencies.median_ns, latencies.p90_ns, latencies.p99_ns, latencies.sure_p90_ns, latencies.sure_p99_ns)
     shown = ["too few" if t is None else show.ms(t * 1e-9) for t in times]
@@ -230,7 +230,7 @@ def as_json(record: ScenarioRecord) -> dict[str, Any]:
         "threads": record.settings.threads,
         "run_s": record.settings.run_s,
         "bound_s": record.settings.bound_s,
-        "outcome": record.outcome,
+        "outcome": record.status,
         "reason": record.reason,
         "latency_s": record.latency_s,
         "samples_per_s": best.samples_per_s if best and record.settings.scenario == "offline" else None,

@@ -100,7 +100,7 @@ def _network_table(recording: Recording) -> Table:
     for record in recording.records:
         timing = record.measurement
         if timing is None:
-            table.add_row(record.artifact.artifact_id, "", "", record.outcome)
+            table.add_row(record.artifact.artifact_id, "", "", record.status)
             continue
         low, high = timing.interval_s
         span = f"{show.ms(low)} to {show.ms(high)}"

@@ -156,7 +156,7 @@ def _progress(title: str) -> Iterator[Update]:
 
 def steps(update: Update) -> Callable[[Progress], None]:
     """What a work below calls at each step, to redraw the progress line ``update``."""
-    return lambda progress: update(progress.text, progress.done / max(progress.planned, 1), progress.remaining_s)
+    return lambda progress: update(progress.text, progress.steps_done / max(progress.planned, 1), progress.remaining_s)
 
 
 def _plain_progress(title: str) -> Update:
@@ -217,11 +217,11 @@ def variant(profile: ProfileRecord) -> dict[str, Any]:
         "corrected_s": None,
         "p99_s": None,
         "label": profile.label,
-        "outcome": profile.outcome,
+        "outcome": profile.status,
         "reason": profile.reason,
         "record_id": profile.record_id,
     }
-    if measured is not None and profile.outcome == "ok":
+    if measured is not None and profile.status == "ok":
         out |= {**_timing(measured), "layers": profile.layers and _layers(profile), "evidence": list(profile.evidence)}
     return out
 
@@ -243,14 +243,14 @@ def _timing(measured: Measurement) -> dict[str, Any]:
         "memory_bytes": measured.memory_bytes,
         "memory": _memory(measured),
         "energy": _energy(measured),
-        "processes": len(measured.visits),
+        "processes": len(measured.runs),
         "calls": measured.calls,
     }
 
 
 def _memory(measured: Measurement) -> dict[str, int | None]:
     """Bytes by what they are for, of the process that needed most."""
-    most = max((v.memory for v in measured.visits), key=lambda m: m.footprint_bytes)
+    most = max((v.memory for v in measured.runs), key=lambda m: m.footprint_bytes)
     return {
         "runtime_bytes": most.of_runtime_bytes,
         "model_bytes": most.of_model_bytes,
@@ -280,7 +280,7 @@ def _layers(profile: ProfileRecord) -> dict[str, Any] | None:
     return {
         "source": layers.source,
         "sum_s": layers.sum_s,
-        "whole_with_profiler_s": layers.whole_s,
+        "whole_with_profiler_s": layers.total_s,
         "whole_s": measured.median_s,
         "by_kind_s": layers.grouped("kind"),
         "by_stage_s": layers.grouped("stage"),
@@ -361,9 +361,9 @@ def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
 
 def _timing_cells(profile: ProfileRecord) -> tuple[str, ...]:
     measured = profile.measurement
-    if measured is None or profile.outcome != "ok":
-        return ("none", "", "", profile.outcome, "", "", "")
-    runs, corrected = len(measured.visits), measured.corrected_half_width
+    if measured is None or profile.status != "ok":
+        return ("none", "", "", profile.status, "", "", "")
+    runs, corrected = len(measured.runs), measured.corrected_half_width
     half = f"{measured.half_width * 100:.1f}" if runs >= RUNS_MIN else f"unknown (n={runs})"
     corrected_half = f"{corrected * 100:.1f}" if corrected is not None and runs >= RUNS_MIN else ""
     clock = f"{measured.clock_hz / 1e9:.2f}" if measured.clock_hz else "unknown"
@@ -432,7 +432,7 @@ def layer_table(profile: ProfileRecord) -> Table:
         for group in ("stage", "kind")
     )
     table.caption = (
-        f"{len(layers.nodes)} nodes take {ms(layers.sum_s)} ms together; the whole takes {ms(layers.whole_s)} ms with the profiler "
+        f"{len(layers.nodes)} nodes take {ms(layers.sum_s)} ms together; the whole takes {ms(layers.total_s)} ms with the profiler "
         f"on and {ms(measured.median_s)} ms without.\nBy stage: {by_stage}.\nBy kind: {by_kind}."
     )
     return table

@@ -1,6 +1,6 @@
-"""The core clock where no sensor tells it: count cycles by instructions whose latency is known.
+"""The core clock where no sensor reports it: count cycles by instructions whose latency is known.
 
-A chain of dependent instructions takes its length times its latency in cycles, whatever else the core could do beside it.
+A chain of dependent instructions takes its length times its latency in cycles, whatever else the core could do meanwhile.
 Two chains of different latency must agree within 2 %, so the method checks itself: on a core where a latency is another
 one, or where a front end folds a chain, they disagree and the clock is unknown. Chains are machine code in executable
 memory, called through ctypes: a board needs no compiler, and no compiler can fold them.
@@ -16,11 +16,11 @@ aarch64    ``add x2, x2, x1``                 1        the same
 
 Sources for Arm: LLVM's AArch64SchedA53.td, -A57.td and -NeoverseN1.td, and the tables of Arm's optimization guides for later cores; A72,
 A76 and A78 follow from their siblings A57, N1 and V1 and were not looked up one by one. For x86: the figures that Agner Fog's tables are
-known for, measured here on an AMD family 26. What holds on the core at hand is in the end what the two chains agree on.
+known for, measured here on an AMD family 26. On the core at hand the agreement of the two chains decides.
 Multiplications do not serve on Arm: a 64-bit one takes 4 cycles on an N1, 5 on an A57, where these two are the same.
 
 Where executable memory is refused (SELinux, a hardened kernel), Numba compiles chains when it is installed. Where the kernel
-grants its cycle counter (perf_event_open), that is the better witness and needs no latency. Order of trust for users:
+grants its cycle counter (perf_event_open), that is more reliable and needs no latency. Order of trust for users:
 hardware counter, then what firmware measures (:mod:`kit.devices.telemetry`), then the chain.
 
 The x86 chains, and the two that Numba compiles, ran on a virtual machine and agreed within 0.1 %. The aarch64 chains were
@@ -58,7 +58,7 @@ Body = Callable[[int, int], int]  # (passes, seed) -> the chain's last value
 
 @dataclass(frozen=True)
 class ClockReading:
-    """Core clock in hertz while busy, and who says so; None and why where nobody knows."""
+    """Core clock in hertz while busy, and its source; None and the reason where it is unknown."""
 
     hz: float | None
     source: str
@@ -67,7 +67,7 @@ class ClockReading:
 
 @dataclass(frozen=True)
 class Links:
-    """One chain: ``body(passes, seed)`` takes ``passes * cycles_per_pass`` cycles, and a call costs ``overhead_ns`` beside them."""
+    """One chain: ``body(passes, seed)`` takes ``passes * cycles_per_pass`` cycles, and a call costs ``overhead_ns`` more."""
 
     body: Body
     passes: int
@@ -238,8 +238,8 @@ def _numba_chain(machine: str) -> Chain | str:
         return "Numba is not installed"
     except Exception as error:  # a broken LLVM or a read-only home says so in many ways
         return f"Numba cannot stand in: {type(error).__name__}"
-    wanted = {"x86_64": (("square", 4), ("mix", 3)), "aarch64": (("shift", 2), ("turn", 3))}[machine]
-    links = [_with_overhead(Links(bodies[name], NUMBA_CYCLES // cycles, cycles)) for name, cycles in wanted]
+    loops = {"x86_64": (("square", 4), ("mix", 3)), "aarch64": (("shift", 2), ("turn", 3))}[machine]
+    links = [_with_overhead(Links(bodies[name], NUMBA_CYCLES // cycles, cycles)) for name, cycles in loops]
     return Chain("compiled chain (Numba)", *links)
 
 
@@ -304,18 +304,18 @@ COUNTER = "hardware cycle counter"
 
 @contextmanager
 def _cycle_counter() -> Iterator[Callable[[], tuple[int, int, int]]]:
-    """A function that tells (cycles in user code, ns enabled, ns counted) of this thread. Raises OSError where it is refused."""
+    """A function that reads (cycles in user code, ns enabled, ns counted) of this thread. Raises OSError where it is refused."""
     number = PERF_EVENT_OPEN.get(platform.machine())
     if number is None or sys.maxsize < 2**32 or not sys.platform.startswith("linux"):
         raise OSError(0, "perf_event_open is known on 64-bit x86 and Arm Linux only")
-    wanted = _PerfAttributes(
+    attributes = _PerfAttributes(
         size=ctypes.sizeof(_PerfAttributes),
         read_format=PERF_FORMAT_TIMES,
         flags=PERF_EXCLUDE_KERNEL_AND_HYPERVISOR,
     )
     arguments = [
         ctypes.c_long(number),
-        ctypes.byref(wanted),
+        ctypes.byref(attributes),
         0,
         -1,
         -1,
@@ -368,25 +368,25 @@ def _spin(ns: int) -> None:
 
 
 @lru_cache(maxsize=1)
-def _found() -> Chain | str:
+def _chain_or_reason() -> Chain | str:
     """This machine's chain, built once: machine code, else Numba, else why not."""
     if not sys.platform.startswith("linux"):
         return "the clock is measured on Linux only"
-    found = _machine_code_chain(platform.machine())
-    if not isinstance(found, str):
-        return found
+    machine_code = _machine_code_chain(platform.machine())
+    if not isinstance(machine_code, str):
+        return machine_code
     compiled = _numba_chain(platform.machine())
-    return f"{found}; {compiled}" if isinstance(compiled, str) else compiled
+    return f"{machine_code}; {compiled}" if isinstance(compiled, str) else compiled
 
 
 def chain() -> Chain | None:
     """This machine's chain for cheap readings (built once), or None; :func:`measure` says why, and whether it can be trusted."""
-    found = _found()
-    return None if isinstance(found, str) else found
+    own = _chain_or_reason()
+    return None if isinstance(own, str) else own
 
 
 def agrees(links: Chain, repeats: int = 8) -> bool:
-    """Whether both chains tell the same clock on this busy core, by the quietest of ``repeats`` readings of each."""
+    """Whether both chains give the same clock on this busy core, by the quietest of ``repeats`` readings of each."""
     pairs = [(links.first.read_hz(), links.second.read_hz()) for _ in range(repeats)]
     first, second = (max(values) for values in zip(*pairs, strict=True))
     return bool(abs(first - second) <= AGREEMENT * first)
@@ -394,20 +394,20 @@ def agrees(links: Chain, repeats: int = 8) -> bool:
 
 def from_chain(links: Chain | None = None) -> ClockReading:
     """The core clock by the quietest of 20 readings of each chain after 30 ms of work, if both agree within 2 %; never raises."""
-    found = _found() if links is None else links
-    if isinstance(found, str):
-        return ClockReading(None, "chain of dependent instructions", found)
+    pair = _chain_or_reason() if links is None else links
+    if isinstance(pair, str):
+        return ClockReading(None, "chain of dependent instructions", pair)
     until = perf_counter_ns() + SETTLE_NS
     while perf_counter_ns() < until:
-        found.read_hz()
-    pairs = [(found.first.read_hz(), found.second.read_hz()) for _ in range(REPEATS)]
+        pair.read_hz()
+    pairs = [(pair.first.read_hz(), pair.second.read_hz()) for _ in range(REPEATS)]
     first, second = (max(values) for values in zip(*pairs, strict=True))
     if abs(first - second) > AGREEMENT * first:
-        told = f"the two chains say {first / 1e9:.2f} and {second / 1e9:.2f} GHz"
+        difference = f"the two chains say {first / 1e9:.2f} and {second / 1e9:.2f} GHz"
         return ClockReading(
-            None, found.source, f"{told}: this core's latencies are not the expected ones, or it was disturbed"
+            None, pair.source, f"{difference}: this core's latencies are not the expected ones, or it was disturbed"
         )
-    return ClockReading(first, found.source)
+    return ClockReading(first, pair.source)
 
 
 def measure() -> ClockReading:

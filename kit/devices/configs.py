@@ -1,4 +1,4 @@
-"""People's notes about devices: ``device_configs/*.toml``, facts that vendors publish and operating points, with their sources.
+"""Device configurations, ``device_configs/*.toml``: facts that vendors publish and operating points, with their sources.
 
 :func:`load_configs` reads them, :func:`best_config` matches one to a machine by device tree, GPU name, CPU model or
 architecture, and :func:`save_config` writes one for the machine at hand.
@@ -27,7 +27,7 @@ else:
 
 
 class Match(Record):
-    """When a configuration is this machine's: every given rule must hold, and of a rule's alternatives one.
+    """When a configuration is this machine's: every stated rule must hold, and of a rule's alternatives one.
 
     ``model`` and ``compatible`` are one rule about the board: prefixes of the device tree's model, and of the parts of
     its compatible entries (``p3767-0005`` fits ``nvidia,p3768-0000+p3767-0005-super``).
@@ -122,7 +122,7 @@ def _explain(error: ValidationError, source: str) -> UsageError:
     unknown = [problem["loc"] for problem in error.errors() if problem["type"] == "extra_forbidden"]
     if not unknown:
         return BadRecord(f"{source} is no device configuration: {first_problem(error)}.")
-    *path, last = unknown[0]  # told before a missing key: a misspelt key is both
+    *path, last = unknown[0]  # reported before a missing key: a misspelt key is both
     keys: Iterable[str] = _model_at(path).model_fields
     return UnknownName(f"key in {source} [{'.'.join(map(str, path)) or 'top'}]", str(last), keys)
 
@@ -168,15 +168,15 @@ def _fit(match: Match, hardware: Hardware) -> tuple[int, int] | None:
         (2, bool(match.gpu), gpu > 0),
         (1, match.machine is not None, match.machine == hardware.machine),
     )
-    if not all(holds for _, given, holds in rules if given):
+    if not all(holds for _, stated, holds in rules if stated):
         return None
-    return sum(weight for weight, given, _ in rules if given), board + gpu
+    return sum(weight for weight, stated, _ in rules if stated), board + gpu
 
 
 def _prefix(prefixes: Iterable[str], texts: Iterable[str]) -> int:
     """Length of the longest prefix that one of ``texts`` starts with; 0 for none."""
-    known = list(texts)
-    return max((len(p) for p in prefixes if any(text.startswith(p) for text in known)), default=0)
+    candidates = list(texts)
+    return max((len(p) for p in prefixes if any(text.startswith(p) for text in candidates)), default=0)
 
 
 def save_config(name: str, spec: DeviceSpec, folder: Path, *, force: bool = False) -> Path:
@@ -191,7 +191,7 @@ def save_config(name: str, spec: DeviceSpec, folder: Path, *, force: bool = Fals
         )
     path = folder / f"{name}.toml"
     if path.exists() and not force:
-        raise UsageError(f"{path} exists already: choose another name, or say --force to replace it.")
+        raise UsageError(f"{path} exists already: choose another name, or add --force to replace it.")
     text = _config_text(name, spec)
     _parse_config(text.encode(), name, str(path))
     store.write_atomic(path, text.encode())
@@ -219,12 +219,12 @@ def _config_text(name: str, spec: DeviceSpec) -> str:
         tables["gpu"] = {"name": gpu.name, "memory_bytes": gpu.memory_bytes, "max_clock_hz": gpu.max_clock_hz}
     blocks = [_table(f"[{title}]" if title else "", values) for title, values in tables.items()]
     blocks += [_table("[[operating_points]]", point.model_dump()) for point in spec.operating_points]
-    head = f"# What this machine told kit ({spec.device_id}). Facts from its vendor can be added, with their source.\n"
+    head = f"# What kit read from this machine ({spec.device_id}). Facts from its vendor can be added, with their source.\n"
     return head + "\n".join(blocks)
 
 
 def _table(title: str, values: Mapping[str, Any]) -> str:
     """A TOML table of strings, numbers and lists of them; None is left out. Their notation is JSON's but for DEL."""
-    known = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
-    lines = [f"{key} = {value}".replace("\x7f", "\\u007f") for key, value in known.items()]
+    entries = {key: json.dumps(value, ensure_ascii=False) for key, value in values.items() if value is not None}
+    lines = [f"{key} = {value}".replace("\x7f", "\\u007f") for key, value in entries.items()]
     return "\n".join([title, *lines] if title else lines) + "\n"

@@ -1,7 +1,7 @@
 """Who this machine is: CPU, caches, memory, clocks, GPUs, runtimes, telemetry.
 
 :func:`recognise` reads files below a root (so a recorded tree serves as a machine), asks NVML where it answers, and
-never imports a runtime to learn its version. What people wrote about the device (operating points, the nominal clock)
+never imports a runtime to learn its version. What its configuration states (operating points, the nominal clock)
 comes from :mod:`kit.devices.configs`.
 
 The identity (``device_id``) rests on hardware alone, never on host names, serial or MAC numbers, so it survives a
@@ -23,12 +23,12 @@ import psutil
 from kit import store
 from kit.devices import telemetry
 from kit.devices.configs import DeviceConfig, Hardware, best_config, load_configs
-from kit.devices.telemetry import Nvml, Run, ask, read_number, read_text
+from kit.devices.telemetry import Nvml, RunCommand, ask, read_number, read_text
 from kit.records import CacheSpec, ClockSpec, DeviceSpec, GpuSpec
 
 HERE = Path("/")
 
-# Our word for an instruction set -> the words of /proc/cpuinfo, any of which shows it.
+# kit's name of an instruction set -> flags of /proc/cpuinfo, any of which shows it.
 FEATURES: dict[str, tuple[str, ...]] = {
     "avx2": ("avx2",),
     "fma": ("fma",),
@@ -121,7 +121,7 @@ def recognise(
     *,
     configs: Mapping[str, DeviceConfig] | None = None,
     nvml: Nvml | None = None,
-    run: Run = telemetry.run_command,
+    run: RunCommand = telemetry.run_command,
 ) -> DeviceSpec:
     """The machine whose files lie below ``root``. ``configs`` default to :func:`load_configs`.
 
@@ -138,11 +138,11 @@ def recognise(
         logical_cores=_logical_cores(root, cpus),
         gpus=_gpus(root, nvml),
     )
-    known = load_configs() if configs is None else configs
-    config = best_config(known.values(), hardware)
+    configs = load_configs() if configs is None else configs
+    config = best_config(configs.values(), hardware)
     memory_bytes, virtual = _memory_bytes(root), _virtual(root, cpus)
     return DeviceSpec(
-        device_id=_device_id(hardware, known, memory_bytes, virtual),
+        device_id=_device_id(hardware, configs, memory_bytes, virtual),
         config=config.name if config else None,
         machine=hardware.machine,
         system=_system(root),
@@ -199,7 +199,7 @@ def _arm_core(cpu: Mapping[str, str]) -> str:
 
 
 def cpu_features(cpus: Cpus) -> tuple[str, ...]:
-    """Instruction sets that every core has, in the words of :data:`FEATURES`."""
+    """Instruction sets that every core has, by the names of :data:`FEATURES`."""
     words = [set((cpu.get("flags") or cpu.get("features") or "").split()) for cpu in cpus]
     common = set.intersection(*words) if words else set()
     return tuple(name for name, signs in FEATURES.items() if common.intersection(signs))
@@ -221,9 +221,9 @@ def _first_version(distributions: Iterable[str]) -> str | None:
 
 
 def _machine(root: Path, cpus: Cpus) -> str:
-    """The kernel's architecture: told by kernels since 6.1, else seen in /proc/cpuinfo."""
-    if told := read_text(root / "proc/sys/kernel/arch"):
-        return told
+    """The kernel's architecture: reported by kernels since 6.1, else read from /proc/cpuinfo."""
+    if architecture := read_text(root / "proc/sys/kernel/arch"):
+        return architecture
     if root == HERE:
         return platform.machine()
     first = cpus[0] if cpus else {}
@@ -274,7 +274,7 @@ def _quota(group: Path) -> tuple[float | None, float | None]:
 
 
 def _physical_cores(root: Path, cpus: Cpus, logical: int) -> int | None:
-    """Distinct cores by topology; None when the machine does not tell."""
+    """Distinct cores by topology; None when the machine does not report it."""
     folders = root.glob("sys/devices/system/cpu/cpu[0-9]*/topology")
     places = {
         (read_text(f / "physical_package_id"), read_text(f / "cluster_id"), read_text(f / "core_id")) for f in folders
@@ -286,15 +286,15 @@ def _physical_cores(root: Path, cpus: Cpus, logical: int) -> int | None:
 
 def _caches(root: Path) -> tuple[CacheSpec, ...]:
     """The kinds of caches, level by level; equal ones of different cores count once."""
-    found = set()
+    kinds = set()
     for folder in root.glob("sys/devices/system/cpu/cpu[0-9]*/cache/index*"):
         size = re.fullmatch(r"(\d+)([KMG])", read_text(folder / "size") or "")
         level, kind = read_number(folder / "level"), read_text(folder / "type")
         if size and level and kind:
             size_bytes = int(size[1]) << {"K": 10, "M": 20, "G": 30}[size[2]]
             shared = max(1, _list_length(read_text(folder / "shared_cpu_list")))
-            found.add((int(level), kind.lower(), size_bytes, shared))
-    return tuple(CacheSpec(level=a, type=b, size_bytes=c, shared_by=d) for a, b, c, d in sorted(found))
+            kinds.add((int(level), kind.lower(), size_bytes, shared))
+    return tuple(CacheSpec(level=a, type=b, size_bytes=c, shared_by=d) for a, b, c, d in sorted(kinds))
 
 
 def _clock(root: Path, cpus: Cpus, config: DeviceConfig | None) -> ClockSpec:
@@ -306,8 +306,8 @@ def _clock(root: Path, cpus: Cpus, config: DeviceConfig | None) -> ClockSpec:
     if current:
         highest = telemetry.highest_hz(telemetry.clock_files(root, "cpuinfo_max_freq"))
         return ClockSpec(nominal_hz=nominal_hz, current_hz=current, max_hz=highest, source="cpufreq")
-    if told := _cpuinfo_mhz(cpus):
-        return ClockSpec(nominal_hz=told * 1e6, source="cpuinfo, nominal")
+    if mhz := _cpuinfo_mhz(cpus):
+        return ClockSpec(nominal_hz=mhz * 1e6, source="cpuinfo, nominal")
     if nominal_hz:
         return ClockSpec(nominal_hz=nominal_hz, source="CPU model name (nominal)")
     if config and config.cpu.clock_hz:
@@ -321,7 +321,7 @@ def _cpuinfo_mhz(cpus: Cpus) -> float | None:
 
 
 def _memory_bytes(root: Path) -> int:
-    """Memory of the machine, or of its container where that is less; 0 when it does not tell."""
+    """Memory of the machine, or of its container where that is less; 0 when it does not report it."""
     match = re.search(r"^MemTotal:\s+(\d+) kB", read_text(root / "proc/meminfo") or "", re.MULTILINE)
     total = int(match[1]) * 1024 if match else int(psutil.virtual_memory().total) if root == HERE else 0
     group = root / "sys/fs/cgroup"
@@ -338,7 +338,7 @@ def _virtual(root: Path, cpus: Cpus) -> str | None:
         return "kvm"
     dmi = [read_text(root / "sys/class/dmi/id" / name) or "" for name in ("sys_vendor", "product_name", "bios_vendor")]
     named = next((name for sign, name in HYPERVISORS.items() if sign in " ".join(dmi)), None)
-    if named and not dmi[1].endswith("metal"):  # clouds sell whole machines under the same vendor: m5.metal
+    if named and not dmi[1].endswith("metal"):  # clouds sell bare-metal machines under the same vendor: m5.metal
         return named
     shown = "hypervisor" in (cpus[0].get("flags", "").split() if cpus else [])
     return "unknown hypervisor" if shown or "dummy-virt" in (_device_tree(root, "compatible") or "") else None
@@ -383,12 +383,12 @@ def _proc_gpus(root: Path) -> tuple[GpuSpec, ...]:
 
 def _jetson_gpu(root: Path) -> tuple[GpuSpec, ...]:
     socs = (_device_tree(root, "compatible") or "").split("\0")
-    found = next((JETSON_GPUS[soc] for soc in socs if soc in JETSON_GPUS), None)
-    if found is None:
+    gpu = next((JETSON_GPUS[soc] for soc in socs if soc in JETSON_GPUS), None)
+    if gpu is None:
         return ()
     folder = telemetry.gpu_devfreq(root)
     max_hz = read_number(folder / "max_freq") if folder else None
-    return (GpuSpec(name=found[0], compute_capability=found[1], max_clock_hz=max_hz),)
+    return (GpuSpec(name=gpu[0], compute_capability=gpu[1], max_clock_hz=max_hz),)
 
 
 # ------------------------------------------------------------------------------------------------------------- identity
@@ -397,7 +397,7 @@ def _jetson_gpu(root: Path) -> tuple[GpuSpec, ...]:
 def _device_id(hardware: Hardware, configs: Mapping[str, DeviceConfig], memory_bytes: int, virtual: str | None) -> str:
     """A board by its name and memory size, another machine by CPU, cores, hypervisor and GPUs.
 
-    Only configurations of boards are asked, so that saving notes about a machine does not rename it.
+    Only configurations of boards are matched, so that saving notes about a machine does not rename it.
     """
     if hardware.board and "dummy-virt" not in " ".join(hardware.compatible):
         boards = (config for config in configs.values() if config.match.model or config.match.compatible)

@@ -1,14 +1,14 @@
 """Operating points: put the machine into one and, whatever happens, back.
 
-:func:`unsupported` says why this machine cannot be put into a point, :func:`controlled` holds a clock cap or a power mode and
-restores what was there, :func:`busy` holds a background load. The affinity and the gaps between calls are the measuring
+:func:`unsupported` returns why this machine cannot be put into a point, :func:`controlled` holds a clock cap or a power mode and
+restores the earlier state, :func:`busy` holds a background load. The affinity and the gaps between calls are the measuring
 process's own affair.
 
-What was there is written to a state file before anything changes. It is put back on every exit of the context: the normal
+The earlier state is written to a state file before anything changes. It is put back on every exit of the context: the normal
 one, an exception, SIGINT, SIGTERM and SIGHUP (in the main thread; the process then ends with 128 + the signal's number).
 After a SIGKILL or a power cut the file is still there and :func:`restore_left_over` puts the values back at the next start.
 
-A cap is written to cpufreq's ``scaling_max_freq``, which tells the smallest limit that anybody holds: where the machine was
+A cap is written to cpufreq's ``scaling_max_freq``, which reports the smallest limit that is set: where the machine was
 throttled when the context began, the limit that is restored is the throttled one. Boards whose power modes need a reboot
 refuse them with a sentence.
 
@@ -35,7 +35,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from kit import records, store
-from kit.devices.telemetry import Run, Site, clock_files, read_number, read_text
+from kit.devices.telemetry import RunCommand, Site, clock_files, read_number, read_text
 from kit.errors import BadRecord, MeasurementError, StorageError, UnknownName, UsageError
 from kit.records import OperatingPoint, Record
 
@@ -43,14 +43,14 @@ HERE = Path("/")
 
 
 def state_file() -> Path:
-    """Where this machine remembers what a run has changed: one file per user, because the clock belongs to no folder."""
+    """The file in which this machine records what a command has changed: one file per user, because the clock belongs to no folder."""
     home = os.environ.get("XDG_STATE_HOME") or Path("~/.local/state").expanduser()
     return Path(home) / "insitu-kit" / "operating-point.json"
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CPUFREQ = re.compile(r"sys/devices/system/cpu/(cpufreq/policy\d+|cpu\d+/cpufreq)/scaling_(max|min)_freq")
-KEPT_SHARE = 0.02  # drivers without a table round a cap to their own steps
+CAP_TOLERANCE = 0.02  # drivers without a table round a cap to their own steps
 READY_S = 30.0
 OVERSUBSCRIBED = 8  # threads for each CPU: more only measures the scheduler
 BUSY = "import sys; sys.path[:] = [p for p in sys.path if p]; from kit.devices.operating_point import burn; burn(sys.argv[1:])"
@@ -65,7 +65,7 @@ class SavedFrequency(Record):
 
 
 class Frame(Record):
-    """What one context found: its process, the power mode's id and the cpufreq limits, in the order they are put back."""
+    """The state before one context: its process, the power mode's id and the cpufreq limits, in the order they are put back."""
 
     pid: int
     started: str  # of that process, in clock ticks since boot: a number that is used again is another process
@@ -82,9 +82,9 @@ class State(Record):
 
 
 def run_tool(arguments: Sequence[str]) -> str | None:
-    """All that a command says within a minute; None when it cannot be had. A question (nvpmodel's "reboot now?") is answered no."""
+    """All output of a command within a minute; None when there is none. A question (nvpmodel's "reboot now?") is answered no."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             list(arguments),
             input="no\n",
             stdout=subprocess.PIPE,
@@ -97,7 +97,7 @@ def run_tool(arguments: Sequence[str]) -> str | None:
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout
+    return completed.stdout
 
 
 # -------------------------------------------------------------------------------------------------------------- parsers
@@ -113,9 +113,9 @@ def parse_power_models(text: str) -> dict[str, int]:
     """Power modes of an nvpmodel.conf by name, without MODE_: its lines ``< POWER_MODEL ID=2 NAME=MODE_15W >``."""
     modes = {}
     for inside in re.findall(r"^\s*<\s*POWER_MODEL\s([^>\n]*)>", text, re.MULTILINE):
-        told = dict(re.findall(r"(\w+)=(\S+)", inside))
-        if "NAME" in told and re.fullmatch("[0-9]{1,3}", told.get("ID", "")):
-            modes[told["NAME"].removeprefix("MODE_")] = int(told["ID"])
+        fields = dict(re.findall(r"(\w+)=(\S+)", inside))
+        if "NAME" in fields and re.fullmatch("[0-9]{1,3}", fields.get("ID", "")):
+            modes[fields["NAME"].removeprefix("MODE_")] = int(fields["ID"])
     return modes
 
 
@@ -155,16 +155,16 @@ def _write_khz(file: Path, khz: int) -> None:
 
 
 def _cap(folder: Path, khz: int) -> None:
-    """Hold one policy at ``khz``; a floor above it is lowered first, which old kernels ask for. Verified by reading back."""
+    """Hold one policy at ``khz``; a floor above it is lowered first, which old kernels require. Verified by reading back."""
     floor = read_number(folder / "scaling_min_freq")
     if floor is not None and floor > khz:
         _write_khz(folder / "scaling_min_freq", khz)
     _write_khz(folder / "scaling_max_freq", khz)
-    held = read_number(folder / "scaling_max_freq")
-    if held is None or abs(held - khz) > KEPT_SHARE * khz:
-        told = "nothing" if held is None else f"{held / 1e6:g} GHz"
+    limit_khz = read_number(folder / "scaling_max_freq")
+    if limit_khz is None or abs(limit_khz - khz) > CAP_TOLERANCE * khz:
+        reading = "nothing" if limit_khz is None else f"{limit_khz / 1e6:g} GHz"
         raise MeasurementError(
-            f"{folder.name} was capped at {khz / 1e6:g} GHz and says {told}: another program or a thermal limit holds it."
+            f"{folder.name} was capped at {khz / 1e6:g} GHz and reports {reading}: another program or a thermal limit sets it."
         )
 
 
@@ -175,8 +175,8 @@ def _policies(root: Path) -> list[Path]:
 def _saved_frequencies(root: Path) -> tuple[SavedFrequency, ...]:
     """Both limits of every policy; the upper one first, so that the lower one always fits under it when they are put back."""
     files = [folder / name for folder in _policies(root) for name in ("scaling_max_freq", "scaling_min_freq")]
-    known = [(file, read_number(file)) for file in files]
-    return tuple(SavedFrequency(file=str(f.relative_to(root)), khz=int(khz)) for f, khz in known if khz)
+    limits = [(file, read_number(file)) for file in files]
+    return tuple(SavedFrequency(file=str(f.relative_to(root)), khz=int(khz)) for f, khz in limits if khz)
 
 
 # ------------------------------------------------------------------------------------------------------------- nvpmodel
@@ -187,14 +187,14 @@ class _Nvpmodel:
     """A Jetson's power modes. ``modes``: id by name."""
 
     command: str
-    run: Run
+    run: RunCommand
     modes: dict[str, int]
 
     def find(self, name: str) -> int:
         """The id of a mode by its name (``15W``, ``MODE_15W``, any case) or its number. Raises UnknownName."""
-        wanted = name.upper().removeprefix("MODE_")
-        for known, number in self.modes.items():
-            if wanted in (known.upper(), str(number)):
+        requested = name.upper().removeprefix("MODE_")
+        for mode, number in self.modes.items():
+            if requested in (mode.upper(), str(number)):
                 return number
         raise UnknownName("power mode", name, self.modes)
 
@@ -202,19 +202,19 @@ class _Nvpmodel:
         return parse_power_mode_id(self.run([self.command, "-q"]) or "")
 
     def set(self, number: int) -> None:
-        """Switch, and verify by asking. Raises MeasurementError with what nvpmodel said."""
-        told = self.run([self.command, "-m", str(number)]) or ""
+        """Switch, and verify by reading it. Raises MeasurementError with nvpmodel's last line."""
+        output = self.run([self.command, "-m", str(number)]) or ""
         if self.current() == number:
             return
-        if "reboot" in told.lower():
+        if "reboot" in output.lower():
             raise MeasurementError(
                 f"Power mode {number} needs a reboot: run 'sudo nvpmodel -m {number}', then measure again."
             )
-        last = (told.strip().splitlines() or ["it said nothing"])[-1]
+        last = (output.strip().splitlines() or ["no output"])[-1]
         raise MeasurementError(f"nvpmodel did not switch to power mode {number} ({last}): run the command with sudo.")
 
 
-def _nvpmodel(root: Path, run: Run) -> _Nvpmodel | str:
+def _nvpmodel(root: Path, run: RunCommand) -> _Nvpmodel | str:
     command = Site(root, run, None, "cpu").command("nvpmodel")
     if command is None:
         return "no nvpmodel: power modes are known on Jetson boards only"
@@ -225,7 +225,7 @@ def _nvpmodel(root: Path, run: Run) -> _Nvpmodel | str:
 # ------------------------------------------------------------------------------------------------------------ the point
 
 
-def unsupported(point: OperatingPoint, root: Path = HERE, run: Run = run_tool) -> str | None:
+def unsupported(point: OperatingPoint, root: Path = HERE, run: RunCommand = run_tool) -> str | None:
     """Why the machine below ``root`` cannot be put into this point, or None when it can. Changes nothing and never raises."""
     try:
         return (
@@ -240,7 +240,7 @@ def unsupported(point: OperatingPoint, root: Path = HERE, run: Run = run_tool) -
 def require_cpus(threads: int, affinity: Sequence[int] | None = None) -> None:
     """Raises UsageError where the CPUs of one point are none that this process may use, or its threads are far too many.
 
-    For what is asked as the only point, before anything runs; in a sweep such a point is a record (:func:`unsupported`).
+    For what is requested as the only point, before anything runs; in a sweep such a point is a record (:func:`unsupported`).
     """
     cpus = os.cpu_count() or 1
     if threads > OVERSUBSCRIBED * cpus:
@@ -280,12 +280,14 @@ def _no_cap(root: Path, cap_hz: float) -> str | None:
     return None
 
 
-def _no_mode(root: Path, name: str, run: Run) -> str | None:
-    found = _nvpmodel(root, run)
-    if isinstance(found, str):
-        return found
-    found.find(name)
-    return None if found.current() is not None else "nvpmodel does not tell the present mode: run the command with sudo"
+def _no_mode(root: Path, name: str, run: RunCommand) -> str | None:
+    model = _nvpmodel(root, run)
+    if isinstance(model, str):
+        return model
+    model.find(name)
+    return (
+        None if model.current() is not None else "nvpmodel does not report the present mode: run the command with sudo"
+    )
 
 
 @contextmanager
@@ -295,12 +297,12 @@ def controlled(
     state: Path,
     clock_cap_hz: float | None = None,
     power_mode: str | None = None,
-    run: Run = run_tool,
+    run: RunCommand = run_tool,
 ) -> Iterator[None]:
-    """Hold a clock cap and a power mode while the body runs, and put back what was there; contexts may be nested.
+    """Hold a clock cap and a power mode while the body runs, and restore the earlier state; contexts may be nested.
 
-    ``state`` is the file that remembers it (the same one for nested contexts). Raises UsageError (a mode or a cap that this
-    machine does not have), StorageError (no permission), MeasurementError (it does not keep what was asked for).
+    ``state`` is the file that records it (the same one for nested contexts). Raises UsageError (a mode or a cap that this
+    machine does not have), StorageError (no permission), MeasurementError (it does not keep what was set).
     """
     if clock_cap_hz is None and power_mode is None:
         yield
@@ -310,35 +312,35 @@ def controlled(
         raise UsageError(f"The power mode {power_mode} cannot be set: {model}.")
     if clock_cap_hz is not None and not _policies(root):
         raise UsageError("The clock cannot be capped: the kernel offers no cpufreq.")
-    wanted = model.find(power_mode) if model and power_mode is not None else None
+    mode_id = model.find(power_mode) if model and power_mode is not None else None
     before = model.current() if model else None
     if model and before is None:
-        raise MeasurementError("nvpmodel does not tell the present mode: run the command with sudo.")
+        raise MeasurementError("nvpmodel does not report the present mode: run the command with sudo.")
     frame = Frame(
         pid=os.getpid(),
         started=_started(os.getpid()) or "unknown",
         power_mode_id=before,
         frequencies=_saved_frequencies(root),
     )
-    with _held_signals() as held:
+    with _deferred_signals() as deferred:
         _push(state, frame)
         try:
-            if model and wanted is not None and wanted != before:
-                model.set(wanted)
+            if model and mode_id is not None and mode_id != before:
+                model.set(mode_id)
             if clock_cap_hz is not None:
                 for folder in _policies(root):
                     _cap(folder, _limit_khz(folder, clock_cap_hz))
             yield
         finally:
-            held.closing = True
+            deferred.closing = True
             _put_back(root, frame, run)
             _pop(state)
 
 
-def restore_left_over(state: Path, root: Path = HERE, run: Run = run_tool) -> str | None:
-    """Put back what a killed run left changed and say so in a sentence; None when nothing was left.
+def restore_left_over(state: Path, root: Path = HERE, run: RunCommand = run_tool) -> str | None:
+    """Put back what a killed command left changed and report it in a sentence; None when nothing was left.
 
-    Raises MeasurementError while the run that wrote ``state`` still lives, StorageError (no permission), BadRecord (a broken file).
+    Raises MeasurementError while the command that wrote ``state`` still lives, StorageError (no permission), BadRecord (a broken file).
     """
     if not state.is_file():
         return None
@@ -346,24 +348,22 @@ def restore_left_over(state: Path, root: Path = HERE, run: Run = run_tool) -> st
     for frame in frames:
         if frame.pid != os.getpid() and _started(frame.pid) == frame.started:
             raise MeasurementError(
-                f"Process {frame.pid} still holds this machine at an operating point: wait for it, or stop it first."
+                f"Process {frame.pid} still keeps this machine at an operating point: wait for it, or stop it first."
             )
-    told = [line for frame in reversed(frames) for line in _put_back(root, frame, run)]
+    restored = [line for frame in reversed(frames) for line in _put_back(root, frame, run)]
     state.unlink()
-    return (
-        f"A run that was killed had left the machine changed; put back: {', '.join(dict.fromkeys(told)) or 'nothing'}."
-    )
+    return f"A run that was killed had left the machine changed; put back: {', '.join(dict.fromkeys(restored)) or 'nothing'}."
 
 
-def _put_back(root: Path, frame: Frame, run: Run) -> list[str]:
-    """Restore one frame and say what. The power mode goes first: it brings back its CPUs, and limits of its own.
+def _put_back(root: Path, frame: Frame, run: RunCommand) -> list[str]:
+    """Restore one frame and return what was restored. The power mode goes first: it brings back its CPUs, and limits of its own.
 
     Everything is tried; then the first error is raised.
     """
-    told, errors = [], []
+    restored, errors = [], []
     if frame.power_mode_id is not None:
         try:
-            told += _put_back_mode(root, frame.power_mode_id, run)
+            restored += _put_back_mode(root, frame.power_mode_id, run)
         except (MeasurementError, StorageError) as error:
             errors.append(error)
     for saved in frame.frequencies:
@@ -375,13 +375,13 @@ def _put_back(root: Path, frame: Frame, run: Run) -> list[str]:
         except StorageError as error:
             errors.append(error)
         else:
-            told.append(f"{file.parent.name} {file.name} {saved.khz / 1e6:g} GHz")
+            restored.append(f"{file.parent.name} {file.name} {saved.khz / 1e6:g} GHz")
     if errors:
         raise errors[0]
-    return told
+    return restored
 
 
-def _put_back_mode(root: Path, number: int, run: Run) -> list[str]:
+def _put_back_mode(root: Path, number: int, run: RunCommand) -> list[str]:
     model = _nvpmodel(root, run)
     if isinstance(model, str):
         raise MeasurementError(f"The power mode could not be put back to {number}: {model}.")
@@ -406,10 +406,10 @@ def _frames(state: Path) -> tuple[Frame, ...]:
 
 
 def _push(state: Path, frame: Frame) -> None:
-    """Remember ``frame`` on the disk. Raises MeasurementError when another process's frames are still there."""
+    """Write ``frame`` to the disk. Raises MeasurementError when another process's frames are still there."""
     frames = _frames(state) if state.is_file() else ()
     if any(f.pid != frame.pid or f.started != frame.started for f in frames):
-        raise MeasurementError(f"{state} remembers an operating point of another run: restore what it left over first.")
+        raise MeasurementError(f"{state} records an operating point of another run: restore what it left over first.")
     store.write_record(state, State(frames=(*frames, frame)))
 
 
@@ -432,7 +432,7 @@ def _started(pid: int) -> str | None:
 
 
 @dataclass
-class _Held:
+class _DeferredSignals:
     """Signals of one context. The first one ends its body; later ones, and those during the restoring, wait for its end."""
 
     closing: bool = False
@@ -440,43 +440,43 @@ class _Held:
 
 
 @contextmanager
-def _held_signals() -> Iterator[_Held]:
-    """Let the ending signals unwind the body instead of killing the process. Outside the main thread nothing can be held."""
-    held = _Held()
+def _deferred_signals() -> Iterator[_DeferredSignals]:
+    """Let the ending signals unwind the body instead of killing the process. Outside the main thread nothing can be deferred."""
+    deferred = _DeferredSignals()
     if threading.current_thread() is not threading.main_thread():
-        yield held
+        yield deferred
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    taken = {number: how for number, how in before.items() if how not in (signal.SIG_IGN, None)}
+    handlers = {number: how for number, how in before.items() if how not in (signal.SIG_IGN, None)}
 
     def end(number: int, frame: FrameType | None) -> None:
-        if held.closing:
-            held.waiting.append(number)
+        if deferred.closing:
+            deferred.waiting.append(number)
             return
-        held.closing = True
-        how = taken[signal.Signals(number)]
+        deferred.closing = True
+        how = handlers[signal.Signals(number)]
         if callable(how):
             how(number, frame)  # Python's own handler of SIGINT raises KeyboardInterrupt
-            held.closing = False  # a handler that returns lets the body go on
+            deferred.closing = False  # a handler that returns lets the body go on
             return
         raise SystemExit(128 + number)
 
-    for number in taken:
+    for number in handlers:
         signal.signal(number, end)
-    whole = False
+    body_ended = False
     try:
-        yield held
-        whole = True
+        yield deferred
+        body_ended = True
     finally:
-        for number, how in taken.items():
+        for number, how in handlers.items():
             signal.signal(number, how)
-        if whole and held.waiting:
-            _deliver(held.waiting[0], taken)
+        if body_ended and deferred.waiting:
+            _deliver(deferred.waiting[0], handlers)
 
 
-def _deliver(number: int, taken: dict[signal.Signals, Any]) -> None:
-    """A signal that came while the machine was put back: what it asked for happens now."""
-    how = taken[signal.Signals(number)]
+def _deliver(number: int, handlers: dict[signal.Signals, Any]) -> None:
+    """A signal that came while the machine was put back: its handler is called now."""
+    how = handlers[signal.Signals(number)]
     if callable(how):
         how(number, None)
     else:
@@ -500,7 +500,7 @@ def busy(load: int, cpus: Sequence[int] | None = None) -> Iterator[list[int]]:
         yield [child.pid for child in children]
         if ended := sum(child.poll() is not None for child in children):
             raise MeasurementError(
-                f"{ended} of {load} background processes ended early: the load was not what it says."
+                f"{ended} of {load} background processes ended early: the load was not the one requested."
             )
 
 

@@ -5,7 +5,7 @@ clock, the shared cache and the memory with the neighbours. Two loops of machine
 :mod:`kit.devices.clock`:
 
 =========  ==========================================  ==========================================================================
-loop       instruction                                 what it tells
+loop       instruction                                 what it measures
 =========  ==========================================  ==========================================================================
 read       32-byte loads (x86_64, AVX), pairs of       bandwidth: the loads are independent, the prefetchers help
            16-byte loads (aarch64), in order

@@ -8,7 +8,7 @@ from typing import Any
 
 from kit.devices import recognise
 from kit.errors import UnknownName, UsageError
-from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need, Percentile
+from kit.records import STORED_PERCENTILES, KnowledgeRow, Need, Percentile
 
 
 def need_about(rows: Sequence[KnowledgeRow], *, spelled: Callable[[str], str] = str, **limits: Any) -> Need:
@@ -87,10 +87,10 @@ def need_of(
 
 
 def _percentile(number: int, name: str) -> Percentile:
-    for known in PERCENTILES_KEPT:
+    for known in STORED_PERCENTILES:
         if number == known:
             return known
-    kept = ", ".join(map(str, PERCENTILES_KEPT))
+    kept = ", ".join(map(str, STORED_PERCENTILES))
     raise UsageError(f"{name} {number} is not kept: give one of {kept}.")
 
 

@@ -39,7 +39,7 @@ def measurer(
         nonlocal known
         record = _profiled(row, spec, profiles / spec.device_id / FILE, on_step)
         if record.measurement is None or record.label is None:
-            on_message(f"{row.artifact_id} could not be measured: {record.reason or record.outcome}")
+            on_message(f"{row.artifact_id} could not be measured: {record.reason or record.status}")
             return None
         # The weights of the measured file are random, so the accuracy stays that of the predicted row.
         measured = row_of(record).model_copy(update={"accuracy": row.accuracy, "dataset": row.dataset})

@@ -95,7 +95,7 @@ def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
 def row_of(profile: ProfileRecord) -> KnowledgeRow:
     """The row of one record. Raises BadRecord where it holds no measurement."""
     if profile.measurement is None or profile.label is None:
-        raise BadRecord(f"{profile.artifact.artifact_id} was not measured: {profile.reason or profile.outcome}.")
+        raise BadRecord(f"{profile.artifact.artifact_id} was not measured: {profile.reason or profile.status}.")
     return _row_of(profile)
 
 
@@ -159,7 +159,7 @@ def _point(profile: ProfileRecord) -> OperatingPoint:
 
 def _tail(measured: Measurement) -> dict[str, float]:
     """Further percentiles, and the intervals of the median and of the p99, in seconds."""
-    groups = [v.values_ns * 1e-9 for v in measured.visits]
+    groups = [v.values_ns * 1e-9 for v in measured.runs]
     low, high = measured.interval_s
     p99_low, p99_high = stats.bootstrap_over_groups(groups, lambda x: stats.quantile(x, 0.99), resamples=RESAMPLES)
     p95_s = stats.quantile(np.concatenate(groups), 0.95)

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from kit import store
 from kit.errors import BadRecord, UsageError
 from kit.knowledge.checks import checks_of, download_bits, rank, select
-from kit.records import PERCENTILES_KEPT, KnowledgeRow, Need
+from kit.records import STORED_PERCENTILES, KnowledgeRow, Need
 from kit.stats import Float64Array, Int64Array
 
 SCHEMA = 1
@@ -153,7 +153,7 @@ class DecisionTable:
 
 
 def compile_rows(
-    rows: Sequence[KnowledgeRow], need: Need | None = None, *, percentiles: Sequence[int] = PERCENTILES_KEPT
+    rows: Sequence[KnowledgeRow], need: Need | None = None, *, percentiles: Sequence[int] = STORED_PERCENTILES
 ) -> DecisionTable:
     """The table of one device and state: ``need`` names device, backend, threads, batch, operating point, data set and what the
     device has, as for :func:`kit.knowledge.ask`; its limits are asked of the table. Raises what ``ask`` raises for such a need,

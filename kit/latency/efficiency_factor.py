@@ -78,8 +78,8 @@ def _leave_small_groups(groups: dict[Group, list[ProfileRecord]], left_out: dict
 
 
 def _unusable(profile: ProfileRecord) -> str | None:
-    if profile.outcome != "ok" or profile.measurement is None:
-        return profile.outcome
+    if profile.status != "ok" or profile.measurement is None:
+        return profile.status
     if profile.label is not None and profile.label not in DECIDING:
         return profile.label
     if not profile.plain:

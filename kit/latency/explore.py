@@ -268,8 +268,8 @@ class _Session:
         wanted = self.plan.space.sample(self.plan.sample, self.plan.seed)
         names = {sub.id for sub in wanted}
         ended = f"all {len(wanted)} are measured"
-        for start in range(0, len(wanted), profiler.WAVE):
-            missing = [s for s in wanted[start : start + profiler.WAVE] if s.id not in self.known]
+        for start in range(0, len(wanted), profiler.BATCH_JOBS):
+            missing = [s for s in wanted[start : start + profiler.BATCH_JOBS] if s.id not in self.known]
             while missing:
                 count = self._affordable(len(missing))
                 if not count:
@@ -348,7 +348,7 @@ class _Session:
         self.each_s = (time.monotonic() - start_s) / len(subs)
         self.known |= {r.artifact.artifact_id: r for r in records}
         self.new += len(records)
-        if all(r.outcome != "ok" for r in records):
+        if all(r.status != "ok" for r in records):
             raise MeasurementError(f"Nothing of this batch was measured: {(records[0].reason or '').rstrip('.')}.")
         return records
 
@@ -358,7 +358,7 @@ class _Session:
         return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.began_s)
 
     def _cost_s(self, rounds: int) -> float:
-        return rounds * (self.plan.settings.visit_s + profiler.OVERHEAD_S)
+        return rounds * (self.plan.settings.run_s + profiler.OVERHEAD_S)
 
     def _affordable(self, count: int) -> int:
         """How many of ``count`` networks the budget is enough for; one at least where nothing was measured yet."""

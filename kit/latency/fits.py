@@ -99,7 +99,7 @@ def source_predictor(
     if isinstance(source, Path) and source.suffix == ".json":
         return latency.load(source)
     profiles = store.read_profiles([source]) if isinstance(source, Path) else source
-    used = [p.settings.backend for p in profiles if p.outcome == "ok"] or [p.settings.backend for p in profiles]
+    used = [p.settings.backend for p in profiles if p.status == "ok"] or [p.settings.backend for p in profiles]
     taken = backend if backend in used else max(sorted(set(used)), key=used.count)
     return latency.predictor(
         [p for p in profiles if p.settings.backend == taken], level=level, seed=seed, baselines=False

@@ -10,17 +10,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
 from kit import records, store, units
 from kit.errors import BadRecord, UsageError
 from kit.latency.features import KINDS, PRECISIONS, Networks, Table, arrange
 from kit.latency.gaussian_process import GaussianProcess, Posterior, Shares
 from kit.latency.parametric import Cases, Line, PerKindLinear, Roof, Roofline, State, place
-from kit.records import FormScore, Kernel, LatencyModel, OperatingPoint, Record
+from kit.records import AliasedRecord, FormScore, Kernel, LatencyModel, OperatingPoint, Record
 from kit.stats import BoolArray, Float64Array, Int64Array
 
 ModelFamily = Literal["factor", "kinds", "roofline", "learned"]
@@ -44,20 +44,7 @@ CLOCK_MARGIN = 0.02
 OTHER_FAMILY = "no network of its family was measured, so it is predicted kernel by kernel"
 
 
-class Stored(Record):
-    """A record that files hold under the names of the first version: the ``alias`` of a field is its key there."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    @model_serializer(mode="wrap")
-    def _by_stored_keys(self, values_of: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields = type(self).model_fields
-        return {
-            (fields[name].alias if name in fields else None) or name: value for name, value in values_of(self).items()
-        }
-
-
-class Measured(Stored):
+class Measured(AliasedRecord):
     """What a predictor was fitted to. ``spread`` is each latency's relative standard error, ``kernels_known`` False where only the
     multiply-accumulates of the networks were known."""
 
@@ -105,7 +92,7 @@ class Predictions:
         return np.array([w is not None for w in self.why], dtype=bool)
 
 
-class Predictor(Stored):
+class Predictor(AliasedRecord):
     """Latency of any network on one device and backend. Written by ``kit fit``, read by ``kit predict``."""
 
     kind: Literal["predictor"] = "predictor"

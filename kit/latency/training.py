@@ -125,8 +125,8 @@ def _observations(profiles: Sequence[ProfileRecord], kernels: KernelsOf) -> tupl
 
 
 def _unusable(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> str | None:
-    if profile.outcome != "ok" or profile.measurement is None:
-        return profile.outcome
+    if profile.status != "ok" or profile.measurement is None:
+        return profile.status
     if profile.label is not None and profile.label not in DECIDING:
         return profile.label
     how = profile.settings

@@ -314,7 +314,7 @@ class _Partial:
 def _fetch_files(client: httpx.Client, manifest: Manifest, staged: Path, progress: Progress | None) -> int:
     """Fetch every file of ``manifest`` into ``staged``. Returns the bytes received over the link."""
     with store.explained(staged, "write"):
-        missing = [f for f in manifest.files if not store.is_whole(staged / f.file, f)]
+        missing = [f for f in manifest.files if not store.file_matches(staged / f.file, f)]
         _check_room(staged, missing)
         bytes_before = manifest.size_bytes - sum(f.size_bytes for f in missing)
         received = 0

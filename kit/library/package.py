@@ -276,7 +276,7 @@ def _stored_manifest(layout_dir: Path, entry: object, manifest: Manifest) -> Man
         stored = _read_package(layout_dir, entry).manifest
     except KitError:  # a broken package is repaired by adding it again
         return None
-    intact = all(store.is_whole(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in stored.files)
+    intact = all(store.file_matches(blob_path(layout_dir, f"sha256:{f.sha256}"), f) for f in stored.files)
     return stored if intact and same_content(stored, manifest) else None
 
 
@@ -285,7 +285,7 @@ def _copy_blob(
 ) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")
-    if store.is_whole(target, ref):
+    if store.file_matches(target, ref):
         return
     with store.explained(target, "write"):
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")

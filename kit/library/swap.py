@@ -62,7 +62,9 @@ def find(to: Path, name: str, digest: str) -> Path | None:
     folder = folder_of(to, name, digest)
     try:
         receipt, manifest = read_install(folder)
-        intact = receipt.manifest_digest == digest and all(store.is_whole(folder / f.file, f) for f in manifest.files)
+        intact = receipt.manifest_digest == digest and all(
+            store.file_matches(folder / f.file, f) for f in manifest.files
+        )
     except KitError:
         return None
     return folder if intact else None

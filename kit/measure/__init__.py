@@ -2,5 +2,5 @@
 
 ``targets`` resolves names, ``profiler`` runs jobs, ``forkserver`` and ``worker`` are the two ends of a child process, ``stopwatch`` times
 calls, ``drift`` corrects for a machine that changes, ``quality`` labels and warns, ``scenario`` loads networks as MLPerf does, ``session``
-records a machine's state on a day, ``compare`` tells two measurements apart.
+records a machine's state on a day, ``compare`` compares two measurements.
 """

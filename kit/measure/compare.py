@@ -1,13 +1,13 @@
-"""Is B faster than A? Two sets of profiles, artifact by artifact: the ratio of the latencies, its interval, a verdict.
+"""Is B faster than A? Two sets of profiles, artifact by artifact: the ratio of the latencies, its interval, a label.
 
 The unit is the process: calls of one process share its memory layout, clock and neighbours, so a thousand of them are no thousand
 witnesses. Each process counts by its median alone. The ratio is the Hodges-Lehmann estimate on the logarithms and its
 interval inverts the exact rank-sum test, because that keeps its promise with five or six processes a side, whatever
 the distribution; a bootstrap over six medians is too narrow, and a mean follows the one wild process.
 
-What it cannot see by itself: two runs at two times differ also by what the machine did meanwhile. Where both sides have
+What it cannot see by itself: two measurements at two times differ also by what the machine did meanwhile. Where both sides have
 drift-corrected values, these are compared. Else the interval is widened: by the half-width of a record that is only settled, and,
-where a reference workload moved between the runs, to hold both the ratio as it is and the ratio per reference workload.
+where a reference workload moved between the measurements, to hold both the ratio as it is and the ratio per reference workload.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from kit import stats, store, units
-from kit.records import Measurement, ProfileRecord, Record, Reference
+from kit.records import AliasedRecord, Measurement, ProfileRecord, Reference
 
-Verdict = Literal["faster", "slower", "same", "undecided", "not comparable"]
-VERDICTS: tuple[Verdict, ...] = ("faster", "slower", "same", "undecided", "not comparable")
-#: Settings that say how long to measure and not what: records that differ in these alone are comparable.
+ComparisonLabel = Literal["faster", "slower", "same", "undecided", "not comparable"]
+COMPARISON_LABELS: tuple[ComparisonLabel, ...] = ("faster", "slower", "same", "undecided", "not comparable")
+#: Stored keys of settings that say how long to measure and not what: records that differ in these alone are comparable.
 HOW_LONG = frozenset(
     {"rounds_min", "rounds_max", "visit_s", "warmup_max_s", "precision_target", "budget_s", "timeout_s", "seed"}
 )
@@ -32,14 +33,14 @@ OF_THE_CALLS = frozenset({"backend", "threads", "batch"})
 CONFIDENCE = 0.95
 
 
-class Comparison(Record):
-    """One artifact on two sides. ``ratio`` is B over A: below 1, B is faster. ``why`` belongs to the last two verdicts."""
+class Comparison(AliasedRecord):
+    """One artifact on two sides. ``ratio`` is B over A: below 1, B is faster. ``why`` belongs to the last two labels."""
 
     artifact_id: str
     device_id: str
     backend: str
     point: str  # the operating point, such as "t1"
-    verdict: Verdict
+    label: ComparisonLabel = Field(alias="verdict")
     why: str | None = None
     a_sha256: str | None = None
     b_sha256: str | None = None
@@ -58,10 +59,10 @@ class Comparison(Record):
 
     def slower_by_more_than(self, share: float) -> bool:
         """Whether the whole interval lies above 1 + ``share``: B is slower by more than that, with confidence."""
-        return self.interval is not None and self.verdict != "not comparable" and self.interval[0] > 1 + share
+        return self.interval is not None and self.label != "not comparable" and self.interval[0] > 1 + share
 
     def summary(self) -> dict[str, str]:
-        rows = {"network": self.artifact_id, "verdict": self.verdict, "B over A": ""}
+        rows = {"network": self.artifact_id, "label": self.label, "B over A": ""}
         if self.ratio is not None and self.interval is not None:
             low, high = self.interval
             rows["B over A"] = f"{self.ratio:.4f} ({self.confidence:.0%}: {low:.4f} to {high:.4f})"
@@ -86,15 +87,15 @@ def compare(a: Sequence[ProfileRecord], b: Sequence[ProfileRecord], within: floa
     pairs: list[tuple[ProfileRecord, ProfileRecord]] = []
     for same in (_same_file, _same_name, _same_file_elsewhere, _same_name_elsewhere):
         for one in list(left):
-            found = [two for two in right if same(one, two)]
-            if found:
-                two = min(found, key=lambda r: len(differences(one, r)))
+            candidates = [two for two in right if same(one, two)]
+            if candidates:
+                two = min(candidates, key=lambda r: len(differences(one, r)))
                 pairs.append((one, two))
                 left = [record for record in left if record is not one]
                 right = [record for record in right if record is not two]
     pairs.sort(key=lambda pair: order[id(pair[0])])
     only = [_alone(record, "A") for record in left] + [_alone(record, "B") for record in right]
-    return [judge(one, two, within) for one, two in pairs] + only
+    return [compare_pair(one, two, within) for one, two in pairs] + only
 
 
 def deciding(profiles: Sequence[ProfileRecord]) -> list[ProfileRecord]:
@@ -107,13 +108,13 @@ def deciding(profiles: Sequence[ProfileRecord]) -> list[ProfileRecord]:
 
 
 def conditions(profile: ProfileRecord) -> dict[str, Any]:
-    """What two records must share beside the device: backend, threads, operating point, whatever else the settings hold."""
+    """What two records must share besides the device: backend, threads, operating point, whatever else the settings hold."""
     settings = profile.settings.model_dump(mode="json")
     return {name: value for name, value in settings.items() if name not in HOW_LONG}
 
 
 def differences(a: ProfileRecord, b: ProfileRecord) -> list[str]:
-    """Why the two cannot be compared, in words; none when they can."""
+    """Why the two cannot be compared, a phrase for each reason; none when they can."""
     return _other_conditions(a, b) + _other_timer(a, b)
 
 
@@ -128,15 +129,15 @@ def _other_conditions(a: ProfileRecord, b: ProfileRecord) -> list[str]:
 def _other_timer(a: ProfileRecord, b: ProfileRecord) -> list[str]:
     if a.measurement is None or b.measurement is None:
         return []
-    one, two = a.measurement.visits[0].timer, b.measurement.visits[0].timer
+    one, two = a.measurement.runs[0].timer, b.measurement.runs[0].timer
     return [] if one == two else [_differs("timer", one, two)]
 
 
 def _differs(name: str, one: object, two: object) -> str:
-    return f"{name} differs (A {_said(one)}, B {_said(two)})"
+    return f"{name} differs (A {_printed(one)}, B {_printed(two)})"
 
 
-def _said(value: object) -> str:
+def _printed(value: object) -> str:
     return "none" if value is None else str(value)
 
 
@@ -160,8 +161,8 @@ def _alone(record: ProfileRecord, side: str) -> Comparison:
     return _comparison(record, "not comparable", why=f"only {side} has it", lost=side == "A" and record.trusted)
 
 
-def judge(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = False) -> Comparison:
-    """The verdict on one pair of records. ``across``: they were measured on different devices or under different conditions on purpose
+def compare_pair(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = False) -> Comparison:
+    """The label of one pair of records. ``across``: they were measured on different devices or under different conditions on purpose
     (another thread count, another runtime), so what differs is a remark and no refusal."""
     conditions_differ = _other_conditions(a, b)
     remarks = _remarks(a, b) + (tuple(conditions_differ) if across else ())
@@ -170,7 +171,7 @@ def judge(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = F
         "b_sha256": b.artifact.model.sha256,
         "a_record_id": a.record_id,
         "b_record_id": b.record_id,
-        "lost": a.trusted and b.outcome != "ok",
+        "lost": a.trusted and b.status != "ok",
         "remarks": remarks,
     }
     refused = _other_timer(a, b) if across else conditions_differ + _other_timer(a, b)
@@ -183,7 +184,7 @@ def judge(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = F
         low, high, why_wider = _widened(a, b, low, high, within)
         remarks += why_wider
         about["remarks"] = remarks
-    verdict, why = _verdict(low, high, confidence, within)
+    label, why = _label(low, high, confidence, within)
     about |= {
         "a_median_s": stats.quantile(one, 0.5),
         "b_median_s": stats.quantile(two, 0.5),
@@ -194,28 +195,28 @@ def judge(a: ProfileRecord, b: ProfileRecord, within: float, *, across: bool = F
         "confidence": confidence,
         "values": values,
     }
-    return _comparison(b, verdict, why=why, **about)
+    return _comparison(b, label, why=why, **about)
 
 
-def _comparison(record: ProfileRecord, verdict: Verdict, *, why: str | None, **more: Any) -> Comparison:
+def _comparison(record: ProfileRecord, label: ComparisonLabel, *, why: str | None, **more: Any) -> Comparison:
     how = record.settings
     return Comparison(
         artifact_id=record.artifact.artifact_id,
         device_id=record.device.device_id,
         backend=how.backend,
         point=how.name,
-        verdict=verdict,
+        label=label,
         why=why,
         **more,
     )
 
 
-def _verdict(low: float, high: float, confidence: float, within: float) -> tuple[Verdict, str | None]:
+def _label(low: float, high: float, confidence: float, within: float) -> tuple[ComparisonLabel, str | None]:
     """Same: the whole interval lies within the margin (a difference that small is none, also when it is certain)."""
     if confidence < CONFIDENCE:
         return (
             "undecided",
-            f"so few processes carry {confidence:.0%} where {CONFIDENCE:.0%} is asked",
+            f"so few processes carry {confidence:.0%} where {CONFIDENCE:.0%} is needed",
         )
     if low >= 1 / (1 + within) and high <= 1 + within:
         return "same", None
@@ -230,8 +231,8 @@ def _verdict(low: float, high: float, confidence: float, within: float) -> tuple
 
 
 def _untrusted(record: ProfileRecord, side: str) -> list[str]:
-    if record.outcome != "ok":
-        return [f"{side} {record.outcome}: {(record.reason or 'no reason given').rstrip('.')}"]
+    if record.status != "ok":
+        return [f"{side} {record.status}: {(record.reason or 'no reason given').rstrip('.')}"]
     return [] if record.trusted else [f"{side} is {record.label or 'not labelled'}"]
 
 
@@ -252,16 +253,18 @@ def _one_scale(a: Reference | None, b: Reference | None) -> bool:
 def _widened(
     a: ProfileRecord, b: ProfileRecord, low: float, high: float, within: float
 ) -> tuple[float, float, tuple[str, ...]]:
-    """The interval of raw values (low, high, remarks), wider by what the machine did while or between it was measured.
+    """The interval of raw values (low, high, remarks), wider by what the machine did during or between the measurements.
 
     A settled record wandered: its processes follow the drift of the machine and are not independent, so each end moves by its
-    half-width. Where a reference workload moved between the runs, the interval holds the ratio both as it is and per workload.
+    half-width. Where a reference workload moved between the measurements, the interval holds the ratio both as it is and per workload.
     """
     assert a.measurement is not None and b.measurement is not None
     remarks = []
     moved = _machine_moved(a.measurement, b.measurement, within) if _one_state(a, b) else {}
     low, high = min([low, *(low / m for m in moved.values())]), max([high, *(high / m for m in moved.values())])
-    remarks += [f"{n} moved by {m - 1:+.1%} between the runs: the interval is wider by it" for n, m in moved.items()]
+    remarks += [
+        f"{n} moved by {m - 1:+.1%} between the measurements: the interval is wider by it" for n, m in moved.items()
+    ]
     for side, record, measurement in (("A", a, a.measurement), ("B", b, b.measurement)):
         if record.label == "settled":
             low, high = low / (1 + measurement.half_width), high * (1 + measurement.half_width)
@@ -278,8 +281,8 @@ def _one_state(a: ProfileRecord, b: ProfileRecord) -> bool:
 def _machine_moved(a: Measurement, b: Measurement, within: float) -> dict[str, float]:
     """Each reference workload's time in B over A, when that ratio surely differs from 1 and by more than the margin."""
     moved = {}
-    for name in sorted(set.intersection(*(set(v.references) for v in (*a.visits, *b.visits)))):
-        one, two = ([float(np.median(v.references[name].array())) for v in side.visits] for side in (a, b))
+    for name in sorted(set.intersection(*(set(run.references) for run in (*a.runs, *b.runs)))):
+        one, two = ([float(np.median(run.references[name].array())) for run in side.runs] for side in (a, b))
         ratio, low, high, confidence = stats.ratio_interval(one, two, CONFIDENCE)
         certain = confidence >= CONFIDENCE and not low <= 1 <= high
         if certain and not 1 / (1 + within) <= ratio <= 1 + within:
@@ -304,5 +307,5 @@ def _remarks(a: ProfileRecord, b: ProfileRecord) -> tuple[str, ...]:
 
 
 def _versions(record: ProfileRecord) -> dict[str, str]:
-    runtime = dict(record.measurement.visits[0].versions) if record.measurement else {}
+    runtime = dict(record.measurement.runs[0].versions) if record.measurement else {}
     return {"kit": record.kit_version, "kernel": record.device.kernel, **runtime}

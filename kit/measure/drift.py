@@ -1,4 +1,4 @@
-"""Reference workloads: fixed work, timed beside a network, so that a machine that moves is told from a network that does.
+"""Reference workloads: fixed work, timed between blocks of calls, which separates drift of the machine from the network.
 
 ============  ====================================================================  ===============================
 workload      what it does                                                          follows
@@ -16,7 +16,7 @@ gathers, the chain and eleven small networks, over 900 processes of four network
 does not serve: it moved by 2 % where networks moved by 1, because the clock of wide vector instructions is another one.
 
 Arrays lie on huge pages where the kernel grants them and on page boundaries everywhere: where a process happens to put an
-array would otherwise change the time of the same work by 15 %. What they take on a device in its usual state is kept in
+array would otherwise change the time of the same work by 15 %. What they take on a device in its usual state is stored in
 ``profiles/<device_id>/reference.json`` and is the scale of every drift-corrected latency of that device.
 """
 
@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit.devices import clock, working_sets
-from kit.records import Reference, Visit
+from kit.records import Reference, Run
 from kit.store import utc_now
 
 Workload = Callable[[], int]  # does its work once, returns the nanoseconds that it took
@@ -50,7 +50,7 @@ WORKLOADS = {
 }
 MIXTURES: dict[
     str, tuple[dict[str, float], ...]
-] = {  # by the network's precision; the first of which all is known counts
+] = {  # by the network's precision; the first whose workloads are all timed counts
     "fp32": ({"weights": 0.3, "network": 0.7}, {"product": 0.4, "weights": 0.5, "clock": 0.1}),
     "int8": ({"network": 0.85, "network8": 0.2}, {"product": 0.3, "weights": 1.0, "clock": 0.1}),
 }
@@ -62,25 +62,25 @@ def mixtures(precision: str) -> tuple[dict[str, float], ...]:
 
 
 def networks(precision: str) -> dict[str, str]:
-    """Names and sub-network ids of the reference networks beside a network of ``precision``."""
+    """Names and sub-network ids of the reference networks timed with a network of ``precision``."""
     return {name: NETWORKS[name] for name in mixtures(precision)[0] if name in NETWORKS}
 
 
 def workloads(calls: Mapping[str, Callable[[], Any]] | None = None) -> dict[str, Workload]:
     """The workloads that this machine can run, each warmed up. ``calls`` run reference networks; without any the smaller product
     stands in. ``clock`` is missing where no chain can be run or believed."""
-    found: dict[str, Workload] = {name: _network(call) for name, call in (calls or {}).items()}
+    by_name: dict[str, Workload] = {name: _network(call) for name, call in (calls or {}).items()}
     for name, shape in PRODUCTS.items():
-        if name == "weights" or not found:
-            found[name] = _product(*shape)
+        if name == "weights" or not by_name:
+            by_name[name] = _product(*shape)
     chain = clock.chain()
     if chain is not None and clock.agrees(chain):
         passes = chain.first.passes
-        found["clock"] = lambda: chain.first.elapsed_ns(passes)
-    for workload in found.values():
+        by_name["clock"] = lambda: chain.first.elapsed_ns(passes)
+    for workload in by_name.values():
         for _ in range(2):
             workload()
-    return found
+    return by_name
 
 
 def _network(call: Callable[[], Any]) -> Workload:
@@ -110,7 +110,7 @@ def _product(rows: int, inner: int, columns: int) -> Workload:
 
 
 def clock_of(times_ns: NDArray[np.int64]) -> float | None:
-    """The core clock in hertz that the ``clock`` workload's times [n] tell: their lower quartile, as nothing shortens a chain."""
+    """The core clock in hertz that the ``clock`` workload's times [n] give: their lower quartile, as nothing shortens a chain."""
     chain = clock.chain()
     if chain is None or not len(times_ns):
         return None
@@ -118,76 +118,77 @@ def clock_of(times_ns: NDArray[np.int64]) -> float | None:
     return float(cycles / max(1.0, float(np.quantile(times_ns, 0.25)) - chain.first.overhead_ns) * 1e9)
 
 
-def fits(kept: Reference, device_id: str) -> bool:
+def fits(reference: Reference, device_id: str) -> bool:
     """Whether a stored scale is of this device and of the workloads that this kit runs."""
-    known = WORKLOADS | NETWORKS
-    return kept.device_id == device_id and all(known.get(_plain(name)) == what for name, what in kept.workloads.items())
+    own = WORKLOADS | NETWORKS
+    of_this_kit = all(own.get(_plain(name)) == description for name, description in reference.workloads.items())
+    return reference.device_id == device_id and of_this_kit
 
 
 def _plain(name: str) -> str:
     return name.split(" ")[0]
 
 
-def _kept_as(name: str, backend: str) -> str:
+def _scale_key(name: str, backend: str) -> str:
     """What takes another time in another runtime has a scale of its own there."""
     return f"{name} {backend}" if name in NETWORKS else name
 
 
 @dataclass(frozen=True)
-class Seen:
+class TimedRun:
     """One process that timed reference workloads, and by which runtime."""
 
-    visit: Visit
+    run: Run
     backend: str
 
     def medians_ns(self) -> dict[str, float]:
-        return {name: float(np.median(series.array())) for name, series in self.visit.references.items()}
+        return {name: float(np.median(series.array())) for name, series in self.run.references.items()}
 
 
-def scale(kept: Reference | None, device_id: str, seen: Sequence[Seen]) -> Reference | None:
-    """``kept`` with the workloads that it lacks, from processes that timed them; None when there is neither.
+def scale(reference: Reference | None, device_id: str, timed_runs: Sequence[TimedRun]) -> Reference | None:
+    """``reference`` with the workloads that it lacks, from processes that timed them; None when there is neither.
 
     Medians over processes. A reference network that is new to a device with a scale is put into the usual state by the ``weights``
-    beside it.
+    timed with it.
     """
-    nominal = dict(kept.nominal_ns) if kept else {}
+    nominal = dict(reference.nominal_ns) if reference else {}
     for names in (WORKLOADS, NETWORKS):
-        found: dict[str, list[float]] = {}
-        for process in seen:
-            medians = process.medians_ns()
-            usual = medians["weights"] / nominal["weights"] if names is NETWORKS and "weights" in medians else 1.0
+        usual_ns: dict[str, list[float]] = {}
+        for timed_run in timed_runs:
+            medians = timed_run.medians_ns()
+            slowdown = medians["weights"] / nominal["weights"] if names is NETWORKS and "weights" in medians else 1.0
             for name in names.keys() & medians.keys():
-                found.setdefault(_kept_as(name, process.backend), []).append(medians[name] / usual)
-        nominal = {name: float(np.median(times)) for name, times in sorted(found.items())} | nominal
+                usual_ns.setdefault(_scale_key(name, timed_run.backend), []).append(medians[name] / slowdown)
+        nominal = {name: float(np.median(times)) for name, times in sorted(usual_ns.items())} | nominal
     if not nominal:
         return None
-    if kept is not None and nominal.keys() == kept.nominal_ns.keys():
-        return kept
+    if reference is not None and nominal.keys() == reference.nominal_ns.keys():
+        return reference
     return Reference(
         device_id=device_id,
-        created_utc=kept.created_utc if kept else utc_now(),
+        created_utc=reference.created_utc if reference else utc_now(),
         workloads={name: (WORKLOADS | NETWORKS)[_plain(name)] for name in nominal},
         nominal_ns=nominal,
         weights={},
     )
 
 
-def of_job(kept: Reference, precision: str, backend: str, visits: Iterable[Visit]) -> Reference:
-    """``kept`` as a network of ``precision`` in this runtime needs it: the best mixture of workloads that every one of its ``visits``
+def of_job(reference: Reference, precision: str, backend: str, runs: Iterable[Run]) -> Reference:
+    """``reference`` as a network of ``precision`` in this runtime needs it: the best mixture of workloads that every one of its ``runs``
     timed."""
-    timed = [visit.references.keys() for visit in visits]
+    timed = [run.references.keys() for run in runs]
     for mixture in mixtures(precision):
-        names = {name: _kept_as(name, backend) for name in mixture}
-        if all(key in kept.nominal_ns for key in names.values()) and all(mixture.keys() <= each for each in timed):
+        names = {name: _scale_key(name, backend) for name in mixture}
+        if all(key in reference.nominal_ns for key in names.values()) and all(mixture.keys() <= each for each in timed):
             break
     else:
-        known = set(kept.nominal_ns).intersection(*timed)
-        mixture = {name: weight for name, weight in mixtures(precision)[-1].items() if name in known}
+        available = set(reference.nominal_ns).intersection(*timed)
+        mixture = {name: weight for name, weight in mixtures(precision)[-1].items() if name in available}
         names = {name: name for name in mixture}
-    return kept.model_copy(
+    return reference.model_copy(
         update={
-            "workloads": {name: kept.workloads[key] for name, key in names.items()},
-            "nominal_ns": {name: kept.nominal_ns[key] for name, key in names.items()},
+            "workloads": {name: reference.workloads[key] for name, key in names.items()},
+            "nominal_ns": {name: reference.nominal_ns[key] for name, key in names.items()},
             "weights": mixture,
         }
     )

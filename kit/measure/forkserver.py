@@ -22,7 +22,7 @@ from typing import IO, Any
 from kit import backends
 from kit.measure import worker
 from kit.measure.worker import ProcessEnd, WorkerReply, WorkerRequest
-from kit.records import Outcome, Record
+from kit.records import Record, RunStatus
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ RECYCLE_LIMIT = 8
 
 @dataclass
 class _Template:
-    """A started process, what it complains of, and how many children it had."""
+    """A started process, its standard error, and how many children it had."""
 
     process: subprocess.Popen[bytes]
     complaints: IO[bytes]
@@ -80,13 +80,13 @@ class ForkServer:
             return _reply(line)
         if line is not None:
             template.process.wait()
-        code, said = template.process.poll(), worker.last_said(template.complaints)
+        code, complaint = template.process.poll(), worker.last_line(template.complaints)
         self._templates.pop(key).stop()
         if line is None:
-            return WorkerReply(outcome="timeout", reason=_late(timeout_s))
+            return WorkerReply(status="timeout", reason=_late(timeout_s))
         if line or code == 0:
-            return WorkerReply(outcome="failed", reason=NONSENSE)
-        return WorkerReply(**_end(code or 0, said))
+            return WorkerReply(status="failed", reason=NONSENSE)
+        return WorkerReply(**_end(code or 0, complaint))
 
 
 NONSENSE = "The child process gave an unreadable answer."
@@ -114,22 +114,22 @@ def _start_template(backend: str, threads: int) -> _Template:
 def _exchange(process: subprocess.Popen[bytes], line: str, timeout_s: float) -> bytes | None:
     """Give ``line``, take a line: without its end where the process closed its output, None when the time is over."""
     assert process.stdin is not None and process.stdout is not None
-    until, found = time.monotonic() + timeout_s, bytearray()
+    until, received = time.monotonic() + timeout_s, bytearray()
     try:
         process.stdin.write(line.encode() + b"\n")
         process.stdin.flush()
     except BrokenPipeError:
-        pass  # what it left on its output, or how it ended, tells more
+        pass  # what it left on its output, or its exit code, says more
     with selectors.DefaultSelector() as waiting:
         waiting.register(process.stdout, selectors.EVENT_READ)
-        while not found.endswith(b"\n"):
+        while not received.endswith(b"\n"):
             if not waiting.select(max(0.0, until - time.monotonic())):
                 return None
             piece = os.read(process.stdout.fileno(), 1 << 20)
             if not piece:
                 break
-            found += piece
-    return bytes(found)
+            received += piece
+    return bytes(received)
 
 
 def _reply(line: bytes) -> WorkerReply:
@@ -139,7 +139,7 @@ def _reply(line: bytes) -> WorkerReply:
             return WorkerReply(**_end(answer.code, answer.complaint))
         return parse_reply(answer.line)
     except ValueError:
-        return WorkerReply(outcome="failed", reason=NONSENSE)
+        return WorkerReply(status="failed", reason=NONSENSE)
 
 
 def _late(timeout_s: float) -> str:
@@ -147,17 +147,17 @@ def _late(timeout_s: float) -> str:
 
 
 def _end(code: int, complaint: str) -> dict[str, Any]:
-    """Outcome and reason of a process that ended without an answer."""
+    """Status and reason of a process that ended without an answer."""
     if code == -9:
         return {
-            "outcome": "out_of_memory",
+            "status": "out_of_memory",
             "reason": "The process was killed (signal 9), most often for lack of memory.",
         }
     if code < 0:
-        return {"outcome": "crashed", "reason": f"The process died by signal {-code}."}
+        return {"status": "crashed", "reason": f"The process died by signal {-code}."}
     last = complaint or "no message"
-    outcome: Outcome = "out_of_memory" if worker.tells_of_memory(last) else "crashed"
-    return {"outcome": outcome, "reason": f"The process ended with code {code}: {last}"}
+    status: RunStatus = "out_of_memory" if worker.is_out_of_memory(last) else "crashed"
+    return {"status": status, "reason": f"The process ended with code {code}: {last}"}
 
 
 def child_environment(threads: int) -> dict[str, str]:
@@ -181,10 +181,10 @@ def parse_reply(line: str) -> WorkerReply:
     return WorkerReply.model_validate(data)
 
 
-def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, Outcome, str]:
-    """Give ``line`` to a fresh Python that runs ``code``: (its answer or None, outcome, reason in a sentence)."""
+def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | None, RunStatus, str]:
+    """Give ``line`` to a fresh Python that runs ``code``: (its answer or None, status, reason in a sentence)."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-c", code],
             input=line,
             capture_output=True,
@@ -194,8 +194,8 @@ def spawn(code: str, line: str, threads: int, timeout_s: float) -> tuple[str | N
         )
     except subprocess.TimeoutExpired:
         return None, "timeout", _late(timeout_s)
-    if done.returncode == 0 and done.stdout.strip():
-        return done.stdout, "ok", ""
-    said = done.stderr.strip().splitlines()
-    end = _end(done.returncode, said[-1] if said else "")
-    return None, end["outcome"], end["reason"]
+    if completed.returncode == 0 and completed.stdout.strip():
+        return completed.stdout, "ok", ""
+    stderr_lines = completed.stderr.strip().splitlines()
+    end = _end(completed.returncode, stderr_lines[-1] if stderr_lines else "")
+    return None, end["status"], end["reason"]

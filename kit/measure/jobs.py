@@ -34,7 +34,7 @@ def targets(
 ) -> list[Target]:  # fmt: skip
     """What ``names`` are for one backend: :func:`kit.measure.targets.resolve`, with variants looked up in the usual builds.
 
-    ``folder`` takes the files of what is named by id, ``build`` holds variants (default: the first of ``BUILDS``), ``every`` asks for
+    ``folder`` takes the files of what is named by id, ``build`` holds variants (default: the first of ``BUILDS``), ``every`` lists
     all sizes of a family of allocators. Raises UsageError and what ``resolve`` raises.
     """
     if not names:
@@ -69,7 +69,7 @@ def jobs(
 
 
 def _refuse_batch(target: Target, batch: int | None) -> None:
-    """Raises UsageError where ``batch`` is asked of a file with another, fixed one."""
+    """Raises UsageError where ``batch`` is requested of a file with another, fixed one."""
     if batch is None or not target.path.is_file():
         return
     graph = onnxgraph.read(target.path) if is_onnx(target.path) else None
@@ -101,7 +101,7 @@ def record_file(folder: Path, device_id: str, stem: str, suffix: str = ".jsonl")
 
 
 def stem(names: Sequence[str], backend: str, threads: int) -> str:
-    """The name of a run's file where none is given: first target, backend and threads."""
+    """The name of a record file where none is named: first target, backend and threads."""
     first = Path(names[0])
     return f"{first.resolve().stem if first.exists() else names[0]}-{backend}-t{threads}"
 
@@ -119,7 +119,7 @@ def once(
 
 def failure(records: Sequence[ProfileRecord] | Sequence[ScenarioRecord], out: Path) -> MeasurementError | None:
     """The error of a run in which nothing was measured; None where something was."""
-    if any(r.outcome == "ok" for r in records):
+    if any(r.status == "ok" for r in records):
         return None
     reason = (records[0].reason or "").rstrip(".")
     return MeasurementError(f"Nothing was measured: {reason}. The failures are recorded in {out}.")
@@ -130,7 +130,7 @@ def settings(
 ) -> MeasureSettings:  # fmt: skip
     """Settings with the usual numbers of processes where none is named: 6 to 10, or to 30 within a budget.
 
-    ``spelled`` writes a name as the caller's user knows it (``--rounds-max``). Raises UsageError for what cannot be.
+    ``spelled`` writes a name as the caller's user reads it (``--rounds-max``). Raises UsageError for what cannot be.
     """
     most = max(10 if budget_s is None else 30, rounds_min or 0) if rounds_max is None else rounds_max
     least = min(6, most) if rounds_min is None else rounds_min
@@ -171,7 +171,7 @@ def points(settings: MeasureSettings, sweeps: Sequence[str]) -> list[MeasureSett
         except ValueError:
             raise UsageError(f"--sweep {key} does not take '{values}': {takes}.") from None
         axes[field] = list(dict.fromkeys([*axes.get(field, []), *values_read]))
-    return [_point(settings, dict(zip(axes, chosen, strict=True))) for chosen in product(*axes.values())]
+    return [_point(settings, dict(zip(axes, combination, strict=True))) for combination in product(*axes.values())]
 
 
 def _point(settings: MeasureSettings, changes: dict[str, object]) -> MeasureSettings:

@@ -17,7 +17,7 @@ def is_onnx(path: Path) -> bool:
 
 
 def variants(folder: Path) -> list[Path]:
-    """The variants that lie in ``folder``: each .onnx with its sidecar beside it."""
+    """The variants that lie in ``folder``: each .onnx with its sidecar next to it."""
     return sorted(p for p in folder.iterdir() if is_onnx(p) and p.with_suffix(".json").is_file())
 
 
@@ -44,7 +44,7 @@ def artifact_of(path: Path, backend: str) -> Artifact:
     reply = forkserver.ask(
         worker.WorkerRequest(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
     )
-    if reply.outcome != "ok":
+    if reply.status != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
     model = store.file_ref(path)
     precision: Precision = "int8" if b"QuantizeLinear" in path.read_bytes() else "fp32"
@@ -58,12 +58,12 @@ def described(path: Path, backend: str) -> Artifact:
     _refuse_untrusted(path, backend)
     sidecar = path.with_suffix(".json")
     artifact = store.read_record(sidecar, Artifact)
-    if artifact.model.file != path.name or not store.is_whole(path, artifact.model):
+    if artifact.model.file != path.name or not store.file_matches(path, artifact.model):
         raise IntegrityError(
             f"{path} is not the file that {sidecar.name} describes: make the sidecar again with kit describe {path}"
         )
     program = artifact.torch_program
-    if backend == "pytorch" and program is not None and not store.is_whole(path.parent / program.file, program):
+    if backend == "pytorch" and program is not None and not store.file_matches(path.parent / program.file, program):
         raise IntegrityError(
             f"{program.file} is not the program that {sidecar.name} describes: build or export it again."
         )

@@ -1,4 +1,4 @@
-"""The verdict on a measurement: its label, the evidence in words, and what the whole run should have done better."""
+"""The quality label of a measurement, the evidence for it, and what the command should have done better."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from kit import stats
 from kit.devices import telemetry
-from kit.records import Label, Measurement, MeasureSettings, ProfileRecord, Visit
+from kit.records import Label, Measurement, MeasureSettings, ProfileRecord, Run
 
 DRIFT_LIMIT = 0.05  # medians of a process's two halves
 MOVED_LIMIT = 0.10  # the reference workloads between processes, where their drift is not divided out
@@ -20,29 +20,29 @@ ELSEWHERE_LIMIT = (
     0.02  # of the CPU time: the kernel's own work interrupts a network on all cores, and takes next to nothing
 )
 STEAL_LIMIT = 0.02
-VISITS_MIN = 5  # the range of fewer processes encloses the median with less than 90 %
+RUNS_MIN = 5  # the range of fewer processes encloses the median with less than 90 %
 SHORT_S = 1.0  # a run that timed a network for less is called short
 
 
-def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, tuple[str, ...]]:
-    """The trust label and the evidence for it.
+def label_of(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, tuple[str, ...]]:
+    """The quality label and the evidence for it.
 
-    ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than asked for), a drift inside
+    ``throttled``: the device itself said so. ``inconclusive``: fewer than five processes (or than ``rounds_min``), a drift inside
     the processes, or the median known no better than +-5 %. ``stable``: no failed check, after the first rounds either. ``settled``: no
     failed check after more rounds, or one that leaves the median within +-5 %.
     """
-    visits = measurement.visits
+    runs = measurement.runs
     evidence = _facts(measurement)
-    flags = sorted({flag for v in visits for flag in telemetry.throttled_between(v.before, v.after)})
+    flags = sorted({flag for run in runs for flag in telemetry.throttled_between(run.before, run.after)})
     if flags:
         return "throttled", (*evidence, f"the device reports {', '.join(flags)}")
-    needed = max(VISITS_MIN, settings.rounds_min)
-    if len(visits) < needed:
-        return "inconclusive", (*evidence, f"only {len(visits)} processes where {needed} are needed")
-    found = failed_checks(measurement, settings)
-    evidence += found
-    if not found:
-        at_first = Measurement(visits=visits[:needed], reference=measurement.reference)
+    needed = max(RUNS_MIN, settings.rounds_min)
+    if len(runs) < needed:
+        return "inconclusive", (*evidence, f"only {len(runs)} processes where {needed} are needed")
+    failed = failed_checks(measurement, settings)
+    evidence += failed
+    if not failed:
+        at_first = Measurement(runs=runs[:needed], reference=measurement.reference)
         return ("settled" if failed_checks(at_first, settings) else "stable"), tuple(evidence)
     if _half_width(measurement) <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
         return "settled", tuple(evidence)
@@ -50,33 +50,33 @@ def judge(measurement: Measurement, settings: MeasureSettings) -> tuple[Label, t
 
 
 def failed_checks(measurement: Measurement, settings: MeasureSettings) -> list[str]:
-    """What speaks against the measurement as it is, in words; nothing means that no further process is needed."""
-    found = []
+    """The checks that the measurement fails, a sentence each; none means that no further process is needed."""
+    failed = []
     width, target = _half_width(measurement), settings.precision_target
     if width > target:
-        found.append(f"the interval of the median is wider than +-{target:.1%}")
+        failed.append(f"the interval of the median is wider than +-{target:.1%}")
     if (drift := _drift(measurement)) > DRIFT_LIMIT:
-        found.append(f"the halves of a process differ by {drift:.1%}")
+        failed.append(f"the halves of a process differ by {drift:.1%}")
     if (near := _near_share(measurement)) < NEAR_SHARE:
-        found.append(f"only {near:.0%} of the values lie within 5 % of their median")
+        failed.append(f"only {near:.0%} of the values lie within 5 % of their median")
     limit = MOVED_LIMIT if measurement.corrected_s is None else MOVED_LIMIT_CORRECTED
     if (moved := _machine_moved(measurement)) > limit:
-        found.append(f"the machine itself moved: a fixed workload varied by {moved:.0%} between processes")
+        failed.append(f"the machine itself moved: a fixed workload varied by {moved:.0%} between processes")
     if settings.load:
-        return found  # other processes are what is measured
-    interrupted, elsewhere = _interrupted(measurement.visits), _worst(measurement.visits, "busy_elsewhere_share")
+        return failed  # other processes are what is measured
+    interrupted, elsewhere = _interrupted(measurement.runs), _worst(measurement.runs, "busy_elsewhere_share")
     if interrupted > INTERRUPTED_LIMIT and elsewhere > ELSEWHERE_LIMIT:
-        found.append(f"another process took the core in {interrupted:.0%} of the blocks")
-    if (steal := _worst(measurement.visits, "steal_share")) > STEAL_LIMIT:
-        found.append(f"the hypervisor gave {steal:.0%} of the CPU time to others")
-    return found
+        failed.append(f"another process took the core in {interrupted:.0%} of the blocks")
+    if (steal := _worst(measurement.runs, "steal_share")) > STEAL_LIMIT:
+        failed.append(f"the hypervisor gave {steal:.0%} of the CPU time to others")
+    return failed
 
 
 def _facts(measurement: Measurement) -> list[str]:
-    visits, loops = measurement.visits, max(v.loops for v in measurement.visits)
+    runs, loops = measurement.runs, max(run.loops for run in measurement.runs)
     looped = f", each value the mean of {loops}" if loops > 1 else ""
     facts = [
-        f"{len(visits)} processes, {sum(len(v.elapsed_ns) for v in visits)} values{looped}",
+        f"{len(runs)} processes, {sum(len(run.elapsed_ns) for run in runs)} values{looped}",
         f"median within +-{measurement.half_width:.2%} (confidence {measurement.confidence:.0%})",
     ]
     if measurement.corrected_half_width is not None and measurement.corrected_s is not None:
@@ -86,11 +86,11 @@ def _facts(measurement: Measurement) -> list[str]:
     facts.append(f"{_near_share(measurement):.0%} of the values within 5 % of their median")
     if measurement.clock_hz is not None:
         facts.append(f"core clock {measurement.clock_hz / 1e9:.2f} GHz ({measurement.clock_source})")
-    if cold := sum(not v.warm for v in visits):
-        facts.append(f"{cold} of {len(visits)} processes were still changing when warm-up ended")
-    if (interrupted := _interrupted(visits)) > 0.05:
+    if cold := sum(not run.warm for run in runs):
+        facts.append(f"{cold} of {len(runs)} processes were still changing when warm-up ended")
+    if (interrupted := _interrupted(runs)) > 0.05:
         facts.append(f"another process took the core in {interrupted:.0%} of the blocks, which the mode leaves out")
-    notes = dict.fromkeys(note for v in visits for note in v.notes)
+    notes = dict.fromkeys(note for run in runs for note in run.notes)
     return [*facts, *notes]
 
 
@@ -102,43 +102,43 @@ def _half_width(measurement: Measurement) -> float:
 
 
 def _drift(measurement: Measurement) -> float:
-    return float(np.median([abs(stats.halves_drift(v.values_ns)) for v in measurement.visits]))
+    return float(np.median([abs(stats.halves_drift(run.values_ns)) for run in measurement.runs]))
 
 
 def _near_share(measurement: Measurement) -> float:
-    return float(np.median([stats.share_near_median(v.values_ns) for v in measurement.visits]))
+    return float(np.median([stats.share_near_median(run.values_ns) for run in measurement.runs]))
 
 
 def _machine_moved(measurement: Measurement) -> float:
     """Largest spread of a reference workload over the processes, as a share of its median."""
-    names = set.intersection(*(set(v.references) for v in measurement.visits))
-    medians = [[float(np.median(v.references[name].array())) for v in measurement.visits] for name in names]
+    names = set.intersection(*(set(run.references) for run in measurement.runs))
+    medians = [[float(np.median(run.references[name].array())) for run in measurement.runs] for name in names]
     return max(map(stats.spread, medians), default=0.0)
 
 
-def _interrupted(visits: Sequence[Visit]) -> float:
-    known = [v.interrupted for v in visits if v.interrupted is not None]
-    return float(np.median(known)) if known else 0.0
+def _interrupted(runs: Sequence[Run]) -> float:
+    shares = [run.interrupted for run in runs if run.interrupted is not None]
+    return float(np.median(shares)) if shares else 0.0
 
 
-def _worst(visits: Sequence[Visit], name: str) -> float:
-    """Median over the processes of one number of their disturbance; 0 where the system does not tell it."""
-    known = [v for visit in visits if visit.disturbance and (v := getattr(visit.disturbance, name)) is not None]
-    return float(np.median(known)) if known else 0.0
+def _worst(runs: Sequence[Run], name: str) -> float:
+    """Median over the processes of one number of their disturbance; 0 where the system does not report it."""
+    numbers = [number for run in runs if run.disturbance and (number := getattr(run.disturbance, name)) is not None]
+    return float(np.median(numbers)) if numbers else 0.0
 
 
 # -------------------------------------------------------------------------------------------------------- warnings
 
 
 def warnings_of(records: Sequence[ProfileRecord]) -> tuple[str, ...]:
-    """What is to be said against a run as a whole, each a sentence with what to do; empty when there is nothing."""
-    measured = [r for r in records if r.measurement is not None and r.outcome == "ok"]
-    visits = [v for r in measured if r.measurement for v in r.measurement.visits]
-    calm = [v for r in measured if r.measurement and not r.settings.load for v in r.measurement.visits]
-    found = [_wide(measured), _few(measured), _short(measured), _taken(calm), _not_idle(calm), _throttled(measured)]
-    if _worst(visits, "major_faults") > 0:
-        found.append("Models were read from the disk while they ran: free some memory.")
-    return tuple(sentence for sentence in found if sentence)
+    """The warnings of a command's records, each a sentence with what to do; empty when there is nothing."""
+    measured = [r for r in records if r.measurement is not None and r.status == "ok"]
+    runs = [run for r in measured if r.measurement for run in r.measurement.runs]
+    calm = [run for r in measured if r.measurement and not r.settings.load for run in r.measurement.runs]
+    sentences = [_wide(measured), _few(measured), _short(measured), _taken(calm), _not_idle(calm), _throttled(measured)]
+    if _worst(runs, "major_faults") > 0:
+        sentences.append("Models were read from the disk while they ran: free some memory.")
+    return tuple(sentence for sentence in sentences if sentence)
 
 
 def _wide(records: Sequence[ProfileRecord]) -> str | None:
@@ -150,9 +150,9 @@ def _wide(records: Sequence[ProfileRecord]) -> str | None:
 
 
 def _few(records: Sequence[ProfileRecord]) -> str | None:
-    few = [r for r in records if r.measurement and len(r.measurement.visits) < max(VISITS_MIN, r.settings.rounds_min)]
+    few = [r for r in records if r.measurement and len(r.measurement.runs) < max(RUNS_MIN, r.settings.rounds_min)]
     return (
-        f"{len(few)} of {len(records)} had too few processes for a verdict: raise --budget or --rounds-max."
+        f"{len(few)} of {len(records)} had too few processes for a quality label: raise --budget or --rounds-max."
         if few
         else None
     )
@@ -165,18 +165,18 @@ def _short(records: Sequence[ProfileRecord]) -> str | None:
 
 def _timed_s(measurement: Measurement) -> float:
     """The time from the first value to the last, over all processes: the untimed calls between them count too."""
-    return sum(v.collected_s or float(v.elapsed_ns.array().sum()) * 1e-9 for v in measurement.visits)
+    return sum(run.collected_s or float(run.elapsed_ns.array().sum()) * 1e-9 for run in measurement.runs)
 
 
-def _taken(visits: Sequence[Visit]) -> str | None:
-    share = _interrupted(visits)
-    if share <= 0.10 or _worst(visits, "busy_elsewhere_share") <= ELSEWHERE_LIMIT:
+def _taken(runs: Sequence[Run]) -> str | None:
+    share = _interrupted(runs)
+    if share <= 0.10 or _worst(runs, "busy_elsewhere_share") <= ELSEWHERE_LIMIT:
         return None
     return f"Another process took the core in {share:.0%} of the blocks: stop it, or keep clear of it with --affinity."
 
 
-def _not_idle(visits: Sequence[Visit]) -> str | None:
-    elsewhere, steal = _worst(visits, "busy_elsewhere_share"), _worst(visits, "steal_share")
+def _not_idle(runs: Sequence[Run]) -> str | None:
+    elsewhere, steal = _worst(runs, "busy_elsewhere_share"), _worst(runs, "steal_share")
     if steal > 0.01:
         return f"The hypervisor gave {steal:.1%} of the CPU time to other machines: measure again later."
     if elsewhere <= 0.05:

@@ -1,16 +1,16 @@
 """MLPerf's scenarios on this device: single-stream, multi-stream, offline, server.
 
 After the MLPerf inference rules (section "Scenarios", appendix "Early Stopping Criterion") and LoadGen's results. What differs: one
-random input is repeated where a submission draws from a data set, runs are short unless asked for, and one session serves one
+random input is repeated where a submission draws from a data set, runs are shorter than a submission's, and one session serves one
 query at a time from a first-in first-out queue (no batching of waiting queries). A latency runs from the scheduled arrival to
 the completion, so waiting counts.
 
 LoadGen's early stopping takes queries for independent. Those of a queue are not: who waits, waits together. In simulation
 (M/D/1 at 70 % load, 1 % of the queries above the bound, 400 runs each) its rule passes 44 % of the runs of 662 queries where it
-promises 1 %, and 36 % of those of 10,000. So a server run is judged twice: ``holds`` by LoadGen's rule, and ``sure``, where misses
+promises 1 %, and 36 % of those of 10,000. So a server run is checked twice: ``holds`` by LoadGen's rule, and ``sure``, where misses
 and queries are divided by how strongly misses cluster in busy periods (it passed at most 1.3 % of such runs, at loads of 30 to 85 %).
 
-Each run (a batch size, an arrival rate) is a fresh child process like a visit of the profiler, so a crash, a hang or a lack of memory
+Each run (a batch size, an arrival rate) is a fresh child process like a run of the profiler, so a crash, a hang or a lack of memory
 costs that run alone. Records go to PROFILES/<device_id>/NAME.scenarios.ndjson: JSON lines as everywhere, under a suffix of
 their own, because whoever reads profiles takes every .jsonl of a folder for profile records.
 """
@@ -46,8 +46,8 @@ from kit.records import (
     DeviceSpec,
     Latencies,
     Memory,
-    Outcome,
     Record,
+    RunStatus,
     ScenarioRecord,
     ScenarioRun,
     ScenarioSettings,
@@ -61,7 +61,7 @@ SUBMISSION_S = 600.0  # least duration of a run, and least samples of an offline
 SUBMISSION_SAMPLES = 24_576
 STREAMS = 8  # samples per query of multi-stream
 CALLS_MIN = 10  # a slow network still gives this many calls per run, whatever the time
-KEPT_MAX = 100_000  # raw latencies that a record keeps
+STORED_MAX = 100_000  # raw latencies that a record stores
 SPIN_NS = 2_000_000  # the last stretch before an arrival is spun: a sleeping thread wakes up to a millisecond late
 START_LOAD = 0.7  # first rate of the search, as a share of what the bare calls allow
 LEAST_LOAD = 0.05  # below this share hardly a query waits: what misses the bound there misses it by itself
@@ -140,7 +140,7 @@ def serve(
 
 
 def queue_effect(served: Served, bound_ns: float) -> float:
-    """How strongly misses cluster in busy periods; the slowest tenth stands in for misses that are too few to tell."""
+    """How strongly misses cluster in busy periods; the slowest tenth stands in for misses that are too few to estimate it."""
     latencies = np.asarray(served.latencies_ns, dtype=np.int64)
     late = latencies > min(bound_ns, float(np.quantile(latencies, 0.9)))
     return stats.cluster_effect(late, np.asarray(served.periods, dtype=np.int64))
@@ -171,21 +171,21 @@ def poisson(rate_hz: float, queries: int, seed: int) -> list[int]:
 
 
 def search(holds: Callable[[float], bool], capacity_hz: float, precision: float, trials_max: int) -> float | None:
-    """The highest rate that held, within ``precision``, by at most ``trials_max`` trials; None when none held.
+    """The highest rate that met the bound, within ``precision``, by at most ``trials_max`` trials; None when none did.
 
-    It begins at 70 % of ``capacity_hz``, goes up or down until one rate holds and one does not, and halves that bracket (on a
+    It begins at 70 % of ``capacity_hz``, goes up or down until one rate meets it and one does not, and halves that bracket (on a
     logarithmic scale).
     """
-    held, failed, rate = 0.0, math.inf, START_LOAD * capacity_hz
+    passed, failed, rate = 0.0, math.inf, START_LOAD * capacity_hz
     for _ in range(trials_max):
         if holds(rate):
-            held = rate
+            passed = rate
         else:
             failed = rate
-        if failed <= held * (1 + precision) or (not held and rate / 2 < LEAST_LOAD * capacity_hz):
+        if failed <= passed * (1 + precision) or (not passed and rate / 2 < LEAST_LOAD * capacity_hz):
             break
-        rate = math.sqrt(held * failed) if held and failed < math.inf else rate * 1.25 if held else rate / 2
-    return held or None
+        rate = math.sqrt(passed * failed) if passed and failed < math.inf else rate * 1.25 if passed else rate / 2
+    return passed or None
 
 
 # --------------------------------------------------------------------------------------------------------- the child process
@@ -219,8 +219,8 @@ def answer(request: ScenarioRequest) -> ScenarioRun:
         return _failed(request, *worker.failure(error))
 
 
-def _failed(request: ScenarioRequest, outcome: Outcome, reason: str) -> ScenarioRun:
-    return ScenarioRun(outcome=outcome, reason=reason, batch=request.batch, rate_hz=request.rate_hz)
+def _failed(request: ScenarioRequest, status: RunStatus, reason: str) -> ScenarioRun:
+    return ScenarioRun(status=status, reason=reason, batch=request.batch, rate_hz=request.rate_hz)
 
 
 def _run(request: ScenarioRequest) -> ScenarioRun:
@@ -242,7 +242,7 @@ def _run(request: ScenarioRequest) -> ScenarioRun:
     after = telemetry.read_environment(readers)
     latencies = np.asarray(served.latencies_ns, dtype=np.int64)
     return ScenarioRun(
-        outcome="ok",
+        status="ok",
         batch=session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else 1,
         rate_hz=request.rate_hz,
         queries=len(latencies),
@@ -290,7 +290,7 @@ def summary(latencies_ns: Sequence[int]) -> Latencies:
         max_ns=float(values.max()),
         sure_p90_ns=stats.early_stopping(values, 0.9),
         sure_p99_ns=stats.early_stopping(values, 0.99),
-        values_ns=Series(latencies_ns) if len(values) <= KEPT_MAX else None,
+        values_ns=Series(latencies_ns) if len(values) <= STORED_MAX else None,
     )
 
 
@@ -305,7 +305,7 @@ Ask = Callable[
 class Result:
     """What came of one artifact: ``reason`` says why there is no result."""
 
-    outcome: Outcome
+    status: RunStatus
     reason: str | None
     runs: tuple[ScenarioRun, ...]
     remarks: tuple[str, ...] = ()
@@ -342,7 +342,7 @@ def measure(
                 device=device,
                 artifact=target.artifact,
                 settings=settings,
-                outcome=result.outcome,
+                status=result.status,
                 reason=result.reason,
                 runs=result.runs,
                 remarks=(*result.remarks, *_remarks(result.runs, settings)),
@@ -353,7 +353,7 @@ def measure(
 
 
 def _asker(target: Target, settings: ScenarioSettings, show: Callable[[int, str], None]) -> Ask:
-    """One child process per call; ``show`` hears of each before it starts."""
+    """One child process per call; ``show`` is called before each starts."""
     number = count()
 
     def ask(batch: int | None, rate_hz: float | None, queries: int, planned_s: float) -> ScenarioRun:
@@ -366,24 +366,24 @@ def _asker(target: Target, settings: ScenarioSettings, show: Callable[[int, str]
 def _show(
     progress: Callable[[Progress], None], target: Target, index: int, targets: int, steps: int, number: int, text: str
 ) -> None:
-    done = index * steps + min(number, steps - 1)
-    progress(Progress(done, targets * steps, f"{target.artifact.artifact_id}: {text}"))
+    steps_done = index * steps + min(number, steps - 1)
+    progress(Progress(steps_done, targets * steps, f"{target.artifact.artifact_id}: {text}"))
 
 
 def read(paths: Sequence[Path]) -> list[ScenarioRecord]:
     """Every scenario record of the given files and folders, the oldest first. Raises UsageError (missing), BadRecord."""
     files = [f for path in paths for f in (sorted(path.rglob(f"*{SUFFIX}")) if path.is_dir() else [path])]
-    found = [load(ScenarioRecord, data, place) for file in files for place, data in store.read_lines(file)]
-    if not found:
+    records = [load(ScenarioRecord, data, place) for file in files for place, data in store.read_lines(file)]
+    if not records:
         raise BadRecord(f"{', '.join(map(str, paths))} holds no {SUFFIX} record: run kit scenario first.")
-    return sorted(found, key=lambda record: record.created_utc)
+    return sorted(records, key=lambda record: record.created_utc)
 
 
 def run_target(ask: Ask, settings: ScenarioSettings) -> Result:
     """The scenario on one artifact: a short probe for the time of a call, then the runs."""
     probe = ask(STREAMS if settings.scenario == "multi-stream" else None, None, CALLS_MIN, PROBE_S)
-    if probe.outcome != "ok" or probe.latencies is None:
-        return Result(probe.outcome, probe.reason, (probe,))
+    if probe.status != "ok" or probe.latencies is None:
+        return Result(probe.status, probe.reason, (probe,))
     call_s = probe.latencies.mean_ns * 1e-9
     if settings.scenario == "offline":
         return _offline(ask, settings, probe.batch or 1, call_s)
@@ -391,7 +391,7 @@ def run_target(ask: Ask, settings: ScenarioSettings) -> Result:
         return _server(ask, settings, probe, call_s)
     queries = stats.queries_needed(1, PERCENTILES[settings.scenario])
     run = ask(probe.batch, None, queries, max(settings.run_s, queries * call_s))
-    return Result(run.outcome, run.reason, (run,))
+    return Result(run.status, run.reason, (run,))
 
 
 def _offline(ask: Ask, settings: ScenarioSettings, own: int, call_s: float) -> Result:
@@ -404,16 +404,18 @@ def _offline(ask: Ask, settings: ScenarioSettings, own: int, call_s: float) -> R
             remarks.append(f"batch {batch} was not tried: batch {failed} had failed")
             continue
         run = ask(batch, None, CALLS_MIN, max(settings.run_s, CALLS_MIN * call_s * batch / own))
-        if run.outcome == "unsupported":
+        if run.status == "unsupported":
             remarks.append(_fixed(own))
             break
         runs.append(run)
-        if run.outcome != "ok":
+        if run.status != "ok":
             failed = batch
     if not runs:
         runs.append(ask(own, None, CALLS_MIN, max(settings.run_s, CALLS_MIN * call_s)))
-    done = [run for run in runs if run.outcome == "ok"]
-    return Result("ok" if done else runs[0].outcome, None if done else runs[0].reason, tuple(runs), tuple(remarks))
+    measured = any(run.status == "ok" for run in runs)
+    return Result(
+        "ok" if measured else runs[0].status, None if measured else runs[0].reason, tuple(runs), tuple(remarks)
+    )
 
 
 def _fixed(own: int) -> str:
@@ -438,14 +440,14 @@ def _server(ask: Ask, settings: ScenarioSettings, probe: ScenarioRun, call_s: fl
         queries = max(least, math.ceil(rate_hz * settings.run_s))
         run = ask(probe.batch, rate_hz, queries, queries * max(1 / rate_hz, call_s))
         runs.append(run)
-        if run.outcome != "ok":
+        if run.status != "ok":
             raise _Broken
         return run.holds
 
     try:
         rate_hz = search(holds, 1 / call_s, settings.rate_precision, settings.trials_max)
     except _Broken:
-        return Result(runs[-1].outcome, runs[-1].reason, tuple(runs))
+        return Result(runs[-1].status, runs[-1].reason, tuple(runs))
     reason = None
     if rate_hz is None:
         reason = _none_holds(settings, f"not even {runs[-1].rate_hz:.3g} queries per second do")
@@ -485,10 +487,10 @@ def _ask(
         warmup_max_s=settings.warmup_max_s,
         seed=settings.seed,
     )
-    asked = json.dumps(request.model_dump(mode="json"))
-    line, outcome, reason = forkserver.spawn(CODE, asked, request.threads, settings.timeout_s + SLACK * planned_s)
+    request_json = json.dumps(request.model_dump(mode="json"))
+    line, status, reason = forkserver.spawn(CODE, request_json, request.threads, settings.timeout_s + SLACK * planned_s)
     if line is None:
-        return _failed(request, outcome, reason)
+        return _failed(request, status, reason)
     try:
         return ScenarioRun.model_validate_json(line)
     except ValueError:
@@ -510,12 +512,12 @@ def _remarks(runs: Sequence[ScenarioRun], settings: ScenarioSettings) -> list[st
     short = [f"runs of {settings.run_s:g} s where the rules ask for {SUBMISSION_S:g}"]
     if settings.run_s >= SUBMISSION_S:
         short = []
-    done = [run for run in runs if run.outcome == "ok" and run.batch]
-    if settings.scenario == "offline" and any(run.queries * (run.batch or 1) < SUBMISSION_SAMPLES for run in done):
+    completed = [run for run in runs if run.status == "ok" and run.batch]
+    if settings.scenario == "offline" and any(run.queries * (run.batch or 1) < SUBMISSION_SAMPLES for run in completed):
         short.append(f"fewer than {SUBMISSION_SAMPLES:,} samples")
-    sizes = {run.batch for run in done}
+    sizes = {run.batch for run in completed}
     if settings.scenario in ("single-stream", "server") and sizes - {1}:
-        short.append(f"queries of {max(run.batch or 1 for run in done)} samples")
+        short.append(f"queries of {max(run.batch or 1 for run in completed)} samples")
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     remarks = [*notes, f"no MLPerf submission: {', '.join([*short, 'one random input in place of a data set'])}"]
     pairs = [(run.before, run.after) for run in runs if run.before is not None and run.after is not None]

@@ -1,7 +1,7 @@
 """A session: the state of this machine and a fixed set of networks, measured together, so that days and machines can be compared.
 
 Latencies of one device differ between days and between machines of the same device id, and they do so by what a network touches. A
-session holds what is needed to learn by how much: the clock, reading working sets from an L1 cache to beyond all caches, the calibration
+session holds what is needed to compute by how much: the clock, reading working sets from an L1 cache to beyond all caches, the calibration
 workloads, and 25 networks of three families with random weights (kit writes them itself), in six fresh processes each. The state is
 read in processes of its own before and after the networks; how far the two agree is the repeat of the state within the session.
 
@@ -78,7 +78,7 @@ NETWORKS = (
 )
 PROCESSES = 6  # of each network
 STATES = 5  # processes that read the state, before the networks and again after them
-VISIT_S = 0.15
+RUN_S = 0.15
 WORKLOAD_REPEATS = 40
 STATE_TIMEOUT_S = 120.0
 BUSY_SHARE = 0.10  # of the machine's CPU time: with more, a session is no session
@@ -128,13 +128,13 @@ def run(
     backends.require(backend)
     folder = profiles / device.device_id
     store.make_folder(folder)
-    began_s = time.monotonic()
+    start_s = time.monotonic()
     total = 2 * states + len(networks) * processes
     with profiler.alone(folder), tempfile.TemporaryDirectory(prefix="kit-session-") as scratch:
         _refuse_busy(even_if_busy)
         before = telemetry.Counters.read()
         settings = MeasureSettings(
-            backend=backend, rounds_min=processes, rounds_max=processes, visit_s=VISIT_S, warmup_max_s=0.5
+            backend=backend, rounds_min=processes, rounds_max=processes, run_s=RUN_S, warmup_max_s=0.5
         )
         request = StateRequest(
             backend=backend,
@@ -165,7 +165,7 @@ def run(
             states_before=states_before,
             states_after=states_after,
             disturbance=disturbance,
-            wall_s=time.monotonic() - began_s,
+            wall_s=time.monotonic() - start_s,
         )
         path = folder / FOLDER / f"{created_utc[:19].replace(':', '')}Z.jsonl"
         _write(path, session, records)
@@ -186,7 +186,7 @@ def _refuse_busy(even_if_busy: bool) -> None:
 
 def _shifted(progress: Callable[[Progress], None], by: int, total: int) -> Callable[[Progress], None]:
     def shifted(step: Progress) -> None:
-        progress(Progress(by + step.done, total, step.text, step.remaining_s))
+        progress(Progress(by + step.steps_done, total, step.text, step.remaining_s))
 
     return shifted
 
@@ -205,17 +205,17 @@ def _profiled(
         path = scratch / f"network{number}.onnx"
         jobs.append(Job(Target(path, spaces.write(SubNetwork.parse(text), path)), settings))
     out = store.make_folder(scratch / "profile") / "networks.jsonl"
-    kept = _device_reference(folder, device)
-    if kept is not None:
-        store.write_record(out.parent / profiler.REFERENCE, kept)
+    reference = _device_reference(folder, device)
+    if reference is not None:
+        store.write_record(out.parent / profiler.REFERENCE, reference)
     return profiler.profile(jobs, device, out, progress=progress)
 
 
 def _device_reference(folder: Path, device: DeviceSpec) -> Reference | None:
     """The scale of the device's profile, where it is one of this kit's workloads."""
     path = folder / profiler.REFERENCE
-    kept = store.read_record(path, Reference) if path.is_file() else None
-    return kept if kept is not None and drift.fits(kept, device.device_id) else None
+    reference = store.read_record(path, Reference) if path.is_file() else None
+    return reference if reference is not None and drift.fits(reference, device.device_id) else None
 
 
 # --------------------------------------------------------------------------------------------------------------- the state
@@ -306,14 +306,14 @@ def _salt(path: Path) -> bytes:
 
 
 def _write(path: Path, session: Session, records: Sequence[ProfileRecord]) -> None:
-    """One line for the session and one for each network. A session is small, so that many are kept: what is unknown, usual or said by
+    """One line for the session and one for each network. A session is small, so that many are kept: what is unknown, a default or stated by
     the session is left out, and :func:`read` puts it back."""
     lines = [
         SessionNetwork(
             artifact=record.artifact,
-            outcome=record.outcome,
+            status=record.status,
             reason=record.reason,
-            visits=record.measurement.visits if record.measurement else (),
+            runs=record.measurement.runs if record.measurement else (),
         )
         for record in records
     ]
@@ -322,15 +322,15 @@ def _write(path: Path, session: Session, records: Sequence[ProfileRecord]) -> No
 
 
 def _small(line: Session | SessionNetwork) -> dict[str, Any]:
-    left_out = {"visits": {"__all__": {"versions"}}} if isinstance(line, SessionNetwork) else None
+    left_out = {"runs": {"__all__": {"versions"}}} if isinstance(line, SessionNetwork) else None
     return line.model_dump(mode="json", exclude_defaults=True, exclude=left_out)
 
 
-def _whole(data: dict[str, Any], session: Session) -> dict[str, Any]:
-    """The line of a network with the versions that the session says once."""
+def _with_versions(data: dict[str, Any], session: Session) -> dict[str, Any]:
+    """The line of a network with the versions that the session states once."""
     names = {session.settings.backend, "python", "numpy"}
     versions = {name: version for name, version in session.packages.items() if name in names}
-    return data | {"visits": [{"versions": versions, **visit} for visit in data.get("visits", ())]}
+    return data | {"visits": [{"versions": versions, **run_values} for run_values in data.get("visits", ())]}
 
 
 def read(path: Path) -> Recording:
@@ -340,7 +340,7 @@ def read(path: Path) -> Recording:
         raise BadRecord(f"{path} is no session: give a file that kit session wrote.")
     session = load(Session, lines[0][1], lines[0][0])
     records = [
-        _record(session, number, load(SessionNetwork, _whole(data, session), place))
+        _record(session, number, load(SessionNetwork, _with_versions(data, session), place))
         for number, (place, data) in enumerate(lines[1:])
     ]
     return Recording(path, session, tuple(records))
@@ -349,10 +349,10 @@ def read(path: Path) -> Recording:
 def _record(session: Session, number: int, network: SessionNetwork) -> ProfileRecord:
     """A network of a session as the profile record that it was; its label follows from the raw values."""
     scale = session.reference
-    if scale is not None and network.visits:
-        scale = drift.of_job(scale, network.artifact.precision, session.settings.backend, network.visits)
-    measurement = Measurement(visits=network.visits, reference=scale) if network.visits else None
-    label, evidence = quality.judge(measurement, session.settings) if measurement else (None, ())
+    if scale is not None and network.runs:
+        scale = drift.of_job(scale, network.artifact.precision, session.settings.backend, network.runs)
+    measurement = Measurement(runs=network.runs, reference=scale) if network.runs else None
+    label, evidence = quality.label_of(measurement, session.settings) if measurement else (None, ())
     return ProfileRecord(
         record_id=f"{session.session_id}-{number:03d}",
         created_utc=session.created_utc,
@@ -360,7 +360,7 @@ def _record(session: Session, number: int, network: SessionNetwork) -> ProfileRe
         device=session.device,
         artifact=network.artifact,
         settings=session.settings,
-        outcome=network.outcome,
+        status=network.status,
         reason=network.reason,
         measurement=measurement,
         label=label,
@@ -370,8 +370,8 @@ def _record(session: Session, number: int, network: SessionNetwork) -> ProfileRe
 
 def read_all(profiles: Path) -> list[Recording]:
     """Every session below ``profiles``, the oldest first. Raises BadRecord."""
-    found = [read(path) for path in sorted(profiles.glob(f"*/{FOLDER}/*.jsonl"))]
-    return sorted(found, key=lambda recording: recording.session.created_utc)
+    recordings = [read(path) for path in sorted(profiles.glob(f"*/{FOLDER}/*.jsonl"))]
+    return sorted(recordings, key=lambda recording: recording.session.created_utc)
 
 
 # ------------------------------------------------------------------------------------------------------------- its figures

@@ -1,7 +1,7 @@
-"""THE stopwatch: warm up, calibrate, repeat, stop. It returns raw values and judges nothing; the clock is a parameter.
+"""THE stopwatch: warm up, calibrate, repeat, stop. It returns raw values without any label; the clock is a parameter.
 
-Values are collected in blocks. Before the first block and after each one the ``beside`` workloads are timed, so that a machine
-that moves is told from a network that does; a network that is shorter than a block then runs a few times untimed to
+Values are collected in blocks. Before the first block and after each one the ``calibration`` workloads are timed, so that a machine
+that changes is distinguished from a network that does; a network that is shorter than a block then runs a few times untimed to
 find its caches again.
 """
 
@@ -18,7 +18,7 @@ from time import perf_counter_ns
 from typing import Any
 
 Clock = Callable[[], int]
-Run = Callable[[int], float]  # makes that many calls, returns the nanoseconds that they took
+TimedCalls = Callable[[int], float]  # makes that many calls, returns the nanoseconds that they took
 
 VALUES_MIN = 8  # a slow network still gives this many values per process, whatever the time
 VALUES_MAX = 1000  # bounds the size of a record: six processes of a thousand values place a p99 well
@@ -36,7 +36,7 @@ LONG_NS = 60_000_000
 class Timing:
     """Raw result of one stopwatch run: ``elapsed_ns`` holds one number per value, the nanoseconds of ``loops`` calls.
 
-    ``block`` values belong together; ``beside`` holds each other workload's nanoseconds before the first block and after each,
+    ``block`` values belong together; ``calibration`` holds each calibration workload's nanoseconds before the first block and after each,
     ``counts`` how far ``counter`` went during each block.
     """
 
@@ -49,7 +49,7 @@ class Timing:
     warm: bool
     resolution_ns: float
     collected_ns: int = 0  # from the first value to the end of the last, everything between them included
-    beside: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    calibration: dict[str, tuple[int, ...]] = field(default_factory=dict)
     counts: tuple[int, ...] | None = None
 
     @property
@@ -64,8 +64,8 @@ def measure(
     collect_s: float,
     warmup_max_s: float,
     gap_s: float = 0.0,
-    run: Run | None = None,
-    beside: Callable[[], Mapping[str, Callable[[], int]]] | None = None,
+    timed_calls: TimedCalls | None = None,
+    calibration: Callable[[], Mapping[str, Callable[[], int]]] | None = None,
     counter: Callable[[], int] | None = None,
     clock: Clock = perf_counter_ns,
     sleep: Callable[[float], None] = time.sleep,
@@ -73,9 +73,9 @@ def measure(
 ) -> Timing:
     """Time ``call`` (no arguments, returns when its work is complete) for about ``collect_s`` seconds after warm-up.
 
-    ``gap_s`` idles before each call, by ``sleep``. ``run`` replaces the two clock readings around the calls (a GPU's events).
-    ``beside`` gives, when warm-up is over, other workloads, each returning its own nanoseconds; ``counter`` is read around each
-    block. The garbage collector rests meanwhile. Exceptions of ``call`` pass through.
+    ``gap_s`` idles before each call, by ``sleep``. ``timed_calls`` replaces the two clock readings around the calls (a GPU's events).
+    ``calibration`` gives, when warm-up is over, the calibration workloads, each returning its own nanoseconds;
+    ``counter`` is read around each block. The garbage collector rests meanwhile. Exceptions of ``call`` pass through.
     """
     resolution_ns = timer_resolution_ns(clock)
     collecting = gc.isenabled()
@@ -85,12 +85,12 @@ def measure(
         first_ns = _once(call, clock)
         calls, spent_ns, warm, call_ns = _warm_up(call, clock, int(warmup_max_s * 1e9))
         plan = _plan(max(call_ns, 1.0), resolution_ns, collect_s, gap_s, values_max)
-        timed = run or _timed(call, clock)
+        timed = timed_calls or _timed(call, clock)
         if gap_s:
             timed = _after_idling(timed, gap_s, sleep)
-        workloads = beside() if beside else {}
+        workloads = calibration() if calibration else {}
         start_ns = clock()
-        elapsed, others, counts = _collect(call, timed, plan, int(collect_s * 1e9), workloads, counter, clock)
+        elapsed, calibration_ns, counts = _collect(call, timed, plan, int(collect_s * 1e9), workloads, counter, clock)
         collected_ns = clock() - start_ns
     finally:
         if collecting:
@@ -105,7 +105,7 @@ def measure(
         warm=warm,
         resolution_ns=resolution_ns,
         collected_ns=collected_ns,
-        beside={name: tuple(times) for name, times in others.items()},
+        calibration={name: tuple(times) for name, times in calibration_ns.items()},
         counts=tuple(counts) if counter else None,
     )
 
@@ -126,9 +126,9 @@ def _plan(call_ns: float, resolution_ns: float, collect_s: float, gap_s: float, 
     value_ns = call_ns * loops + gap_s * 1e9
     collect_ns = collect_s * 1e9
     blocks = min(values_max, max(1, round(collect_ns / max(value_ns, BLOCK_NS))))
-    wanted = max(1, round(max(BLOCK_NS, collect_ns / blocks) / value_ns))  # values that fill a block
-    stride = ceil(wanted / max(1, values_max // blocks))  # one value in so many is timed
-    block, between = wanted // stride, 0 if gap_s else (stride - 1) * loops
+    block_values = max(1, round(max(BLOCK_NS, collect_ns / blocks) / value_ns))  # values that fill a block
+    stride = ceil(block_values / max(1, values_max // blocks))  # one value in so many is timed
+    block, between = block_values // stride, 0 if gap_s else (stride - 1) * loops
     rewarm = 0 if call_ns >= LONG_NS else max(1, min(REWARM_CALLS, round(REWARM_NS / call_ns)))
     return TimingPlan(loops, block, between, rewarm, max(block, values_max // block * block))
 
@@ -170,7 +170,7 @@ def _warm_up(call: Callable[[], Any], clock: Clock, limit_ns: int) -> tuple[int,
         last = now
 
 
-def _timed(call: Callable[[], Any], clock: Clock) -> Run:
+def _timed(call: Callable[[], Any], clock: Clock) -> TimedCalls:
     """Two clock readings around bare calls and nothing else between them."""
 
     def timed(loops: int) -> float:
@@ -186,7 +186,7 @@ def _timed(call: Callable[[], Any], clock: Clock) -> Run:
     return timed
 
 
-def _after_idling(timed: Run, gap_s: float, sleep: Callable[[float], None]) -> Run:
+def _after_idling(timed: TimedCalls, gap_s: float, sleep: Callable[[float], None]) -> TimedCalls:
     def timed_after(loops: int) -> float:
         sleep(gap_s)
         return timed(loops)
@@ -196,22 +196,22 @@ def _after_idling(timed: Run, gap_s: float, sleep: Callable[[float], None]) -> R
 
 def _collect(
     call: Callable[[], Any],
-    timed: Run,
+    timed: TimedCalls,
     plan: TimingPlan,
     collect_ns: int,
-    beside: Mapping[str, Callable[[], int]],
+    workloads: Mapping[str, Callable[[], int]],
     counter: Callable[[], int] | None,
     clock: Clock,
 ) -> tuple[list[float], dict[str, list[int]], list[int]]:
     """Blocks of values until the time is spent; the untimed calls spread the bounded number of values over all of it."""
     values: list[float] = []
-    if beside:
+    if workloads:
         call()  # the workloads find the caches as they will after each block
-    others: dict[str, list[int]] = {name: [workload()] for name, workload in beside.items()}
+    calibration_ns: dict[str, list[int]] = {name: [workload()] for name, workload in workloads.items()}
     counts: list[int] = []
     until = clock() + collect_ns
     while True:
-        if beside:
+        if workloads:
             for _ in repeat(None, plan.rewarm):
                 call()
         before = counter() if counter else 0
@@ -221,7 +221,7 @@ def _collect(
                 call()
         if counter:
             counts.append(counter() - before)
-        for name, workload in beside.items():
-            others[name].append(workload())
+        for name, workload in workloads.items():
+            calibration_ns[name].append(workload())
         if (clock() >= until and len(values) >= VALUES_MIN) or len(values) >= plan.values_max:
-            return values, others, counts
+            return values, calibration_ns, counts

@@ -108,9 +108,9 @@ def _unresolved(name: str, build: Path | None) -> str:
             f"--build FOLDER.{rename}"
         )
     if name in spaces.SPACES:
-        whole = spaces.SPACES[name].root.id
+        root_id = spaces.SPACES[name].root.id
         return (
-            f"{name} is a space of networks: kit explore {name} measures it, kit profile {whole} its whole network; kit export "
+            f"{name} is a space of networks: kit explore {name} measures it, kit profile {root_id} its full network; kit export "
             "writes a network to a file."
         )
     try:

@@ -1,7 +1,7 @@
 """Child process: open a session, call the stopwatch, answer with one JSON line.
 
 It reads JSON requests on standard input and writes one JSON line each to what was standard output; whatever a runtime prints
-goes to standard error. Each request is answered by a fresh process, so that no visit inherits another's heap, threads or caches:
+goes to standard error. Each request is answered by a fresh process, so that no run inherits another's heap, threads or caches:
 the process that was started imports the runtime and forks for each request (:mod:`kit.measure.forkserver` is its other end).
 """
 
@@ -31,7 +31,7 @@ from kit.devices import telemetry
 from kit.errors import KitError, UsageError
 from kit.measure import drift, stopwatch
 from kit.packed import Series
-from kit.records import Artifact, Energy, Layers, Memory, Outcome, Record, TensorSpec, Visit
+from kit.records import AliasedRecord, Artifact, Energy, Layers, Memory, Record, Run, RunStatus, TensorSpec
 
 PR_SET_PDEATHSIG = 1
 LAYER_CALLS = 30
@@ -49,8 +49,8 @@ class WorkerNetwork(Record):
     artifact: Artifact
 
 
-class WorkerRequest(Record):
-    """What the parent asks for: a visit, or only the tensors (``describe``), or the times of the layers (``layers``)."""
+class WorkerRequest(AliasedRecord):
+    """What the parent asks for: a run, or only the tensors (``describe``), or the times of the layers (``layers``)."""
 
     path: str
     artifact: Artifact | None
@@ -60,7 +60,7 @@ class WorkerRequest(Record):
     affinity: tuple[int, ...] | None = None
     gap_s: float = 0.0
     round: int = 0
-    visit_s: float = 0.5
+    run_s: float = Field(default=0.5, alias="visit_s")
     warmup_max_s: float = 1.0
     energy: bool = True
     idle_power_w: float | None = None
@@ -70,12 +70,12 @@ class WorkerRequest(Record):
     layers: bool = False
 
 
-class WorkerReply(Record):
-    """``outcome`` says whether there is an answer (``visit``, ``tensors`` or ``layers``) or a ``reason``."""
+class WorkerReply(AliasedRecord):
+    """``status`` says whether there is an answer (``run``, ``tensors`` or ``layers``) or a ``reason``."""
 
-    outcome: Outcome
+    status: RunStatus = Field(alias="outcome")
     reason: str | None = None
-    visit: Visit | None = None
+    run: Run | None = Field(default=None, alias="visit")
     layers: Layers | None = None
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
@@ -104,7 +104,7 @@ class Baseline:
 
 
 class ProcessEnd(Record):
-    """What became of one request's process: its reply line, its exit code (negative: the signal), the last thing it complained of."""
+    """What became of one request's process: its reply line, its exit code (negative: the signal), the last line of its standard error."""
 
     line: str
     code: int
@@ -116,7 +116,7 @@ def main() -> None:
 
     Where a runtime does not stand being forked, this process answers one request itself and ends, and the parent starts another.
     """
-    channel = _begun()
+    channel = _answer_channel()
     baseline = _baseline(sys.argv[1])
     gc.freeze()  # a child's collections leave the pages that it shares with this process alone
     while line := sys.stdin.readline():
@@ -126,7 +126,7 @@ def main() -> None:
         _write(channel, _in_a_child(line, baseline))
 
 
-def _begun() -> TextIO:
+def _answer_channel() -> TextIO:
     """Bind this process to its parent's life; the channel for answers. What a runtime prints goes to standard error from now on."""
     die_with_parent()
     channel = os.fdopen(os.dup(1), "w")
@@ -136,13 +136,13 @@ def _begun() -> TextIO:
 
 def _baseline(backend: str) -> Baseline:
     at_start, start = resident_bytes(), time.perf_counter()
-    with contextlib.suppress(KitError):  # who asks will be told
+    with contextlib.suppress(KitError):  # the request gets the error
         backends.load(backend)
     return Baseline(at_start, resident_bytes(), time.perf_counter() - start, _status_bytes("RssFile"))
 
 
 def _in_a_child(line: str, baseline: Baseline) -> ProcessEnd:
-    """Fork; the child answers ``line`` through a pipe, and what it complains of lies in a file without a name."""
+    """Fork; the child answers ``line`` through a pipe, and its standard error goes to a file without a name."""
     receive, send = os.pipe()
     with tempfile.TemporaryFile() as complaints:
         os.environ[PARENT] = str(os.getpid())
@@ -166,29 +166,29 @@ def _in_a_child(line: str, baseline: Baseline) -> ProcessEnd:
         os.close(send)
         with os.fdopen(receive) as channel:
             reply = channel.read()
-        _, status = os.waitpid(pid, 0)
-        return ProcessEnd(line=reply, code=os.waitstatus_to_exitcode(status), complaint=last_said(complaints))
+        _, wait_status = os.waitpid(pid, 0)
+        return ProcessEnd(line=reply, code=os.waitstatus_to_exitcode(wait_status), complaint=last_line(complaints))
 
 
-def last_said(complaints: IO[bytes]) -> str:
-    """The last line of what a process complained of."""
+def last_line(complaints: IO[bytes]) -> str:
+    """The last line of a process's standard error."""
     complaints.seek(max(0, complaints.seek(0, os.SEEK_END) - 4096))
-    said = complaints.read().decode(errors="replace").strip().splitlines()
-    return said[-1] if said else ""
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else ""
 
 
-def _write(channel: TextIO, answered: Record) -> None:
-    channel.write(_line(answered))
+def _write(channel: TextIO, reply: Record) -> None:
+    channel.write(_line(reply))
     channel.flush()
 
 
-def _line(answered: Record) -> str:
-    return json.dumps(answered.model_dump(mode="json")) + "\n"
+def _line(reply: Record) -> str:
+    return json.dumps(reply.model_dump(mode="json")) + "\n"
 
 
 def serve(respond: Callable[[str], Record]) -> None:
     """A child's whole life: one JSON request on standard input, one JSON line on what was standard output."""
-    channel = _begun()
+    channel = _answer_channel()
     _write(channel, respond(sys.stdin.read()))
     os._exit(0)
 
@@ -196,7 +196,7 @@ def serve(respond: Callable[[str], Record]) -> None:
 def die_with_parent() -> None:
     """Ask the kernel to end this process when the parent is killed: an orphan would disturb the next run for ever.
 
-    A parent that died before the kernel was asked is told by its number.
+    A parent that died before that is recognized by its process id.
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -210,13 +210,13 @@ def answer(request: WorkerRequest, baseline: Baseline) -> WorkerReply:
             os.sched_setaffinity(0, request.affinity)
         if request.describe:
             return _describe(request)
-        return _layers(request) if request.layers else WorkerReply(outcome="ok", visit=_visit(request, baseline))
+        return _layers(request) if request.layers else WorkerReply(status="ok", run=_run(request, baseline))
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
-        outcome, reason = failure(error)
-        return WorkerReply(outcome=outcome, reason=reason)
+        status, reason = failure(error)
+        return WorkerReply(status=status, reason=reason)
 
 
-def failure(error: Exception) -> tuple[Outcome, str]:
+def failure(error: Exception) -> tuple[RunStatus, str]:
     """What an exception in a child means: (outcome, reason in a sentence)."""
     if isinstance(error, UsageError):
         return "unsupported", str(error)
@@ -225,10 +225,10 @@ def failure(error: Exception) -> tuple[Outcome, str]:
     if isinstance(error, KitError):
         return "failed", str(error)
     text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return "out_of_memory" if tells_of_memory(text) else "failed", text
+    return "out_of_memory" if is_out_of_memory(text) else "failed", text
 
 
-def tells_of_memory(text: str) -> bool:
+def is_out_of_memory(text: str) -> bool:
     """Runtimes have no exception of their own for it."""
     return any(
         word in text.lower()
@@ -245,13 +245,13 @@ def tells_of_memory(text: str) -> bool:
 
 def _describe(request: WorkerRequest) -> WorkerReply:
     session = _opened(request)
-    return WorkerReply(outcome="ok", inputs=session.inputs, outputs=session.outputs)
+    return WorkerReply(status="ok", inputs=session.inputs, outputs=session.outputs)
 
 
 def _layers(request: WorkerRequest) -> WorkerReply:
     session = _opened(request)
     return WorkerReply(
-        outcome="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
+        status="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
     )
 
 
@@ -259,7 +259,7 @@ def _opened(request: WorkerRequest) -> backends.Session:
     return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
 
 
-def _visit(request: WorkerRequest, baseline: Baseline) -> Visit:
+def _run(request: WorkerRequest, baseline: Baseline) -> Run:
     backend = backends.load(request.backend)
     version, target = backend.probe().version, backend.target
     start = time.perf_counter()
@@ -272,24 +272,24 @@ def _visit(request: WorkerRequest, baseline: Baseline) -> Visit:
     before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
     watch = stopwatch.measure(
         call,
-        collect_s=request.visit_s,
+        collect_s=request.run_s,
         warmup_max_s=request.warmup_max_s,
         gap_s=request.gap_s,
-        run=session.device_ns,
-        beside=_beside(request, target, peaks),
+        timed_calls=session.device_ns,
+        calibration=_calibration(request, target, peaks),
         counter=involuntary_switches,
     )
     disturbance = telemetry.disturbance(counters, telemetry.Counters.read())
     after = telemetry.read_environment(readers)
-    clock_hz, clock_source, doubt = _clock(watch, before.clock_hz, after.clock_hz)
+    clock_hz, clock_source, remarks = _clock(watch, before.clock_hz, after.clock_hz)
     gpu = session.gpu_memory()
-    return Visit(
+    return Run(
         round=request.round,
         elapsed_ns=Series(watch.elapsed_ns),
         loops=watch.loops,
         block=watch.block,
         timer="device" if session.device_ns is not None else "host",
-        references={name: Series(times) for name, times in watch.beside.items()},
+        references={name: Series(times) for name, times in watch.calibration.items()},
         switches=None if watch.counts is None else Series(watch.counts),
         clock_hz=clock_hz,
         clock_source=clock_source,
@@ -314,7 +314,7 @@ def _visit(request: WorkerRequest, baseline: Baseline) -> Visit:
         before=before,
         after=after,
         versions={request.backend: version or "unknown", **_versions()},
-        notes=(*session.notes, *doubt),
+        notes=(*session.notes, *remarks),
     )
 
 
@@ -335,28 +335,28 @@ class _Peaks:
         self.running_bytes = self.until_collecting_bytes if self._can_reset else None
 
 
-def _beside(request: WorkerRequest, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
+def _calibration(request: WorkerRequest, target: str, peaks: _Peaks) -> Callable[[], Mapping[str, drift.Workload]]:
     """What the stopwatch calls once after warm-up: the reference workloads, whose own memory is not the network's."""
 
-    def beside() -> Mapping[str, drift.Workload]:
+    def calibration() -> Mapping[str, drift.Workload]:
         peaks.stop()
         if target != "cpu":
             return {}
         networks = {
             name: call
-            for name, known in request.references.items()
-            if (call := calibration_call(request.backend, known))
+            for name, network in request.references.items()
+            if (call := calibration_call(request.backend, network))
         }
         return drift.workloads(networks)
 
-    return beside
+    return calibration
 
 
-def calibration_call(backend_name: str, known: WorkerNetwork) -> Callable[[], Any] | None:
+def calibration_call(backend_name: str, network: WorkerNetwork) -> Callable[[], Any] | None:
     """A call of a reference network through a runtime; None where this runtime does not run it."""
     backend = backends.load(backend_name)
     try:
-        session = backend.open(Path(known.path), known.artifact, 1)
+        session = backend.open(Path(network.path), network.artifact, 1)
         call = session.prepare(backends.make_feeds(session.inputs, 0))
         call()
     except KitError:
@@ -371,16 +371,14 @@ def involuntary_switches() -> int:
 def _clock(
     watch: stopwatch.Timing, before_hz: float | None, after_hz: float | None
 ) -> tuple[float | None, str, tuple[str, ...]]:
-    """(core clock, who says so, doubts): what the machine told around the measurement, else what the chain beside it ran at."""
-    measured_hz = drift.clock_of(np.asarray(watch.beside["clock"])) if "clock" in watch.beside else None
-    told = [hz for hz in (before_hz, after_hz) if hz is not None]
-    if not told:
+    """(core clock, its source, remarks): what the machine reported around the run, else what the chain of instructions ran at."""
+    measured_hz = drift.clock_of(np.asarray(watch.calibration["clock"])) if "clock" in watch.calibration else None
+    readings_hz = [hz for hz in (before_hz, after_hz) if hz is not None]
+    if not readings_hz:
         return measured_hz, "measured" if measured_hz else "unknown", ()
-    observed_hz = sum(told) / len(told)
+    observed_hz = sum(readings_hz) / len(readings_hz)
     if measured_hz and abs(measured_hz - observed_hz) > CLOCKS_APART * observed_hz:
-        text = (
-            f"the machine tells {observed_hz / 1e9:.2f} GHz, a chain of instructions ran at {measured_hz / 1e9:.2f} GHz"
-        )
+        text = f"the machine reports {observed_hz / 1e9:.2f} GHz, a chain of instructions ran at {measured_hz / 1e9:.2f} GHz"
         return observed_hz, "observed", (text,)
     return observed_hz, "observed", ()
 
@@ -392,7 +390,7 @@ def _energy(call: Callable[[], Any], target: telemetry.Target, request: WorkerRe
         return None
     window = telemetry.EnergyWindow(meter, idle_power_w=request.idle_power_w)
     window.start()
-    calls, until = 0, time.perf_counter() + max(request.visit_s, ENERGY_MIN_S[target])
+    calls, until = 0, time.perf_counter() + max(request.run_s, ENERGY_MIN_S[target])
     while not calls or time.perf_counter() < until:
         call()
         calls += 1

@@ -7,7 +7,7 @@
 from kit.records.delivery import InstallReceipt, Manifest, Promise
 from kit.records.device import CacheSpec, ClockSpec, DeviceMode, DeviceSpec, GpuSpec
 from kit.records.knowledge import (
-    PERCENTILES_KEPT,
+    STORED_PERCENTILES,
     AllocationQuality,
     Answer,
     DynamicTable,
@@ -36,10 +36,10 @@ from kit.records.measurement import (
     MeasureSettings,
     Memory,
     OperatingPoint,
-    Outcome,
     ProfileRecord,
     Reference,
-    Visit,
+    Run,
+    RunStatus,
 )
 from kit.records.network import (
     BITS,
@@ -54,7 +54,7 @@ from kit.records.network import (
     SubNetwork,
     TensorSpec,
 )
-from kit.records.record import R, Record, first_problem, load
+from kit.records.record import AliasedRecord, R, Record, first_problem, load
 from kit.records.scenario import PERCENTILES, Latencies, ScenarioKind, ScenarioRecord, ScenarioRun, ScenarioSettings
 from kit.records.session import MachineState, Session, SessionNetwork, WorkingSet
 
@@ -63,8 +63,9 @@ __all__ = [
     "CALM_SHARE_MIN",
     "DECIDING",
     "PERCENTILES",
-    "PERCENTILES_KEPT",
+    "STORED_PERCENTILES",
     "Accuracy",
+    "AliasedRecord",
     "AllocationQuality",
     "Answer",
     "Artifact",
@@ -102,7 +103,6 @@ __all__ = [
     "NumericCheck",
     "OperatingPoint",
     "Origin",
-    "Outcome",
     "Percentile",
     "Precision",
     "Preprocessing",
@@ -112,6 +112,8 @@ __all__ = [
     "Record",
     "Reference",
     "Rejection",
+    "Run",
+    "RunStatus",
     "ScenarioKind",
     "ScenarioRecord",
     "ScenarioRun",
@@ -122,7 +124,6 @@ __all__ = [
     "SizeTiming",
     "SubNetwork",
     "TensorSpec",
-    "Visit",
     "WorkingSet",
     "first_problem",
     "load",

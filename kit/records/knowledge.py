@@ -13,7 +13,7 @@ from kit.records.network import Precision
 from kit.records.record import Record
 
 Percentile = Literal[50, 90, 95, 99]
-PERCENTILES_KEPT: tuple[Percentile, ...] = (50, 90, 95, 99)  # of each row's latency
+STORED_PERCENTILES: tuple[Percentile, ...] = (50, 90, 95, 99)  # of each row's latency
 
 
 class KnowledgeRow(Record):
@@ -51,7 +51,7 @@ class KnowledgeRow(Record):
     record_id: str  # the profile record, or the latency model of a predicted row
 
     @model_validator(mode="after")
-    def _whole(self) -> KnowledgeRow:
+    def _check_origin(self) -> KnowledgeRow:
         if (self.origin == "measured") != (self.label is not None):
             raise ValueError("a measured row has a label and a predicted one has none")
         if self.origin == "predicted" and (self.low_s is None or self.high_s is None):
@@ -81,8 +81,8 @@ class KnowledgeRow(Record):
             return self.p99_s
         if percentile == 50:
             return self.median_s
-        known = (self.p90_s, self.p95_s) if percentile == 90 else (self.p95_s,)
-        return next((value for value in known if value is not None), self.p99_s)
+        candidates_s = (self.p90_s, self.p95_s) if percentile == 90 else (self.p95_s,)
+        return next((value for value in candidates_s if value is not None), self.p99_s)
 
     def interval_s(self, percentile: int = 99) -> tuple[float, float]:
         """Between which latencies the percentile lies, in seconds, as far as the row tells.

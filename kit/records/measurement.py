@@ -14,18 +14,18 @@ from kit import stats, units
 from kit.packed import Series
 from kit.records.device import DeviceSpec
 from kit.records.network import Artifact
-from kit.records.record import Record
+from kit.records.record import AliasedRecord, Record
 
 Label = Literal["stable", "settled", "throttled", "inconclusive"]
 DECIDING: tuple[Label, ...] = ("stable", "settled")  # the labels on which something may be decided
-#: Each quality label in words for people.
+#: How each quality label is printed.
 LABELS = {
     "stable": "stable",
     "settled": "settled (converged late)",
     "throttled": "throttled",
     "inconclusive": "inconclusive",
 }
-Outcome = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
+RunStatus = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
 
 
 class OperatingPoint(Record):
@@ -58,13 +58,13 @@ class OperatingPoint(Record):
         return "-".join(parts)
 
 
-class MeasureSettings(OperatingPoint):
+class MeasureSettings(AliasedRecord, OperatingPoint):
     """How to measure. Two records are comparable only when device, backend and operating point agree."""
 
     backend: str = "onnxruntime"
     rounds_min: int = Field(default=6, ge=1)
     rounds_max: int = Field(default=10, ge=1)
-    visit_s: float = Field(default=0.5, gt=0)  # time for collecting values in one fresh process
+    run_s: float = Field(default=0.5, gt=0, alias="visit_s")  # time for collecting values in one fresh process
     warmup_max_s: float = Field(default=1.0, ge=0)
     precision_target: float = Field(default=0.02, gt=0)  # half-width of the median's interval over the median
     budget_s: float | None = None  # wall time for the whole run; None: rounds_max decides
@@ -73,7 +73,7 @@ class MeasureSettings(OperatingPoint):
 
 
 class Environment(Record):
-    """The machine's state at one instant. None means that the machine does not tell."""
+    """The machine's state at one instant. None: the machine does not report it."""
 
     at_utc: str
     clock_hz: float | None = None
@@ -107,7 +107,7 @@ class Energy(Record):
 
 
 class Disturbance(Record):
-    """What else happened on the machine during a window. None is what the system does not tell."""
+    """What else happened on the machine during a window. None: the system does not report it."""
 
     window_s: float
     steal_share: float | None = None  # CPU time that the hypervisor gave to others, over all CPU time
@@ -167,11 +167,11 @@ class LayerTime(Record):
     calls: int = Field(ge=1)
 
 
-class Layers(Record):
-    """Times per node by the runtime's own profiler, which slows the run: a share of the whole, never a latency."""
+class Layers(AliasedRecord):
+    """Times per node by the runtime's own profiler, which slows the run: a share of the total, never a latency."""
 
     nodes: tuple[LayerTime, ...]
-    whole_s: float = Field(gt=0)  # mean whole call with the profiler on
+    total_s: float = Field(gt=0, alias="whole_s")  # mean of a complete call with the profiler on
     calls: int = Field(ge=1)
     source: str  # "onnxruntime profiler"
 
@@ -188,11 +188,11 @@ class Layers(Record):
         return dict(sorted(sums.items(), key=lambda item: -item[1]))
 
 
-# ----------------------------------------------------------------------------------------------------------------- visits
+# ------------------------------------------------------------------------------------------------------------------- runs
 
 
 class Reference(Record):
-    """What the reference workloads take on this device in its usual state, by which drift is told from the network.
+    """What the reference workloads take on this device in its usual state: the scale by which drift is separated from the network.
 
     ``nominal_ns`` are nanoseconds per workload when the device was first measured; ``weights`` say how a latency follows
     them: the machine is slower than usual by the product of (time / nominal) ** weight. It is a constant of scale, so it
@@ -215,7 +215,7 @@ class Reference(Record):
         return np.asarray(np.exp(np.sum(logs, axis=0)))
 
 
-class Visit(Record):
+class Run(Record):
     """One fresh process: every collected value and what it took to get there.
 
     Values come in blocks of ``block`` values; the reference workloads are timed before the first block and after each one,
@@ -231,7 +231,7 @@ class Visit(Record):
         default_factory=dict
     )  # workload -> nanoseconds before the first block and after each
     switches: Series | None = None  # involuntary context switches during each block
-    clock_hz: float | None = None  # core clock meanwhile: "observed" by the device or "measured" by a chain beside it
+    clock_hz: float | None = None  # core clock meanwhile: "observed" by the device or "measured" between the blocks
     clock_source: str = "unknown"
     disturbance: Disturbance | None = None
     energy: Energy | None = None
@@ -250,10 +250,10 @@ class Visit(Record):
     notes: tuple[str, ...] = ()  # what the backend says about how it ran
 
     @model_validator(mode="after")
-    def _whole(self) -> Visit:
+    def _check_lengths(self) -> Run:
         count = len(self.elapsed_ns)
         if not count or not self.elapsed_ns.array().min() > 0:
-            raise ValueError("a visit holds at least one value and none of zero length")
+            raise ValueError("a run holds at least one value and none of zero length")
         blocks = count // self.block if self.block else 0
         if blocks and (count % self.block or any(len(s) != blocks + 1 for s in self.references.values())):
             raise ValueError("values, blocks and reference times do not fit together")
@@ -282,13 +282,13 @@ class Visit(Record):
         return calm if calm.mean() >= CALM_SHARE_MIN else everything
 
     def corrected_ns(self, reference: Reference | None) -> float | None:
-        """Median over undisturbed blocks of the block's median over the machine's slowdown factor beside it, in nanoseconds.
+        """Median over undisturbed blocks of the block's median over the machine's slowdown factor around it, in nanoseconds.
 
         None without reference workloads.
         """
         if reference is None or not self.block:
             return None
-        slowdown = reference.slowdown({name: _beside(series) for name, series in self.references.items()})
+        slowdown = reference.slowdown({name: _around_blocks(series) for name, series in self.references.items()})
         if slowdown is None:
             return None
         calm = self.undisturbed.reshape(-1, self.block)[:, 0]
@@ -304,32 +304,31 @@ class Visit(Record):
 CALM_SHARE_MIN = 0.2  # below this share of uninterrupted blocks there is too little left to look at
 
 
-def _beside(series: Series) -> NDArray[np.float64]:
+def _around_blocks(series: Series) -> NDArray[np.float64]:
     """The time of a reference workload around each block: the geometric mean of the one before and the one after."""
     times = series.array().astype(np.float64)
     return np.asarray(np.sqrt(times[:-1] * times[1:]))
 
 
-class Measurement(Record):
+class Measurement(AliasedRecord):
     """Raw values of every process; statistics are derived, never stored.
 
     The process is the unit of every interval: calls inside one share its memory layout and clock.
     """
 
-    visits: tuple[Visit, ...] = Field(min_length=1)
+    runs: tuple[Run, ...] = Field(min_length=1, alias="visits")
     reference: Reference | None = None
 
     @cached_property
     def medians_s(self) -> tuple[float, ...]:
         """The median of each process, in seconds."""
-        return tuple(v.median_ns * 1e-9 for v in self.visits)
+        return tuple(run.median_ns * 1e-9 for run in self.runs)
 
     @cached_property
     def corrected_medians_s(self) -> tuple[float, ...] | None:
         """The drift-corrected median of each process, in seconds; None without reference workloads."""
-        found = [v.corrected_ns(self.reference) for v in self.visits]
-        known = [ns * 1e-9 for ns in found if ns is not None]
-        return tuple(known) if len(known) == len(found) else None
+        corrected_s = [ns * 1e-9 for run in self.runs if (ns := run.corrected_ns(self.reference)) is not None]
+        return tuple(corrected_s) if len(corrected_s) == len(self.runs) else None
 
     @property
     def median_s(self) -> float:
@@ -389,20 +388,20 @@ class Measurement(Record):
         return self._quantile_s(0.90)
 
     def _quantile_s(self, q: float) -> float:
-        return stats.quantile(np.concatenate([v.values_ns for v in self.visits]), q) * 1e-9
+        return stats.quantile(np.concatenate([run.values_ns for run in self.runs]), q) * 1e-9
 
     @cached_property
     def mode_s(self) -> float:
         """The undisturbed mode, in seconds: where the values crowd that no other process interrupted."""
-        return stats.half_sample_mode(np.concatenate([v.values_ns[v.undisturbed] for v in self.visits])) * 1e-9
+        return stats.half_sample_mode(np.concatenate([run.values_ns[run.undisturbed] for run in self.runs])) * 1e-9
 
     def intervals_s(self, *, seed: int = 0) -> dict[str, tuple[float, float]]:
         """Bootstrap intervals (nominal 95 %) over processes of p90, p99 and the undisturbed mode, in seconds.
 
         With six processes that scatter as much as the calls inside them they cover about 80 %.
         """
-        every = [v.values_ns * 1e-9 for v in self.visits]
-        calm = [v.values_ns[v.undisturbed] * 1e-9 for v in self.visits]
+        every = [run.values_ns * 1e-9 for run in self.runs]
+        calm = [run.values_ns[run.undisturbed] * 1e-9 for run in self.runs]
         return {
             "p90": stats.bootstrap_over_groups(every, lambda x: stats.quantile(x, 0.90), seed=seed),
             "p99": stats.bootstrap_over_groups(every, lambda x: stats.quantile(x, 0.99), seed=seed),
@@ -411,45 +410,45 @@ class Measurement(Record):
 
     @property
     def clock_hz(self) -> float | None:
-        """Core clock during the measurement, in hertz; None where nothing tells it."""
-        known = [v.clock_hz for v in self.visits if v.clock_hz is not None]
-        return float(np.median(known)) if known else None
+        """Core clock during the measurement, in hertz; None where nothing reports it."""
+        clocks_hz = [run.clock_hz for run in self.runs if run.clock_hz is not None]
+        return float(np.median(clocks_hz)) if clocks_hz else None
 
     @property
     def clock_source(self) -> str:
-        return next((v.clock_source for v in self.visits if v.clock_hz is not None), "unknown")
+        return next((run.clock_source for run in self.runs if run.clock_hz is not None), "unknown")
 
     @property
     def cold_start_s(self) -> dict[str, float | None]:
         """Medians over the fresh processes, in seconds: load the runtime, open the model, first call, until it is steady.
 
-        The files were in the page cache unless the visit was the first after they were written.
+        The files were in the page cache unless the run was the first after they were written.
         """
-        runtime = [v.runtime_s for v in self.visits if v.runtime_s is not None]
+        runtime = [run.runtime_s for run in self.runs if run.runtime_s is not None]
         return {
             "runtime": stats.quantile(runtime, 0.5) if runtime else None,
-            "open": stats.quantile([v.open_s for v in self.visits], 0.5),
-            "first": stats.quantile([v.first_ns * 1e-9 for v in self.visits], 0.5),
-            "until_steady": stats.quantile([v.warmup_s for v in self.visits], 0.5),
+            "open": stats.quantile([run.open_s for run in self.runs], 0.5),
+            "first": stats.quantile([run.first_ns * 1e-9 for run in self.runs], 0.5),
+            "until_steady": stats.quantile([run.warmup_s for run in self.runs], 0.5),
         }
 
     @property
     def energy(self) -> Energy | None:
         """The energy window of the process with the median energy per call, of those that had one."""
-        known = [v.energy for v in self.visits if v.energy is not None]
-        ordered = sorted(known, key=lambda e: e.joules_per_call)
+        windows = [run.energy for run in self.runs if run.energy is not None]
+        ordered = sorted(windows, key=lambda e: e.joules_per_call)
         return ordered[len(ordered) // 2] if ordered else None
 
     @property
     def memory_bytes(self) -> int:
-        return max(v.memory.footprint_bytes for v in self.visits)
+        return max(run.memory.footprint_bytes for run in self.runs)
 
     @property
     def calls(self) -> int:
-        return sum(len(v.values_ns) * v.loops for v in self.visits)
+        return sum(len(run.values_ns) * run.loops for run in self.runs)
 
 
-class ProfileRecord(Record):
+class ProfileRecord(AliasedRecord):
     """One artifact on one device: measured, or failed with the reason. A failure is a record too."""
 
     kind: Literal["profile"] = "profile"
@@ -460,16 +459,16 @@ class ProfileRecord(Record):
     device: DeviceSpec
     artifact: Artifact
     settings: MeasureSettings
-    outcome: Outcome
+    status: RunStatus = Field(alias="outcome")
     reason: str | None = None
     measurement: Measurement | None = None
     label: Label | None = None
-    evidence: tuple[str, ...] = ()  # what the label rests on, in words
+    evidence: tuple[str, ...] = ()  # what the label rests on, as sentences
     layers: Layers | None = None
 
     @property
     def batch(self) -> int | None:
-        """Inputs per call: the batch that was asked for, else the file's own; None where nobody told."""
+        """Inputs per call: the batch of the settings, else the file's own; None where neither states one."""
         if self.settings.batch is not None or not self.artifact.inputs:
             return self.settings.batch
         shape = self.artifact.inputs[0].shape
@@ -477,26 +476,26 @@ class ProfileRecord(Record):
 
     @property
     def plain(self) -> bool:
-        """Free-running, one input at a time: what decides where nothing else is asked for. Only threads are chosen."""
+        """Free-running, one input at a time: what decides where a need names nothing else. Only threads are chosen."""
         return self.settings.is_default_state and self.batch in (None, 1)
 
     @property
     def trusted(self) -> bool:
         """Whether the measurement may decide: it is there, and neither throttled nor inconclusive."""
-        return self.outcome == "ok" and self.label in DECIDING
+        return self.status == "ok" and self.label in DECIDING
 
     def summary(self) -> dict[str, str]:
         rows = {"network": self.artifact.artifact_id}
         measured = self.measurement
-        if measured is not None and self.outcome == "ok":
+        if measured is not None and self.status == "ok":
             interval = units.interval(*measured.interval_s, units.TIME)
             rows["median"] = f"{units.seconds(measured.median_s)} ({measured.confidence:.0%}: {interval})"
             rows["quality label"] = LABELS.get(self.label or "", "none")
             rows["p99"] = units.seconds(measured.p99_s)
             rows["memory"] = units.size(measured.memory_bytes)
-            rows["processes"] = f"{len(measured.visits)}, {measured.calls} calls"
+            rows["processes"] = f"{len(measured.runs)}, {measured.calls} calls"
         else:
-            rows["outcome"] = f"{self.outcome.replace('_', ' ')}: {self.reason or 'no reason given'}"
+            rows["outcome"] = f"{self.status.replace('_', ' ')}: {self.reason or 'no reason given'}"
         rows["runtime"] = f"{self.settings.backend}, {self.settings.name}"
         rows["device"] = self.device.device_id
         rows["evidence"] = "; ".join(self.evidence)

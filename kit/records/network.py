@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from kit import units
 from kit.errors import UsageError
-from kit.records.record import Record
+from kit.records.record import AliasedRecord, Record
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
@@ -142,15 +142,15 @@ class FileRef(Record):
         return value
 
 
-class Origin(Record):
+class Origin(AliasedRecord):
     """Where the weights come from: data, seed, the versions that trained them and what they were made from."""
 
     root: str
     dataset: str | None = None
     seed: int | None = None
-    made_by: str  # "kit 0.1.0"
+    producer: str = Field(alias="made_by")  # "kit 0.1.0"
     versions: dict[str, str] = Field(default_factory=dict)
-    steps: tuple[str, ...] = ()  # what was done, in order, in words
+    steps: tuple[str, ...] = ()  # what was done, in order
 
 
 class NumericCheck(Record):

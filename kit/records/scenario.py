@@ -1,4 +1,4 @@
-"""Loads as MLPerf defines them, and how a network stood them."""
+"""Loads as MLPerf defines them, and what a network reached under them."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pydantic import Field
 from kit import stats
 from kit.packed import Series
 from kit.records.device import DeviceSpec
-from kit.records.measurement import Environment, Memory, Outcome
+from kit.records.measurement import Environment, Memory, RunStatus
 from kit.records.network import Artifact
-from kit.records.record import Record
+from kit.records.record import AliasedRecord, Record
 
 ScenarioKind = Literal["single-stream", "multi-stream", "offline", "server"]
 PERCENTILES: dict[str, float] = {"single-stream": 0.90, "multi-stream": 0.99, "server": 0.99}  # MLPerf's tail of each
@@ -53,10 +53,10 @@ class Latencies(Record):
     values_ns: Series | None
 
 
-class ScenarioRun(Record):
+class ScenarioRun(AliasedRecord):
     """One fresh process under one load: a batch size, or an arrival rate. A failure is a run too."""
 
-    outcome: Outcome
+    status: RunStatus = Field(alias="outcome")
     reason: str | None = None
     batch: int | None = None  # samples per query; None when it was not known before the failure
     rate_hz: float | None = None  # server: queries per second that were offered
@@ -82,7 +82,7 @@ class ScenarioRun(Record):
     @property
     def holds(self) -> bool:
         """LoadGen's rule for the server: all queries arrived and no more missed the bound than early stopping allows."""
-        if self.outcome != "ok" or self.misses is None or self.misses_allowed is None:
+        if self.status != "ok" or self.misses is None or self.misses_allowed is None:
             return False
         return not self.cut_short and self.misses <= self.misses_allowed
 
@@ -96,7 +96,7 @@ class ScenarioRun(Record):
         return misses <= stats.overlatency_allowed(independent, PERCENTILES["server"])
 
 
-class ScenarioRecord(Record):
+class ScenarioRecord(AliasedRecord):
     """One artifact under one scenario on one device: every run, and the reason where there is no result."""
 
     kind: Literal["scenario"] = "scenario"
@@ -107,7 +107,7 @@ class ScenarioRecord(Record):
     device: DeviceSpec
     artifact: Artifact
     settings: ScenarioSettings
-    outcome: Outcome
+    status: RunStatus = Field(alias="outcome")
     reason: str | None = None
     runs: tuple[ScenarioRun, ...]
     remarks: tuple[str, ...] = ()
@@ -115,21 +115,21 @@ class ScenarioRecord(Record):
     @property
     def latency_s(self) -> float | None:
         """Single-stream and multi-stream: the early-stopping estimate of the 90th or 99th percentile, per query."""
-        if self.outcome != "ok" or self.settings.scenario not in ("single-stream", "multi-stream"):
+        if self.status != "ok" or self.settings.scenario not in ("single-stream", "multi-stream"):
             return None
-        found = self.runs[-1].latencies
-        value = None
-        if found is not None:
-            value = found.sure_p90_ns if self.settings.scenario == "single-stream" else found.sure_p99_ns
-        return None if value is None else value * 1e-9
+        latencies = self.runs[-1].latencies
+        tail_ns = None
+        if latencies is not None:
+            tail_ns = latencies.sure_p90_ns if self.settings.scenario == "single-stream" else latencies.sure_p99_ns
+        return None if tail_ns is None else tail_ns * 1e-9
 
     @property
     def best(self) -> ScenarioRun | None:
-        """Offline: the run with the highest throughput. Server: the run at the highest rate that held the bound."""
-        done = [run for run in self.runs if run.outcome == "ok"]
+        """Offline: the run with the highest throughput. Server: the run at the highest rate that met the bound."""
+        completed = [run for run in self.runs if run.status == "ok"]
         if self.settings.scenario == "offline":
-            return max(done, key=lambda run: run.samples_per_s or 0.0, default=None)
-        return max((run for run in done if run.holds), key=lambda run: run.rate_hz or 0.0, default=None)
+            return max(completed, key=lambda run: run.samples_per_s or 0.0, default=None)
+        return max((run for run in completed if run.holds), key=lambda run: run.rate_hz or 0.0, default=None)
 
     @property
     def surest(self) -> ScenarioRun | None:

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from kit.packed import Series
 from kit.records.device import DeviceSpec
-from kit.records.measurement import Disturbance, Environment, MeasureSettings, Outcome, Reference, Visit
+from kit.records.measurement import Disturbance, Environment, MeasureSettings, Reference, Run, RunStatus
 from kit.records.network import Artifact
-from kit.records.record import Record
+from kit.records.record import AliasedRecord, Record
 
 
 class WorkingSet(Record):
@@ -77,10 +77,10 @@ class Session(Record):
     wall_s: float
 
 
-class SessionNetwork(Record):
-    """One network of a session: raw values of each process, as in a profile record, without what the session says once."""
+class SessionNetwork(AliasedRecord):
+    """One network of a session: raw values of each process, as in a profile record, without what the session states once."""
 
     artifact: Artifact
-    outcome: Outcome
+    status: RunStatus = Field(alias="outcome")
     reason: str | None = None
-    visits: tuple[Visit, ...] = ()
+    runs: tuple[Run, ...] = Field(default=(), alias="visits")

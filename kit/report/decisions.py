@@ -35,7 +35,7 @@ def write_page(
     regrets: Mapping[str, Regret] | None = None,
     no_regret: str = "",
 ) -> Path:
-    """Write the map of ``table``, and the regret of each kind of knowledge in ``found``; ``no_regret`` says why there is none.
+    """Write the map of ``table``, and the regret of each kind of knowledge in ``regrets``; ``no_regret`` states why there is none.
 
     Raises as :func:`decision_map` and :func:`regret` do, StorageError or UsageError when ``out`` cannot be written.
     """
@@ -48,7 +48,7 @@ def write_page(
     )
     minimum = "" if min_accuracy is None else f" Accuracy at least {show.percent(min_accuracy)}."
     caption = (
-        f"The most accurate variant that meets both limits (among equals the faster), asked at {CELLS * CELLS:,} places; where there "
+        f"The most accurate variant that meets both limits (among equals the faster), at {CELLS * CELLS:,} places; where there "
         f"is no colour, none does.{minimum}"
     )
     body = join(
@@ -71,7 +71,7 @@ def write_page(
 def _regret_caption(regrets: Mapping[str, Regret]) -> str:
     count = max((len(r.needs) for r in regrets.values()), default=0)
     return (
-        f"{count:,} random requirements, each answered from what is known and evaluated by what was measured. A choice that misses a "
+        f"{count:,} random requirements, each answered from that knowledge and evaluated by the measurements. A choice that misses a "
         "limit in truth counts as no accuracy at all, as does none. Each prediction is one that the model made without this network."
     )
 
@@ -97,13 +97,13 @@ def decision_map(
     latency_s, limits = _ranges(table, against, percentile)
     x, y = np.geomspace(*latency_s, CELLS), np.geomspace(*limits, CELLS)
     deadlines, others = (grid.ravel() for grid in np.meshgrid(x, y))
-    asked = {"memory_bytes": others} if against == "memory" else {"link_bps": others}
-    chosen = table.choose_many(deadlines, min_accuracy=min_accuracy, percentile=percentile, **asked).reshape(
+    other_limit = {"memory_bytes": others} if against == "memory" else {"link_bps": others}
+    choices = table.choose_many(deadlines, min_accuracy=min_accuracy, percentile=percentile, **other_limit).reshape(
         CELLS, CELLS
     )
     scale, unit = show.unit(float(np.median(x)), show.TIME)
     other_scale, other_unit = show.unit(float(np.median(y)), show.SIZE if against == "memory" else show.RATE)
-    figure = _map(table, chosen, x / scale, y / other_scale)
+    figure = _map(table, choices, x / scale, y / other_scale)
     name = "median" if percentile == 50 else f"p{percentile}"
     what = "deadline for download and latency" if against == "link" else "deadline for the latency"
     figure.update_xaxes(type="log", title=f"{what}, {name} ({unit})")
@@ -121,10 +121,10 @@ def _ranges(table: DecisionTable, against: str, percentile: int) -> tuple[tuple[
     memory = table.arrays[f"p{percentile}_memory_bytes"]
     low, high = 0.7 * float(latency.min()), 1.5 * float(latency.max())
     if against == "memory":
-        known = memory[np.isfinite(memory) & (memory > 0)]
-        if not len(known):
+        sizes = memory[np.isfinite(memory) & (memory > 0)]
+        if not len(sizes):
             raise BadRecord("No variant knows its memory: profile them, or draw the map against the link.")
-        return (low, high), (0.7 * float(known.min()), 1.5 * float(known.max()))
+        return (low, high), (0.7 * float(sizes.min()), 1.5 * float(sizes.max()))
     sent = bits[bits > 0]
     if not len(sent):
         raise BadRecord("No variant has anything to download: draw the map against memory.")
@@ -137,13 +137,13 @@ def _map(
     """One colour per variant, in the order of the deadlines at which they first appear."""
     variants = table.variants
     shorten = shortener([v.artifact_id for v in variants])
-    seen = [int(i) for i in dict.fromkeys(chosen.T.ravel().tolist()) if i >= 0]
-    names = [NONE, *(_name(i, table, shorten(variants[i].artifact_id)) for i in seen)]
-    order = {-1: 0, **{i: n for n, i in enumerate(seen, 1)}}
+    indices = [int(i) for i in dict.fromkeys(chosen.T.ravel().tolist()) if i >= 0]
+    names = [NONE, *(_name(i, table, shorten(variants[i].artifact_id)) for i in indices)]
+    order = {-1: 0, **{i: n for n, i in enumerate(indices, 1)}}
     numbers = np.vectorize(order.__getitem__, otypes=[np.int64])(chosen)
-    if len(seen) > NAMED:
-        return _shaded(numbers, names, [_accuracy(i, table) for i in seen], x, y)
-    colours = ["rgba(128,135,144,0.15)", *(PALETTE[n % len(PALETTE)] for n in range(len(seen)))]
+    if len(indices) > NAMED:
+        return _shaded(numbers, names, [_accuracy(i, table) for i in indices], x, y)
+    colours = ["rgba(128,135,144,0.15)", *(PALETTE[n % len(PALETTE)] for n in range(len(indices)))]
     figure = go.Figure(
         go.Heatmap(
             x=x.tolist(),
@@ -172,8 +172,8 @@ def _shaded(
     y: np.ndarray,
 ) -> go.Figure:
     """Too many variants for a legend: the colour is the accuracy of the choice (or its place in the order), the hover its name."""
-    known = bool(np.isfinite(accuracies).all())
-    levels = [100 * a for a in accuracies] if known else [float(n) for n in range(1, len(names))]
+    with_accuracy = bool(np.isfinite(accuracies).all())
+    levels = [100 * a for a in accuracies] if with_accuracy else [float(n) for n in range(1, len(names))]
     values = [[None if n == 0 else round(levels[n - 1], 4) for n in row] for row in numbers.tolist()]
     figure = go.Figure(
         go.Heatmap(
@@ -182,9 +182,9 @@ def _shaded(
             z=values,
             colorscale="Viridis",
             customdata=[[names[n] for n in row] for row in numbers.tolist()],
-            hovertemplate="%{customdata}" + ("<br>%{z:.2f} %" if known else "") + "<extra></extra>",
+            hovertemplate="%{customdata}" + ("<br>%{z:.2f} %" if with_accuracy else "") + "<extra></extra>",
             hoverongaps=False,
-            showscale=known,
+            showscale=with_accuracy,
             colorbar={"title": {"text": "accuracy (%)", "side": "right"}, "thickness": 14, "outlinewidth": 0},
         )
     )

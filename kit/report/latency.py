@@ -84,13 +84,13 @@ def write_page(
 
 def dots(predictor: Predictor, profiles: Sequence[ProfileRecord]) -> list[Dot]:
     """One for each network that the predictor was fitted to and that is among ``profiles``, the fastest first."""
-    known = {p.record_id: p for p in profiles}
+    by_id = {p.record_id: p for p in profiles}
     seconds, low, high = predictor.held_out()
     entries = _entry_seconds(predictor)
     several = len(predictor.states) > 1
     out = []
     for i, record_id in enumerate(predictor.measured.record_ids):
-        profile = known.get(record_id)
+        profile = by_id.get(record_id)
         if profile is None:
             continue
         sub = profile.artifact.subnetwork
@@ -142,12 +142,12 @@ def _parts(kernels: Sequence[Kernel], seconds: Mapping[tuple[int, ...], float]) 
 
 
 def _grouped(parts: Sequence[tuple[str, Kernel, float]]) -> tuple[Part, ...]:
-    whole = sum(s for _, _, s in parts) or 1.0
+    total = sum(s for _, _, s in parts) or 1.0
     sums: dict[str, tuple[float, int]] = {}
     for name, kernel, seconds in parts:
         before = sums.get(name, (0.0, 0))
         sums[name] = (before[0] + seconds, before[1] + kernel.macs * kernel.count)
-    return tuple(Part(name, s / whole, s / macs if macs else None) for name, (s, macs) in sums.items())
+    return tuple(Part(name, s / total, s / macs if macs else None) for name, (s, macs) in sums.items())
 
 
 def _series(drawn: Sequence[Dot]) -> dict[str, str]:
@@ -164,11 +164,11 @@ def _header(predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
     errors = np.array([abs(d.error) for d in drawn])
     shares = [show.percent(float(np.mean(errors <= level))) for level in (0.05, 0.10)] if drawn else []
     inside = float(np.mean([d.low_s <= d.measured_s <= d.high_s for d in drawn])) if drawn else None
-    held = f"{show.counted(len(drawn), 'network')}, each held out"
+    held_out = f"{show.counted(len(drawn), 'network')}, each held out"
     tiles = (
         [
             tile("model family", FAMILY_NAMES[predictor.chosen], "chosen by cross-validation"),
-            tile("mean error", show.percent(float(errors.mean())), held),
+            tile("mean error", show.percent(float(errors.mean())), held_out),
             tile("within 10 %", shares[1], f"within 5 %: {shares[0]}"),
             tile(
                 f"inside the {predictor.level:.0%} interval", show.percent(inside), "calibrated on these same networks"
@@ -192,7 +192,7 @@ def _point(state: State) -> str:
 
 
 def _meeting(figures: Figures, predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
-    nothing = "None of the profiles given is one that this model was fitted to."
+    nothing = "None of these profiles is one that this model was fitted to."
     return section(
         "Predicted against measured",
         place(
@@ -259,9 +259,9 @@ def _where(figures: Figures, drawn: Sequence[Dot]) -> Markup:
 def _cost(figures: Figures, predictor: Predictor, drawn: Sequence[Dot]) -> Markup:
     caption = (
         "Predicted time of a stage over its multiply-accumulates, one box per stage over all measured networks, at the clock "
-        "measured beside each. One factor for all would be one level; dashed: the λ fitted to whole networks."
+        "measured next to each. One factor for all would be one level; dashed: the λ fitted to whole networks."
     )
-    nothing = "The chosen model family does not tell stages apart."
+    nothing = "The chosen model family does not distinguish stages."
     return section(
         "What a multiply-accumulate costs", place(figures, "cost", cost_by_stage(predictor, drawn), caption, nothing)
     )
@@ -345,14 +345,14 @@ def error_by_part(drawn: Sequence[Dot], by: str) -> go.Figure | None:
     figure = _figure(320)
     for series, colour in _series(drawn).items():
         errors = {name: _weighted(drawn, series, by, name) for name in names}
-        kept = [(name, one) for name, one in errors.items() if one is not None]
+        rows = [(name, one) for name, one in errors.items() if one is not None]
         about = [
             f"{escape(series)}, {escape(n)}<br>mean error {e:.1%}, bias {b:+.1%}<br>{s:.0%} of the time"
-            for n, (e, b, s) in kept
+            for n, (e, b, s) in rows
         ]
         figure.add_trace(
             go.Bar(
-                x=[escape(name) for name, _ in kept], y=[100 * e for _, (e, _, _) in kept], name=escape(series),
+                x=[escape(name) for name, _ in rows], y=[100 * e for _, (e, _, _) in rows], name=escape(series),
                 marker={"color": colour}, customdata=about, hovertemplate="%{customdata}<extra></extra>",
             )
         )  # fmt: skip

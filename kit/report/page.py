@@ -55,10 +55,10 @@ def write_page(
     packages: Sequence[Manifest],
     pull: PullResult | None,
 ) -> Path:
-    """Write the page to ``out`` (whole or not at all) and return its path.
+    """Write the page to ``out`` (complete or not at all) and return its path.
 
     Only profiles of ``device`` are shown: per artifact, backend and threads the newest measurement, and the newest
-    failure that no later measurement made up for. ``deadline_choices`` are (deadline in seconds, chosen row), by rising
+    failure without a later measurement. ``deadline_choices`` are (deadline in seconds, chosen row), by rising
     deadline.
 
     Raises StorageError or UsageError when ``out`` cannot be written.
@@ -125,12 +125,12 @@ def _tiles(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel], answers: 
         note = f"{best.short}, {show.seconds(best.median_s)}"
         tiles.append(tile("most accurate, trusted", show.percent(best.accuracy), note))
     for answer in answers[:3]:
-        asked = _limit(answer.need)
+        limit = _limit(answer.need)
         if answer.chosen is None:
-            tiles.append(tile(f"chosen for {asked}", "none", "no variant meets it"))
+            tiles.append(tile(f"chosen for {limit}", "none", "no variant meets it"))
         else:
             note = f"{_accuracy(answer.chosen.accuracy)}, p99 {show.seconds(answer.chosen.p99_s)}"
-            tiles.append(tile(f"chosen for {asked}", shorten(answer.chosen.artifact_id), note))
+            tiles.append(tile(f"chosen for {limit}", shorten(answer.chosen.artifact_id), note))
     tiles += [_lambda_tile(m) for m in models[:2]]
     return tiles
 
@@ -158,7 +158,7 @@ def _provenance(own: Sequence[ProfileRecord], drawn: Sequence[PlotPoint]) -> str
     parts = [f"Page written {show.moment(store.utc_now())} by kit {kit.__version__}"]
     if kits := sorted({r.kit_version for r in own}):
         parts.append(f"profiles by kit {show.listed(kits)}")
-    versions = {(k, v) for p in drawn for visit in p.measurement.visits for k, v in visit.versions.items()}
+    versions = {(k, v) for p in drawn for run in p.measurement.runs for k, v in run.versions.items()}
     if versions:
         parts.append("measured with " + ", ".join(f"{name} {version}" for name, version in sorted(versions)))
     seeds = {p.record.artifact.origin.seed for p in drawn if p.record.artifact.origin}
@@ -177,7 +177,7 @@ def _device(device: DeviceSpec, drawn: Sequence[PlotPoint]) -> Markup:
     ]
     readable = [name for name, state in device.telemetry.items() if state == "available"]
     silent = [f"{name}: {state}" for name, state in device.telemetry.items() if state != "available"]
-    temperatures = [t for p in drawn for v in p.measurement.visits if (t := v.after.temperature_c) is not None]
+    temperatures = [t for p in drawn for v in p.measurement.runs if (t := v.after.temperature_c) is not None]
     cores = f"{show.known(device.physical_cores)} physical, {device.logical_cores} logical"
     pairs: list[tuple[str, Child]] = [
         ("Processor", device.cpu_model),
@@ -192,7 +192,7 @@ def _device(device: DeviceSpec, drawn: Sequence[PlotPoint]) -> Markup:
         ("Configuration", device.config or "no entry of device_configs matches"),
         ("Runtimes", ", ".join(runtimes) or "none found"),
         ("Telemetry", ", ".join(readable) or "none"),
-        ("Highest temperature seen", f"{max(temperatures):.1f} °C" if temperatures else show.UNKNOWN),
+        ("Highest temperature", f"{max(temperatures):.1f} °C" if temperatures else show.UNKNOWN),
     ]
     missing = folded("What the machine does not report", tag("ul", *(tag("li", s) for s in silent))) if silent else None
     return section("The device", facts(pairs), missing)
@@ -200,8 +200,8 @@ def _device(device: DeviceSpec, drawn: Sequence[PlotPoint]) -> Markup:
 
 def _clock(clock: ClockSpec) -> str:
     parts = [("nominal", clock.nominal_hz), ("now", clock.current_hz), ("highest", clock.max_hz)]
-    known = [f"{name} {show.hertz(value)}" for name, value in parts if value is not None]
-    return f"{', '.join(known)}; source: {clock.source}" if known else show.UNKNOWN
+    clocks = [f"{name} {show.hertz(value)}" for name, value in parts if value is not None]
+    return f"{', '.join(clocks)}; source: {clock.source}" if clocks else show.UNKNOWN
 
 
 def _cache(cache: CacheSpec) -> str:
@@ -299,8 +299,8 @@ def _models(models: Sequence[LatencyModel]) -> Markup:
     rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     note = "Errors are relative to the measured medians; intervals are 95 % bootstrap intervals."
     left_out = [reason for m in models for reason in m.left_out]
-    kept_out = folded(f"Left out of the fits ({len(left_out)})", tag("ul", *(tag("li", r) for r in left_out)))
-    return join([table(head, rows, words=len(head), caption=note), kept_out if left_out else None])
+    left_out_list = folded(f"Left out of the fits ({len(left_out)})", tag("ul", *(tag("li", r) for r in left_out)))
+    return join([table(head, rows, words=len(head), caption=note), left_out_list if left_out else None])
 
 
 def _model_facts(model: LatencyModel) -> dict[str, str]:
@@ -349,7 +349,7 @@ def _knowledge(
     shorten = shortener([r.artifact_id for r in knowledge.rows])
     able = sum(r.label in DECIDING for r in knowledge.rows)
     caption = (
-        f"The most accurate variant whose measured p99 latency meets the deadline, asked at {len(steps)} deadlines. "
+        f"The most accurate variant whose measured p99 latency meets the deadline, at {len(steps)} deadlines. "
         "Circles are the rows to choose from."
     )
     lead = (
@@ -359,9 +359,7 @@ def _knowledge(
     return section(
         "What to deploy under a deadline",
         tag("p", lead),
-        place(
-            figures, "choices", plots.choices(steps, knowledge), caption, "No deadline was asked that a variant meets."
-        ),
+        place(figures, "choices", plots.choices(steps, knowledge), caption, "No variant meets any of the deadlines."),
         _steps(steps, shorten),
         tag("h3", "Questions and answers") if answers else None,
         _answers(answers, shorten) if answers else None,
@@ -389,14 +387,14 @@ def _need_words(need: Need) -> list[str]:
     return [f"{name} {say(value)}" for name, value, say in limits if value is not None]
 
 
-def _asked(need: Need) -> str:
+def _need_text(need: Need) -> str:
     return ", ".join(_need_words(need)) or "no limit"
 
 
 def _answers(answers: Sequence[Answer], shorten: Callable[[str], str]) -> Markup:
     rows = [
         [
-            _asked(a.need),
+            _need_text(a.need),
             shorten(a.chosen.artifact_id) if a.chosen else a.text,
             shorten(a.runner_up.artifact_id) if a.runner_up else "none",
             show.percent(a.chosen.accuracy) if a.chosen else "",
@@ -411,7 +409,7 @@ def _answers(answers: Sequence[Answer], shorten: Callable[[str], str]) -> Markup
 def _rejected(answer: Answer, shorten: Callable[[str], str]) -> Markup:
     rows = [_rejection(r, shorten) for r in answer.rejected]
     return folded(
-        f"Rejected for {_asked(answer.need)} ({len(rows)}), and the limit that each misses",
+        f"Rejected for {_need_text(answer.need)} ({len(rows)}), and the limit that each misses",
         table(["Variant", "Limit", "Has", "Needs"], rows, words=2),
     )
 
@@ -452,7 +450,7 @@ def _packages(packages: Sequence[Manifest], pull: PullResult | None) -> Markup:
     head = ["Package", "Model's SHA-256", "Licence", "Files", "Size", "Accuracy", "Advertised median, p99"]
     return section(
         "Packages",
-        table(head, rows, words=3) if rows else tag("p", "No package was made.", class_="soft"),
+        table(head, rows, words=3) if rows else tag("p", "No package was built.", class_="soft"),
         tag("h3", "Advertised against measured"),
         _pulled(pull) if pull else tag("p", "No package was pulled.", class_="soft"),
     )
@@ -518,7 +516,7 @@ def _trust(
         [
             f.artifact.artifact_id,
             f.settings.backend,
-            f.outcome.replace("_", " "),
+            f.status.replace("_", " "),
             f.reason or "; ".join(f.evidence) or "none",
         ]
         for f in failed

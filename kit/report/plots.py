@@ -17,7 +17,7 @@ from kit import units as show
 from kit.records import DECIDING, KnowledgeBase, KnowledgeRow, LatencyModel
 from kit.report.points import CUTS, PlotPoint, SeriesKey, front, series
 
-# Okabe and Ito's palette, which the colour-blind can tell apart; black and yellow are left out for the dark page.
+# Okabe and Ito's palette, which the colour-blind can distinguish; black and yellow are left out for the dark page.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 NEUTRAL = "#808790"
 SYMBOLS = dict(zip(CUTS, ("circle", "square", "diamond", "triangle-up", "pentagon"), strict=True))
@@ -117,12 +117,12 @@ def _add_line(figure: go.Figure, name: str, x: Any, y: Any, line: dict[str, Any]
 def spread(drawn: Sequence[PlotPoint]) -> go.Figure | None:
     """Every process's raw values around the variant's median, in percent of it; rows named with the median.
 
-    Each process is one line of dots inside the row, so that a shift between processes is seen apart from the scatter
+    Each process is one line of dots inside the row, so that a shift between processes is visible apart from the scatter
     inside one. Processes with many values are drawn by evenly spaced order statistics, both ends included.
     """
     if not drawn:
         return None
-    per_process = max(FEWEST_PER_PROCESS, MAX_RAW_POINTS // sum(len(p.measurement.visits) for p in drawn))
+    per_process = max(FEWEST_PER_PROCESS, MAX_RAW_POINTS // sum(len(p.measurement.runs) for p in drawn))
     figure = _figure(90 + 34 * len(drawn))
     for key, (name, colour) in _styles(drawn).items():
         x, y, hover = [], [], []
@@ -144,16 +144,16 @@ def spread(drawn: Sequence[PlotPoint]) -> go.Figure | None:
     return figure
 
 
-def _dots(point: PlotPoint, row: int, wanted: int) -> tuple[list[float], list[float], list[str]]:
-    runs = point.measurement.visits
+def _dots(point: PlotPoint, row: int, dots_max: int) -> tuple[list[float], list[float], list[str]]:
+    runs = point.measurement.runs
     lanes = np.linspace(-0.28, 0.28, len(runs)) if len(runs) > 1 else np.zeros(1)
     x: list[float] = []
     y: list[float] = []
     hover: list[str] = []
     for run, lane in zip(runs, lanes, strict=True):
         ordered = np.sort(np.asarray(run.values_ns)) * 1e-9
-        if len(ordered) > wanted:
-            ordered = ordered[np.linspace(0, len(ordered) - 1, wanted).round().astype(int)]
+        if len(ordered) > dots_max:
+            ordered = ordered[np.linspace(0, len(ordered) - 1, dots_max).round().astype(int)]
         x += [round(100 * (float(v) / point.median_s - 1), 3) for v in ordered]
         y += [round(row + float(lane), 3)] * len(ordered)
         hover += [f"{escape(point.id)}<br>process {run.round}: {show.scaled(float(v), show.TIME)}" for v in ordered]
@@ -212,12 +212,12 @@ def beyond(drawn: Sequence[PlotPoint]) -> tuple[int, int]:
 
 
 def _deviations(point: PlotPoint) -> Any:
-    values = np.concatenate([np.asarray(v.values_ns) for v in point.measurement.visits])
+    values = np.concatenate([np.asarray(v.values_ns) for v in point.measurement.runs])
     return 100 * (values * 1e-9 / point.median_s - 1)
 
 
 def choices(steps: Sequence[Choice], knowledge: KnowledgeBase) -> go.Figure | None:
-    """The chosen variant's accuracy over the deadline, beside every row to choose from (p99, accuracy)."""
+    """The chosen variant's accuracy over the deadline, with every row to choose from (p99, accuracy)."""
     chosen = [(deadline, row) for deadline, row in steps if row is not None and row.accuracy is not None]
     if not chosen:
         return None
@@ -338,7 +338,7 @@ def _about(p: PlotPoint) -> str:
 
 
 def _number(figure: go.Figure, places: Sequence[tuple[float, float]]) -> None:
-    """1, 2, 3, … above the given places, for the table below the figure."""
+    """1, 2, 3, … above the places, for the table below the figure."""
     figure.add_trace(
         go.Scatter(
             x=[x for x, _ in places],

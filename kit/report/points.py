@@ -1,4 +1,4 @@
-"""What the page draws of each profile record, and what can be said about all of them: no drawing, no HTML."""
+"""What the page draws of each profile record, and what holds for all of them: no drawing, no HTML."""
 
 from __future__ import annotations
 
@@ -81,11 +81,11 @@ def key(record: ProfileRecord) -> Key:
 
 def latest(profiles: Iterable[ProfileRecord]) -> tuple[list[ProfileRecord], list[ProfileRecord]]:
     """``(measured, failed)``: per artifact, backend and threads the deciding measurement, and the newest failure unless a
-    later measurement made up for it. Other operating points than back-to-back calls of one input are left out."""
+    later measurement replaced it. Other operating points than back-to-back calls of one input are left out."""
     measured: dict[Key, ProfileRecord] = {}
     failed: dict[Key, ProfileRecord] = {}
     for record in sorted((p for p in profiles if p.plain), key=lambda r: r.created_utc):
-        if record.measurement is None or record.outcome != "ok":
+        if record.measurement is None or record.status != "ok":
             failed[key(record)] = record
             continue
         failed.pop(key(record), None)
@@ -173,7 +173,7 @@ def front(drawn: Sequence[PlotPoint]) -> list[PlotPoint]:
     return best
 
 
-# ------------------------------------------------------------------------------------------------------------ in words
+# ----------------------------------------------------------------------------------------------------------- sentences
 
 
 def method(drawn: Sequence[PlotPoint]) -> list[str]:
@@ -181,17 +181,17 @@ def method(drawn: Sequence[PlotPoint]) -> list[str]:
     if not drawn:
         return ["Nothing was measured."]
     settings = [p.record.settings for p in drawn]
-    runs = [len(p.measurement.visits) for p in drawn]
+    runs = [len(p.measurement.runs) for p in drawn]
     seeds = sorted({s.seed for s in settings})
-    durations = show.listed(sorted({show.seconds(s.visit_s) for s in settings}))
+    durations = show.listed(sorted({show.seconds(s.run_s) for s in settings}))
     threads = show.listed([show.counted(t, "thread") for t in sorted({s.threads for s in settings})])
-    referenced = any(v.references for p in drawn for v in p.measurement.visits)
+    referenced = any(v.references for p in drawn for v in p.measurement.runs)
     drift = "Calibration workloads timed between the calls show drift, and" if referenced else "From all of this"
     return [
         f"Each variant ran in {_span(runs, 'fresh process')}, interleaved with the others in random order (seed "
         f"{show.listed([str(s) for s in seeds])}), so that drift hits all alike.",
         "A process warmed up until two successive windows agreed, then collected values for about "
-        f"{durations} on {threads}; its raw values are kept.",
+        f"{durations} on {threads}; its raw values are stored.",
         "Latency is the median over processes of each process's median, with the interval that so many processes carry "
         "(95 % from six on); p99 is the 99th percentile of all values.",
         f"{drift} a label says how far to trust the result: stable and settled (converged late) may decide, throttled and "
@@ -224,7 +224,7 @@ def _machine(device: DeviceSpec, drawn: Sequence[PlotPoint], models: Sequence[La
         )
     if "unknown" in sources or not (models or device.clock.nominal_hz or device.clock.current_hz):
         sentences.append("The clock is unknown: cost is stated in seconds per MAC, and λ in cycles cannot be.")
-    runs = [v for p in drawn for v in p.measurement.visits]
+    runs = [v for p in drawn for v in p.measurement.runs]
     if runs and all(v.after.temperature_c is None and v.after.throttle_flags is None for v in runs):
         sentences.append(
             "The machine reports neither temperature nor throttling: only the calibration workloads can reveal them."
@@ -244,7 +244,7 @@ def _trust(drawn: Sequence[PlotPoint]) -> list[str]:
     if wide:
         worst = max(wide, key=_half_width)
         sentences.append(
-            f"{show.counted(len(wide), 'median')} missed the precision asked for; the widest interval is "
+            f"{show.counted(len(wide), 'median')} missed the requested precision; the widest interval is "
             f"±{show.percent(_half_width(worst))} ({worst.short})."
         )
     return sentences
@@ -257,8 +257,8 @@ def _half_width(point: PlotPoint) -> float:
 
 def _small_print(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> list[str]:
     sentences = []
-    runs = [v for p in drawn for v in p.measurement.visits]
-    fewest = min((len(p.measurement.visits) for p in drawn), default=3)
+    runs = [v for p in drawn for v in p.measurement.runs]
+    fewest = min((len(p.measurement.runs) for p in drawn), default=3)
     if fewest < 3:
         sentences.append(f"Some medians rest on only {show.counted(fewest, 'process')}.")
     if cold := sum(not v.warm for v in runs):

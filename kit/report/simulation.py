@@ -49,7 +49,7 @@ def _header(simulation: Simulation) -> Markup:
         ),
         tile("seeds", str(len(simulation.seeds)), seeds),
         tile("figures", str(len({f.figure.partition("-")[0] for f in simulation.figures})), "of the paper"),
-        tile("took", f"{simulation.wall_s:.0f} s", "of wall time, training that was found done left out"),
+        tile("took", f"{simulation.wall_s:.0f} s", "of wall time, training that was already on the disk left out"),
     )
     words = "Means over the seeds; bands and error bars reach from the least to the largest of them. Dashed and hollow: as published."
     return tag(
@@ -90,9 +90,9 @@ def _title(figure: Figure) -> str:
 
 
 def _how(simulation: Simulation) -> Markup:
-    parameters = [(name, _known(value)) for name, value in simulation.parameters.items()]
+    parameters = [(name, _shown(value)) for name, value in simulation.parameters.items()]
     trained = [
-        [name, *(_known(of.get(key)) if isinstance(of, dict) else "" for key in ("order", "steps", "train_s", "loss"))]
+        [name, *(_shown(of.get(key)) if isinstance(of, dict) else "" for key in ("order", "steps", "train_s", "loss"))]
         for name, of in simulation.trained.items()
     ]
     head = ["network", "order of sizes", "steps", "trained in (s)", "last loss"]
@@ -113,7 +113,7 @@ def _capital(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def _known(value: object) -> str:
+def _shown(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

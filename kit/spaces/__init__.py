@@ -166,7 +166,7 @@ def _artifact(sub: SubNetwork, net: Net, model: FileRef, seed: int) -> Artifact:
         preprocessing=image if space.image else None,
         licence="Apache-2.0",
         origin=Origin(
-            root=sub.root, seed=seed, made_by=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
+            root=sub.root, seed=seed, producer=f"kit {kit.__version__}", versions=installed(("numpy",)), steps=steps
         ),
     )
 

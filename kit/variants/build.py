@@ -205,7 +205,7 @@ class _Builder:
             artifact = store.read_record(self.out / f"{sub.id}.json", Artifact)
             files = [f for f in (artifact.model, artifact.torch_program, artifact.sample) if f is not None]
             same_recipe = artifact.origin is not None and artifact.origin.versions.get("recipe") == self.key
-            if same_recipe and all(store.is_whole(self.out / f.file, f) for f in files):
+            if same_recipe and all(store.file_matches(self.out / f.file, f) for f in files):
                 return artifact
         return None
 
@@ -281,7 +281,7 @@ class _Builder:
                 root=self.root.name,
                 dataset=data.NAME,
                 seed=self.seed,
-                made_by=f"kit {kit.__version__}",
+                producer=f"kit {kit.__version__}",
                 versions={**export.versions(), "recipe": self.key},
                 steps=(*self._steps(sub), *(quantized.steps if quantized else ())),
             ),

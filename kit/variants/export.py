@@ -137,7 +137,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         licence=LICENCE,
         kernels=graph.distinct(graph.kernels(described, stem)),
         origin=Origin(
-            root=name, seed=seed, made_by=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
+            root=name, seed=seed, producer=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
         ),
     )
     store.write_record(out / f"{stem}.json", artifact)
@@ -216,7 +216,7 @@ def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path,
     assert_same(check, expected, name)
     described = describe_onnx(out / model.file)
     program = save_file(out, f"{name}.pt2", files.program)
-    origin = Origin(root=name, made_by=f"kit {kit.__version__}", versions=versions(), steps=("a PyTorch module",))
+    origin = Origin(root=name, producer=f"kit {kit.__version__}", versions=versions(), steps=("a PyTorch module",))
     artifact = described.model_copy(update={"torch_program": program, "origin": origin})
     store.write_record(out / f"{name}.json", artifact)
     return artifact
@@ -271,7 +271,7 @@ def describe_onnx(path: Path) -> Artifact:
         kernels=graph.distinct(graph.kernels(model, str(path))),
         origin=Origin(
             root=store.slug(path.stem),
-            made_by=f"kit {kit.__version__}",
+            producer=f"kit {kit.__version__}",
             versions=installed(("onnx", "onnxruntime", "numpy")),
             steps=("a file that kit did not make, described",),
         ),

@@ -133,7 +133,7 @@ def claims() -> Iterator[str]:
     macs, time, gain = ratios()
     records = profiles("resnet18-variants")
     assert records[0].measurement
-    versions = records[0].measurement.visits[0].versions
+    versions = records[0].measurement.runs[0].versions
     yield f"ran at {fp32.clock_hz / 1e9:.1f} GHz"
     yield f"onnxruntime {versions['onnxruntime']}"
     yield f"{len(records)} variants trained"

@@ -1,10 +1,10 @@
 """Clocks, temperatures, throttle flags and power at one instant; energy and disturbance over a window.
 
-"Unknown" is a value: what a machine does not tell is ``None``, and a source that breaks while it is read gives ``None``
+"Unknown" is a value: what a machine does not report is ``None``, and a source that breaks while it is read gives ``None``
 for its values, never an exception. Sources are looked for once (:func:`discover`), then read cheaply.
 
 ======================  ==================================================  =====================================
-source                  where                                               tells
+source                  where                                               values
 ======================  ==================================================  =====================================
 ``vcgencmd``            Raspberry Pi firmware tool                          measured Arm clock, temperature, flags
 ``cpufreq``             /sys/devices/system/cpu/cpufreq/policy*             requested clock (max), governor
@@ -20,7 +20,7 @@ source                  where                                               tell
 ======================  ==================================================  =====================================
 
 An :class:`Environment` describes what the network runs on, so readers are chosen for a target: a GPU's clock never
-stands in for the clock of the CPU beside it.
+stands in for the clock of the CPU next to it.
 
 Energy (:func:`meters`, :class:`EnergyWindow`) is read from counters where there are any, else integrated from samples of a
 power, by the measuring thread itself between two calls: a sampling thread would disturb what it measures. Counters step:
@@ -112,7 +112,7 @@ from kit.devices.telemetry.reading import (
     Nvml,
     Reader,
     Reading,
-    Run,
+    RunCommand,
     Target,
 )
 
@@ -145,7 +145,7 @@ __all__ = [
     "Reader",
     "Reading",
     "RpiVolt",
-    "Run",
+    "RunCommand",
     "Site",
     "Target",
     "Tegrastats",

@@ -29,7 +29,7 @@ from kit.devices.telemetry.readers import (
     ask,
     nvml_of,
 )
-from kit.devices.telemetry.reading import CPU_HWMON, CPU_ZONES, GPU_ZONES, Nvml, Reader, Reading, Run, Target
+from kit.devices.telemetry.reading import CPU_HWMON, CPU_ZONES, GPU_ZONES, Nvml, Reader, Reading, RunCommand, Target
 from kit.records import Environment
 from kit.store import utc_now
 
@@ -39,7 +39,7 @@ class Site:
     """Where to look: files below ``root``, commands through ``run``, the GPU through ``nvml`` where one is given."""
 
     root: Path
-    run: Run
+    run: RunCommand
     nvml: Nvml | None
     target: Target
 
@@ -65,7 +65,7 @@ def _pmic(site: Site) -> Reader | str:
     if command is None:
         return "no vcgencmd (Raspberry Pi 5 only)"
     if not parse_pmic(site.run([command, "pmic_read_adc"]) or ""):
-        return "vcgencmd tells of no power rail (Raspberry Pi 5 only)"
+        return "vcgencmd reports no power rail (Raspberry Pi 5 only)"
     return Pmic(command, site.run)
 
 
@@ -81,8 +81,8 @@ def _may_run_on(site: Site, policy: Path) -> bool:
 
 
 def _devfreq(site: Site) -> Reader | str:
-    found = gpu_devfreq(site.root)
-    return Devfreq(found / "cur_freq") if found else "no GPU under /sys/class/devfreq"
+    folder = gpu_devfreq(site.root)
+    return Devfreq(folder / "cur_freq") if folder else "no GPU under /sys/class/devfreq"
 
 
 def gpu_devfreq(root: Path) -> Path | None:
@@ -94,9 +94,9 @@ def gpu_devfreq(root: Path) -> Path | None:
 def _thermal(site: Site) -> Reader | str:
     zones = by_number(site.root.glob("sys/class/thermal/thermal_zone*"))
     types = [(zone, (read_text(zone / "type") or "").lower()) for zone in zones]
-    for wanted in CPU_ZONES if site.target == "cpu" else GPU_ZONES:
+    for prefix in CPU_ZONES if site.target == "cpu" else GPU_ZONES:
         for zone, kind in types:
-            if kind.startswith(wanted):
+            if kind.startswith(prefix):
                 return Temperature(zone / "temp")
     return "no thermal zone" if not zones else f"no thermal zone of the {site.target.upper()}"
 
@@ -138,7 +138,7 @@ def _iio_rails(folder: Path) -> list[Rail]:
 
 def _rapl(site: Site) -> Reader | str:
     zones = [p for p in by_number(site.root.glob("sys/class/powercap/intel-rapl:*")) if p.name.count(":") == 1]
-    packages = [p for p in zones if read_text(p / "name") != "psys"]  # the whole platform, packages included
+    packages = [p for p in zones if read_text(p / "name") != "psys"]  # the platform's total, packages included
     if not packages:
         return "no energy counter under /sys/class/powercap"
     if any(read_number(package / "energy_uj") is None for package in packages):
@@ -166,7 +166,7 @@ def _nvml(site: Site) -> Reader | str:
     return "the NVIDIA driver lists no GPU" if handle is None else NvmlGpu(nvml, handle)
 
 
-# In the order of trust: of two sources that tell the same value the first one is taken.
+# In the order of trust: of two sources of the same value the first one counts.
 SOURCES: dict[str, Callable[[Site], Reader | str]] = {
     "nvml": _nvml,
     "vcgencmd": _vcgencmd,
@@ -181,13 +181,13 @@ SOURCES: dict[str, Callable[[Site], Reader | str]] = {
     "pmic": _pmic,
     "tegrastats": _tegrastats,
 }
-# A value of one processor must not describe the other; power of the whole board serves both.
+# A value of one processor must not describe the other; power of the board serves both.
 OF_GPU_ONLY = {"nvml", "devfreq"}
 OF_CPU_ONLY = {"vcgencmd", "cpufreq", "hwmon", "rapl"}
 
 
 def discover(
-    root: Path = Path("/"), *, target: Target = "cpu", run: Run = run_command, nvml: Nvml | None = None
+    root: Path = Path("/"), *, target: Target = "cpu", run: RunCommand = run_command, nvml: Nvml | None = None
 ) -> list[Reader]:
     """The readers that exist on the machine whose files lie below ``root``, most trusted first.
 
@@ -195,15 +195,17 @@ def discover(
     """
     skipped = OF_GPU_ONLY if target == "cpu" else OF_CPU_ONLY
     site = Site(root, run, nvml, target)
-    found = [look(site) for name, look in SOURCES.items() if name not in skipped]
-    return [reader for reader in found if not isinstance(reader, str)]
+    readers = [look(site) for name, look in SOURCES.items() if name not in skipped]
+    return [reader for reader in readers if not isinstance(reader, str)]
 
 
-def describe_sources(root: Path = Path("/"), *, run: Run = run_command, nvml: Nvml | None = None) -> dict[str, str]:
+def describe_sources(
+    root: Path = Path("/"), *, run: RunCommand = run_command, nvml: Nvml | None = None
+) -> dict[str, str]:
     """Every source by name: "available", or why it is not."""
     site = Site(root, run, nvml, "cpu")
-    found = {name: look(site) for name, look in SOURCES.items()}
-    return {name: reader if isinstance(reader, str) else "available" for name, reader in found.items()}
+    readers = {name: look(site) for name, look in SOURCES.items()}
+    return {name: reader if isinstance(reader, str) else "available" for name, reader in readers.items()}
 
 
 @lru_cache(maxsize=2)
@@ -215,11 +217,11 @@ def readers_here(target: Target = "cpu") -> tuple[Reader, ...]:
 def read_environment(readers: Sequence[Reader] | None = None) -> Environment:
     """The machine's state now, from ``readers`` (default: those of this machine for the CPU).
 
-    Each value is the first that a reader tells; throttle flags are the union over the readers that know any.
+    Each value is the first that a reader reports; throttle flags are the union over the readers that know any.
     """
-    told = [_read(reader) for reader in (readers_here() if readers is None else readers)]
-    flags = [reading.throttle_flags for reading in told if reading.throttle_flags is not None]
-    values = {name: _first(getattr(reading, name) for reading in told) for name in _FIRST_WINS}
+    readings = [_read(reader) for reader in (readers_here() if readers is None else readers)]
+    flags = [reading.throttle_flags for reading in readings if reading.throttle_flags is not None]
+    values = {name: _first(getattr(reading, name) for reading in readings) for name in _FIRST_WINS}
     return Environment(
         at_utc=utc_now(),
         throttle_flags=tuple(dict.fromkeys(flag for group in flags for flag in group)) if flags else None,
@@ -229,7 +231,7 @@ def read_environment(readers: Sequence[Reader] | None = None) -> Environment:
 
 
 def throttled_between(before: Environment, after: Environment) -> tuple[str, ...]:
-    """Flags that tell of throttling between two states: set at either, or remembered since boot only by the later one.
+    """Flags that report throttling between two states: set at either, or remembered since boot only by the later one.
 
     A board that was throttled once remembers it until it is switched off, so such a flag alone says nothing about now.
     """

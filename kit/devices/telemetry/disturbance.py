@@ -81,16 +81,16 @@ def parse_kilobytes(text: str, key: str) -> int | None:
 
 
 def parse_switches(text: str) -> tuple[int, int] | None:
-    """(voluntary, involuntary) context switches of a /proc/.../status, which tells them of one thread."""
-    found = dict(re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s*(\d+)", text, re.MULTILINE))
-    return (int(found["voluntary"]), int(found["nonvoluntary"])) if len(found) == 2 else None
+    """(voluntary, involuntary) context switches of a /proc/.../status, which counts them for one thread."""
+    counts = dict(re.findall(r"^(voluntary|nonvoluntary)_ctxt_switches:\s*(\d+)", text, re.MULTILINE))
+    return (int(counts["voluntary"]), int(counts["nonvoluntary"])) if len(counts) == 2 else None
 
 
 def _switches(root: Path) -> tuple[int, int] | None:
     """Switches of all living threads of this process; of the first alone where the others cannot be read."""
     files = sorted(root.glob("proc/self/task/*/status")) or [root / "proc/self/status"]
-    found = [told for told in (parse_switches(read_text(file) or "") for file in files) if told]
-    return (sum(v for v, _ in found), sum(n for _, n in found)) if found else None
+    switches = [counts for counts in (parse_switches(read_text(file) or "") for file in files) if counts]
+    return (sum(v for v, _ in switches), sum(n for _, n in switches)) if switches else None
 
 
 def disturbance(before: Counters, after: Counters) -> Disturbance:
@@ -117,5 +117,5 @@ def _more(before: int | None, after: int | None) -> int | None:
     return None if before is None or after is None else max(0, after - before)
 
 
-def _share(part: float | None, whole: float | None) -> float | None:
-    return None if part is None or not whole else min(1.0, part / whole)
+def _share(part: float | None, total: float | None) -> float | None:
+    return None if part is None or not total else min(1.0, part / total)

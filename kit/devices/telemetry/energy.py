@@ -13,7 +13,7 @@ from typing import Literal
 from kit.devices.telemetry.discovery import Site, _ina3221, _nvml, _pmic, _rapl, _read
 from kit.devices.telemetry.files import read_number, read_text, run_command
 from kit.devices.telemetry.readers import Ina3221, NvmlGpu, Rapl, ask, grown, nvml_of
-from kit.devices.telemetry.reading import NESTED_RAILS, TOTAL_RAILS, Nvml, Reader, Run, Target
+from kit.devices.telemetry.reading import NESTED_RAILS, TOTAL_RAILS, Nvml, Reader, RunCommand, Target
 from kit.records import Energy
 
 Clock = Callable[[], int]  # nanoseconds, like timing.Clock
@@ -24,7 +24,7 @@ TICK_SHARE = 100  # a reading that costs c is repeated after 100 c at the earlie
 
 @dataclass(frozen=True)
 class Meter:
-    """One source of energy. ``read`` tells the joules counted so far, one value per counter, each starting over at its ``ranges_j``;
+    """One source of energy. ``read`` gives the joules counted so far, one value per counter, each starting over at its ``ranges_j``;
     or, of kind "power", the watts drawn now. None where it does not answer."""
 
     source: str
@@ -34,27 +34,27 @@ class Meter:
 
 
 def meters(
-    root: Path = Path("/"), *, target: Target = "cpu", run: Run = run_command, nvml: Nvml | None = None
+    root: Path = Path("/"), *, target: Target = "cpu", run: RunCommand = run_command, nvml: Nvml | None = None
 ) -> list[Meter]:
     """The energy meters of the machine whose files lie below ``root``, counters before powers; empty where there is none.
 
     A meter sees more than the network: its package, its GPU or its board. ``tegrastats`` is too slow to be one.
     """
     site = Site(root, run, nvml, target)
-    found = _gpu_meters(site) if target == "gpu" else _package_meters(site)
+    sources = _gpu_meters(site) if target == "gpu" else _package_meters(site)
     rails, pmic = _ina3221(site), _pmic(site)
     if isinstance(rails, Ina3221):
-        found.append(_power_meter(f"INA3221 ({', '.join(counted_rails(rails))})", rails))
+        sources.append(_power_meter(f"INA3221 ({', '.join(counted_rails(rails))})", rails))
     if not isinstance(pmic, str):
-        found.append(_power_meter("Raspberry Pi PMIC (rails, without the 5 V input)", pmic))
-    return found
+        sources.append(_power_meter("Raspberry Pi PMIC (rails, without the 5 V input)", pmic))
+    return sources
 
 
 def counted_rails(monitor: Ina3221) -> list[str]:
-    """The rails that :func:`total_power_w` takes for the whole."""
+    """The rails that :func:`total_power_w` takes for the total."""
     names = [rail.name for rail in monitor.rails]
-    whole = next((name for name in TOTAL_RAILS if name in names), None)
-    return [whole] if whole else [name for name in names if name not in NESTED_RAILS]
+    total = next((name for name in TOTAL_RAILS if name in names), None)
+    return [total] if total else [name for name in names if name not in NESTED_RAILS]
 
 
 def _power_meter(source: str, reader: Reader) -> Meter:
@@ -104,14 +104,14 @@ class EnergyWindow:
     def __init__(self, meter: Meter, clock: Clock = perf_counter_ns, idle_power_w: float | None = None) -> None:
         self.meter, self.idle_power_w = meter, idle_power_w
         self._clock = clock
-        self._joules, self._samples, self._whole = 0.0, 0, False
-        self._began_ns = self._last_ns = self._due_ns = 0
+        self._joules, self._samples, self._complete = 0.0, 0, False
+        self._start_ns = self._last_ns = self._due_ns = 0
         self._last: tuple[float, ...] = ()
 
     def start(self) -> None:
-        self._joules, self._samples, self._whole, self._last = 0.0, 0, True, ()
+        self._joules, self._samples, self._complete, self._last = 0.0, 0, True, ()
         self._sample()
-        self._began_ns = self._last_ns
+        self._start_ns = self._last_ns
 
     def tick(self) -> None:
         if self._clock() >= self._due_ns:
@@ -120,9 +120,9 @@ class EnergyWindow:
     def stop(self, calls: int) -> Energy | None:
         """The energy of ``calls`` inferences; None when the meter failed meanwhile, or a counter did not step in so short a window."""
         self._sample()
-        window_s = (self._last_ns - self._began_ns) * 1e-9
+        window_s = (self._last_ns - self._start_ns) * 1e-9
         counted = self.meter.kind == "counter"
-        if not self._whole or window_s <= 0 or (counted and self._joules == 0):
+        if not self._complete or window_s <= 0 or (counted and self._joules == 0):
             return None
         return Energy(
             source=self.meter.source,
@@ -134,13 +134,13 @@ class EnergyWindow:
         )
 
     def _sample(self) -> None:
-        asked = self._clock()
+        before_ns = self._clock()
         value = self.meter.read()
-        told = self._clock()
-        now = (asked + told) // 2
-        self._due_ns = told + max(TICK_NS, TICK_SHARE * (told - asked))
+        after_ns = self._clock()
+        now = (before_ns + after_ns) // 2
+        self._due_ns = after_ns + max(TICK_NS, TICK_SHARE * (after_ns - before_ns))
         if value is None:
-            self._whole = False
+            self._complete = False
             return
         if self._last:
             self._joules += self._between(value, now)
@@ -155,7 +155,7 @@ class EnergyWindow:
 def idle_power(
     meter: Meter, seconds: float, clock: Clock = perf_counter_ns, sleep: Callable[[float], None] = time.sleep
 ) -> float | None:
-    """Mean watts of ``meter`` while this process sleeps for ``seconds``; None when it does not tell."""
+    """Mean watts of ``meter`` while this process sleeps for ``seconds``; None when it reports nothing."""
     window = EnergyWindow(meter, clock)
     window.start()
     until = clock() + int(seconds * 1e9)
@@ -167,16 +167,16 @@ def idle_power(
 
 
 def gpu_memory_bytes(root: Path = Path("/"), *, pid: int | None = None, nvml: Nvml | None = None) -> int | None:
-    """Memory that process ``pid`` (default: this one) holds on all NVIDIA GPUs; None where the driver does not tell.
+    """Memory that process ``pid`` (default: this one) holds on all NVIDIA GPUs; None where the driver does not report it.
 
     In a container the driver may know processes by the host's numbers: unknown then. Jetson boards share the CPU's memory.
     """
     module, _ = nvml_of(root, nvml)
     if module is None:
         return None
-    wanted, found = os.getpid() if pid is None else pid, []
+    target_pid, used_bytes = os.getpid() if pid is None else pid, []
     for index in range(ask(module, "nvmlDeviceGetCount") or 0):
         handle = ask(module, "nvmlDeviceGetHandleByIndex", index)
         processes = ask(module, "nvmlDeviceGetComputeRunningProcesses", handle) or []
-        found += [process.usedGpuMemory for process in processes if process.pid == wanted]
-    return int(sum(found)) if found and None not in found else None
+        used_bytes += [process.usedGpuMemory for process in processes if process.pid == target_pid]
+    return int(sum(used_bytes)) if used_bytes and None not in used_bytes else None

@@ -42,14 +42,14 @@ def clock_files(root: Path, name: str) -> list[Path]:
 
 def highest_hz(files: Iterable[Path]) -> float | None:
     """The highest of some cpufreq values (kilohertz in the file), in hertz."""
-    known = [khz for khz in map(read_number, files) if khz]
-    return max(known) * 1e3 if known else None
+    clocks_khz = [khz for khz in map(read_number, files) if khz]
+    return max(clocks_khz) * 1e3 if clocks_khz else None
 
 
 def run_command(arguments: Sequence[str]) -> str | None:
-    """Standard output of a command that ends within two seconds; None when it cannot be had."""
+    """Standard output of a command that ends within two seconds; None when there is none."""
     try:
-        done = subprocess.run(list(arguments), capture_output=True, text=True, timeout=2, check=False)
+        completed = subprocess.run(list(arguments), capture_output=True, text=True, timeout=2, check=False)
     except (OSError, subprocess.TimeoutExpired, UnicodeDecodeError):
         return None
-    return done.stdout
+    return completed.stdout

@@ -35,9 +35,9 @@ def parse_pmic(text: str) -> dict[str, float]:
     The 5 V input and the battery have a voltmeter alone: what hangs on them (USB, fan, HATs, conversion losses) is not in it.
     Empty when a current lacks its voltage, or is none: the sum of the others would pass for a smaller power.
     """
-    found = re.findall(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", text, re.MULTILINE)
-    amps = {rail: float(value) for rail, unit, value in found if unit == "A"}
-    volts = {rail: float(value) for rail, unit, value in found if unit == "V"}
+    readings = re.findall(r"^\s*(\w+)_([AV]) (?:current|volt)\(\d+\)=(\d+(?:\.\d+)?)[AV]\s*$", text, re.MULTILINE)
+    amps = {rail: float(value) for rail, unit, value in readings if unit == "A"}
+    volts = {rail: float(value) for rail, unit, value in readings if unit == "V"}
     watts = {rail: plausible_w(amps[rail] * volts.get(rail, math.nan)) for rail in amps}
     return {rail: w for rail, w in watts.items() if w is not None} if None not in watts.values() else {}
 
@@ -64,12 +64,12 @@ def parse_tegrastats(text: str, target: Target = "cpu") -> Reading:
 
 
 def plausible_c(degrees: float | None) -> float | None:
-    """``degrees`` unless it is a sensor's word for "off" (a power-gated Jetson zone says -256)."""
+    """``degrees`` unless it is a sensor's code for "off" (a power-gated Jetson zone says -256)."""
     return degrees if degrees is not None and -60 < degrees < 200 else None
 
 
 def plausible_hz(hz: float | None) -> float | None:
-    """``hz`` unless it is 0, a firmware's word for "unknown", or a number that is no clock."""
+    """``hz`` unless it is 0, a firmware's code for "unknown", or a number that is no clock."""
     return hz if hz is not None and 0 < hz < 1e11 else None
 
 
@@ -79,7 +79,7 @@ def plausible_w(watts: float | None) -> float | None:
 
 
 def total_power_w(rails: dict[str, float]) -> float | None:
-    """Watts of the whole board from the watts of its rails; None without a rail.
+    """Watts of the board from the watts of its rails; None without a rail.
 
     A rail that measures the input is the total; otherwise the rails that do not hang on one another are summed.
     """

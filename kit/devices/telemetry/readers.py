@@ -20,7 +20,7 @@ from kit.devices.telemetry.parsers import (
     plausible_c,
     total_power_w,
 )
-from kit.devices.telemetry.reading import NVML_REASONS, Nvml, Reading, Run, Target
+from kit.devices.telemetry.reading import NVML_REASONS, Nvml, Reading, RunCommand, Target
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Vcgencmd:
     """Raspberry Pi firmware. Its clock is measured, where cpufreq's is what the kernel asked for."""
 
     command: str
-    run: Run
+    run: RunCommand
 
     def _ask(self, *words: str) -> str:
         return self.run([self.command, *words]) or ""
@@ -46,7 +46,7 @@ class Pmic:
     """Power management chip of a Raspberry Pi 5: twelve rails with a voltmeter and an ammeter each."""
 
     command: str
-    run: Run
+    run: RunCommand
 
     def read(self) -> Reading:
         rails = parse_pmic(self.run([self.command, "pmic_read_adc"]) or "")
@@ -117,9 +117,9 @@ class Ina3221:
 
     def read(self) -> Reading:
         watts = {rail.name: rail.watts() for rail in self.rails}
-        known = {name: value for name, value in watts.items() if value is not None}
+        readings = {name: value for name, value in watts.items() if value is not None}
         # A sum that lacks a rail would pass for a smaller power.
-        return Reading(power_w=total_power_w(known) if len(known) == len(watts) else None)
+        return Reading(power_w=total_power_w(readings) if len(readings) == len(watts) else None)
 
 
 @dataclass
@@ -155,7 +155,7 @@ def grown(before: float, now: float, range_: float) -> float:
 @dataclass(frozen=True)
 class Nvpmodel:
     command: str
-    run: Run
+    run: RunCommand
 
     def read(self) -> Reading:
         return Reading(power_mode=parse_nvpmodel(self.run([self.command, "-q"]) or ""))
@@ -164,7 +164,7 @@ class Nvpmodel:
 @dataclass(frozen=True)
 class Tegrastats:
     command: str
-    run: Run
+    run: RunCommand
     target: Target
 
     def read(self) -> Reading:

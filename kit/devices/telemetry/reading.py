@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-Run = Callable[[Sequence[str]], "str | None"]
+RunCommand = Callable[[Sequence[str]], "str | None"]
 Target = Literal["cpu", "gpu"]
 Nvml = Any  # the pynvml module, or an object with its functions
 

@@ -36,7 +36,7 @@ from kit.papers.placement.world import (
     Spread,
     Variant,
 )
-from kit.records import DECIDING, PERCENTILES_KEPT, KnowledgeBase, KnowledgeRow, Percentile, Record
+from kit.records import DECIDING, STORED_PERCENTILES, KnowledgeBase, KnowledgeRow, Percentile, Record
 
 #: What table III's models keep of their accuracy on noisy data: middle of the ranges, both models together.
 NOISY_PART = float(
@@ -79,7 +79,7 @@ class RunTime(Record):
     def of(cls, row: KnowledgeRow) -> RunTime:
         """The run time of a knowledge base's row."""
         percentiles = {50: row.median_s, 90: row.p90_s, 95: row.p95_s, 99: row.p99_s}
-        seconds_by_level = {p / 100: seconds for p in PERCENTILES_KEPT if (seconds := percentiles[p]) is not None}
+        seconds_by_level = {p / 100: seconds for p in STORED_PERCENTILES if (seconds := percentiles[p]) is not None}
         return cls(
             device_id=row.device_id,
             backend=row.backend,
@@ -217,10 +217,10 @@ def read(
         raise UsageError(f"--models does not take '{text}': write table, or measured:KNOWLEDGE.json.")
     both = settings_of(text, parts, STATE, "--models")
     places = [_selection(flag, place, both) for flag, place in (("--end", end), ("--edge", edge))]
-    promised: Percentile | None = next((p for p in PERCENTILES_KEPT if p == percentile), None)
+    promised: Percentile | None = next((p for p in STORED_PERCENTILES if p == percentile), None)
     if promised is None:
         raise UsageError(
-            f"Measurements keep the percentiles {', '.join(map(str, PERCENTILES_KEPT))}, not {percentile}."
+            f"Measurements keep the percentiles {', '.join(map(str, STORED_PERCENTILES))}, not {percentile}."
         )
     if not Path(name).exists():
         raise UsageError(f"{name} does not exist: make it with kit knowledge build PROFILE...")
