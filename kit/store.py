@@ -46,15 +46,18 @@ def canonical_json(value: Record | dict[str, Any] | list[Any]) -> bytes:
 
 
 def pretty_json(value: Record | dict[str, Any] | list[Any]) -> str:
+    """A record as indented JSON with a newline at its end."""
     data = value.model_dump(mode="json") if isinstance(value, Record) else value
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def sha256_bytes(data: bytes) -> str:
+    """The SHA-256 of bytes, in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises StorageError."""
     with explained(path, "read"), path.open("rb") as file:
         digest = hashlib.sha256()
         while chunk := file.read(1 << 20):
@@ -152,6 +155,7 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def write_record(path: Path, record: Record) -> None:
+    """Write a record as JSON, whole or not at all. Raises StorageError."""
     write_atomic(path, pretty_json(record).encode())
 
 
@@ -166,6 +170,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_record(path: Path, kind: type[records.R]) -> records.R:
+    """The record of this class in a JSON file. Raises UsageError (no such file), BadRecord, StorageError."""
     return records.load(kind, read_json(path), str(path))
 
 

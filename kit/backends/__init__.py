@@ -123,6 +123,7 @@ class Probe:
 
     @property
     def available(self) -> bool:
+        """Whether the runtime can measure here."""
         return self.version is not None
 
 
@@ -157,13 +158,21 @@ class Session(Protocol):
         runtime counts, by name; None on a CPU or where nothing is counted."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free what the runtime holds."""
+        ...
 
 
 class LeafModule(Protocol):
-    def probe(self, mode: str) -> Probe: ...
+    """What a runtime's module offers."""
 
-    def open(self, path: Path, artifact: Artifact | None, threads: int, mode: str, batch: int | None) -> Session: ...
+    def probe(self, mode: str) -> Probe:
+        """Whether the runtime can run here, and why not."""
+        ...
+
+    def open(self, path: Path, artifact: Artifact | None, threads: int, mode: str, batch: int | None) -> Session:
+        """A session of the model at ``path``. Raises BadModel, BackendUnavailable, UsageError."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,7 @@ class Backend:
         return LEAVES[self.name].target
 
     def probe(self) -> Probe:
+        """Load the runtime's module and ask it."""
         availability = self.leaf.probe(LEAVES[self.name].mode)
         return (
             availability

@@ -44,6 +44,7 @@ class Cuda:
             raise MeasurementError(f"CUDA failed in {function}: {message.decode()}.")
 
     def devices(self) -> int:
+        """How many GPUs the CUDA runtime finds."""
         count = ctypes.c_int()
         return count.value if self._library.cudaGetDeviceCount(ctypes.byref(count)) == 0 else 0
 
@@ -54,9 +55,11 @@ class Cuda:
         return pointer.value or 0
 
     def free(self, address: int) -> None:
+        """Free memory on the GPU."""
         self._call("cudaFree", ctypes.c_void_p(address))
 
     def upload(self, address: int, array: NDArray[Any]) -> None:
+        """Copy an array to this address on the GPU."""
         data = np.ascontiguousarray(array)
         self._copy(address, data.ctypes.data, data.nbytes, TO_DEVICE)
 
@@ -76,9 +79,11 @@ class Cuda:
         return handle.value or 0
 
     def synchronise(self, stream: int) -> None:
+        """Wait for a stream."""
         self._call("cudaStreamSynchronize", ctypes.c_void_p(stream))
 
     def close_stream(self, stream: int) -> None:
+        """Destroy a stream."""
         self._call("cudaStreamDestroy", ctypes.c_void_p(stream))
 
     def elapsed_ns(self, stream: int, launch: Callable[[], Any], loops: int) -> float:
@@ -99,6 +104,7 @@ class Cuda:
         return float(elapsed_ms.value) * 1e6
 
     def compute_capability(self) -> str:
+        """Of the first GPU, such as 8.9."""
         parts = []
         for attribute in (MAJOR, MINOR):
             value = ctypes.c_int()
@@ -107,6 +113,7 @@ class Cuda:
         return ".".join(parts)
 
     def runtime_version(self) -> int:
+        """The CUDA runtime's version."""
         version = ctypes.c_int()
         self._call("cudaRuntimeGetVersion", ctypes.byref(version))
         return version.value

@@ -27,6 +27,7 @@ _ENDINGS = ("fake:crash", "fake:hang", "fake:memory")
 
 
 def probe(mode: str) -> Probe:
+    """Always available: it waits instead of computing."""
     return Probe("1")
 
 
@@ -41,6 +42,8 @@ def cost_ns(name: str) -> int | None:
 
 
 class FakeSession:
+    """A session that takes a stated time; for tests."""
+
     notes: tuple[str, ...] = ()
     device_ns: Callable[[int], float] | None = None
 
@@ -70,20 +73,24 @@ class FakeSession:
             time.sleep(3600)
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """A function that takes the stated time."""
         return partial(self.run, feeds)
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Raises UsageError: it has no layers."""
         raise UsageError("The fake backend has no layers: take the layers of an .onnx file with onnxruntime.")
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """None."""
         return None
 
     def close(self) -> None:
-        pass
+        """Nothing to free."""
 
 
 def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
 ) -> FakeSession:
+    """The session of a fake target such as ``fake:1ms``."""
     check_batch(path, (SPEC,), batch)
     return FakeSession(artifact.artifact_id if artifact else str(path))

@@ -37,6 +37,8 @@ _DATA_LOCATION = 14  # of a tensor
 
 @dataclass(frozen=True)
 class Node:
+    """One operator of a graph."""
+
     name: str
     kind: str
     inputs: tuple[str, ...]
@@ -53,6 +55,8 @@ class Value:
 
 @dataclass(frozen=True)
 class Graph:
+    """The nodes, inputs and weights of an ONNX file, read without the onnx package."""
+
     nodes: tuple[Node, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]

@@ -74,6 +74,7 @@ PROVIDERS = {
 
 
 def probe(mode: str) -> Probe:
+    """Whether onnxruntime and this provider are installed; see :class:`kit.backends.Probe`."""
     provider = PROVIDERS[mode]
     if provider.name not in ort.get_available_providers():
         return Probe(None, f"This onnxruntime {ort.__version__} was built without {provider.name}.")
@@ -125,6 +126,8 @@ def _tensorrt_wants_flags() -> bool:
 
 
 class OrtSession:
+    """An onnxruntime session on one provider; see :class:`kit.backends.Session`."""
+
     def __init__(self, path: Path, artifact: Artifact | None, threads: int, mode: str, batch: int | None) -> None:
         self._path, self._threads, self._mode = path, threads, mode
         self._provider = PROVIDERS[mode]
@@ -198,21 +201,25 @@ class OrtSession:
         return coverage(self._path, self._provider, kinds)
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """One call from named arrays to a list of arrays."""
         if self._device is None:
             return self._run(None, feeds)  # type: ignore[no-any-return]
         self.prepare(feeds)()
         return self._device.outputs()
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """A function of no arguments that runs these inputs once."""
         if self._device is None:
             return partial(self._run, None, feeds)
         return self._device.bind(self._session, feeds, self.inputs, self.outputs)
 
     @property
     def device_ns(self) -> Callable[[int], float] | None:
+        """Times launches on the GPU's stream where a GPU provider runs; else None."""
         return self._device.elapsed_ns if self._device else None
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Time by operator from onnxruntime's own profile."""
         if self._provider.gpu:
             raise UsageError(
                 "onnxruntime's profiler times the launches on a GPU, not the work: take the layers with tensorrt or pytorch-cuda."
@@ -232,9 +239,11 @@ class OrtSession:
         return parse_profile(events, self._graph.stages() if self._graph else {}, calls)
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes on the GPU, where a GPU provider runs."""
         return cuda.process_memory() if self._device else None
 
     def close(self) -> None:
+        """Free the session."""
         if self._device:
             self._device.close()
         del self._run, self._session
@@ -289,6 +298,7 @@ class _Device:
 def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "cpu", batch: int | None = None
 ) -> OrtSession:
+    """Open an ONNX file. Raises BadModel, BackendUnavailable."""
     return OrtSession(path, artifact, threads, mode, batch)
 
 

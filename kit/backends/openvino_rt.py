@@ -29,16 +29,20 @@ WARMUP_CALLS = 3
 
 
 def probe(mode: str) -> Probe:
+    """Whether OpenVINO is installed; see :class:`kit.backends.Probe`."""
     if "CPU" not in ov.Core().available_devices:
         return Probe(None, f"OpenVINO {version()} has no plugin for this CPU.")
     return Probe(version())
 
 
 def version() -> str:
+    """The installed version of OpenVINO."""
     return str(ov.__version__).split("-")[0]
 
 
 class OpenvinoSession:
+    """A compiled OpenVINO model; see :class:`kit.backends.Session`."""
+
     device_ns: Callable[[int], float] | None = None
 
     def __init__(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None) -> None:
@@ -82,11 +86,13 @@ class OpenvinoSession:
             raise BadModel(_reason(self._path, error)) from None
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """One call from named arrays to a list of arrays."""
         outputs = self._request.infer({spec.name: feeds[spec.name] for spec in self.inputs}, share_inputs=False)
         self._bound = []
         return [np.array(outputs[index]) for index in range(len(self.outputs))]
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """A function of no arguments that runs these inputs once."""
         return self._bind(self._request, feeds)
 
     def _bind(self, request: Any, feeds: Feeds) -> Callable[[], Any]:
@@ -96,6 +102,7 @@ class OpenvinoSession:
         return partial(request.infer, share_outputs=True)
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Time by operator from OpenVINO's own counters."""
         compiled = self._compile({"PERF_COUNT": True})
         request = compiled.create_infer_request()
         call = self._bind(request, feeds)
@@ -129,15 +136,18 @@ class OpenvinoSession:
         )
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """None: it runs on the CPU."""
         return None
 
     def close(self) -> None:
+        """Free the compiled model."""
         del self._request, self._compiled, self._model
 
 
 def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
 ) -> OpenvinoSession:
+    """Open an ONNX file. Raises BadModel."""
     return OpenvinoSession(path, artifact, threads, batch)
 
 

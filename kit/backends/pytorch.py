@@ -34,6 +34,7 @@ WRAPPERS = ("TorchDynamo", "Torch-Compiled Region", "## Call", "Pregraph", "AOTD
 
 
 def probe(mode: str) -> Probe:
+    """Whether PyTorch is installed; see :class:`kit.backends.Probe`."""
     if mode == "compile" and not (os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")):
         return Probe(None, "torch.compile needs a C++ compiler and finds none.")
     if mode in GPU and torch.version.cuda is None:
@@ -44,6 +45,8 @@ def probe(mode: str) -> Probe:
 
 
 class TorchSession:
+    """A ``.pt2`` program in PyTorch; see :class:`kit.backends.Session`."""
+
     def __init__(self, program: Path, artifact: Artifact, threads: int, mode: str) -> None:
         torch.set_num_threads(threads)
         self._mode, self._device = mode, "cuda" if mode in GPU else "cpu"
@@ -63,11 +66,13 @@ class TorchSession:
         return [torch.from_numpy(feeds[spec.name]).to(self._device) for spec in self.inputs]
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """One call from named arrays to a list of arrays."""
         with torch.inference_mode():
             result = self._call(*self._tensors(feeds))
         return [t.cpu().numpy() for t in (result if isinstance(result, (tuple, list)) else (result,))]
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """A function of no arguments that runs these inputs once."""
         call, tensors, inference = self._call, self._tensors(feeds), torch.inference_mode
 
         def launch() -> Any:
@@ -91,6 +96,7 @@ class TorchSession:
 
     @property
     def device_ns(self) -> Callable[[int], float] | None:
+        """Times launches by the GPU's own events; None on a CPU."""
         return self._device_ns if self._mode in GPU else None
 
     def _device_ns(self, loops: int) -> float:
@@ -105,6 +111,7 @@ class TorchSession:
         return float(begin.elapsed_time(end)) * 1e6
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Time by operator from torch's profiler."""
         if self._mode == "cudagraphs":
             raise UsageError("A CUDA graph is one launch and reports no layers: take them with --backend pytorch-cuda.")
         tensors = self._tensors(feeds)
@@ -114,6 +121,7 @@ class TorchSession:
         return _profile(_Marked(self._module).run, tensors, calls, _operators(self._module, calls), self._device)
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes on the GPU, where it ran on one."""
         if self._mode not in GPU:
             return None
         memory = {
@@ -124,6 +132,7 @@ class TorchSession:
         return memory | (cuda.process_memory() or {})
 
     def close(self) -> None:
+        """Free the program."""
         self._launch = self._graph_outputs = None
         del self._call, self._module
 
@@ -131,6 +140,7 @@ class TorchSession:
 def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "eager", batch: int | None = None
 ) -> TorchSession:
+    """Open a ``.pt2`` archive. Raises UsageError (none beside the model), BadModel."""
     if artifact is None or artifact.torch_program is None:
         raise UsageError(
             f"{path} has no PyTorch program (.pt2) next to it, which the pytorch backend runs: profile it with onnxruntime."

@@ -33,6 +33,7 @@ LOGGER = trt.Logger(trt.Logger.ERROR)
 
 
 def probe(mode: str) -> Probe:
+    """Whether TensorRT is installed and a GPU is there; see :class:`kit.backends.Probe`."""
     if major() < OLDEST:
         return Probe(None, f"TensorRT {trt.__version__} is too old: kit speaks to versions 10 and 11.")
     missing = cuda.missing()
@@ -40,10 +41,13 @@ def probe(mode: str) -> Probe:
 
 
 def major() -> int:
+    """The major version of TensorRT."""
     return int(trt.__version__.split(".")[0])
 
 
 class TrtSession:
+    """A TensorRT engine, built from ONNX; see :class:`kit.backends.Session`."""
+
     def __init__(self, path: Path, batch: int | None) -> None:
         self._cuda = cuda.load()
         self._path, self._graph = path, onnxgraph.read(path)
@@ -128,6 +132,7 @@ class TrtSession:
             self._cuda.upload(self._buffers[spec.name], np.asarray(feeds[spec.name], dtype=spec.dtype))
 
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
+        """One call from named arrays to a list of arrays."""
         self.prepare(feeds)()
         outputs = [np.empty(spec.shape, spec.dtype) for spec in self.outputs]
         for spec, array in zip(self.outputs, outputs, strict=True):
@@ -135,6 +140,7 @@ class TrtSession:
         return outputs
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
+        """A function of no arguments that runs these inputs once."""
         self._upload(feeds)
         return self._waited(self._launch)
 
@@ -150,9 +156,11 @@ class TrtSession:
         return call
 
     def device_ns(self, loops: int) -> float:
+        """Nanoseconds of so many launches, by the GPU's own events."""
         return self._cuda.elapsed_ns(self._stream, self._launch, loops)
 
     def layers(self, feeds: Feeds, calls: int) -> Layers:
+        """Time by layer from TensorRT's profiler."""
         self._upload(feeds)
         context, times = self._new_context(), _LayerTimes()
         context.profiler = times
@@ -174,9 +182,11 @@ class TrtSession:
         return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"tensorrt {trt.__version__} profiler")
 
     def gpu_memory(self) -> dict[str, int] | None:
+        """Bytes on the GPU."""
         return cuda.process_memory()
 
     def close(self) -> None:
+        """Free engine, context and buffers."""
         del self._launch, self._context, self._engine
         for address in self._buffers.values():
             self._cuda.free(address)
@@ -198,6 +208,7 @@ class _LayerTimes(trt.IProfiler):  # type: ignore[misc]
 def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
 ) -> TrtSession:
+    """Open an ONNX file; the engine is built, or read from the cache. Raises BadModel."""
     return TrtSession(path, batch)
 
 

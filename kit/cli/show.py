@@ -188,10 +188,12 @@ def process_age_s() -> float:
 
 
 def ms(seconds: float | None) -> str:
+    """Seconds as milliseconds with three digits."""
     return "unknown" if seconds is None else f"{seconds * 1e3:.4g}"
 
 
 def known(value: object) -> str:
+    """The value as text, or "unknown"."""
     return "unknown" if value is None else str(value)
 
 

@@ -75,11 +75,13 @@ class Links:
     overhead_ns: float = 0.0
 
     def elapsed_ns(self, passes: int) -> int:
+        """Nanoseconds of a chain of so many links."""
         start = perf_counter_ns()
         self.body(passes, SEED)
         return perf_counter_ns() - start
 
     def read_hz(self) -> float:
+        """The clock by one timing of the chain."""
         return self.passes * self.cycles_per_pass / max(1.0, self.elapsed_ns(self.passes) - self.overhead_ns) * 1e9
 
 
@@ -121,18 +123,22 @@ def arm_code(link: int) -> bytes:
 
 
 def multiply(value: int, seed: int) -> int:
+    """What one link computes: a multiplication of 64 bits."""
     return value * seed & MASK
 
 
 def rotate(value: int, seed: int) -> int:
+    """What one link computes: a rotation to the right by seven bits."""
     return value >> 7 | value << 57 & MASK
 
 
 def add(value: int, seed: int) -> int:
+    """What one link computes: an addition of 64 bits."""
     return value + seed & MASK
 
 
 def add_shifted(value: int, seed: int) -> int:
+    """What one link computes: an addition of a shifted value."""
     return seed + (value >> 7) & MASK
 
 

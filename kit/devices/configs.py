@@ -42,6 +42,8 @@ class Match(Record):
 
 
 class CpuFacts(Record):
+    """What a device file says of its CPU."""
+
     model: str | None = None
     cores: int | None = None
     clock_hz: float | None = None  # the highest clock that the vendor publishes
@@ -56,6 +58,8 @@ class MemoryFacts(Record):
 
 
 class GpuFacts(Record):
+    """What a device file says of its GPU."""
+
     name: str
     memory_bytes: int | None = None
     memory_bandwidth_bytes_per_s: float | None = None

@@ -62,6 +62,7 @@ class Comparison(AliasedRecord):
         return self.interval is not None and self.label != "not comparable" and self.interval[0] > 1 + share
 
     def summary(self) -> dict[str, str]:
+        """The comparison as name and text, for people."""
         rows = {"network": self.artifact_id, "label": self.label, "B over A": ""}
         if self.ratio is not None and self.interval is not None:
             low, high = self.interval

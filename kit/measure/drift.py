@@ -142,6 +142,7 @@ class TimedRun:
     backend: str
 
     def medians_ns(self) -> dict[str, float]:
+        """The median of each calibration workload."""
         return {name: float(np.median(series.array())) for name, series in self.run.references.items()}
 
 

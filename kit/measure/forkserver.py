@@ -59,6 +59,7 @@ class ForkServer:
         self.close()
 
     def close(self) -> None:
+        """End the template processes."""
         while self._templates:
             self._templates.popitem()[1].stop()
 
@@ -173,10 +174,12 @@ def child_environment(threads: int) -> dict[str, str]:
 
 
 def request_line(request: Record) -> str:
+    """A request as one line of JSON."""
     return json.dumps(request.model_dump(mode="json"))
 
 
 def parse_reply(line: str) -> WorkerReply:
+    """A worker's line as a reply. Raises ValueError for a line that is none."""
     data: Any = json.loads(line)
     return WorkerReply.model_validate(data)
 

@@ -56,6 +56,7 @@ class Job:
 
     @property
     def name(self) -> str:
+        """Network, runtime and operating point, for people."""
         return f"{self.target.artifact.artifact_id} {self.settings.backend} {self.settings.name}"
 
 

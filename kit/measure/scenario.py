@@ -213,6 +213,7 @@ def main() -> None:
 
 
 def answer(request: ScenarioRequest) -> ScenarioRun:
+    """Serve one scenario request in the child."""
     try:
         return _run(request)
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback

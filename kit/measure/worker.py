@@ -94,9 +94,11 @@ class Baseline:
     file_bytes: int = 0
 
     def resident_bytes(self) -> int:
+        """Resident memory of this process, the pages of files that a fork did not touch counted, too."""
         return resident_bytes() + self._untouched_bytes()
 
     def peak_bytes(self) -> int:
+        """Peak resident memory of this process, those pages counted, too."""
         return peak_bytes() + self._untouched_bytes()
 
     def _untouched_bytes(self) -> int:
@@ -205,6 +207,7 @@ def die_with_parent() -> None:
 
 
 def answer(request: WorkerRequest, baseline: Baseline) -> WorkerReply:
+    """Serve one request in the child: open, warm up, time."""
     try:
         if request.affinity is not None:
             os.sched_setaffinity(0, request.affinity)
@@ -365,6 +368,7 @@ def calibration_call(backend_name: str, network: WorkerNetwork) -> Callable[[], 
 
 
 def involuntary_switches() -> int:
+    """How often the kernel took the CPU from this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
@@ -405,6 +409,7 @@ def _versions() -> dict[str, str]:
 
 
 def resident_bytes() -> int:
+    """Resident memory of this process."""
     return _status_bytes("VmRSS")
 
 

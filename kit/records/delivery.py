@@ -38,10 +38,13 @@ class Manifest(Record):
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of all files."""
         return sum(f.size_bytes for f in self.files)
 
 
 class InstallReceipt(Record):
+    """What a pull installed, from where, and how long that took."""
+
     kind: Literal["install"] = "install"
     schema_version: Literal[1] = 1
     package: str

@@ -9,6 +9,8 @@ from kit.records.record import Record
 
 
 class CacheSpec(Record):
+    """One level of cache."""
+
     level: int
     type: str  # "data", "instruction" or "unified"
     size_bytes: int
@@ -25,6 +27,8 @@ class ClockSpec(Record):
 
 
 class GpuSpec(Record):
+    """One GPU."""
+
     name: str
     memory_bytes: int | None = None
     driver: str | None = None
@@ -63,6 +67,7 @@ class DeviceSpec(Record):
     operating_points: tuple[DeviceMode, ...] = ()
 
     def summary(self) -> dict[str, str]:
+        """The device as name and text, for people."""
         cores = f"{units.known(self.physical_cores)} physical, {self.logical_cores} logical"
         clock_hz = self.clock.current_hz or self.clock.nominal_hz or self.clock.max_hz
         caches = [f"L{c.level} {c.type} {units.binary_size(c.size_bytes)}" for c in self.caches]

@@ -69,10 +69,12 @@ class KnowledgeRow(Record):
 
     @property
     def is_default_state(self) -> bool:
+        """Whether it was measured in the default state: no cap, no load, no pause."""
         return self.point is None or self.point.is_default_state
 
     @property
     def point_name(self) -> str:
+        """The operating point in short."""
         return (self.point or OperatingPoint(threads=self.threads)).name
 
     def latency_s(self, percentile: int = 99) -> float:
@@ -99,6 +101,8 @@ class KnowledgeRow(Record):
 
 
 class KnowledgeBase(Record):
+    """Rows of all variants on all devices, and what they were made from."""
+
     kind: Literal["knowledge"] = "knowledge"
     schema_version: Literal[2] = 2
     created_utc: str
@@ -106,6 +110,7 @@ class KnowledgeBase(Record):
     rows: tuple[KnowledgeRow, ...]
 
     def summary(self) -> dict[str, str]:
+        """The base as name and text, for people."""
         measured = sum(r.origin == "measured" for r in self.rows)
         return {
             "rows": f"{measured} measured, {len(self.rows) - measured} predicted",
@@ -175,6 +180,7 @@ class Answer(Record):
     measure_next: tuple[MeasureNext, ...] = ()  # what could change the answer, the most promising first
 
     def summary(self) -> dict[str, str]:
+        """The answer as name and text, for people."""
         row = self.chosen
         if row is None:
             return {"answer": self.text}

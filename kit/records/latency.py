@@ -77,6 +77,7 @@ class LatencyModel(Record):
     left_out: tuple[str, ...] = ()  # records that did not count, and why
 
     def summary(self) -> dict[str, str]:
+        """The line as name and text, for people."""
         if self.lambda_cycles_per_mac is None or self.interval is None:
             low, high = (1e12 * end for end in self.s_per_mac_interval)
             factor = f"{units.number(1e12 * self.s_per_mac)} ps per MAC (95 %: {units.interval(low, high)})"

@@ -96,6 +96,7 @@ class Energy(Record):
 
     @property
     def joules_per_call(self) -> float:
+        """Energy of one call, in joules."""
         return self.joules / self.calls
 
     @property
@@ -177,6 +178,7 @@ class Layers(AliasedRecord):
 
     @property
     def sum_s(self) -> float:
+        """The sum over the layers."""
         return sum(node.time_s for node in self.nodes)
 
     def grouped(self, by: Literal["kind", "stage"] = "kind") -> dict[str, float]:
@@ -270,6 +272,7 @@ class Run(Record):
 
     @cached_property
     def median_ns(self) -> float:
+        """The median of this run, in nanoseconds per call."""
         return float(np.median(self.values_ns))
 
     @cached_property
@@ -385,6 +388,7 @@ class Measurement(AliasedRecord):
 
     @property
     def p90_s(self) -> float:
+        """The 90th percentile over all calls."""
         return self._quantile_s(0.90)
 
     def _quantile_s(self, q: float) -> float:
@@ -416,6 +420,7 @@ class Measurement(AliasedRecord):
 
     @property
     def clock_source(self) -> str:
+        """Where the clock comes from."""
         return next((run.clock_source for run in self.runs if run.clock_hz is not None), "unknown")
 
     @property
@@ -441,10 +446,12 @@ class Measurement(AliasedRecord):
 
     @property
     def memory_bytes(self) -> int:
+        """The largest footprint of a run."""
         return max(run.memory.footprint_bytes for run in self.runs)
 
     @property
     def calls(self) -> int:
+        """Calls in all runs."""
         return sum(len(run.values_ns) * run.loops for run in self.runs)
 
 
@@ -485,6 +492,7 @@ class ProfileRecord(AliasedRecord):
         return self.status == "ok" and self.label in DECIDING
 
     def summary(self) -> dict[str, str]:
+        """The record as name and text, for people."""
         rows = {"network": self.artifact.artifact_id}
         measured = self.measurement
         if measured is not None and self.status == "ok":

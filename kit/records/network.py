@@ -42,11 +42,13 @@ class SubNetwork(Record):
 
     @property
     def id(self) -> str:
+        """The id, such as ``resnet18-d2.2.2.2-w1.00-fp32-224``."""
         depth = ".".join(map(str, self.blocks or (self.depth,)))
         return f"{self.root}-d{depth}-w{self.width:.2f}-{self.precision}-{self.resolution_px}"
 
     @property
     def bits(self) -> int:
+        """Bits of a weight."""
         return BITS[self.precision]
 
     @classmethod
@@ -194,6 +196,7 @@ class Artifact(Record):
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
 
     def summary(self) -> dict[str, str]:
+        """The artifact as name and text, for people."""
         about = self.accuracy
         return {
             "network": self.artifact_id,

@@ -75,6 +75,7 @@ class ScenarioRun(AliasedRecord):
 
     @property
     def samples_per_s(self) -> float | None:
+        """Samples answered in a second."""
         if self.batch is None or not self.duration_s:
             return None
         return self.queries * self.batch / self.duration_s

@@ -109,11 +109,13 @@ class EnergyWindow:
         self._last: tuple[float, ...] = ()
 
     def start(self) -> None:
+        """Begin to integrate."""
         self._joules, self._samples, self._complete, self._last = 0.0, 0, True, ()
         self._sample()
         self._start_ns = self._last_ns
 
     def tick(self) -> None:
+        """Read the power again where it is due."""
         if self._clock() >= self._due_ns:
             self._sample()
 

@@ -17,6 +17,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_number(path: Path) -> float | None:
+    """A number from a file of one line; None where there is none."""
     text = read_text(path)
     try:
         return float(text) if text else None

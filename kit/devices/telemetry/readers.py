@@ -34,6 +34,7 @@ class Vcgencmd:
         return self.run([self.command, *words]) or ""
 
     def read(self) -> Reading:
+        """Throttling, clock and temperature of a Raspberry Pi."""
         return Reading(
             clock_hz=parse_measure_clock(self._ask("measure_clock", "arm")),
             temperature_c=parse_measure_temp(self._ask("measure_temp")),
@@ -49,16 +50,20 @@ class Pmic:
     run: RunCommand
 
     def read(self) -> Reading:
+        """Power of all rails of a Raspberry Pi 5's power chip."""
         rails = parse_pmic(self.run([self.command, "pmic_read_adc"]) or "")
         return Reading(power_w=sum(rails.values()) if rails else None)
 
 
 @dataclass(frozen=True)
 class Cpufreq:
+    """Clocks of the cores, from sysfs."""
+
     clocks: tuple[Path, ...]
     governor: Path
 
     def read(self) -> Reading:
+        """The highest clock of the cores, and the governor."""
         return Reading(clock_hz=highest_hz(self.clocks), power_mode=read_text(self.governor) or None)
 
 
@@ -69,6 +74,7 @@ class Devfreq:
     clock: Path
 
     def read(self) -> Reading:
+        """The clock of the GPU now."""
         return Reading(clock_hz=read_number(self.clock))
 
 
@@ -79,6 +85,7 @@ class Temperature:
     sensor: Path
 
     def read(self) -> Reading:
+        """The sensor's temperature."""
         value = read_number(self.sensor)
         return Reading(temperature_c=None if value is None else plausible_c(value * 1e-3))
 
@@ -90,6 +97,7 @@ class RpiVolt:
     alarm: Path
 
     def read(self) -> Reading:
+        """Whether the voltage is too low now."""
         value = read_number(self.alarm)
         return Reading(throttle_flags=None if value is None else ("under_voltage",) if value else ())
 
@@ -102,6 +110,7 @@ class Rail:
     files: tuple[Path, ...]
 
     def watts(self) -> float | None:
+        """The rail's power now."""
         watts = 1.0
         for file in self.files:
             value = read_number(file)
@@ -113,9 +122,12 @@ class Rail:
 
 @dataclass(frozen=True)
 class Ina3221:
+    """Power rails of a Jetson, from hwmon."""
+
     rails: tuple[Rail, ...]
 
     def read(self) -> Reading:
+        """Power of the board's rails."""
         watts = {rail.name: rail.watts() for rail in self.rails}
         readings = {name: value for name, value in watts.items() if value is not None}
         # A sum that lacks a rail would pass for a smaller power.
@@ -131,6 +143,7 @@ class Rapl:
     _last: tuple[float, tuple[float, ...]] | None = field(default=None, init=False)
 
     def read(self) -> Reading:
+        """Power of the package since the last reading."""
         counters = [read_number(package / "energy_uj") for package in self.packages]
         if any(value is None for value in counters):
             self._last = None
@@ -154,20 +167,26 @@ def grown(before: float, now: float, range_: float) -> float:
 
 @dataclass(frozen=True)
 class Nvpmodel:
+    """A Jetson's power mode."""
+
     command: str
     run: RunCommand
 
     def read(self) -> Reading:
+        """The power mode now."""
         return Reading(power_mode=parse_nvpmodel(self.run([self.command, "-q"]) or ""))
 
 
 @dataclass(frozen=True)
 class Tegrastats:
+    """Power and temperatures of a Jetson, by its tool tegrastats."""
+
     command: str
     run: RunCommand
     target: Target
 
     def read(self) -> Reading:
+        """What the first line of tegrastats says."""
         # tegrastats never ends by itself: timeout stops it after its first lines.
         text = self.run(["timeout", "0.5", self.command, "--interval", "100"]) or ""
         return parse_tegrastats(text.partition("\n")[0], self.target)
@@ -181,6 +200,7 @@ class NvmlGpu:
     handle: Any
 
     def read(self) -> Reading:
+        """Clock, temperature, power and throttling of an NVIDIA GPU."""
         n, h = self.nvml, self.handle
         mhz = ask(n, "nvmlDeviceGetClockInfo", h, 1)  # NVML_CLOCK_SM
         milliwatts = ask(n, "nvmlDeviceGetPowerUsage", h)

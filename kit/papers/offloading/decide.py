@@ -29,10 +29,12 @@ ROWS = 512  # samples searched together: the bounds of their swaps stay within s
 
 
 def all_local(tasks: Tasks) -> BoolArray:
+    """Nobody offloads."""
     return np.zeros(tasks.size_bit.shape, dtype=bool)
 
 
 def all_offloaded(tasks: Tasks) -> BoolArray:
+    """Everyone who has a task offloads it."""
     return tasks.present
 
 
