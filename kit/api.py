@@ -307,8 +307,8 @@ def predict(
     for name, value in (("gap_ms", gap_ms), ("clock_ghz", clock_ghz)):
         if value is not None and not 0 <= value <= 1e6:
             raise UsageError(f"{name} {value:g} cannot be: give a number from 0 to 1000000.")
-    wanted = list(network) if isinstance(network, (list, tuple)) else [network]
-    kernels = [_kernels(n, example_input) for n in wanted]
+    several = list(network) if isinstance(network, (list, tuple)) else [network]
+    kernels = [_kernels(n, example_input) for n in several]
     point = OperatingPoint(threads=threads or model.states[0].threads, gap_s=gap_ms * 1e-3)
     predictions = networks.predict(model, kernels, point, None if clock_ghz is None else clock_ghz * 1e9)
     return predictions if isinstance(network, (list, tuple)) else predictions[0]

@@ -383,7 +383,7 @@ def test_without_what_it_takes_nothing_is_corrected() -> None:
     assert Measurement(runs=(run,)).corrected_s is None and Measurement(runs=(run,)).corrected_interval_s is None
 
 
-def test_slowness_is_one_in_the_usual_state_and_follows_the_weights() -> None:
+def test_the_slowdown_factor_is_one_in_the_usual_state_and_follows_the_weights() -> None:
     usual = {name: np.full(3, ns) for name, ns in REFERENCE.nominal_ns.items()}
     assert REFERENCE.slowdown(usual) == pytest.approx(np.ones(3))
     slower = REFERENCE.slowdown({**usual, "clock": usual["clock"] * np.array([1, 2, 4])})

@@ -14,25 +14,26 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+
+
+def words_of(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 #: Parts of identifiers, and words of pages. Stored JSON keeps its keys: they stand in strings.
-GONE = frozenset(
-    [
-        "nursery",
-        "mother",
-        "mothers",
-        "brood",
-        "birth",
-        "doubts",
-        "criticise",
-        "criticism",
-        "survey",
-        "belief",
-        "lender",
-        "borrow",
-        "borrowed",
-        "playground",
-    ]
+GONE = words_of(
+    """
+    nursery mother mothers brood birth doubts criticise criticism survey belief lender borrow borrowed playground slowness anew
+    """
 )
+#: Parts of identifiers in kit alone, where a noun says what a name holds. As words of pages they are English.
+VAGUE = words_of(
+    """
+    found told tell made there said asked begun took judged taught lesson lessons beside verdict verdicts wave waves chance wanted
+    """
+)
+#: Names that the standard library gives.
+FOREIGN = frozenset(["ModuleNotFoundError", "FileNotFoundError", "PackageNotFoundError"])
 
 
 def parts(identifier: str) -> set[str]:
@@ -46,13 +47,13 @@ def identifiers(path: Path) -> Iterator[tuple[int, str]]:
             yield token.start[0], token.string
 
 
-@pytest.mark.parametrize("folder", ["kit", "tests", "bench"])
-def test_identifiers_are_of_the_field(folder: str) -> None:
+@pytest.mark.parametrize(("folder", "words"), [("kit", GONE | VAGUE), ("tests", GONE), ("bench", GONE)])
+def test_identifiers_are_of_the_field(folder: str, words: frozenset[str]) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} {name}"
         for path in sorted((ROOT / folder).rglob("*.py"))
         for line, name in identifiers(path)
-        if parts(name) & GONE
+        if parts(name) & words and name not in FOREIGN
     ]
     assert wrong == []
 

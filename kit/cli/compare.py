@@ -73,18 +73,18 @@ def _gate(comparisons: Sequence[Comparison], per_cent: float) -> tuple[Measureme
 
     slower = [c for c in comparisons if c.slower_by_more_than(per_cent / 100)]
     names = [c.artifact_id for c in slower]
-    judged = sum(c.label != "not comparable" for c in comparisons)
+    comparable = sum(c.label != "not comparable" for c in comparisons)
     if slower:
         worst = max(slower, key=lambda c: c.ratio or 0.0)
         return MeasurementError(
-            f"{len(slower)} of {judged} are slower by more than {per_cent:g} %, the worst by {((worst.ratio or 1) - 1) * 100:.1f} % "
+            f"{len(slower)} of {comparable} are slower by more than {per_cent:g} %, the worst by {((worst.ratio or 1) - 1) * 100:.1f} % "
             f"({worst.artifact_id}): look for what changed between A and B."
         ), names
     if lost := [c.artifact_id for c in comparisons if c.lost]:
         return MeasurementError(
             f"{len(lost)} that A measured failed in B or are missing there: {', '.join(lost[:5])}."
         ), names
-    if not judged:
+    if not comparable:
         return MeasurementError(
             "Nothing could be compared, so the gate has seen nothing: measure both sides alike."
         ), names
@@ -106,9 +106,11 @@ def _print(comparisons: Sequence[Comparison], counts: dict[str, int], within: fl
         show.say(
             "undecided: measure both sides in more processes (--rounds-min), or allow a wider margin with --within."
         )
-    judged = len(comparisons) - counts["not comparable"]
-    if judged >= 10:
-        show.say(f"Of {judged} unchanged artifacts about {judged * 0.05:.0f} would look faster or slower by chance.")
+    comparable = len(comparisons) - counts["not comparable"]
+    if comparable >= 10:
+        show.say(
+            f"Of {comparable} unchanged artifacts about {comparable * 0.05:.0f} would look faster or slower by chance."
+        )
 
 
 def _name(comparison: Comparison) -> str:

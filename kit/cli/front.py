@@ -35,7 +35,7 @@ def pareto(
 
     rows, percentile = needs.read_base(knowledge_file).rows, limits.percentile
     optional = {"memory": memory, "energy": energy, "size": size}
-    axes = ("latency", "accuracy", *(name for name, wanted in optional.items() if wanted))
+    axes = ("latency", "accuracy", *(name for name, is_axis in optional.items() if is_axis))
     front = knowledge.pareto(rows, needs.requirement_about(rows, limits, of_rows), axes)
     if json:
         show.emit({"axes": list(axes), "percentile": percentile, "front": [show.knowledge_row(r) for r in front]})

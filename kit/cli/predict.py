@@ -50,11 +50,13 @@ def predict(
     if not isfinite(gap_ms) or gap_ms > 1e6:
         raise UsageError(f"--gap-ms {gap_ms:g} is no gap: give a number from 0 to 1000000.")
     predictor = latency.load(model)
-    wanted = [networks.of_name(text, variants.kernels) for text in targets]
+    kernels_of_networks = [networks.of_name(text, variants.kernels) for text in targets]
     point = OperatingPoint(threads=threads or predictor.states[0].threads, gap_s=gap_ms * 1e-3)
-    predictions = networks.predict(predictor, wanted, point, None if clock_ghz is None else clock_ghz * 1e9)
+    predictions = networks.predict(
+        predictor, kernels_of_networks, point, None if clock_ghz is None else clock_ghz * 1e9
+    )
     if json:
-        show.emit(_as_json(predictor, wanted, predictions))
+        show.emit(_as_json(predictor, kernels_of_networks, predictions))
         return
     show.print_table(_table(predictor, predictions))
     for prediction in predictions:
@@ -64,7 +66,9 @@ def predict(
             )
 
 
-def _as_json(predictor: Predictor, wanted: list[NetworkKernels], predictions: list[Prediction]) -> dict[str, Any]:
+def _as_json(
+    predictor: Predictor, kernels_of_networks: list[NetworkKernels], predictions: list[Prediction]
+) -> dict[str, Any]:
     rows = [
         {
             "id": prediction.network,
@@ -76,7 +80,7 @@ def _as_json(predictor: Predictor, wanted: list[NetworkKernels], predictions: li
             "extrapolates": prediction.extrapolates is not None,
             "why": prediction.extrapolates,
         }
-        for network, prediction in zip(wanted, predictions, strict=True)
+        for network, prediction in zip(kernels_of_networks, predictions, strict=True)
     ]
     return {
         "device": predictor.device_id,

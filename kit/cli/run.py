@@ -150,8 +150,10 @@ def _profile(
         if quick
         else MeasureSettings(seed=seed)
     )
-    wanted = {a.artifact_id for a in artifacts}
-    targets = [t for t in resolve([str(out / "build")], backend=settings.backend) if t.artifact.artifact_id in wanted]
+    artifact_ids = {a.artifact_id for a in artifacts}
+    targets = [
+        t for t in resolve([str(out / "build")], backend=settings.backend) if t.artifact.artifact_id in artifact_ids
+    ]
     jobs = [profiler.Job(target, settings) for target in targets]
     file = out / "profiles" / device.device_id / "variants.jsonl"
     with show.progress("profile") as update:

@@ -140,10 +140,10 @@ def _finish(records: Sequence[ScenarioRecord], out: Path, about: dict[str, Any],
     from kit.errors import NoAnswer
     from kit.measure import jobs
 
-    done = [r for r in records if r.status == "ok"]
+    completed = [r for r in records if r.status == "ok"]
     error: KitError | None = jobs.failure(records, out)
-    if done and all(r.reason is not None for r in done):
-        error = NoAnswer(str(done[0].reason))
+    if completed and all(r.reason is not None for r in completed):
+        error = NoAnswer(str(completed[0].reason))
     if json:
         show.emit_or_raise({**about, "scenarios": [as_json(r) for r in records]}, error)
         return

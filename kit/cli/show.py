@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from kit.records import Answer, Artifact, DeviceSpec, KnowledgeRow, LatencyModel, Layers, Measurement, ProfileRecord
 
 
-def _one_format(context: typer.Context, wanted: bool) -> bool:
+def _one_format(context: typer.Context, requested: bool) -> bool:
     """Callback of --csv and --json: the one that is read last meets the other."""
-    if wanted and (context.params.get("json") or context.params.get("csv")):
+    if requested and (context.params.get("json") or context.params.get("csv")):
         raise typer.BadParameter("give --json or --csv, not both")
-    return wanted
+    return requested
 
 
-def _csv(context: typer.Context, wanted: bool) -> bool:
-    _Output.csv, _Output.tables = _one_format(context, wanted), 0
-    return wanted
+def _csv(context: typer.Context, requested: bool) -> bool:
+    _Output.csv, _Output.tables = _one_format(context, requested), 0
+    return requested
 
 
 class _Output:

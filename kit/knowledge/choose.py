@@ -51,14 +51,14 @@ def ask(
     tried: set[tuple[str, ...]] = set()
     while True:
         answer, refusal, uncertain = decide(known, need)
-        wanted = next((r for r in uncertain if r.origin == "predicted" and key(r) not in tried), None)
-        if measure is None or wanted is None or len(tried) >= measures_max:
+        next_row = next((r for r in uncertain if r.origin == "predicted" and key(r) not in tried), None)
+        if measure is None or next_row is None or len(tried) >= measures_max:
             break
-        tried.add(key(wanted))
-        measured = measure(wanted)
-        known = [r for r in known if key(r) != key(wanted)] + ([measured] if measured else [])
+        tried.add(key(next_row))
+        measured = measure(next_row)
+        known = [r for r in known if key(r) != key(next_row)] + ([measured] if measured else [])
         if not known:
-            raise NoAnswer(f"{wanted.artifact_id} was the only variant and could not be measured: add others.")
+            raise NoAnswer(f"{next_row.artifact_id} was the only variant and could not be measured: add others.")
     if refusal is not None:
         raise refusal
     assert answer is not None

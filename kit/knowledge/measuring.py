@@ -53,10 +53,10 @@ def measurer(
 
 
 def _refuse_others(rows: Sequence[KnowledgeRow], device: str | None, here: str) -> None:
-    wanted = {device} if device else {r.device_id for r in rows}
-    if here not in wanted:
+    device_ids = {device} if device else {r.device_id for r in rows}
+    if here not in device_ids:
         raise UsageError(
-            f"--measure measures on this machine ({here}) and these rows are of {', '.join(sorted(wanted))}: run it there, "
+            f"--measure measures on this machine ({here}) and these rows are of {', '.join(sorted(device_ids))}: run it there, "
             "or leave --measure out and run the command that is printed there."
         )
 

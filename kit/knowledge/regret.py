@@ -141,12 +141,12 @@ def random_needs(rows: Sequence[KnowledgeRow], count: int, *, seed: int = 0) -> 
     for _ in range(count):
         deadline_s = _between(rng, min(latency) * 0.9, max(latency) * 1.1)
         limits: dict[str, float | int] = {"deadline_s": deadline_s}
-        asked = rng.random(3) < 1 / 3
-        if asked[0] and memory:
+        limited = rng.random(3) < 1 / 3
+        if limited[0] and memory:
             limits["memory_bytes"] = round(_between(rng, min(memory), max(memory) * 1.1))
-        if asked[1] and accuracy:
+        if limited[1] and accuracy:
             limits["min_accuracy"] = float(rng.uniform(min(accuracy), max(accuracy)))
-        if asked[2] and bits:
+        if limited[2] and bits:
             limits["link_bps"] = _between(rng, min(bits) / deadline_s, 100 * max(bits) / deadline_s)
         out.append(Need.model_validate(limits))
     return out

@@ -111,10 +111,10 @@ class DecisionTable:
         given = (deadline_s, memory_bytes, min_accuracy, link_bps, download_s, energy_j)
         limits = [None if g is None else np.atleast_1d(np.asarray(g, dtype=np.float64)) for g in given]
         _refuse(limits)
-        wanted = np.atleast_1d(np.asarray(percentile))
-        shape = np.broadcast_shapes(wanted.shape, *(x.shape for x in limits if x is not None))
+        percentiles = np.atleast_1d(np.asarray(percentile))
+        shape = np.broadcast_shapes(percentiles.shape, *(x.shape for x in limits if x is not None))
         limits = [None if x is None else np.ascontiguousarray(np.broadcast_to(x, shape)) for x in limits]
-        kinds = np.unique(wanted).tolist()
+        kinds = np.unique(percentiles).tolist()
         for kind in kinds:
             if kind not in self._layers:
                 raise self._unknown(kind)
@@ -122,7 +122,7 @@ class DecisionTable:
             return self._layers[int(kinds[0])].many(limits, shape[0])
         out = np.full(shape, -1, dtype=np.int64)
         for kind in kinds:
-            at = np.flatnonzero(np.broadcast_to(wanted, shape) == kind)
+            at = np.flatnonzero(np.broadcast_to(percentiles, shape) == kind)
             out[at] = self._layers[int(kind)].many([None if x is None else x[at] for x in limits], len(at))
         return out
 
@@ -437,9 +437,9 @@ class _Layer:
         for word in range(-(-len(self.row) // WORD)):
             sure, maybe = block.sets(word)
             if word:
-                done = first >= 0
-                sure[done] = 0
-                maybe[done] = 0
+                decided = first >= 0
+                sure[decided] = 0
+                maybe[decided] = 0
             lowest = _lowest(sure)
             maybe &= lowest - np.uint64(1)
             settled = np.where(lowest != 0, _number(lowest) + WORD * word, first)

@@ -160,11 +160,11 @@ def plan(
     ):  # the default criterion, unless another end is named, and never without a bound
         criterion = criterion or (Criterion() if deadline_s is None else None)
         networks = min(AT_MOST, known.size)
-    wanted = ExplorationPlan(
+    plan = ExplorationPlan(
         known, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s, seed=settings.seed
     )  # fmt: skip
-    check(wanted)
-    return wanted
+    check(plan)
+    return plan
 
 
 def check(plan: ExplorationPlan) -> None:
@@ -265,11 +265,11 @@ class _Session:
     def sample(self) -> Exploration:
         """The sample in fixed pieces, so that a killed run finds the journal of the piece in which it was."""
         assert self.plan.sample is not None
-        wanted = self.plan.space.sample(self.plan.sample, self.plan.seed)
-        names = {sub.id for sub in wanted}
-        ended = f"all {len(wanted)} are measured"
-        for start in range(0, len(wanted), profiler.BATCH_JOBS):
-            missing = [s for s in wanted[start : start + profiler.BATCH_JOBS] if s.id not in self.known]
+        sampled = self.plan.space.sample(self.plan.sample, self.plan.seed)
+        names = {sub.id for sub in sampled}
+        ended = f"all {len(sampled)} are measured"
+        for start in range(0, len(sampled), profiler.BATCH_JOBS):
+            missing = [s for s in sampled[start : start + profiler.BATCH_JOBS] if s.id not in self.known]
             while missing:
                 count = self._affordable(len(missing))
                 if not count:
@@ -284,28 +284,28 @@ class _Session:
         """Batches until the criterion is met or something is spent."""
         self._fit()
         if self.known:
-            self._tell(0, None)
+            self._report(0, None)
         while True:
             if ended := self._reached():
                 return self._end(ended, reached=True)
             remaining = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.known)
             free = [s.id not in self.known for s in self.pool]
-            wanted = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), remaining, sum(free))
-            if wanted <= 0:
+            batch_size = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), remaining, sum(free))
+            if batch_size <= 0:
                 ended = (
                     f"{len(self.known)} networks are measured"
                     if remaining <= 0
                     else "every network of the pool is measured"
                 )
                 return self._end(ended, reached=self.plan.criterion is None)
-            count = self._affordable(wanted)
+            count = self._affordable(batch_size)
             if not count:
                 return self._end("the budget is spent", reached=self.plan.criterion is None)
             chosen = [self.pool[i] for i in self._next(np.array(free), count)]
             before = self._predict(chosen)
             records = self._batch(chosen)
             self._fit()
-            self._tell(len(records), before, records)
+            self._report(len(records), before, records)
 
     @cached_property
     def pool(self) -> list[SubNetwork]:
@@ -390,7 +390,7 @@ class _Session:
             return None
         return self.model.predict([spaces.kernels(s) for s in subs], model_family=self.model_family)
 
-    def _tell(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
+    def _report(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
         within = (self.plan.criterion or Criterion()).within
         step = Step(len(self.known), batch)
         errors = _errors(before, records)

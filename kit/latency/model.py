@@ -270,19 +270,20 @@ class Predictor(AliasedRecord):
     # ------------------------------------------------------------------------------------------------------ operating points
 
     def _slowdown(self, point: OperatingPoint | None, clock_hz: float | None) -> float:
-        wanted = clock_hz or (point.clock_cap_hz if point else None)
-        if wanted is None:
+        requested_hz = clock_hz or (point.clock_cap_hz if point else None)
+        if requested_hz is None:
             return 1.0
         if self.clocks is None:
             raise UsageError(
                 "This model was fitted at one clock and cannot predict another: profile with --sweep clock-ghz=... --control."
             )
         low, high = self.clocks.low_hz, self.clocks.high_hz
-        if not low * (1 - CLOCK_MARGIN) <= wanted <= high * (1 + CLOCK_MARGIN):
+        if not low * (1 - CLOCK_MARGIN) <= requested_hz <= high * (1 + CLOCK_MARGIN):
             raise UsageError(
-                f"{wanted / 1e9:.3g} GHz lies outside of the measured clocks ({low / 1e9:.3g} to {high / 1e9:.3g} GHz): measure there."
+                f"{requested_hz / 1e9:.3g} GHz lies outside of the measured clocks "
+                f"({low / 1e9:.3g} to {high / 1e9:.3g} GHz): measure there."
             )
-        return self.clocks.reference_hz / wanted
+        return self.clocks.reference_hz / requested_hz
 
     def _between(self, point: OperatingPoint | None) -> list[tuple[int, float]]:
         """(state, weight) of the measured states around ``point``. Raises UsageError outside of them."""
@@ -293,17 +294,17 @@ class Predictor(AliasedRecord):
                 f"This model knows threads, gaps, load and clock, not the rest of the point {point.name}: measure it there."
             )
         rows = np.array([place(s) for s in self.states])
-        wanted = np.array(place(point))
-        exact = np.flatnonzero(np.all(np.abs(rows - wanted) < 1e-9, axis=1))
+        requested = np.array(place(point))
+        exact = np.flatnonzero(np.all(np.abs(rows - requested) < 1e-9, axis=1))
         if len(exact):
             return [(int(exact[0]), 1.0)]
         for axis in range(rows.shape[1]):
-            others = np.delete(np.abs(rows - wanted), axis, axis=1).max(axis=1) < 1e-9
-            below = np.flatnonzero(others & (rows[:, axis] < wanted[axis]))
-            above = np.flatnonzero(others & (rows[:, axis] > wanted[axis]))
+            others = np.delete(np.abs(rows - requested), axis, axis=1).max(axis=1) < 1e-9
+            below = np.flatnonzero(others & (rows[:, axis] < requested[axis]))
+            above = np.flatnonzero(others & (rows[:, axis] > requested[axis]))
             if len(below) and len(above):
                 a, b = int(below[rows[below, axis].argmax()]), int(above[rows[above, axis].argmin()])
-                share = float((wanted[axis] - rows[a, axis]) / (rows[b, axis] - rows[a, axis]))
+                share = float((requested[axis] - rows[a, axis]) / (rows[b, axis] - rows[a, axis]))
                 return [(a, 1 - share), (b, share)]
         known = ", ".join(f"{s.threads} thread(s), gap {s.gap_s * 1e3:g} ms, load {s.load}" for s in self.states)
         raise UsageError(
@@ -393,10 +394,10 @@ def check_level(level: float) -> None:
         )
 
 
-def state_indices(states: Sequence[State], wanted: Sequence[State]) -> Int64Array:
+def state_indices(states: Sequence[State], requested: Sequence[State]) -> Int64Array:
     """The place of each wanted state among ``states``, [n]."""
     place = {state: i for i, state in enumerate(states)}
-    return np.array([place[s] for s in wanted], dtype=np.int64)
+    return np.array([place[s] for s in requested], dtype=np.int64)
 
 
 def save(path: Path, predictor: Predictor) -> None:

@@ -134,11 +134,11 @@ def _family(artifact: Artifact) -> str | None:
 
 def _sidecar(path: Path) -> Artifact | None:
     """The artifact beside a file, when it is kit's and of this very file."""
-    beside = path.with_suffix(".json")
-    if not beside.is_file():
+    sidecar = path.with_suffix(".json")
+    if not sidecar.is_file():
         return None
     try:
-        artifact = store.read_record(beside, Artifact)
+        artifact = store.read_record(sidecar, Artifact)
     except BadRecord:
         return None
     return artifact if artifact.model.sha256 == store.sha256_file(path) else None
