@@ -358,7 +358,7 @@ def test_a_full_disk(tmp_path: Path, small_disk: Path, tiny_build: Path) -> None
 
 
 def promise(build: Path, profiles: Path) -> None:
-    """Trusted records of a build for this device: a busy machine may leave its own measurements without a verdict."""
+    """Trusted records of a build for this device: a busy machine may leave its own measurements inconclusive."""
     here = recognise()
     for sidecar in sorted(build.glob("*.json")):
         record = synthetic.profile(on=here).model_copy(update={"artifact": store.read_record(sidecar, Artifact)})

@@ -1,4 +1,4 @@
-"""The verb ``compare``: two measurements, a verdict for each artifact."""
+"""The verb ``compare``: two measurements, a label for each artifact."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def _table(comparisons: Sequence[Comparison], within: float) -> Table:
     )
     columns = (
         Column("A ms", 4), Column("B ms", 4), Column("B/A"), Column("95 %", 3), Column("processes", 6),
-        Column("verdict", 0, "left"), text("because", 5),
+        Column("label", 0, "left"), text("because", 5),
     )  # fmt: skip
     table = show.make_table(title, "variant", *columns, empty="Nothing to compare.")
     for c in comparisons:
