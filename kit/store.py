@@ -26,7 +26,7 @@ from kit.records import Record
 
 log = logging.getLogger(__name__)
 
-SESSIONS = "sessions"  # the folder of a device's sessions, beside its profiles
+SESSIONS = "sessions"  # the folder of a device's sessions, next to its profiles
 
 
 def utc_now() -> str:

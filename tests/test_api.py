@@ -83,7 +83,7 @@ def test_the_script_of_the_page_works(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script)
     done = python(str(tmp_path / "script.py"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "label    " in done.stdout and SMALL in done.stdout
+    assert "label" in done.stdout and SMALL in done.stdout
     assert len(list((tmp_path / "records").rglob("*.jsonl"))) == 2
 
 
@@ -95,7 +95,7 @@ def test_the_script_of_the_readme_works(tmp_path: Path) -> None:
     assert len(script.strip().splitlines()) <= 12
     done = python("-", text=script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "label    " in done.stdout
+    assert "label" in done.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- the package

@@ -53,4 +53,4 @@ class InstallReceipt(Record):
     installed_utc: str
     bytes_downloaded: int
     download_s: float
-    checked: str  # what the sample run compared, in words
+    checked: str  # what the sample run compared, as a sentence

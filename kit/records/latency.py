@@ -67,7 +67,7 @@ class LatencyModel(Record):
     overhead_s: float
     overhead_interval_s: tuple[float, float]
     clock_hz: float | None
-    clock_source: str  # "observed", "measured" (beside the network, by a chain), "nominal" or "unknown"
+    clock_source: str  # "observed", "measured" (between the blocks, by a chain), "nominal" or "unknown"
     lambda_cycles_per_mac: float | None
     interval: tuple[float, float] | None
     quality: FitQuality

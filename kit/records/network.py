@@ -130,7 +130,7 @@ class Accuracy(Record):
 
 
 class FileRef(Record):
-    """A file beside the record that names it. ``file`` is a bare name: a path is refused."""
+    """A file next to the record that names it. ``file`` is a bare name: a path is refused."""
 
     file: str
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
