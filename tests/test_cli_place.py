@@ -139,7 +139,7 @@ TASK = {"device": 0, "size_bit": 4e5, "deadline_s": 1.8}
 @pytest.mark.parametrize(
     ("request_", "kind", "says"),
     [
-        ("{", BadRecord, "is no request: the whole: invalid JSON"),
+        ("{", BadRecord, "is no request: the record: invalid JSON"),
         ({"tasks": [{**TASK, "deadline_s": -1}]}, BadRecord, "tasks.0.deadline_s"),
         ({"tasks": [{**TASK, "size": 1}]}, BadRecord, "tasks.0.size: extra inputs"),
         ({"tasks": [{**TASK, "device": 8}]}, BadRecord, "Device 8 has a task and this factory has 8 devices"),

@@ -309,7 +309,7 @@ LINE = {
         ([{**HEADER, "kind": "x"}], "line 1 holds a record of kind 'x' where 'placement-trace' was expected"),
         ([{**HEADER, "schema_version": 9}], "line 1 has schema version 9"),
         ([{**HEADER, "world": {"gateway": 1}}], "line 1 is not a valid placement-trace record: world.gateway"),
-        ([HEADER, LINE, "nonsense"], "line 3 is no request: the whole: invalid JSON"),
+        ([HEADER, LINE, "nonsense"], "line 3 is no request: the record: invalid JSON"),
         ([HEADER, {**LINE, "size_bit": 0}], "line 2 is no request: size_bit"),
         ([HEADER, {**LINE, "deadline": 1}], "line 2 is no request: deadline"),
         ([HEADER, {**LINE, "first_bps_per_hz": "fast"}], "line 2 is no request: first_bps_per_hz"),

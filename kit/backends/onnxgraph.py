@@ -220,7 +220,8 @@ def _text(view: memoryview) -> str:
 
 
 def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one message: its number, and its value as an integer or as bytes. Raises ValueError, IndexError."""
+    """The fields of one message: its number, and its value as an integer or as bytes; numbers of fixed width, of which nothing here is
+    one, are left out. Raises ValueError, IndexError."""
     at = 0
     while at < len(view):
         key, at = _varint(view, at)
@@ -240,7 +241,8 @@ def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
             raise ValueError("no protobuf message")
         if at + size > len(view):
             raise ValueError("a message that is cut off")
-        yield key >> 3, view[at : at + size]
+        if kind == 2:
+            yield key >> 3, view[at : at + size]
         at += size
 
 
