@@ -38,7 +38,7 @@ def test_one_at_a_time_or_all_at_once_is_the_same(seed: int, order: list[int]) -
     one_by_one = whole
     for index in order:
         one_by_one = one_by_one.after(8 + index)
-    at_once = whole.given(4, np.zeros(4))
+    at_once = whole.conditioned(4, np.zeros(4))
     assert np.allclose(one_by_one.covariance[:8, :8], at_once.covariance, atol=1e-9)
 
 

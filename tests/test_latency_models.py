@@ -381,7 +381,7 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
     ratio, sd = posterior.predict(seen)
     assert np.abs(ratio * seen.roof_s / np.array(model.measured.seconds) - 1).max() < 0.05
     blocks = posterior._prior(seen)
-    assert blocks == pytest.approx(np.diag(posterior.covariance.whole(seen, seen)), rel=1e-6)
+    assert blocks == pytest.approx(np.diag(posterior.covariance.between(seen, seen)), rel=1e-6)
     assert np.all(sd**2 < blocks + posterior.noise * ratio**2)
     assert gaussian_process.sigmoid(0.0) == 0.5
 
@@ -396,7 +396,7 @@ def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() ->
     ratio, sd = posterior.predict(at)
 
     def whole(a: Shares, b: Shares) -> Float64Array:
-        return posterior.covariance.whole(a, b) + a.slopes @ b.slopes.T
+        return posterior.covariance.between(a, b) + a.slopes @ b.slopes.T
 
     measured = posterior.factor @ posterior.factor.T + seen.slopes @ seen.slopes.T
     left = whole(at, at) - whole(at, seen) @ np.linalg.solve(measured, whole(seen, at))

@@ -79,10 +79,10 @@ def _levels(data: Data) -> dict[str, float]:
     return {key: value / first for key, value in medians.items()}
 
 
-def _nearest(wanted: Table, known: Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """For each kernel of ``wanted`` the most similar of ``known``: the same kind where there is one."""
-    a, b = wanted.features, known.features
+def _nearest(targets: Table, references: Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """For each kernel of ``targets`` the most similar of ``references``: the same kind where there is one."""
+    a, b = targets.features, references.features
     apart = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2.0 * a @ b.T
-    apart = apart + 1e3 * (wanted.column("kind")[:, None] != known.column("kind")[None])
-    apart = apart + 10.0 * (wanted.column("precision")[:, None] != known.column("precision")[None])
+    apart = apart + 1e3 * (targets.column("kind")[:, None] != references.column("kind")[None])
+    apart = apart + 10.0 * (targets.column("precision")[:, None] != references.column("precision")[None])
     return np.asarray(apart.argmin(axis=1), dtype=np.int64)
