@@ -60,13 +60,15 @@ def test_pull_says_that_the_promise_is_broken(monkeypatch: pytest.MonkeyPatch) -
     """Exit code 1, the sentence, and in JSON all that is known beside it."""
     answer = delivered(Need(deadline_s=1e-3), 2.9e-3)
     monkeypatch.setattr(delivery, "pull", lambda *_, **__: answer)
-    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1"])
+    completed = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1"])
     assert (
-        isinstance(done.exception, BrokenPromise) and "promised 0.07" in done.stdout and "measured 2.9" in done.stdout
+        isinstance(completed.exception, BrokenPromise)
+        and "promised 0.07" in completed.stdout
+        and "measured 2.9" in completed.stdout
     )
-    done = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
-    assert isinstance(done.exception, BrokenPromise) and not done.stdout
-    details = done.exception.details
+    completed = CliRunner().invoke(app, ["pull", "http://127.0.0.1:1", "--deadline-ms", "1", "--json"])
+    assert isinstance(completed.exception, BrokenPromise) and not completed.stdout
+    details = completed.exception.details
     assert details["measured_p99_s"] == pytest.approx(2.9e-3, rel=0.1)
     assert details["promise_kept"] is False and details["current"] == "models/before"
     monkeypatch.setattr(delivery, "pull", lambda *_, **__: delivered(Need(deadline_s=1e-3), 0.08e-3))
