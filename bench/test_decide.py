@@ -93,7 +93,7 @@ def test_the_same_answers_as_ask(rows: list[Any], table: DecisionTable, queries:
     wanted = np.array([*(r.artifact_id for r in rows), "none"])
     assert np.array_equal(names[chosen], wanted[decisions.plainly(rows, queries)])
     for i in range(2000):
-        assert (decisions.asked(rows, Need(**decisions.limits_of(queries, i))) or "none") == names[chosen[i]]
+        assert (decisions.choice(rows, Need(**decisions.limits_of(queries, i))) or "none") == names[chosen[i]]
 
 
 @pytest.mark.benchmark(group="decide")

@@ -1,6 +1,6 @@
 """The Python interface: what ``import kit`` offers. Each function is a verb of the command line, over the same functions below.
 
-Nothing here prints or exits. Whatever goes wrong is a :class:`kit.KitError` whose text says what and what to do. ``progress`` is a
+Nothing here prints or exits. Every failure is a :class:`kit.KitError` whose text names the problem and the remedy. ``progress`` is a
 function of a text and of the share that is done, from 0 to 1; without it a call is silent.
 """
 
@@ -154,7 +154,7 @@ def _measured(
 @functools.cache
 def _scratch(process: int) -> Path:
     """A folder for the life of this process (a fork makes its own): what is measured without a folder of profiles shares one scale of
-    drift, by which two measurements can be told apart."""
+    drift, by which two measurements can be compared."""
     folder = tempfile.TemporaryDirectory(prefix="kit-profiles-")
     _SCRATCH.append(folder)
     return Path(folder.name)
@@ -199,7 +199,7 @@ def compare(a: ProfileRecord, b: ProfileRecord, *, within: float = 0.02) -> Comp
 @overload
 def compare(a: Profiles, b: Profiles, *, within: float = 0.02) -> list[Comparison]: ...
 def compare(a: Profiles, b: Profiles, *, within: float = 0.02) -> Comparison | list[Comparison]:
-    """Is B faster than A? The ratio of the latencies B over A with its interval over processes, and a label.
+    """Is B faster than A? The ratio of the latencies B over A with its interval over processes, and the result.
 
     Two records give one comparison, whatever differs between them (a thread count, a runtime, a device): that is said in its remarks.
     Files, folders or lists of records give one for each network, and only what was measured under equal conditions is compared.
@@ -223,9 +223,9 @@ def _read(profiles: Profiles) -> list[ProfileRecord]:
     """Records as they are, and those of files and folders; the oldest first."""
     if isinstance(profiles, (ProfileRecord, str, os.PathLike)):
         profiles = [profiles]
-    given = list(profiles)
-    records = [p for p in given if isinstance(p, ProfileRecord)]
-    paths = [Path(p) for p in given if not isinstance(p, ProfileRecord)]
+    items = list(profiles)
+    records = [p for p in items if isinstance(p, ProfileRecord)]
+    paths = [Path(p) for p in items if not isinstance(p, ProfileRecord)]
     records += store.read_profiles(paths) if paths else []
     return sorted(records, key=lambda record: record.created_utc)
 
@@ -307,8 +307,8 @@ def predict(
     for name, value in (("gap_ms", gap_ms), ("clock_ghz", clock_ghz)):
         if value is not None and not 0 <= value <= 1e6:
             raise UsageError(f"{name} {value:g} cannot be: give a number from 0 to 1000000.")
-    several = list(network) if isinstance(network, (list, tuple)) else [network]
-    kernels = [_kernels(n, example_input) for n in several]
+    requested = list(network) if isinstance(network, (list, tuple)) else [network]
+    kernels = [_kernels(n, example_input) for n in requested]
     point = OperatingPoint(threads=threads or model.states[0].threads, gap_s=gap_ms * 1e-3)
     predictions = networks.predict(model, kernels, point, None if clock_ghz is None else clock_ghz * 1e9)
     return predictions if isinstance(network, (list, tuple)) else predictions[0]
@@ -378,7 +378,7 @@ class KnowledgeBase:
         ``percentile`` of the latency (50, 90, 95, 99) is held against the deadline. With ``link_mbps`` the download counts towards the
         deadline, or has a limit of its own (``download_ms``); variants in ``have`` (ids or hashes) need none.
 
-        Raises NoAnswer (no variant meets them; the text says what is nearest), UsageError (limits that cannot be), UnknownName.
+        Raises NoAnswer (no variant meets them; the text names the nearest), UsageError (limits that cannot be), UnknownName.
 
         Example:
             >>> kit.KnowledgeBase(PROFILES).ask(deadline_ms=1e-3)
@@ -416,8 +416,8 @@ class KnowledgeBase:
         """
         return knowledge.pareto(self.rows, self._need(**limits), tuple(axes))
 
-    def _need(self, **given: Any) -> Need:
-        return limits.need_about(self.rows, **given)
+    def _need(self, **options: Any) -> Need:
+        return limits.need_about(self.rows, **options)
 
     def save(self, path: PathLike) -> None:
         """Write it as JSON, for ``kit knowledge ask --knowledge`` and for a later ``kit.KnowledgeBase``."""
@@ -446,7 +446,7 @@ def build(
 ) -> list[Artifact]:
     """Train a root network (resnet18, vgg11, vit_tiny) and write its depth, pruned and int8 variants to the folder ``out``.
 
-    Takes minutes on a PC (``quick``: under one); a build that was stopped goes on. Raises UnknownName, BackendUnavailable (the training
+    Takes minutes on a PC (``quick``: under one); a build that was stopped resumes. Raises UnknownName, BackendUnavailable (the training
     tools are missing), UsageError (``out`` holds another build), StorageError.
 
     Example:
@@ -488,7 +488,7 @@ class Server:
 
 
 def serve(library: PathLike, *, host: str = "127.0.0.1", port: int = 8000) -> Server:
-    """Serve a library (a folder that ``kit library add`` made) over HTTP in the background; ``port`` 0 takes a free one.
+    """Serve a library (a folder written by ``kit library add``) over HTTP in the background; ``port`` 0 takes a free one.
 
     Raises BackendUnavailable (starlette and uvicorn are missing), LinkError (the port is in use), BadRecord (no library).
 
@@ -524,7 +524,7 @@ def pull(
     ``device`` names whose advertised latency counts (default: this machine's). What is installed is tried on its sample first, and
     replaces the install before it in one step. ``measure=False`` leaves the measurement out.
 
-    Raises NoAnswer, UsageError, LinkError (call again: it goes on), IntegrityError, StorageError, BrokenPromise.
+    Raises NoAnswer, UsageError, LinkError (call again: it resumes), IntegrityError, StorageError, BrokenPromise.
 
     Example:
         >>> with kit.serve(LIBRARY, port=0) as server:
@@ -539,7 +539,7 @@ def pull(
     step = progress or _silent
     delivered = delivery.pull(
         url, need, Path(to), measure=measure,
-        on_bytes=lambda done, total: step("download", done / max(total, 1)),
+        on_bytes=lambda received, total: step("download", received / max(total, 1)),
         on_step=lambda p: step(p.text, p.steps_done / max(p.planned, 1)),
     )  # fmt: skip
     if delivered.broken is not None:

@@ -18,6 +18,11 @@ CLOCK: Ladder = ((1e9, "GHz"), (1e6, "MHz"), (1e3, "kHz"), (1.0, "Hz"))
 MACS: Ladder = ((1e9, "GMAC"), (1e6, "MMAC"), (1e3, "kMAC"), (1.0, "MAC"))
 COUNT: Ladder = ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 RATE: Ladder = ((1e9, "Gbit/s"), (1e6, "Mbit/s"), (1e3, "kbit/s"), (1.0, "bit/s"))
+ENERGY: Ladder = ((1.0, "J"), (1e-3, "mJ"))
+
+#: One unit each, for columns and for quantities that are always read in it.
+US, MS, GHZ, GIB = 1e-6, 1e-3, 1e9, 2.0**30
+KB, MB, MMAC, MJ = 1e3, 1e6, 1e6, 1e-3
 
 
 def unit(value: float, ladder: Ladder) -> tuple[float, str]:
@@ -49,6 +54,25 @@ def scaled(value: float | None, ladder: Ladder) -> str:
     scale, name = unit(value, ladder)
     number = f"{value:.0f}" if scale == 1 and float(value).is_integer() else significant(value / scale)
     return f"{number} {name}".rstrip()
+
+
+def brief(value: float, ladder: Ladder, digits: int = 4) -> str:
+    """``value`` in the fitting unit of ``ladder``, at most ``digits`` digits and no zeros at the end, as a limit is written.
+
+    >>> brief(0.005, TIME), brief(30_720_000, SIZE)
+    ('5 ms', '30.72 MB')
+    """
+    scale, name = next((step for step in ladder if abs(value) >= step[0]), ladder[-1])
+    return f"{in_unit(value, scale, digits)} {name}"
+
+
+def in_unit(value: float | None, scale: float, digits: int = 4) -> str:
+    """The number alone, where the unit stands elsewhere, such as in a column's head.
+
+    >>> in_unit(0.00452, MS), in_unit(None, MB)
+    ('4.52', 'unknown')
+    """
+    return UNKNOWN if value is None else f"{value / scale:.{digits}g}"
 
 
 def interval(low: float, high: float, ladder: Ladder | None = None, digits: int = 3) -> str:

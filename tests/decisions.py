@@ -63,7 +63,7 @@ def random_queries(rows: list[KnowledgeRow], count: int, seed: int = 0) -> dict[
     return out
 
 
-def asked(rows: list[KnowledgeRow], need: Need) -> str | None:
+def choice(rows: list[KnowledgeRow], need: Need) -> str | None:
     try:
         chosen = knowledge.ask(rows, need).chosen
     except NoAnswer:

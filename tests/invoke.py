@@ -9,8 +9,8 @@ from kit.cli import app
 
 def kit(*words: object, text: str | None = None) -> str:
     """What a verb that must succeed prints on standard output; ``text`` is its standard input."""
-    done = CliRunner().invoke(app, [str(w) for w in words], input=text)
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    completed = CliRunner().invoke(app, [str(w) for w in words], input=text)
+    if completed.exception is not None and not isinstance(completed.exception, SystemExit):
+        raise completed.exception
+    assert completed.exit_code == 0, completed.output
+    return completed.stdout

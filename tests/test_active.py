@@ -34,11 +34,11 @@ def test_a_measurement_only_takes_uncertainty_away(seed: int, index: int) -> Non
 
 @given(st.integers(0, 200), st.permutations(range(4)))
 def test_one_at_a_time_or_all_at_once_is_the_same(seed: int, order: list[int]) -> None:
-    whole = random_posterior(seed)
-    one_by_one = whole
+    pool = random_posterior(seed)
+    one_by_one = pool
     for index in order:
         one_by_one = one_by_one.after(8 + index)
-    at_once = whole.given(4, np.zeros(4))
+    at_once = pool.conditioned(4, np.zeros(4))
     assert np.allclose(one_by_one.covariance[:8, :8], at_once.covariance, atol=1e-9)
 
 

@@ -57,11 +57,11 @@ def test_paper_b_counts(k: int, layers: int) -> None:
 
 
 def test_paper_b_prints_87040_parameters_and_computes_2553600_macs() -> None:
-    held = sum(p.numel() for name, p in NETS["b"].named_parameters() if name.startswith("expert"))
-    assert held == fileformat.dynamic_parameters(B) == 87_040
+    expert_parameters = sum(p.numel() for name, p in NETS["b"].named_parameters() if name.startswith("expert"))
+    assert expert_parameters == fileformat.dynamic_parameters(B) == 87_040
     assert fileformat.expert_macs(B, Size(10, 3), 30) == 2_553_600
-    whole = spaces.counts(spaces.subnetwork("allocator_b-d3-w1.00-fp32-30")).parameters
-    assert fileformat.parameters(B) == whole and fileformat.parameters(A) == 69_576
+    counted = spaces.counts(spaces.subnetwork("allocator_b-d3-w1.00-fp32-30")).parameters
+    assert fileformat.parameters(B) == counted and fileformat.parameters(A) == 69_576
 
 
 def test_the_static_model_of_b_is_5_2_million_macs() -> None:
@@ -129,9 +129,9 @@ def test_one_sample_alone_gets_what_it_gets_among_many(name: str, size: tuple[in
 
 
 def test_a_smaller_network_is_a_prefix() -> None:
-    whole = allocator.export_arrays(NETS["u"])
+    full_arrays = allocator.export_arrays(NETS["u"])
     small = fileformat.per_user(width=5, depth=2)
-    cut = {name: whole[name][tuple(slice(n) for n in shape)] for name, shape in fileformat.shapes(small).items()}
+    cut = {name: full_arrays[name][tuple(slice(n) for n in shape)] for name, shape in fileformat.shapes(small).items()}
     x = features(U, 2, 30)
     assert torch.allclose(allocator.Allocator(small, cut)(x), NETS["u"](x, 5, 2), atol=1e-6)
 
@@ -152,7 +152,7 @@ def test_seeds() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "said"),
+    ("name", "size", "message"),
     [
         ("a", (31, 2), "1 to 30 experts"),
         ("a", (3, 1), "2 to 2 layers"),
@@ -161,8 +161,8 @@ def test_seeds() -> None:
         ("a_static", (3, 2), "30 to 30"),
     ],
 )
-def test_sizes_that_there_are_not(name: str, size: tuple[int, int], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_sizes_that_do_not_exist(name: str, size: tuple[int, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         NETS[name](features(SPECS[name], 1, 30), *size)
 
 
@@ -184,12 +184,12 @@ def test_gradients_against_finite_differences(name: str) -> None:
         gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         at = int(gradient.abs().argmax())
         flat = parameter.data.view(-1)
-        kept = float(flat[at])
+        value = float(flat[at])
         values = []
-        for moved in (kept + step, kept - step):
+        for moved in (value + step, value - step):
             flat[at] = moved
             values.append(loss().item())
-        flat[at] = kept
+        flat[at] = value
         assert (values[0] - values[1]) / (2 * step) == pytest.approx(float(gradient.view(-1)[at]), rel=1e-3, abs=1e-7)
 
 
@@ -212,8 +212,8 @@ def delay_a(tasks: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
 def test_a_few_steps_lower_the_delay_of_paper_a(name: str) -> None:
     spec = SPECS[name]
     net, rng = allocator.make(spec, 0), np.random.default_rng(0)
-    held = tasks_a(256, 99)
-    before = delay_a(held, net(allocator.normalise(spec.features, held))).item()
+    tasks = tasks_a(256, 99)
+    before = delay_a(tasks, net(allocator.normalise(spec.features, tasks))).item()
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3)
     for step in range(30):
         tasks = tasks_a(64, step)
@@ -223,7 +223,7 @@ def test_a_few_steps_lower_the_delay_of_paper_a(name: str) -> None:
         loss.backward()
         optimiser.step()
     with torch.no_grad():
-        after = float(delay_a(held, net(allocator.normalise(spec.features, held))))
+        after = float(delay_a(tasks, net(allocator.normalise(spec.features, tasks))))
     assert after < 0.99 * before
 
 

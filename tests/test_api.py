@@ -58,8 +58,8 @@ def library(tmp_path: Path) -> Path:
 
 def examples() -> list[doctest.DocTest]:
     finder = doctest.DocTestFinder(exclude_empty=False)
-    found = [test for name in VERBS for test in finder.find(getattr(kit, name), name=f"kit.{name}")]
-    return [*found, *finder.find(kit, extraglobs={}, name="kit")[:1]]
+    examples = [test for name in VERBS for test in finder.find(getattr(kit, name), name=f"kit.{name}")]
+    return [*examples, *finder.find(kit, extraglobs={}, name="kit")[:1]]
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
@@ -71,9 +71,9 @@ def test_examples_of_the_docstrings_hold(example: doctest.DocTest, library: Path
     assert example.examples, f"{example.name} has no example"
     example.globs = {"kit": kit, "PROFILES": SHIPPED, "LIBRARY": library, "FOLDER": tmp_path / "models"}
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    told: list[str] = []
-    runner.run(example, out=told.append)
-    assert runner.summarize(verbose=False).failed == 0, "".join(told)
+    output: list[str] = []
+    runner.run(example, out=output.append)
+    assert runner.summarize(verbose=False).failed == 0, "".join(output)
 
 
 def test_the_script_of_the_page_works(tmp_path: Path) -> None:
@@ -81,9 +81,9 @@ def test_the_script_of_the_page_works(tmp_path: Path) -> None:
     script = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(), re.DOTALL)[0]
     assert len(script.strip().splitlines()) <= 12
     (tmp_path / "script.py").write_text(script)
-    done = python(str(tmp_path / "script.py"), cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "label" in done.stdout and SMALL in done.stdout
+    completed = python(str(tmp_path / "script.py"), cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "verdict" in completed.stdout and SMALL in completed.stdout
     assert len(list((tmp_path / "records").rglob("*.jsonl"))) == 2
 
 
@@ -93,9 +93,9 @@ def test_the_script_of_the_readme_works(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(script.strip().splitlines()) <= 12
-    done = python("-", text=script, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "label" in done.stdout
+    completed = python("-", text=script, cwd=tmp_path)
+    assert completed.returncode == 0, completed.stderr
+    assert "verdict" in completed.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- the package
@@ -108,7 +108,7 @@ def python(*words: str, text: str | None = None, cwd: Path | None = None) -> sub
     )
 
 
-def test_every_name_is_there_and_no_other() -> None:
+def test_every_name_is_exported_and_no_other() -> None:
     assert set(VERBS) < set(kit.__all__)
     assert set(kit.__all__) <= set(dir(kit))
     for name in kit.__all__:
@@ -120,14 +120,14 @@ def test_every_name_is_there_and_no_other() -> None:
 def test_type_checkers_see_each_name_where_it_is_loaded_from() -> None:
     tree = ast.parse((ROOT / "kit" / "__init__.py").read_text())
     block = next(node for node in tree.body if isinstance(node, ast.If))
-    seen = {
+    homes = {
         alias.name: node.module
         for node in block.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if node.module != "kit"
     }
-    assert seen == kit._HOMES  # type: ignore[attr-defined]
+    assert homes == kit._HOMES  # type: ignore[attr-defined]
     assert (ROOT / "kit" / "py.typed").is_file()
 
 
@@ -145,9 +145,11 @@ reveal_type(kit.KnowledgeBase("a").ask(deadline_ms=5))
 kit.profil
 kit.profile("x", thread=2)
 """)
-    done = python("-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "user.py"), cwd=ROOT)
-    found = re.findall(r"user.py:(\d+): (?:note: Revealed type is \"([^\"]*)\"|error: .*\[([\w-]+)\])", done.stdout)
-    assert [(line, kind or code) for line, kind, code in found] == [
+    completed = python("-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), str(tmp_path / "user.py"), cwd=ROOT)
+    lines = re.findall(
+        r"user.py:(\d+): (?:note: Revealed type is \"([^\"]*)\"|error: .*\[([\w-]+)\])", completed.stdout
+    )
+    assert [(line, kind or code) for line, kind, code in lines] == [
         ("4", "kit.records.measurement.ProfileRecord"),
         ("5", "kit.measure.compare.Comparison"),
         ("6", "list[kit.measure.compare.Comparison]"),
@@ -155,7 +157,7 @@ kit.profile("x", thread=2)
         ("8", "kit.records.knowledge.Answer"),
         ("9", "attr-defined"),
         ("10", "call-arg"),
-    ], done.stdout
+    ], completed.stdout
 
 
 @pytest.mark.board
@@ -174,23 +176,23 @@ base = kit.KnowledgeBase({str(SHIPPED)!r})
 print(records[0].artifact.artifact_id, base.ask(deadline_ms=5).chosen.backend, len(models.lines), models.predictor)
 print(models.missing)
 """
-    done = python("-", text=code)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    completed = python("-", text=code)
+    assert completed.returncode == 0, completed.stderr
+    first, second = completed.stdout.splitlines()
     assert first == f"{SMALL} onnxruntime 2 None"
     assert "needs scipy" in second
-    assert done.stderr == ""
+    assert completed.stderr == ""
 
 
 # --------------------------------------------------------------------------------------------------------------- measuring
 
 
-def test_profile_is_silent_and_keeps_a_record_only_where_asked(
+def test_profile_is_silent_and_stores_a_record_only_with_a_folder(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     steps: list[tuple[str, float]] = []
     record = kit.profile("fake:200us", backend="fake", rounds_min=2, rounds_max=2, budget=2)
-    kept = kit.profile(
+    record = kit.profile(
         "fake:200us", backend="fake", rounds_min=2, rounds_max=2, budget=2, profiles=tmp_path / "p", name="mine",
         progress=lambda text, share: steps.append((text, share)),
     )  # fmt: skip
@@ -198,8 +200,8 @@ def test_profile_is_silent_and_keeps_a_record_only_where_asked(
     assert record.measurement is not None and record.measurement.median_s >= 0.0002
     assert steps and all(text and 0 <= share <= 1 for text, share in steps)
     (file,) = (tmp_path / "p").rglob("*.jsonl")
-    assert file == tmp_path / "p" / kept.device.device_id / "mine.jsonl"
-    assert store.read_profiles([file]) == [kept]
+    assert file == tmp_path / "p" / record.device.device_id / "mine.jsonl"
+    assert store.read_profiles([file]) == [record]
 
 
 def test_records_of_one_process_share_a_scale_of_drift() -> None:
@@ -277,9 +279,9 @@ def test_compare_of_two_records_is_one_comparison_whatever_differs() -> None:
         synthetic.profile(latency_s=0.02),
         synthetic.profile(latency_s=0.01, settings=synthetic.MeasureSettings(threads=2)),
     )
-    found = kit.compare(slow, fast)
-    assert found.label == "faster" and found.ratio == pytest.approx(0.5, rel=0.01)
-    assert "threads differs (A 1, B 2)" in found.remarks
+    comparison = kit.compare(slow, fast)
+    assert comparison.label == "faster" and comparison.ratio == pytest.approx(0.5, rel=0.01)
+    assert "threads differs (A 1, B 2)" in comparison.remarks
     assert compare_pair(slow, fast, 0.02).label == "not comparable"
     (alone,) = kit.compare([slow], [fast])
     assert alone.label == "not comparable"
@@ -290,8 +292,8 @@ def test_compare_of_two_records_is_one_comparison_whatever_differs() -> None:
 
 
 def test_compare_reads_files_and_folders() -> None:
-    found = kit.compare(SHIPPED, str(SHIPPED.parent / "resnet18-variants.jsonl"))
-    assert len(found) > 3 and all("both sides are the same record" in c.remarks for c in found)
+    comparison = kit.compare(SHIPPED, str(SHIPPED.parent / "resnet18-variants.jsonl"))
+    assert len(comparison) > 3 and all("both sides are the same record" in c.remarks for c in comparison)
     for within in (0, 1.5, float("nan")):
         with pytest.raises(kit.errors.UsageError, match="is no share"):
             kit.compare(SHIPPED, SHIPPED, within=within)
@@ -425,9 +427,9 @@ def test_records_show_in_a_notebook_and_inject_nothing() -> None:
     for record in shown_records():
         shown = record._repr_html_()
         assert shown is not None
-        seen = _Tags()
-        seen.feed(shown)
-        assert seen.tags == {"table", "caption", "tr", "th", "td"} and seen.attributes == {"style"}, type(
+        parser = _Tags()
+        parser.feed(shown)
+        assert parser.tags == {"table", "caption", "tr", "th", "td"} and parser.attributes == {"style"}, type(
             record
         ).__name__
         assert "&lt;script&gt;" in shown
@@ -446,8 +448,8 @@ def test_records_of_values_print_as_values() -> None:
 def test_a_record_prints_what_a_person_asks_of_it() -> None:
     record = synthetic.profile(latency_s=0.0123, spread=1e-6)
     text = str(record)
-    for wanted in ("12.3 ms", "stable", "onnxruntime, t1", "synthetic-1c", "6, 300 calls"):
-        assert wanted in text
+    for text_part in ("12.3 ms", "stable", "onnxruntime, t1", "synthetic-1c", "6, 300 calls"):
+        assert text_part in text
     assert repr(record) == "<ProfileRecord resnet18-d8-w1.00-fp32-32, 12.3 ms (95%: 12.3 to 12.3 ms), stable>"
     settled = record.model_copy(update={"label": "settled"})
     assert "settled (converged late)" in str(settled)

@@ -56,8 +56,8 @@ def answer(net: AllocatorNetwork, x: np.ndarray, mode: str, folder: Path) -> np.
     return session.run({"input": x})[0]
 
 
-def close(got: np.ndarray, wanted: np.ndarray) -> bool:
-    return bool(np.allclose(got, wanted, rtol=1e-5, atol=1e-12))
+def close(got: np.ndarray, expected: np.ndarray) -> bool:
+    return bool(np.allclose(got, expected, rtol=1e-5, atol=1e-12))
 
 
 @pytest.mark.parametrize("mode", WAYS)
@@ -105,9 +105,9 @@ def test_experts_that_are_not_picked_are_not_read(tmp_path: Path) -> None:
     for compiled in (False, True) if runtime.has_numba() else (False,):
         decider = Decider(AllocatorNetwork(net.spec, poisoned, net.size, 30), compiled=compiled)
         tasks = np.exp(np.array(x[0].reshape(3, 30) * 0 + 1.0, np.float64))
-        whole = Decider(net, compiled=compiled)
+        full_decider = Decider(net, compiled=compiled)
         if not np.isnan(decider.decide(tasks)).any():
-            assert np.array_equal(decider.decide(tasks), whole.decide(tasks))
+            assert np.array_equal(decider.decide(tasks), full_decider.decide(tasks))
     if runtime.has_numba():
         module = pytest.importorskip("kit.allocators.compiled")
         code = module.code(net.spec, 30)
@@ -135,14 +135,14 @@ def test_conformance(name: str, kind: str, tmp_path: Path) -> None:
     assert session.inputs == artifact.inputs and session.outputs == artifact.outputs
     assert all(note.endswith(".") for note in session.notes)
     feeds = backends.make_feeds(session.inputs, seed=1)
-    kept = feeds["input"].copy()
+    original = feeds["input"].copy()
     first = session.run(feeds)
     assert close(first[0], by_torch(net, feeds["input"]))
     call = session.prepare(feeds)
     for _ in range(3):
         call()
     again = session.run(feeds)
-    assert np.array_equal(first[0], again[0]) and np.array_equal(feeds["input"], kept)
+    assert np.array_equal(first[0], again[0]) and np.array_equal(feeds["input"], original)
     moved = feeds["input"] * np.linspace(0.5, 2, feeds["input"].size, dtype=np.float32).reshape(feeds["input"].shape)
     assert not np.array_equal(first[0], session.run({"input": moved})[0])
     assert session.device_ns is None and session.gpu_memory() is None
@@ -158,22 +158,22 @@ def test_its_tensors_are_those_of_the_onnx_file(name: str, tmp_path: Path) -> No
     sub = spaces.subnetwork(name)
     onnx = spaces.write(sub, tmp_path / "x.onnx")
     spec = SPECS["a" if "_a" in name else "b"]
-    made = fileformat.write(
+    artifact = fileformat.write(
         fileformat.random_network(spec, 0, round(sub.width * spec.experts), sub.depth), tmp_path / "x.alloc.npz"
     )
-    assert made.artifact_id == onnx.artifact_id and made.macs == onnx.macs
-    assert made.inputs == onnx.inputs and made.outputs == onnx.outputs
+    assert artifact.artifact_id == onnx.artifact_id and artifact.macs == onnx.macs
+    assert artifact.inputs == onnx.inputs and artifact.outputs == onnx.outputs
 
 
 def test_without_numba_it_is_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     net = network("a").cut(width=4)
     x = inputs(net, 0)
-    wanted = answer(net, x, "numpy", tmp_path)
+    expected = answer(net, x, "numpy", tmp_path)
     monkeypatch.setattr(runtime.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "kit.allocators.compiled", None)
     session = runtime.open(tmp_path / "x.alloc.npz", None, 1)
     assert "NumPy" in session.notes[0] and runtime.probe("").version == f"numpy {np.__version__}"
-    assert np.array_equal(session.run({"input": x})[0], wanted)
+    assert np.array_equal(session.run({"input": x})[0], expected)
     assert Decider(net).decide(np.ones((3, 30))).shape == (1, 30)
 
 
@@ -233,19 +233,19 @@ def test_one_call_decides_as_its_parts_do(name: str) -> None:
         size = ways[0].size(float(tasks[[f.name for f in spec.features].index("size_bit")].mean()), clock_hz)
         x = fileformat.normalise(spec.features, tasks)
         cut = net.cut(*size, users)
-        wanted = by_torch(cut, x[None] if spec.form == "flat" else x.T[None])
+        expected = by_torch(cut, x[None] if spec.form == "flat" else x.T[None])
         for decider in ways:
-            assert np.allclose(decider.decide(tasks, clock_hz), wanted, rtol=2e-5, atol=1e-9)
+            assert np.allclose(decider.decide(tasks, clock_hz), expected, rtol=2e-5, atol=1e-9)
 
 
 @settings(max_examples=60, deadline=None)
 @given(bit=st.floats(1, 1e7), clock=st.floats(1e5, 1e12))
-def test_the_table_is_asked_for_the_nearest_cell(bit: float, clock: float) -> None:
-    found = Decider(network("a"), TABLE, compiled=False).size(bit, clock)
+def test_the_table_gives_the_nearest_cell(bit: float, clock: float) -> None:
+    size = Decider(network("a"), TABLE, compiled=False).size(bit, clock)
     row = min(range(3), key=lambda i: abs(np.log(TABLE.task_bits[i] / bit)))
     column = min(range(3), key=lambda j: abs(np.log(TABLE.clocks_hz[j] / clock)))
     near = {TABLE.sizes[r][c] for r in range(3) for c in range(3) if _as_near(r, c, row, column, bit, clock)}
-    assert found in near
+    assert size in near
 
 
 def _as_near(r: int, c: int, row: int, column: int, bit: float, clock: float) -> bool:
@@ -260,11 +260,11 @@ def test_a_table_of_the_knowledge_base() -> None:
     timings = [
         SizeTiming(size=str(k), clock_hz=1e9, median_s=1e-6 * k, macs=2174.0 * k, record_id="r") for k in (1, 5, 30)
     ]
-    made = dynamic.dynamic_table(timings, dynamic.TABLE_I, [1e3, 1e4, 1e5], [1e7, 1e9])
-    table = SizeTable.of(made)
+    table_record = dynamic.dynamic_table(timings, dynamic.TABLE_I, [1e3, 1e4, 1e5], [1e7, 1e9])
+    table = SizeTable.of(table_record)
     assert table.sizes[0][0] == Size(1, 2) and table.sizes[2][1].width > 1
     decider = Decider(network("a"), table)
-    for cell in made.cells:
+    for cell in table_record.cells:
         assert decider.size(cell.task_bit, cell.clock_hz).width == int(cell.measured)
 
 

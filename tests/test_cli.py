@@ -23,20 +23,20 @@ FAST = ("--rounds-min", "2", "--rounds-max", "2", "--run-s", "0.02")
 
 
 def kit(*words: object, cwd: Path, check: int | None = 0, **more: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "kit", *map(str, words)], cwd=cwd, capture_output=True, text=True, **more
     )
     if check is not None:
-        assert done.returncode == check, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+        assert completed.returncode == check, completed.stderr
+    assert "Traceback" not in completed.stderr
+    return completed
 
 
 def complaint(*words: object, cwd: Path, code: int, **more: Any) -> str:
     """The one line that a refused command says."""
-    done = kit(*words, cwd=cwd, check=code, **more)
-    lines = [line for line in done.stderr.splitlines() if line.startswith("kit: ")]
-    assert len(lines) == 1 and not done.stdout, done.stderr
+    completed = kit(*words, cwd=cwd, check=code, **more)
+    lines = [line for line in completed.stderr.splitlines() if line.startswith("kit: ")]
+    assert len(lines) == 1 and not completed.stdout, completed.stderr
     return lines[0]
 
 
@@ -52,8 +52,8 @@ def profiles(tmp_path: Path) -> Path:
 
 def test_version_and_unknown_verb(tmp_path: Path) -> None:
     assert kit("--version", cwd=tmp_path).stdout.startswith("kit 0.")
-    done = kit("profle", cwd=tmp_path, check=2)
-    assert "profile" in done.stderr
+    completed = kit("profle", cwd=tmp_path, check=2)
+    assert "profile" in completed.stderr
 
 
 def test_device_prints_saves_and_recognises_itself(tmp_path: Path) -> None:
@@ -68,11 +68,11 @@ def test_device_prints_saves_and_recognises_itself(tmp_path: Path) -> None:
 
 
 def test_profile_prints_json_on_stdout_and_progress_on_stderr(tmp_path: Path) -> None:
-    done = kit("profile", "fake:100us", "fake:300us", "--backend", "fake", *FAST, "--json", cwd=tmp_path)
-    data = json.loads(done.stdout)
+    completed = kit("profile", "fake:100us", "fake:300us", "--backend", "fake", *FAST, "--json", cwd=tmp_path)
+    data = json.loads(completed.stdout)
     assert [v["id"] for v in data["variants"]] == ["fake:100us", "fake:300us"]
     assert data["variants"][1]["median_s"] > data["variants"][0]["median_s"] >= 100e-6
-    assert "profile:" in done.stderr
+    assert "profile:" in completed.stderr
     assert len(store.read_profiles([tmp_path / data["file"]])) == 2
 
 
@@ -87,16 +87,16 @@ KEYS = {
 
 def test_a_sweep_measures_every_combination_in_one_run(tmp_path: Path) -> None:
     sweep = ("--sweep", "threads=1,2", "--sweep", "gap-ms=0,1", "--rounds-max", "1", "--run-s", "0.02")
-    done = kit("profile", "fake:100us", "--backend", "fake", *sweep, "--json", cwd=tmp_path)
-    data = json.loads(done.stdout)
+    completed = kit("profile", "fake:100us", "--backend", "fake", *sweep, "--json", cwd=tmp_path)
+    data = json.loads(completed.stdout)
     assert set(data) >= {"device", "file", "seed", "variants", "warnings"}
     assert [v["point"] for v in data["variants"]] == ["t1", "t1-gap1ms", "t2", "t2-gap1ms"]
     assert [v["threads"] for v in data["variants"]] == [1, 1, 2, 2]
-    for found in data["variants"]:
-        assert set(found) >= KEYS and found["outcome"] == "ok" and found["processes"] == 1
-        assert found["mode_s"] >= 100e-6 and set(found["intervals_s"]) == {"p90", "p99", "mode"}
-        assert set(found["cold_start_s"]) == {"runtime", "open", "first", "until_steady"}
-        assert found["memory"]["peak_bytes"] == found["memory_bytes"] > 0
+    for variant in data["variants"]:
+        assert set(variant) >= KEYS and variant["outcome"] == "ok" and variant["processes"] == 1
+        assert variant["mode_s"] >= 100e-6 and set(variant["intervals_s"]) == {"p90", "p99", "mode"}
+        assert set(variant["cold_start_s"]) == {"runtime", "open", "first", "until_steady"}
+        assert variant["memory"]["peak_bytes"] == variant["memory_bytes"] > 0
     assert any("too few processes" in sentence for sentence in data["warnings"])
     assert [r.settings.gap_s for r in store.read_profiles([tmp_path / data["file"]])] == [0.0, 0.001, 0.0, 0.001]
 
@@ -114,8 +114,8 @@ def test_a_point_that_this_machine_does_not_have_is_a_row_of_the_sweep(tmp_path:
         "--run-s",
         "0.01",
     )
-    done = kit(*words, cwd=tmp_path)
-    assert "unsupported" in done.stdout and "CPU 99999 does not exist" in done.stderr
+    completed = kit(*words, cwd=tmp_path)
+    assert "unsupported" in completed.stdout and "CPU 99999 does not exist" in completed.stderr
     missing = json.loads(kit(*words, "--json", cwd=tmp_path).stdout)["variants"][1]
     assert missing["outcome"] == "unsupported" and missing["median_s"] is None and missing["label"] is None
 
@@ -184,22 +184,22 @@ def test_profile_killed_and_started_again(tmp_path: Path) -> None:
         time.sleep(0.05)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    kept = journals[0].read_text().count("\n") - 1
+    journal_records = journals[0].read_text().count("\n") - 1
     assert not list(tmp_path.rglob("*.jsonl"))
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    data = json.loads(done.stdout)
+    completed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    data = json.loads(completed.stdout)
     assert [v["processes"] for v in data["variants"]] == [3, 3, 3]
-    assert kept >= 3 and not list(tmp_path.rglob("*.journal"))
+    assert journal_records >= 3 and not list(tmp_path.rglob("*.journal"))
 
 
 def test_a_run_in_which_nothing_was_measured_fails_and_keeps_the_record(tmp_path: Path) -> None:
-    done = kit("profile", "fake:crash", "--backend", "fake", "--json", cwd=tmp_path, check=1)
-    assert "kit: Nothing was measured: The process died by signal 6" in done.stderr
-    assert json.loads(done.stdout)["variants"][0]["outcome"] == "crashed"
+    completed = kit("profile", "fake:crash", "--backend", "fake", "--json", cwd=tmp_path, check=1)
+    assert "kit: Nothing was measured: The process died by signal 6" in completed.stderr
+    assert json.loads(completed.stdout)["variants"][0]["outcome"] == "crashed"
     assert store.read_profiles([tmp_path / "kit-profiles"])[0].status == "crashed"
 
 
-def test_fit_shows_lambda_beside_the_papers(tmp_path: Path, profiles: Path) -> None:
+def test_fit_shows_lambda_and_the_papers(tmp_path: Path, profiles: Path) -> None:
     data = json.loads(kit("fit", profiles, "--json", cwd=tmp_path).stdout)
     model = data["latency_models"][0]
     assert model["lambda_cycles_per_mac"] == pytest.approx(1e-3 / 1e7 * synthetic.CLOCK_HZ, rel=0.01)
@@ -212,14 +212,14 @@ def test_fit_shows_lambda_beside_the_papers(tmp_path: Path, profiles: Path) -> N
 
 def test_knowledge_build_and_ask(tmp_path: Path, profiles: Path) -> None:
     kit("knowledge", "build", profiles, "--out", "k.json", cwd=tmp_path)
-    found = json.loads(
+    answer = json.loads(
         kit("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "3.5", "--json", cwd=tmp_path).stdout
     )
-    assert found["chosen"]["id"] == "net3" and found["runner_up"]["id"] == "net2" and 0 < found["margin"] < 1
-    assert {r["artifact_id"]: r["limit"] for r in found["rejected"]} == {"net4": "deadline", "net5": "deadline"}
+    assert answer["chosen"]["id"] == "net3" and answer["runner_up"]["id"] == "net2" and 0 < answer["margin"] < 1
+    assert {r["artifact_id"]: r["limit"] for r in answer["rejected"]} == {"net4": "deadline", "net5": "deadline"}
     assert "net3" in kit("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "3.5", cwd=tmp_path).stdout
-    said = complaint("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "0.5", cwd=tmp_path, code=3)
-    assert "nearest is net1" in said and "over the deadline limit of 0.5 ms" in said
+    message = complaint("knowledge", "ask", "--knowledge", "k.json", "--deadline-ms", "0.5", cwd=tmp_path, code=3)
+    assert "nearest is net1" in message and "over the deadline limit of 0.5 ms" in message
 
 
 def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) -> None:
@@ -279,8 +279,8 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
     ]  # fmt: skip
     before = sorted(p.name for p in tmp_path.iterdir())
     for words, code, says in cases:
-        said = complaint(*words, cwd=tmp_path, code=code)
-        assert says in said, (words, said)
+        message = complaint(*words, cwd=tmp_path, code=code)
+        assert says in message, (words, message)
     assert sorted({p.name for p in tmp_path.iterdir()} - {"profiles", "models"}) == before, (
         "a refused command leaves nothing behind"
     )
@@ -302,10 +302,10 @@ def test_a_failure_with_json_is_one_json_object(tmp_path: Path, profiles: Path) 
         (("pull", "http://127.0.0.1:9", "--deadline-ms", "5"), 1, "127.0.0.1"),
     ]
     for words, code, says in cases:
-        done = kit(*words, "--json", cwd=tmp_path, check=code)
-        data = json.loads(done.stdout)
+        completed = kit(*words, "--json", cwd=tmp_path, check=code)
+        data = json.loads(completed.stdout)
         assert data["code"] == code and says in data["error"], words
-        assert done.stderr.splitlines()[-1] == f"kit: {data['error']}"
+        assert completed.stderr.splitlines()[-1] == f"kit: {data['error']}"
 
 
 def test_no_answer_names_the_nearest_and_the_reasons(tmp_path: Path, profiles: Path) -> None:
@@ -318,10 +318,10 @@ def test_no_answer_names_the_nearest_and_the_reasons(tmp_path: Path, profiles: P
 
 
 def test_output_that_nobody_reads_is_no_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         f"{sys.executable} -m kit device --json | true", shell=True, cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.returncode == 0 and not done.stderr
+    assert completed.returncode == 0 and not completed.stderr
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path, profiles: Path) -> None:
@@ -398,8 +398,8 @@ def test_the_library_round_trip(tmp_path: Path, tiny_build: Path) -> None:
             kit("pull", url, "--deadline-ms", "1000", "--to", "dev", "--no-measure", "--json", cwd=tmp_path).stdout
         )
         assert again["package"] == got["package"] and again["bytes_downloaded"] == 0 and again["measured_s"] is None
-        said = complaint("pull", url, "--deadline-ms", "0.000001", "--to", "dev", cwd=tmp_path, code=3)
-        assert "nearest is" in said
+        message = complaint("pull", url, "--deadline-ms", "0.000001", "--to", "dev", cwd=tmp_path, code=3)
+        assert "nearest is" in message
     finally:
         server.send_signal(signal.SIGINT)
         assert server.wait(10) == 0

@@ -36,9 +36,9 @@ LINES = [(verb, line) for verb, lines in EXAMPLES.items() for line in lines]
 
 
 def shown(*words: str) -> str:
-    done = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
-    assert done.exit_code == 0, done.output
-    return done.stdout
+    completed = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    assert completed.exit_code == 0, completed.output
+    return completed.stdout
 
 
 def test_every_verb_has_an_example_and_no_example_is_of_another() -> None:
@@ -57,8 +57,8 @@ def test_help_ends_with_the_examples(verb: str) -> None:
 def test_every_example_is_a_command_line_that_kit_takes(verb: str, line: str) -> None:
     program, *words = shlex.split(line)
     assert program == "kit" and (verb == "kit" or line.startswith(f"kit {verb}"))
-    done = CliRunner().invoke(app, [*words, "--help"])
-    assert done.exit_code == 0, done.output
+    completed = CliRunner().invoke(app, [*words, "--help"])
+    assert completed.exit_code == 0, completed.output
     command: Any = typer.main.get_command(app)
     context = command.make_context("kit", list(words))  # options of kit itself, then the verb's words
     rest = [*getattr(context, "_protected_args", []), *context.args]
@@ -79,7 +79,7 @@ def test_the_options_of_profile_stand_in_panels() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_a_table_may_be_csv_wherever_json_may_be_asked_of_one(verb: str) -> None:
+def test_a_table_may_be_csv_wherever_it_may_be_json(verb: str) -> None:
     """--csv stands beside --json on every verb that prints a table."""
     source = Path(sys.modules[VERBS[verb].callback.__module__].__file__ or "").read_text()
     names = {name for param in VERBS[verb].params for name in param.opts}
@@ -132,8 +132,8 @@ def kit(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
 def test_the_shell_asks_and_kit_completes() -> None:
     script = kit(_KIT_COMPLETE="source_bash")  # what --show-completion prints where it knows the shell that called it
     assert script.returncode == 0 and "_KIT_COMPLETE" in script.stdout
-    asked = kit(_KIT_COMPLETE="complete_bash", COMP_WORDS="kit profile x --backend onnxruntime-x", COMP_CWORD="4")
-    assert asked.stdout.split() == ["onnxruntime-xnnpack"]
+    completion = kit(_KIT_COMPLETE="complete_bash", COMP_WORDS="kit profile x --backend onnxruntime-x", COMP_CWORD="4")
+    assert completion.stdout.split() == ["onnxruntime-xnnpack"]
 
 
 def test_verbose_says_what_is_read_and_written(tmp_path: Path) -> None:
@@ -150,22 +150,22 @@ def test_verbose_says_what_is_read_and_written(tmp_path: Path) -> None:
         "--profiles",
         str(tmp_path),
     )
-    quiet, said, detailed = kit(*words), kit("-v", *words), kit("-vv", *words)
+    quiet, verbose, detailed = kit(*words), kit("-v", *words), kit("-vv", *words)
     assert "kit.store" not in quiet.stderr and "kit 0." not in quiet.stderr
     assert (
-        re.search(r"ms kit: kit 0\..*Python 3\.", said.stderr)
-        and ".jsonl" in said.stderr
-        and ".journal" not in said.stderr
+        re.search(r"ms kit: kit 0\..*Python 3\.", verbose.stderr)
+        and ".jsonl" in verbose.stderr
+        and ".journal" not in verbose.stderr
     )
     assert ".journal" in detailed.stderr and "run 1 of the template process" in detailed.stderr
     assert "Traceback" in kit("-vv", "profile", "none.onnx").stderr
 
 
 def test_the_page_of_all_verbs_is_current_and_fits() -> None:
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, ROOT / "scripts" / "cli-reference", "--check"], capture_output=True, text=True
     )
-    assert done.returncode == 0, done.stderr
+    assert completed.returncode == 0, completed.stderr
     page = (ROOT / "docs" / "cli.md").read_text()
     assert all(f"\n## kit {verb}\n" in page for verb in VERBS)
     assert not [line for line in page.splitlines() if len(line) > 100]

@@ -33,7 +33,7 @@ def words_of(table: Table) -> set[str]:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_the_latency_stays_whole_at_every_width(width: int) -> None:
+def test_the_latency_is_never_cut_at_every_width(width: int) -> None:
     table = profile_table()
     lines = table.lines(width)
     assert all(len(line) <= width and line == line.rstrip() for line in lines)
@@ -59,8 +59,8 @@ def test_text_is_broken_between_words_only() -> None:
     table.add_row("onnxruntime", "1.25.0", reason)
     lines = table.lines(50)
     assert all(len(line) <= 50 for line in lines)
-    said = " ".join(line[line.rindex("  ") + 2 :] if "  " in line else line for line in lines[2:])
-    assert said.split() == reason.split()
+    cells_text = " ".join(line[line.rindex("  ") + 2 :] if "  " in line else line for line in lines[2:])
+    assert cells_text.split() == reason.split()
 
 
 def test_a_column_without_a_word_and_a_table_without_a_row() -> None:
@@ -81,7 +81,7 @@ cells = st.text(st.characters(categories=["L", "N", "P"]), min_size=1, max_size=
 
 
 @given(st.lists(st.tuples(cells, cells, cells), min_size=1, max_size=5), st.integers(40, 200))
-def test_every_cell_that_is_shown_is_whole(rows: list[tuple[str, str, str]], width: int) -> None:
+def test_every_cell_that_is_shown_is_complete(rows: list[tuple[str, str, str]], width: int) -> None:
     table = Table.of("", ("name", "one", "two"))
     for row in rows:
         table.add_row(*row)
@@ -121,9 +121,9 @@ def run(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, width: int | No
     monkeypatch.delenv("COLUMNS", raising=False)
     if width is not None:
         monkeypatch.setenv("COLUMNS", str(width))
-    done = CliRunner().invoke(app, list(words))
-    assert done.exit_code == 0, done.output
-    return done
+    completed = CliRunner().invoke(app, list(words))
+    assert completed.exit_code == 0, completed.output
+    return completed
 
 
 def tables_of(stdout: str, width: int | None) -> list[str]:
@@ -140,16 +140,16 @@ def tables_of(stdout: str, width: int | None) -> list[str]:
 @pytest.mark.parametrize("verb", TABLES)
 def test_no_verb_breaks_a_word(verb: str, width: int, base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every piece of a line of a table is a word of the same table in a pipe, where nothing is broken."""
-    whole = run(TABLES[verb], monkeypatch, None).stdout
+    full_table = run(TABLES[verb], monkeypatch, None).stdout
     narrow = run(TABLES[verb], monkeypatch, width).stdout
-    known = {*whole.split(), "Not", "shown", "at", "this", "width:", "(--csv", "has", "all)."}
+    full_words = {*full_table.split(), "Not", "shown", "at", "this", "width:", "(--csv", "has", "all)."}
     pieces = {word for line in tables_of(narrow, width) for word in line.split() if "/" not in word}
-    plain = {word.rstrip(",.") for word in known}
+    plain = {word.rstrip(",.") for word in full_words}
     shortened = {
         p for p in pieces if p.startswith("…")
     }  # the name of a row, its end kept, where nothing else is left to give
     assert not {p for p in pieces - shortened if p.rstrip(",.") not in plain}
-    assert all(any(word.endswith(p[1:]) for word in known) for p in shortened)
+    assert all(any(word.endswith(p[1:]) for word in full_words) for p in shortened)
     assert all(len(line) <= width for line in tables_of(narrow, width))
 
 
@@ -170,5 +170,5 @@ def test_csv_is_csv_and_nothing_else(verb: str, base: Path, monkeypatch: pytest.
 
 def test_json_and_csv_exclude_each_other(base: Path) -> None:
     for words in (("--json", "--csv"), ("--csv", "--json")):
-        done = CliRunner().invoke(app, ["backends", *words])
-        assert done.exit_code == 2 and "not both" in done.output
+        completed = CliRunner().invoke(app, ["backends", *words])
+        assert completed.exit_code == 2 and "not both" in completed.output

@@ -93,15 +93,17 @@ def test_equal_seeds_choose_equally(tmp_path: Path, small: None) -> None:
     assert chosen[0] == chosen[1] != chosen[2]
 
 
-def test_a_killed_run_goes_on_and_counts_what_is_there(tmp_path: Path, small: None) -> None:
-    whole, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20), Bench(tmp_path / "whole.jsonl"))
+def test_a_killed_run_resumes_and_counts_its_records(tmp_path: Path, small: None) -> None:
+    uninterrupted, bench = run(
+        tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20), Bench(tmp_path / "whole.jsonl")
+    )
     run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=15))
     again, rest = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20))
     assert rest.batches == bench.batches[2:] and again.new == 5
-    assert {r.artifact.artifact_id for r in again.records} == {r.artifact.artifact_id for r in whole.records}
+    assert {r.artifact.artifact_id for r in again.records} == {r.artifact.artifact_id for r in uninterrupted.records}
     assert len(store.read_profiles([tmp_path / "x.jsonl"])) == 20
-    done, idle = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20))
-    assert not idle.batches and done.new == 0 and "20 networks are measured" in done.ended
+    completed, idle = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), at_most=20))
+    assert not idle.batches and completed.new == 0 and "20 networks are measured" in completed.ended
 
 
 def test_records_of_another_point_or_space_do_not_count(tmp_path: Path, small: None) -> None:
@@ -114,11 +116,11 @@ def test_records_of_another_point_or_space_do_not_count(tmp_path: Path, small: N
 
 
 def test_a_sample_is_the_space_s_own_and_goes_in_fixed_pieces(tmp_path: Path) -> None:
-    wanted = [s.id for s in SPACE.sample(45, 7)]
+    sample_ids = [s.id for s in SPACE.sample(45, 7)]
     exploration, bench = run(tmp_path, ExplorationPlan(SPACE, MeasureSettings(), sample=45, seed=7))
     assert [len(b) for b in bench.batches] == [profiler.BATCH_JOBS, 5] and [
         i for b in bench.batches for i in b
-    ] == wanted
+    ] == sample_ids
     assert exploration.reached and "all 45" in exploration.ended and exploration.model is None
 
 
@@ -229,8 +231,8 @@ RETIRED: dict[str, str] = {
     ],
 )
 def test_bad_words_are_one_sentence(verb: str, words: str, says: str, tmp_path: Path) -> None:
-    done = CliRunner().invoke(app, [verb, *words.split(), "--profiles", str(tmp_path)])
-    assert isinstance(done.exception, UsageError) and says in str(done.exception)
+    completed = CliRunner().invoke(app, [verb, *words.split(), "--profiles", str(tmp_path)])
+    assert isinstance(completed.exception, UsageError) and says in str(completed.exception)
     assert not list(tmp_path.iterdir())
 
 
@@ -266,9 +268,9 @@ def test_the_verb_shows_the_way_and_the_end(
 
     monkeypatch.setattr(profiler, "profile", profile)
     words = ["explore", "resnet20", "--budget", "15", "--profiles", str(tmp_path)]
-    done = CliRunner().invoke(app, [*words, "--json"])
-    assert done.exit_code == 0, done.exception
-    printed = json.loads(done.stdout)
+    completed = CliRunner().invoke(app, [*words, "--json"])
+    assert completed.exit_code == 0, completed.exception
+    printed = json.loads(completed.stdout)
     assert printed["measured"] == printed["new"] == 15 and [s["measured"] for s in printed["steps"]] == [10, 15]
     assert printed["file"].endswith("resnet20-space-onnxruntime-t1.jsonl") and Path(printed["file"]).is_file()
     assert not any(path.exists() for path in folders)

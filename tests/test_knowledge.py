@@ -111,7 +111,7 @@ def test_equal_accuracy_goes_to_the_faster() -> None:
     assert answer.chosen is not None and answer.chosen.artifact_id == "fast"
 
 
-def test_devices_are_kept_apart() -> None:
+def test_devices_are_not_mixed() -> None:
     base = knowledge.build([*profiles(), synthetic.profile("small", 0.1, on=synthetic.device("slow-board"))])
     with pytest.raises(BadRecord, match="say which with --device"):
         knowledge.ask(base.rows, Need())
@@ -180,7 +180,7 @@ def test_other_operating_points_decide_only_where_they_are_named() -> None:
         knowledge.ask(rows, Need(point="t1-gap10ms"))
 
 
-def test_batches_are_asked_for() -> None:
+def test_batches_are_named() -> None:
     rows = knowledge.build(
         [
             synthetic.profile("a", 0.1),
@@ -319,7 +319,7 @@ def test_a_data_set_can_be_named() -> None:
         knowledge.ask(rows, Need(dataset="digit"))
 
 
-def test_an_unknown_accuracy_competes_only_with_its_like_or_when_asked() -> None:
+def test_an_unknown_accuracy_competes_only_with_its_like_or_by_option() -> None:
     rows = [row("known", 0.02), row("blind", 0.001, accuracy=None, dataset=None)]
     answer = knowledge.ask(rows, Need(deadline_s=0.03))
     assert answer.chosen is not None and answer.chosen.artifact_id == "known"
@@ -378,14 +378,14 @@ def test_measuring_settles_what_was_predicted() -> None:
         row("small", 0.004),
         *(predicted(n, 0.0098, accuracy=a) for n, a in (("hope", 0.95), ("near", 0.9), ("gone", 0.97))),
     ]
-    asked: list[str] = []
+    measured_ids: list[str] = []
 
-    def measure(wanted: KnowledgeRow) -> KnowledgeRow | None:
-        asked.append(wanted.artifact_id)
-        return truth[wanted.artifact_id]
+    def measure(next_row: KnowledgeRow) -> KnowledgeRow | None:
+        measured_ids.append(next_row.artifact_id)
+        return truth[next_row.artifact_id]
 
     answer = knowledge.ask(rows, Need(deadline_s=0.01), measure=measure)
-    assert answer.chosen == truth["near"] and answer.promised and asked == ["gone", "hope", "near"]
+    assert answer.chosen == truth["near"] and answer.promised and measured_ids == ["gone", "hope", "near"]
     again = knowledge.ask(rows, Need(deadline_s=0.01), measure=measure, measures_max=1)
     assert not again.promised
     with pytest.raises(NoAnswer, match="could not be measured"):
@@ -535,17 +535,17 @@ def test_an_empty_base_and_an_unknown_backend() -> None:
 def test_what_is_measured_first_is_what_is_most_probably_the_best() -> None:
     hopes = [predicted("dream", 0.0115, accuracy=0.99), predicted("likely", 0.0098, accuracy=0.9)]
     safe = row("safe", 0.004, accuracy=0.5)
-    asked: list[str] = []
+    measured_ids: list[str] = []
 
     def measure(predicted_row: KnowledgeRow) -> KnowledgeRow:
-        asked.append(predicted_row.artifact_id)
+        measured_ids.append(predicted_row.artifact_id)
         return row(predicted_row.artifact_id, predicted_row.p99_s, accuracy=predicted_row.accuracy)
 
     answer = knowledge.ask([*hopes, safe], Need(deadline_s=0.01), measure=measure, measures_max=1)
-    assert asked == ["likely"] and answer.promised and answer.chosen is not None
+    assert measured_ids == ["likely"] and answer.promised and answer.chosen is not None
     assert answer.chosen.artifact_id == "likely"
     knowledge.ask([*hopes, safe], Need(deadline_s=0.01), measure=measure)
-    assert asked[1:] == ["likely", "dream"]  # a small chance is looked at as long as measurements are left
+    assert measured_ids[1:] == ["likely", "dream"]  # a small probability is looked at as long as measurements are left
 
 
 def test_a_predicted_memory_is_an_upper_estimate() -> None:

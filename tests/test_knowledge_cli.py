@@ -102,16 +102,18 @@ def allocator(k: int, median_s: float) -> KnowledgeRow:
     )  # fmt: skip
 
 
-def test_the_size_table_beside_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_size_table_and_the_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     rows = tuple(allocator(k, 10e-6 + 1e-6 * k) for k in (1, 2, 5, 8))
     store.write_record(Path("knowledge.json"), KnowledgeBase(created_utc=synthetic.NOW, kit_version="0", rows=rows))
-    done = CliRunner().invoke(
+    completed = CliRunner().invoke(
         app, ["knowledge", "table", "--sizes-kbit", "1,10", "--clocks-ghz", "0.1,3", "--out", "k.json"]
     )
-    printed = " ".join(done.output.split())
-    assert done.exit_code == 0 and "Best K by measured times" in printed and "Best K at 2 cycle(s) per MAC" in printed
-    assert "published data" in done.output and "quality: 8, 10, 20, 30" in done.output
+    printed = " ".join(completed.output.split())
+    assert (
+        completed.exit_code == 0 and "Best K by measured times" in printed and "Best K at 2 cycle(s) per MAC" in printed
+    )
+    assert "published data" in completed.output and "quality: 8, 10, 20, 30" in completed.output
     table = json.loads(Path("k.json").read_text())
     assert [c["measured"] for c in table["cells"]] == ["1", "5", "5", "5"] and table["kind"] == "dynamic_table"
     quality = knowledge.TABLE_I.model_copy(update={"source": "mine", "delay_s": {"1": 1.0, "8": 0.5}})

@@ -66,7 +66,9 @@ def folder(
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-def test_a_predicted_row_is_marked_and_states_its_doubt(predictor: latency.Predictor, base: KnowledgeBase) -> None:
+def test_a_predicted_row_is_marked_and_states_its_uncertainty(
+    predictor: latency.Predictor, base: KnowledgeBase
+) -> None:
     int8 = next(sub for sub in SPACE if sub.precision == "int8")
     predicted = knowledge.predicted_rows(predictor, [*OTHERS, int8], base.rows, threads=1, model="m")
     assert [r.artifact_id for r in predicted.rows] == [sub.id for sub in OTHERS]
@@ -148,8 +150,8 @@ def test_an_estimate_of_memory_is_an_upper_one() -> None:
     true = x @ np.array([2e7, 3.0, 2.0]) * np.exp(0.03 * rng.standard_normal(200))
     model = fit_memory(x[:100], true[:100])
     assert model is not None
-    kept = [(e, t) for row, t in zip(x[100:], true[100:], strict=True) if (e := model.estimate(row)) is not None]
-    assert 0.8 <= np.mean([e >= t for e, t in kept]) <= 0.98
+    estimates = [(e, t) for row, t in zip(x[100:], true[100:], strict=True) if (e := model.estimate(row)) is not None]
+    assert 0.8 <= np.mean([e >= t for e, t in estimates]) <= 0.98
 
 
 def test_rows_carry_memory_when_enough_was_measured(predictor: latency.Predictor, base: KnowledgeBase) -> None:
@@ -222,10 +224,10 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
     """The measuring itself is the profiler's and tested there; here a record made up stands for it."""
     build("--accuracy", "a.json")
     monkeypatch.setattr(measuring, "recognise", lambda: synthetic.device(HERE))
-    asked: list[tuple[str, Path]] = []
+    measured_rows: list[tuple[str, Path]] = []
 
     def profiled(row: KnowledgeRow, spec: Any, out: Path, on_step: Any) -> ProfileRecord:
-        asked.append((row.artifact_id, out))
+        measured_rows.append((row.artifact_id, out))
         return profile(spaces.subnetwork(row.artifact_id))
 
     monkeypatch.setattr(measuring, "_profiled", profiled)
@@ -235,7 +237,7 @@ def test_measure_measures_before_it_promises(folder: Path, monkeypatch: pytest.M
     printed = json.loads(kit("knowledge", "ask", *need, "--measure", "--json"))
     assert printed["promised"] and printed["chosen"]["origin"] == "measured"
     now = store.read_record(Path("knowledge.json"), KnowledgeBase).rows
-    for name, out in asked:
+    for name, out in measured_rows:
         assert out == Path("kit-profiles") / HERE / measuring.FILE
         (row,) = [r for r in now if r.artifact_id == name]
         assert row.origin == "measured" and row.sha256 and row.accuracy is not None

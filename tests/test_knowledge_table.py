@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic
-from decisions import asked, limits_of, plainly, random_queries, random_rows, row
+from decisions import choice, limits_of, plainly, random_queries, random_rows, row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -28,8 +28,8 @@ def test_a_random_million_is_answered_as_by_comparing_every_row(count: int, need
     chosen = table.choose_many(**queries)
     want = plainly(rows, queries, need)
     names = np.array([*(v.artifact_id for v in table.variants), "none"])
-    wanted = np.array([*(r.artifact_id for r in rows), "none"])
-    assert np.array_equal(names[chosen], wanted[want])
+    expected_ids = np.array([*(r.artifact_id for r in rows), "none"])
+    assert np.array_equal(names[chosen], expected_ids[want])
     assert count == 1 or len(set(chosen.tolist())) > 10
 
 
@@ -43,7 +43,7 @@ def test_ask_one_and_many_agree(seed: int) -> None:
         limits = limits_of(queries, i)
         one = table.choose(**limits)
         assert one == many[i], limits
-        assert (table.variants[one].artifact_id if one >= 0 else None) == asked(rows, Need(**limits)), limits
+        assert (table.variants[one].artifact_id if one >= 0 else None) == choice(rows, Need(**limits)), limits
 
 
 @given(
@@ -73,7 +73,7 @@ def test_ties_and_values_on_the_limit(
     )
     table = knowledge.compile(rows, percentiles=(99,))
     chosen = table.choose(deadline, memory, floor, link, download, energy)
-    assert (table.variants[chosen].artifact_id if chosen >= 0 else None) == asked(rows, need)
+    assert (table.variants[chosen].artifact_id if chosen >= 0 else None) == choice(rows, need)
     many = table.choose_many(deadline, memory, floor, link, download, energy)
     assert many.tolist() == [chosen]
 
@@ -120,7 +120,7 @@ def test_bad_queries_are_one_sentence() -> None:
     assert table.choose_many(np.array([])).shape == (0,)
 
 
-def test_limits_are_asked_of_the_table_not_compiled() -> None:
+def test_limits_belong_to_queries_not_to_compiling() -> None:
     with pytest.raises(UsageError, match="compiled without limits"):
         knowledge.compile(random_rows(3), Need(deadline_s=1))
     with pytest.raises(BadRecord, match="None of these rows may decide"):

@@ -39,7 +39,7 @@ def test_a_known_line_is_recovered_with_an_interval_around_it() -> None:
     assert len(model.record_ids) == len(MACS)
 
 
-def test_the_papers_lambda_stands_beside_it_and_fails() -> None:
+def test_the_papers_lambda_is_fitted_too_and_fails() -> None:
     (model,) = latency.fit(on_the_line())
     assert model.paper is not None and model.paper.mape > 5 and model.paper.within_10 == 0.0
 
@@ -55,13 +55,13 @@ def test_without_a_clock_the_factor_is_in_seconds_per_mac() -> None:
     assert model.clock_source == "unknown" and model.s_per_mac == pytest.approx(LAMBDA / synthetic.CLOCK_HZ, rel=0.01)
 
 
-def test_a_clock_seen_during_the_measurement_beats_the_nominal_one() -> None:
+def test_a_clock_observed_during_the_measurement_beats_the_nominal_one() -> None:
     (model,) = latency.fit(clocked(3.0e9, "observed"))
     assert model.clock_source == "observed" and model.clock_hz == 3.0e9
     assert model.lambda_cycles_per_mac == pytest.approx(LAMBDA * 1.5, rel=0.01)
 
 
-def test_a_clock_measured_beside_the_networks_says_so() -> None:
+def test_a_clock_measured_between_the_networks_is_named_so() -> None:
     (model,) = latency.fit(clocked(2.5e9, "measured"))
     assert (model.clock_source, model.clock_hz) == ("measured", 2.5e9)
     assert model.paper is not None and model.s_per_mac == pytest.approx(LAMBDA / synthetic.CLOCK_HZ, rel=0.01)

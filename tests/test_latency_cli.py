@@ -41,7 +41,7 @@ def test_fit_writes_a_model_and_predict_reads_it(tmp_path: Path, profiles: Path,
     assert "lambda in cycles per MAC" in shown.stdout and "cross-validation" in shown.stdout
     assert f"Chosen: {about['reason']}" in shown.stdout.replace("\n", " ")
     legend = " ".join(shown.stdout.split())
-    assert "* is the chosen family" in legend and "p: how often chance alone" in legend
+    assert "* is the chosen family" in legend and "p: how often random signs" in legend
 
     source = sorted(tiny_build.glob("*.onnx"))[0]
     shutil.copy(source, tmp_path / "own.onnx")

@@ -170,12 +170,12 @@ def test_what_cannot_be_counted_has_no_kernels() -> None:
 def test_describe_stores_the_kernels(tiny_build: Path, tmp_path: Path) -> None:
     source = sorted(tiny_build.glob("*.onnx"))[0]
     (tmp_path / "own.onnx").write_bytes(source.read_bytes())
-    made = export.describe_onnx(tmp_path / "own.onnx")
-    assert made.kernels is not None and sum(k.macs * k.count for k in made.kernels) == made.macs
-    assert store.read_record(tmp_path / "own.json", Artifact) == made
-    old = made.model_copy(update={"kernels": None})  # as an older kit wrote it
+    artifact = export.describe_onnx(tmp_path / "own.onnx")
+    assert artifact.kernels is not None and sum(k.macs * k.count for k in artifact.kernels) == artifact.macs
+    assert store.read_record(tmp_path / "own.json", Artifact) == artifact
+    old = artifact.model_copy(update={"kernels": None})  # as an older kit wrote it
     store.write_record(tmp_path / "own.json", old)
-    assert export.describe_onnx(tmp_path / "own.onnx") == made == store.read_record(tmp_path / "own.json", Artifact)
+    assert export.describe_onnx(tmp_path / "own.onnx") == artifact == store.read_record(tmp_path / "own.json", Artifact)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

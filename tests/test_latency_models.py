@@ -262,9 +262,9 @@ def test_predicting_needs_numpy_alone(tmp_path: Path) -> None:
         assert not {"scipy", "sklearn", "torch"} & set(sys.modules)
     """
     words = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == pytest.approx(fitted().predict(kernels_of(NETS[40:42])).seconds, rel=1e-9)
+    completed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True)
+    assert completed.returncode == 0, completed.stderr
+    assert json.loads(completed.stdout) == pytest.approx(fitted().predict(kernels_of(NETS[40:42])).seconds, rel=1e-9)
 
 
 def test_drift_corrected_latencies_are_what_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -375,11 +375,11 @@ def test_the_posterior_returns_to_what_was_measured_and_to_the_prior_far_away() 
     model = fitted()
     posterior = model.posterior
     assert posterior is not None
-    seen = posterior.shares
-    ratio, sd = posterior.predict(seen)
-    assert np.abs(ratio * seen.roof_s / np.array(model.measured.seconds) - 1).max() < 0.05
-    blocks = posterior._prior(seen)
-    assert blocks == pytest.approx(np.diag(posterior.covariance.whole(seen, seen)), rel=1e-6)
+    shares = posterior.shares
+    ratio, sd = posterior.predict(shares)
+    assert np.abs(ratio * shares.roof_s / np.array(model.measured.seconds) - 1).max() < 0.05
+    blocks = posterior._prior(shares)
+    assert blocks == pytest.approx(np.diag(posterior.covariance.between(shares, shares)), rel=1e-6)
     assert np.all(sd**2 < blocks + posterior.noise * ratio**2)
     assert gaussian_process.sigmoid(0.0) == 0.5
 
@@ -388,16 +388,18 @@ def test_the_roofline_is_not_known_either_and_adds_what_a_linear_trend_adds() ->
     """The closed form against the whole covariance, trend and all: what a Gaussian process knows after its observations."""
     model = fitted()
     assert model.gaussian_process is not None and model.posterior is not None and model.gaussian_process.freedom
-    posterior, seen = model.posterior, model.posterior.shares
+    posterior, shares = model.posterior, model.posterior.shares
     cases = Cases.of(arrange(kernels_of(NETS[100:130])), model.states)
     at = model.shares(cases)
     ratio, sd = posterior.predict(at)
 
-    def whole(a: Shares, b: Shares) -> Float64Array:
-        return posterior.covariance.whole(a, b) + a.slopes @ b.slopes.T
+    def full_covariance(a: Shares, b: Shares) -> Float64Array:
+        return posterior.covariance.between(a, b) + a.slopes @ b.slopes.T
 
-    measured = posterior.factor @ posterior.factor.T + seen.slopes @ seen.slopes.T
-    left = whole(at, at) - whole(at, seen) @ np.linalg.solve(measured, whole(seen, at))
+    measured = posterior.factor @ posterior.factor.T + shares.slopes @ shares.slopes.T
+    left = full_covariance(at, at) - full_covariance(at, shares) @ np.linalg.solve(
+        measured, full_covariance(shares, at)
+    )
     assert sd == pytest.approx(np.sqrt(np.diag(left) + posterior.noise * ratio**2), rel=1e-5)
     speed = sorted(model.gaussian_process.freedom).index("mac")  # scales all times alike
     assert at.slopes[:, speed] == pytest.approx(model.gaussian_process.freedom["mac"])

@@ -92,8 +92,8 @@ def model_only(change: Callable[[httpx.Response, bytes], httpx.Response]) -> Any
 
 
 def reply(response: httpx.Response, body: bytes, **headers: str) -> httpx.Response:
-    kept = {k: v for k, v in response.headers.items() if k not in ("content-length", "transfer-encoding")}
-    return httpx.Response(response.status_code, headers={**kept, **headers}, content=iter([body]))
+    kept_headers = {k: v for k, v in response.headers.items() if k not in ("content-length", "transfer-encoding")}
+    return httpx.Response(response.status_code, headers={**kept_headers, **headers}, content=iter([body]))
 
 
 def flip(response: httpx.Response, body: bytes) -> httpx.Response:
@@ -114,8 +114,8 @@ def installed(to: Path) -> dict[str, bytes]:
 
 
 def test_round_trip(site: Site) -> None:
-    seen: list[tuple[int, int]] = []
-    pulled = site.pull(progress=lambda done, total: seen.append((done, total)))
+    steps: list[tuple[int, int]] = []
+    pulled = site.pull(progress=lambda received, total: steps.append((received, total)))
     files = installed(site.to)
     assert set(files) == {"net-a.onnx", "net-a.json", "net-a.npz", "manifest.json", "install.json"}
     for name in ("net-a.onnx", "net-a.npz"):
@@ -128,9 +128,9 @@ def test_round_trip(site: Site) -> None:
     assert pulled.answer.chosen is not None and pulled.answer.chosen.artifact_id == "net-a"
     assert swap.read_install(pulled.folder) == (pulled.receipt, pulled.manifest)
     assert pulled.manifest == package.read_packages(site.library)[0]
-    assert pulled.receipt.bytes_downloaded == pulled.manifest.size_bytes == seen[-1][0] == seen[-1][1]
+    assert pulled.receipt.bytes_downloaded == pulled.manifest.size_bytes == steps[-1][0] == steps[-1][1]
     assert (pulled.receipt.source, pulled.receipt.checked) == (site.url, "compared the sample")
-    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert [received for received, _ in steps] == sorted(received for received, _ in steps)
     assert not (site.to / ".staging").exists()
 
 
@@ -163,7 +163,7 @@ def test_damaged_install_is_mended(site: Site) -> None:
     assert installed(site.to)["net-a.onnx"] == good["net-a.onnx"]
 
 
-def test_staged_files_are_not_asked_for_again(site: Site) -> None:
+def test_staged_files_are_not_requested_again(site: Site) -> None:
     """A check that cannot run (a missing runtime, say) refuses; the next pull needs no byte of the link."""
 
     def no_runtime(folder: Path, manifest: Manifest) -> str:
@@ -203,12 +203,12 @@ def test_server_that_ignores_the_range(site: Site) -> None:
     with pytest.raises(LinkError):
         site.pull(model_only(cut))
 
-    def whole(request: httpx.Request, response: httpx.Response) -> httpx.Response:
+    def full_reply(request: httpx.Request, response: httpx.Response) -> httpx.Response:
         if "range" not in request.headers:
             return response
         return httpx.Response(200, content=iter([(site.root / "build/net-a.onnx").read_bytes()]))
 
-    receipt, manifest = site.pull(whole).receipt, site.pull().manifest
+    receipt, manifest = site.pull(full_reply).receipt, site.pull().manifest
     assert receipt.bytes_downloaded == manifest.size_bytes
 
 
@@ -321,8 +321,8 @@ def test_blob_cut_short_on_the_server(site: Site) -> None:
 
 def forged(site: Site, change: Callable[[dict[str, Any]], Any], *, config: bool) -> Any:
     """A hand on the wire that forges config or image and mends every hash above it, up to the choice itself."""
-    (held,) = package.read_catalog(site.library)
-    image = json.loads(package.blob_path(site.library, held.digest).read_bytes())
+    (packaged,) = package.read_catalog(site.library)
+    image = json.loads(package.blob_path(site.library, packaged.digest).read_bytes())
     inner = json.loads(package.blob_path(site.library, image["config"]["digest"]).read_bytes())
     change(inner if config else image)
     inner_raw = json.dumps(inner).encode()
@@ -332,8 +332,8 @@ def forged(site: Site, change: Callable[[dict[str, Any]], Any], *, config: bool)
 
     def handler(request: httpx.Request) -> httpx.Response:
         if request.url.path == "/v1/choose":
-            told = httpx.post(f"{site.url}/v1/choose", json={}).json()
-            return httpx.Response(200, json={**told, "manifest_digest": f"sha256:{store.sha256_bytes(image_raw)}"})
+            reply = httpx.post(f"{site.url}/v1/choose", json={}).json()
+            return httpx.Response(200, json={**reply, "manifest_digest": f"sha256:{store.sha256_bytes(image_raw)}"})
         return httpx.Response(200, content=image_raw if "/manifests/" in request.url.path else inner_raw)
 
     return httpx.MockTransport(handler)
@@ -393,9 +393,9 @@ def test_answer_about_another_file(site: Site) -> None:
         body = response.read()
         if request.url.path != "/v1/choose":
             return _same(response, body)
-        told = json.loads(body)
-        told["answer"]["chosen"]["sha256"] = "0" * 64
-        return httpx.Response(200, json=told)
+        reply = json.loads(body)
+        reply["answer"]["chosen"]["sha256"] = "0" * 64
+        return httpx.Response(200, json=reply)
 
     with pytest.raises(IntegrityError, match="about another model than package net-a holds"):
         site.pull(spoil)
@@ -466,7 +466,7 @@ def test_package_larger_than_allowed(site: Site) -> None:
         site.pull(max_bytes=1000)
 
 
-def test_disk_too_small_is_said_before_the_first_byte(site: Site) -> None:
+def test_disk_too_small_is_reported_before_the_first_byte(site: Site) -> None:
     site.add(seed=8, size=4 << 20)
     with small_disk(site.root / "disk") as disk:
         with pytest.raises(StorageError, match="disk is too full for this package"):
@@ -480,8 +480,8 @@ def test_disk_that_fills_up_meanwhile(site: Site) -> None:
         before = site.pull(to=disk / "to").folder
         site.add(seed=8, size=2 << 20)
 
-        def fill(done: int, total: int) -> None:
-            if done > 200_000 and not (disk / "other").exists():
+        def fill(received: int, total: int) -> None:
+            if received > 200_000 and not (disk / "other").exists():
                 with (disk / "other").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
                     while True:
                         file.write(b"x" * 4096)
@@ -522,9 +522,9 @@ def test_two_pulls_into_one_folder(site: Site) -> None:
 # ---------------------------------------------------------------------------------------------------------------- swap
 
 
-def test_a_reader_always_sees_a_whole_current(site: Site) -> None:
+def test_a_reader_always_sees_a_complete_install(site: Site) -> None:
     site.pull()
-    seen: set[str] = set()
+    steps: set[str] = set()
     faults: list[str] = []
     stop = threading.Event()
 
@@ -536,7 +536,7 @@ def test_a_reader_always_sees_a_whole_current(site: Site) -> None:
                 continue
             _, manifest = swap.read_install(folder)
             faults.extend(f.file for f in manifest.files if store.sha256_file(folder / f.file) != f.sha256)
-            seen.add(folder.name)
+            steps.add(folder.name)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -544,10 +544,10 @@ def test_a_reader_always_sees_a_whole_current(site: Site) -> None:
         for seed in range(1, 9):
             site.add(seed=seed, size=20_000)
             folder = site.pull().folder
-            while folder.name not in seen and reader.is_alive():  # each version is read before the next swap
+            while folder.name not in steps and reader.is_alive():  # each version is read before the next swap
                 stop.wait(0.001)
     finally:
         stop.set()
         reader.join()
     assert not faults
-    assert len(seen) == 9
+    assert len(steps) == 9

@@ -32,15 +32,15 @@ def web(library: Path) -> Iterator[httpx.Client]:
 
 def test_health_and_list(web: httpx.Client, library: Path) -> None:
     assert web.get("/healthz").json() == {"status": "ok", "packages": 2}
-    told = web.get("/v1/packages").json()["packages"]
-    assert [Manifest.model_validate(p["manifest"]) for p in told] == package.read_packages(library)
+    reply = web.get("/v1/packages").json()["packages"]
+    assert [Manifest.model_validate(p["manifest"]) for p in reply] == package.read_packages(library)
 
 
 def test_choice(web: httpx.Client) -> None:
-    told = web.post("/v1/choose", json={"deadline_s": 0.1}).json()
-    assert told["package"] == "net-b"
-    assert Answer.model_validate(told["answer"]).need == Need(deadline_s=0.1)
-    oci.digest_hex(told["manifest_digest"])
+    reply = web.post("/v1/choose", json={"deadline_s": 0.1}).json()
+    assert reply["package"] == "net-b"
+    assert Answer.model_validate(reply["answer"]).need == Need(deadline_s=0.1)
+    oci.digest_hex(reply["manifest_digest"])
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"[]", b'{"deadline_s": -1}', b'{"deadlines": 1}', b"{" * 70_000])
@@ -88,13 +88,13 @@ def test_oci_way(web: httpx.Client) -> None:
 def test_ranges_and_validators(web: httpx.Client, library: Path) -> None:
     model = package.read_packages(library)[0].artifact.model
     place = f"/v2/net-a/blobs/sha256:{model.sha256}"
-    whole = web.get(place).content
+    content = web.get(place).content
     part = web.get(place, headers={"Range": "bytes=1000-"})
-    assert (part.status_code, part.content) == (206, whole[1000:])
+    assert (part.status_code, part.content) == (206, content[1000:])
     assert part.headers["content-range"] == f"bytes 1000-{model.size_bytes - 1}/{model.size_bytes}"
     assert web.get(place, headers={"Range": f"bytes={model.size_bytes}-"}).status_code == 416
     assert web.get(place, headers={"If-None-Match": f'"sha256:{model.sha256}"'}).status_code == 304
-    assert web.get(place, headers={"Range": "bytes=5-", "If-Range": '"other"'}).content == whole
+    assert web.get(place, headers={"Range": "bytes=5-", "If-Range": '"other"'}).content == content
 
 
 @pytest.mark.parametrize(

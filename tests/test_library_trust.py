@@ -83,7 +83,7 @@ class Attacker:
         return self.ref(file)
 
     def name_program(
-        self, file: str = f"{NAME}.pt2", *, manifest: bool = True, sidecar: bool = True, held: bool = True
+        self, file: str = f"{NAME}.pt2", *, manifest: bool = True, sidecar: bool = True, library_copy: bool = True
     ) -> None:
         """Name ``file`` as the torch program in the manifest and in the sidecar, and hold it among the package's files."""
         update = {"torch_program": self.ref(file)}
@@ -91,7 +91,7 @@ class Attacker:
             self.artifact = self.artifact.model_copy(update=update)
         if sidecar:
             self.sidecar = self.sidecar.model_copy(update=update)
-        if held:
+        if library_copy:
             self.others.append(self.ref(file))
 
     def both(self, **update: Any) -> None:
@@ -123,8 +123,8 @@ class Attacker:
         files = [(self.folder / f.file).read_bytes() for f in manifest.files]
         replies = {f"/v2/{NAME}/blobs/sha256:{store.sha256_bytes(data)}": data for data in (config, *files)}
         replies[f"/v2/{NAME}/manifests/sha256:{store.sha256_bytes(image)}"] = image
-        told = {"package": NAME, "manifest_digest": f"sha256:{store.sha256_bytes(image)}"}
-        choice = json.dumps({**told, "answer": self.answer(manifest).model_dump(mode="json")}).encode()
+        reply = {"package": NAME, "manifest_digest": f"sha256:{store.sha256_bytes(image)}"}
+        choice = json.dumps({**reply, "answer": self.answer(manifest).model_dump(mode="json")}).encode()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -183,11 +183,11 @@ def attacker(tiny_build: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def refused(*words: object) -> KitError:
     """The refusal of a verb: exit code 1, one printable sentence."""
-    done = CliRunner().invoke(app, [str(w) for w in words])
-    assert isinstance(done.exception, KitError), done.output
-    assert done.exception.exit_code == 1, done.exception
-    assert str(done.exception).isprintable()
-    return done.exception
+    completed = CliRunner().invoke(app, [str(w) for w in words])
+    assert isinstance(completed.exception, KitError), completed.output
+    assert completed.exception.exit_code == 1, completed.exception
+    assert str(completed.exception).isprintable()
+    return completed.exception
 
 
 def test_the_payload_is_real(attacker: Attacker) -> None:
@@ -225,7 +225,7 @@ def only_sidecar_names_it(a: Attacker) -> None:
 
 
 def sidecar_names_a_file_of_an_earlier_pull(a: Attacker) -> None:
-    a.name_program(manifest=False, held=False)
+    a.name_program(manifest=False, library_copy=False)
 
 
 def model_is_the_program(a: Attacker) -> None:
@@ -240,7 +240,7 @@ def model_is_the_program_and_nothing_to_compare(a: Attacker) -> None:
 
 def sidecar_calls_the_model_a_program(a: Attacker) -> None:
     model_is_the_program(a)
-    a.name_program(f"{NAME}.onnx", manifest=False, held=False)
+    a.name_program(f"{NAME}.onnx", manifest=False, library_copy=False)
 
 
 def model_of_another_name(a: Attacker) -> None:
@@ -339,24 +339,24 @@ def test_pull_installs_nothing_of_a_forged_package(attacker: Attacker, tmp_path:
 def test_pull_as_a_process(attacker: Attacker, tmp_path: Path) -> None:
     """The whole way of the attack: exit code 1, one sentence, nothing installed, also when the device asks for PyTorch."""
     evil_pt2(attacker)
-    for asked in ((), ("--backend", "pytorch")):
+    for options in ((), ("--backend", "pytorch")):
         with attacker.serving() as url:
-            words = [sys.executable, "-m", "kit", "pull", url, "--to", "device", *asked]
-            done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 1
-        assert done.stdout == "" and done.stderr.startswith("kit: The choice of http://127.0.0.1:")
-        assert len(done.stderr.splitlines()) == 1
+            words = [sys.executable, "-m", "kit", "pull", url, "--to", "device", *options]
+            completed = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert completed.returncode == 1
+        assert completed.stdout == "" and completed.stderr.startswith("kit: The choice of http://127.0.0.1:")
+        assert len(completed.stderr.splitlines()) == 1
         assert not (tmp_path / "device").exists()
 
 
 def test_an_honest_package_is_installed_and_measured(attacker: Attacker, tmp_path: Path) -> None:
     with attacker.serving() as url:
-        done = CliRunner().invoke(app, ["pull", url, "--to", "device", "--no-measure", "--json"])
-    assert done.exit_code == 0, done.output
+        completed = CliRunner().invoke(app, ["pull", url, "--to", "device", "--no-measure", "--json"])
+    assert completed.exit_code == 0, completed.output
     current = tmp_path / "device/current"
     assert {p.suffix for p in current.iterdir()} == {".onnx", ".json", ".npz"}
-    done = CliRunner().invoke(app, ["profile", str(current), *FAST, "--json"])
-    assert done.exit_code == 0, done.output
+    completed = CliRunner().invoke(app, ["profile", str(current), *FAST, "--json"])
+    assert completed.exit_code == 0, completed.output
 
 
 # -------------------------------------------------------------------------------------------------------- the server's side
@@ -375,7 +375,7 @@ def test_a_server_serves_no_forged_package(attacker: Attacker, tmp_path: Path) -
             read(lib)
 
 
-def test_a_choice_for_another_runtime_is_not_told(attacker: Attacker, tiny_build: Path, tmp_path: Path) -> None:
+def test_a_choice_for_another_runtime_is_not_served(attacker: Attacker, tiny_build: Path, tmp_path: Path) -> None:
     httpx = pytest.importorskip("httpx")
     artifact = store.read_record(tiny_build / f"{NAME}.json", Artifact)
     package.add(tmp_path / "lib", tiny_build, [artifact], {NAME: [make_promise()]})
@@ -388,14 +388,14 @@ def test_a_choice_for_another_runtime_is_not_told(attacker: Attacker, tiny_build
 def test_add_leaves_the_program_at_home(attacker: Attacker, tiny_build: Path, tmp_path: Path) -> None:
     artifact = store.read_record(tiny_build / f"{NAME}.json", Artifact)
     assert artifact.torch_program is not None
-    (made,) = package.add(tmp_path / "lib", tiny_build, [artifact], {NAME: [make_promise()]})
-    assert made.artifact == artifact.model_copy(update={"torch_program": None})
-    sidecar = package.blob_path(tmp_path / "lib", f"sha256:{made.files[1].sha256}")
-    assert store.read_record(sidecar, Artifact) == made.artifact
+    (manifest,) = package.add(tmp_path / "lib", tiny_build, [artifact], {NAME: [make_promise()]})
+    assert manifest.artifact == artifact.model_copy(update={"torch_program": None})
+    sidecar = package.blob_path(tmp_path / "lib", f"sha256:{manifest.files[1].sha256}")
+    assert store.read_record(sidecar, Artifact) == manifest.artifact
     wrong = make_promise().model_copy(update={"backend": "pytorch"})
     with pytest.raises(UntrustedPackage, match="backend 'pytorch'"):
         package.add(tmp_path / "lib", tiny_build, [artifact], {NAME: [wrong]})
-    assert package.read_packages(tmp_path / "lib") == [made]
+    assert package.read_packages(tmp_path / "lib") == [manifest]
 
 
 # ------------------------------------------------------------------------------------------------------ an earlier install
@@ -459,8 +459,8 @@ def test_pull_of_what_an_older_kit_installed(old: Path, attacker: Attacker) -> N
 
 
 def test_an_old_install_is_still_measured_as_an_onnx_model(old: Path) -> None:
-    done = CliRunner().invoke(app, ["profile", str(old), *FAST, "--json"])
-    assert done.exit_code == 0, done.output
+    completed = CliRunner().invoke(app, ["profile", str(old), *FAST, "--json"])
+    assert completed.exit_code == 0, completed.output
 
 
 def test_an_old_install_with_a_compiled_part(attacker: Attacker, tmp_path: Path) -> None:
@@ -474,7 +474,7 @@ def test_an_old_install_with_a_compiled_part(attacker: Attacker, tmp_path: Path)
 # ---------------------------------------------------------------------------------------------------------------- the rule
 
 
-def test_every_backend_is_judged() -> None:
+def test_every_backend_is_listed_or_refused() -> None:
     """A new backend is refused for installs until somebody says that it reads the ONNX file and nothing beside it."""
     of_onnx = {"kit.backends.onnxrt", "kit.backends.openvino_rt", "kit.backends.tensorrt_rt"}
     assert {name for name, leaf in backends.LEAVES.items() if leaf.module in of_onnx} == trust.ONNX_BACKENDS
@@ -509,8 +509,8 @@ session = backends.load("onnxruntime").open(Path("x.onnx"), None, 1)
 print(session._session.get_session_options().intra_op_num_threads)
 """
     environment = {"ORT_LOAD_CONFIG_FROM_MODEL": "1", "PYTHONPATH": str(Path(backends.__file__).parents[2])}
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.split() == ["1"]
+    assert completed.stdout.split() == ["1"]
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]

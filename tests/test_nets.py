@@ -42,8 +42,8 @@ def image(count: int = 1) -> torch.Tensor:
 
 def test_the_names_need_no_torch() -> None:
     code = "import sys; sys.modules['torch'] = None; from kit.nets import ROOTS; print(*ROOTS)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == list(nets.ROOTS)
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout.split() == list(nets.ROOTS)
 
 
 def test_unknown_root_says_did_you_mean() -> None:
@@ -85,12 +85,12 @@ def test_the_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize("keep", [0.7, 0.5, 0.3])
 def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp_path: Path) -> None:
     with train.deterministic(0, threads=1):
-        whole = nets.network(root.name).eval()
-        thin = prune.prune(whole, keep, image())
-        full, less = (graph_macs(n.cut(root.depths[-1]).eval(), tmp_path) for n in (whole, thin))
+        full_net = nets.network(root.name).eval()
+        thin = prune.prune(full_net, keep, image())
+        full, less = (graph_macs(n.cut(root.depths[-1]).eval(), tmp_path) for n in (full_net, thin))
         with torch.no_grad():
             assert all(torch.isfinite(logits).all() for logits in thin(image(2)))
-    before, after = dict(whole.named_modules()), dict(thin.named_modules())
+    before, after = dict(full_net.named_modules()), dict(thin.named_modules())
     for name, layer in after.items():
         if isinstance(layer, torch.nn.Conv2d):
             assert layer.out_channels % 8 == 0
@@ -106,13 +106,13 @@ def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp
 def test_pruned_heads_keep_their_own_channels() -> None:
     """Every channel that stays in the attention must stay in the head it came from."""
     with train.deterministic(0, threads=1):
-        whole = nets.network("vit_tiny").eval()
-        thin = prune.prune(whole, 0.5, image())
-    source, kept = (n.stages[0][1].self_attention.in_proj_weight for n in (whole, thin))
-    position = whole.stages[0][0].positions[0, 0], thin.stages[0][0].positions[0, 0]
+        full_net = nets.network("vit_tiny").eval()
+        thin = prune.prune(full_net, 0.5, image())
+    source, pruned_weight = (n.stages[0][1].self_attention.in_proj_weight for n in (full_net, thin))
+    position = full_net.stages[0][0].positions[0, 0], thin.stages[0][0].positions[0, 0]
     where = [int((position[0] == value).nonzero()[0]) for value in position[1]]
     assert [w // 64 for w in where] == [0] * 32 + [1] * 32 + [2] * 32
-    torch.testing.assert_close(kept[:96], source[where][:, where])
+    torch.testing.assert_close(pruned_weight[:96], source[where][:, where])
 
 
 def torch_macs(net: torch.nn.Module) -> int:
@@ -170,8 +170,8 @@ def test_split_is_fixed_stratified_and_disjoint() -> None:
     assert torch.bincount(digits.test.labels).min() >= 43
     assert abs(float(digits.train.images.mean())) < 0.01
     assert abs(float(digits.train.images.std()) - 1) < 0.01
-    seen = {row.numpy().tobytes() for row in digits.train.images}
-    assert sum(row.numpy().tobytes() in seen for row in digits.test.images) == 0
+    train_rows = {row.numpy().tobytes() for row in digits.train.images}
+    assert sum(row.numpy().tobytes() in train_rows for row in digits.test.images) == 0
 
 
 def test_shifting_moves_without_changing_the_size() -> None:

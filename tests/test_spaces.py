@@ -26,7 +26,7 @@ members = st.sampled_from(sorted(SPACES)).flatmap(
 
 
 @given(members)
-def test_every_member_is_found_again_by_its_id(sub: SubNetwork) -> None:
+def test_every_member_is_parsed_from_its_id(sub: SubNetwork) -> None:
     assert spaces.subnetwork(sub.id) == sub
     space = SPACES[sub.root]
     assert sub in space and space.normal(SubNetwork.parse(sub.id)) == sub
@@ -46,14 +46,14 @@ def test_a_space_is_a_sequence_of_different_ids(name: str) -> None:
         space[space.size]
 
 
-def test_a_small_space_is_listed_whole() -> None:
+def test_a_small_space_is_listed_completely() -> None:
     space = SPACES["vgg11"]
     assert len(set(space.ids())) == space.size == 2**3 * 7 * 11 * 2
     assert len(list(space)) == space.size
 
 
 @pytest.mark.parametrize("name", SPACES)
-def test_the_root_is_the_whole_network_and_a_member(name: str) -> None:
+def test_the_root_is_the_full_network_and_a_member(name: str) -> None:
     root = SPACES[name].root
     assert root in SPACES[name] and root.width == 1.0 and root.precision == "fp32"
     assert all(
@@ -92,9 +92,9 @@ def test_a_sample_is_uniform(name: str) -> None:
         "depth" if len(space.stages) == 1 else "blocks": int(np.prod(space.stages)),
     }  # fmt: skip
     for what, count in choices.items():
-        seen = Counter(getattr(sub, what) for sub in drawn)
+        counts = Counter(getattr(sub, what) for sub in drawn)
         expected = len(drawn) / count
-        chi = sum((seen[key] - expected) ** 2 / expected for key in seen) + (count - len(seen)) * expected
+        chi = sum((counts[key] - expected) ** 2 / expected for key in counts) + (count - len(counts)) * expected
         free = count - 1
         assert chi < free * (1 - 2 / (9 * free) + 3.72 * (2 / (9 * free)) ** 0.5) ** 3, what
 
@@ -140,14 +140,14 @@ def test_other_wrong_inputs_get_one_sentence(tmp_path: Path) -> None:
 
 @given(members, st.sampled_from(spaces.BLOCKS))
 def test_kernels_are_consistent(sub: SubNetwork, block: int) -> None:
-    made = spaces.kernels(sub, block)
-    assert made == spaces.kernels(sub, block)
-    assert all(k.read_bytes >= 0 and k.written_bytes > 0 and k.count >= 1 for k in made)
-    assert all(k.precision == sub.precision for k in made)
-    assert [k.stage for k in made] == sorted(k.stage for k in made)
-    assert sum(k.macs * k.count for k in made) == spaces.macs(sub) > 0
+    kernels = spaces.kernels(sub, block)
+    assert kernels == spaces.kernels(sub, block)
+    assert all(k.read_bytes >= 0 and k.written_bytes > 0 and k.count >= 1 for k in kernels)
+    assert all(k.precision == sub.precision for k in kernels)
+    assert [k.stage for k in kernels] == sorted(k.stage for k in kernels)
+    assert sum(k.macs * k.count for k in kernels) == spaces.macs(sub) > 0
     item = 1 if sub.precision == "int8" else 4
-    for k in made:
+    for k in kernels:
         if k.kind in ("conv", "pointwise", "linear"):
             biases = 0 if k.weight_bytes == item * k.inner * k.columns else 4 * k.columns
             assert k.weight_bytes == item * k.inner * k.columns + biases
@@ -188,10 +188,10 @@ def test_kernels_of_an_artifact_come_from_its_id_or_its_sidecar(tmp_path: Path) 
 
 
 def test_equal_blocks_stand_as_one_kernel_with_a_count() -> None:
-    made: tuple[Kernel, ...] = spaces.kernels(SPACES["vit_large"].root)
-    assert {k.count for k in made if k.stage == 1} == {23, 1}
-    assert sum(k.count for k in made if k.kind == "softmax") == 24
-    assert sum(k.count for k in made if k.kind == "matmul") == 48
+    kernels: tuple[Kernel, ...] = spaces.kernels(SPACES["vit_large"].root)
+    assert {k.count for k in kernels if k.stage == 1} == {23, 1}
+    assert sum(k.count for k in kernels if k.kind == "softmax") == 24
+    assert sum(k.count for k in kernels if k.kind == "matmul") == 48
 
 
 # ------------------------------------------------------------------------------------------------------ allocators
@@ -252,7 +252,7 @@ def test_only_the_chosen_experts_are_read() -> None:
 
 
 @given(st.integers(0, 3), st.integers(0, 10**6), st.integers(1, 3000))
-def test_weights_have_the_size_they_are_asked_for(seed: int, place: int, columns: int) -> None:
+def test_weights_have_the_requested_size(seed: int, place: int, columns: int) -> None:
     drawn = onnxfile.numbers(Stored("float32", (64, columns), std=0.3, mean=1.0), seed, place)
     assert drawn.dtype == np.float32 and drawn.shape == (64, columns)
     assert drawn.mean() == pytest.approx(1.0, abs=6 * 0.3 / drawn.size**0.5)

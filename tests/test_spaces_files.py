@@ -129,10 +129,8 @@ def run(path: Path, seed: int, count: int = 1) -> list[np.ndarray]:
     options.intra_op_num_threads = 1
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    given, rng = session.get_inputs()[0], np.random.default_rng(seed)
-    return [
-        session.run(None, {given.name: rng.standard_normal(given.shape).astype(np.float32)})[0] for _ in range(count)
-    ]
+    node, rng = session.get_inputs()[0], np.random.default_rng(seed)
+    return [session.run(None, {node.name: rng.standard_normal(node.shape).astype(np.float32)})[0] for _ in range(count)]
 
 
 # -------------------------------------------------------------------------------------------------------- the same work
@@ -150,12 +148,12 @@ def test_macs_and_parameters_of_each_root_are_torchs(name: str) -> None:
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)
     assert spaces.macs(root) == counter.get_total_flops() // 2
-    held = sum(p.numel() for p in net.parameters())
+    stored_parameters = sum(p.numel() for p in net.parameters())
     folded = sum(m.num_features for m in net.modules() if isinstance(m, nn.BatchNorm2d))
     if root.family == "vgg":
         folded *= 2  # torchvision's convolutions there have a bias of their own, too
     scalars = 4 if root.family == "vit" else 0  # Gelu's three constants and the scale of attention are stored tensors
-    assert spaces.counts(root).parameters == held - folded + scalars
+    assert spaces.counts(root).parameters == stored_parameters - folded + scalars
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
@@ -167,9 +165,9 @@ def test_macs_are_thops_but_for_what_runtimes_fold_away(name: str) -> None:
     net, image = twin(root).eval(), torch.zeros(1, 3, root.resolution_px, root.resolution_px)
     extra = 0
 
-    def count(module: nn.Module, given: Any, made: Any) -> None:
+    def count(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal extra
-        extra += 4 * made.numel() if isinstance(module, nn.BatchNorm2d) else given[0].numel() + made.numel()
+        extra += 4 * output.numel() if isinstance(module, nn.BatchNorm2d) else inputs[0].numel() + output.numel()
 
     hooks = [
         m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.BatchNorm2d | nn.AdaptiveAvgPool2d)
@@ -207,8 +205,8 @@ def test_the_kernels_hold_all_weights(written: Any, text: str) -> None:
         t for t in onnx.load(path).graph.initializer if t.name not in aside and t.data_type != onnx.TensorProto.INT64
     ]
     scalars = sum(numpy_helper.to_array(t).nbytes for t in stored if not t.dims or list(t.dims) == [1])
-    held = sum(k.weight_bytes * k.count for k in spaces.kernels(artifact.subnetwork))
-    assert held == artifact.weight_bytes - scalars
+    stored_parameters = sum(k.weight_bytes * k.count for k in spaces.kernels(artifact.subnetwork))
+    assert stored_parameters == artifact.weight_bytes - scalars
 
 
 # --------------------------------------------------------------------------------------------------------- the same graph
@@ -235,10 +233,10 @@ def test_kernels_are_what_onnxruntime_makes_of_the_file(written: Any, text: str)
         if op not in VIEWS:
             executed[KIND[op]] += count
     block = spaces.block_of(_cpu_flags())
-    told: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for kernel in spaces.kernels(artifact.subnetwork, block):
-        told[KIND.get(kernel.kind, kernel.kind)] += kernel.count
-    assert told == executed
+        counts[KIND.get(kernel.kind, kernel.kind)] += kernel.count
+    assert counts == executed
 
 
 def _cpu_flags() -> set[str]:
@@ -257,20 +255,20 @@ def test_onnxruntime_executes_what_it_would_of_torchs_export(written: Any, text:
             for parameter in net.parameters():  # equal or zero ones, as before training, would be merged or left out
                 parameter.add_(0.02 * torch.randn_like(parameter))
         export._scale_activations(net, images)
-        whole = tmp_path / "torch.onnx"
-        whole.write_bytes(export.to_files(net, images[:1]).onnx)
+        torch_file = tmp_path / "torch.onnx"
+        torch_file.write_bytes(export.to_files(net, images[:1]).onnx)
         small = tmp_path / "torch-int8.onnx"
-        small.write_bytes(quantize.static(whole, images))
-    assert optimised(written(text.format("fp32"))[0]) == optimised(whole)
+        small.write_bytes(quantize.static(torch_file, images))
+    assert optimised(written(text.format("fp32"))[0]) == optimised(torch_file)
     assert optimised(written(text.format("int8"))[0]) == optimised(small)
 
 
-def test_stages_are_found_by_the_names_of_the_weights(written: Any) -> None:
+def test_stages_are_read_from_the_names_of_the_weights(written: Any) -> None:
     for precision in ("fp32", "int8"):
         path, _ = written(SMALL[0].format(precision))
-        found = onnxgraph.read(path)
-        assert found is not None
-        assert set(found.stages().values()) == {
+        file_graph = onnxgraph.read(path)
+        assert file_graph is not None
+        assert set(file_graph.stages().values()) == {
             "stem",
             "layer1.0",
             "layer2.0",
@@ -320,11 +318,11 @@ def test_allocator_a_computes_equations_4_to_6(written: Any, experts: int) -> No
     h = np.maximum(x @ w["input_layer.weight"].T + w["input_layer.bias"], 0)
     gate = (h @ w["gate.weight"])[0]
     chosen = np.argsort(-gate)[:experts]
-    wanted = np.zeros(30)
+    expected = np.zeros(30)
     for share, i in zip(softmax(gate[chosen]), chosen, strict=True):
         inner = np.maximum(h @ w["experts.0.weight"][i] + w["experts.0.bias"][i], 0)
-        wanted += share * np.log(softmax(inner @ w["experts.1.weight"][i] + w["experts.1.bias"][i]))[0]
-    assert run(path, seed=0)[0][0] == pytest.approx(softmax(wanted), abs=1e-5)
+        expected += share * np.log(softmax(inner @ w["experts.1.weight"][i] + w["experts.1.bias"][i]))[0]
+    assert run(path, seed=0)[0][0] == pytest.approx(softmax(expected), abs=1e-5)
 
 
 @pytest.mark.parametrize(("experts", "depth", "users"), [(1, 1, 5), (4, 2, 30), (10, 3, 60)])
@@ -340,7 +338,7 @@ def test_allocator_b_computes_equations_12_to_18(written: Any, experts: int, dep
             y = y @ w[f"experts.{layer}.weight"][i] + w[f"experts.{layer}.bias"][i]
             y = np.where(y > 0, y, 0.01 * y)
         mixed += share * y
-    wanted = softmax((mixed @ w["output_layers.weight"].T + w["output_layers.bias"]).T)
+    expected = softmax((mixed @ w["output_layers.weight"].T + w["output_layers.bias"]).T)
     answer = run(path, seed=0)[0]
-    assert answer == pytest.approx(wanted, abs=1e-5)
+    assert answer == pytest.approx(expected, abs=1e-5)
     assert answer.sum(axis=1) == pytest.approx(np.ones(2), abs=1e-5)  # shares of bandwidth and of computing

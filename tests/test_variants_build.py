@@ -41,7 +41,7 @@ def build(folder: Path, root: str = "vit_tiny", **settings: object) -> list[Arti
     return building.build(root, folder, **settings)  # type: ignore[arg-type]
 
 
-def test_every_variant_is_whole_and_checked(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_variant_is_complete_and_checked(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[str] = []
 
     def medians(paths: list[Path], image: object) -> list[float]:
@@ -69,14 +69,14 @@ def test_every_variant_is_whole_and_checked(build_folder: Path, monkeypatch: pyt
         with np.load(build_folder / f"{a.artifact_id}.sample.npz", allow_pickle=False) as sample:
             answers = evaluate.logits(build_folder / a.model.file, torch.from_numpy(sample["input"]))
             np.testing.assert_allclose(answers, sample["output"], rtol=1e-5, atol=1e-5)
-    whole, small, half, _ = artifacts
-    assert whole.check is not None
-    assert whole.check.top1_agreement == 1
-    assert whole.macs == small.macs
-    assert half.macs < 0.5 * whole.macs  # type: ignore[operator]
-    assert small.weight_bytes < 0.5 * whole.weight_bytes  # type: ignore[operator]
+    full_model, small, half, _ = artifacts
+    assert full_model.check is not None
+    assert full_model.check.top1_agreement == 1
+    assert full_model.macs == small.macs
+    assert half.macs < 0.5 * full_model.macs  # type: ignore[operator]
+    assert small.weight_bytes < 0.5 * full_model.weight_bytes  # type: ignore[operator]
     assert "static-qdq-u8s8 2000000.0 us" in small.origin.steps[-1]  # type: ignore[union-attr]
-    assert small.parameters == whole.parameters
+    assert small.parameters == full_model.parameters
     assert small.quantization == "dynamic-u8s8"
     assert small.torch_program is None
     for a in artifacts:
@@ -95,7 +95,7 @@ def test_a_fit_of_built_variants_knows_their_kernels(build_folder: Path) -> None
 
 
 def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = (build_folder / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
+    full_model = (build_folder / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
     validation = data.digits().validation
     monkeypatch.setattr(quantize, "medians_in_turns", lambda paths, image: [2.0, 1.0])
     scores = iter([0.97, 0.95, 0.97, 0.965])
@@ -105,7 +105,7 @@ def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeyp
         "accuracy",
         lambda answers, split: Accuracy(top1=next(scores), count=150, dataset="synthetic"),
     )
-    slow, fast = quantize.Quantized("slow", whole, ()), quantize.Quantized("fast", whole, ())
+    slow, fast = quantize.Quantized("slow", full_model, ()), quantize.Quantized("fast", full_model, ())
     assert quantize._choose([slow, fast], validation).how == "slow"
     assert quantize._choose([slow, fast], validation).how == "fast"
 
@@ -126,13 +126,13 @@ def test_a_finished_build_is_reused_without_work(build_folder: Path, monkeypatch
     assert len(build(build_folder)) == 4
 
 
-def test_a_damaged_file_is_made_again_from_kept_weights(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_is_built_again_from_stored_weights(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = build_folder / "vit_tiny-d2-w0.50-fp32-32.onnx"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    full_model = path.read_bytes()
+    path.write_bytes(full_model[:-1] + bytes([full_model[-1] ^ 1]))
     monkeypatch.setattr(train, "fit", lambda *_, **__: pytest.fail("the weights were kept"))
     build(build_folder)
-    assert path.read_bytes() == whole
+    assert path.read_bytes() == full_model
 
 
 def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,14 +33,14 @@ def conv_model(batch: int | str = 1, image: int = 8) -> onnx.ModelProto:
         helper.make_node("Flatten", ["p"], ["f"]),
         helper.make_node("Gemm", ["f", "g"], ["y"]),
     ]
-    made = helper.make_graph(
+    graph_proto = helper.make_graph(
         nodes,
         "net",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, image, image])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 2])],
         [weight("w", 4, 3, 3, 3), weight("b", 4), weight("g", 4, 2)],
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    return helper.make_model(graph_proto, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
 
 
 def saved(path: Path, model: onnx.ModelProto) -> Path:
@@ -143,8 +143,8 @@ def test_export_writes_a_checked_network(tmp_path: Path) -> None:
         answers = evaluate.logits(tmp_path / artifact.model.file, torch.from_numpy(sample["input"]))
         np.testing.assert_array_equal(answers, sample["output"])
         program = torch.export.load(tmp_path / "squeezenet1_1-64.pt2").module()
-        given = program(torch.from_numpy(sample["input"])).detach().numpy()
-    np.testing.assert_allclose(given, answers, atol=1e-4)
+        output = program(torch.from_numpy(sample["input"])).detach().numpy()
+    np.testing.assert_allclose(output, answers, atol=1e-4)
     again = export.export_root("squeezenet1_1", 64, tmp_path / "again", seed=3)
     assert again.model.sha256 == artifact.model.sha256
 

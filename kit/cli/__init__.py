@@ -1,7 +1,7 @@
 """The command line: one short function per verb. Each verb imports what it needs inside, so that ``--help`` works on a bare board.
 
-Results go to standard output, progress and complaints to standard error. Exit codes: 0 done, 1 the machine or a file
-failed, 2 the words or files given are not what the verb takes, 3 no variant meets the need. With ``--json`` a failure, too, is one
+Results go to standard output, progress and errors to standard error. Exit codes: 0 done, 1 the machine or a file
+failed, 2 the arguments or files are not what the verb takes, 3 no variant meets the need. With ``--json`` a failure, too, is one
 JSON object on standard output: {"error": sentence, "code": exit code, ...}.
 """
 
@@ -46,8 +46,8 @@ app = typer.Typer(
 )
 
 
-def _version(requested: bool) -> None:
-    if requested:
+def _version(flag: bool) -> None:
+    if flag:
         typer.echo(f"kit {__version__}")
         raise typer.Exit
 
@@ -106,15 +106,15 @@ for verbs in (
     verbs.add_to(app)
 examples.add_to(app)
 
-#: What typer raises for words that are no command line; typer gives the class no public name.
+#: What typer raises for arguments that are no command line; typer gives the class no public name.
 _Refused: type[Exception] = typer.BadParameter.__mro__[2]
 
 
 def main() -> None:
-    """Entry point of the ``kit`` command: an error is one sentence on standard error, JSON where that was asked for, and a code."""
+    """Entry point of the ``kit`` command: an error is one sentence on standard error, JSON with --json, and an exit code."""
     try:
         _main()
-    except BrokenPipeError:  # whoever read the output has gone: nothing is left to say, not even at exit
+    except BrokenPipeError:  # the reader of the output has closed it: nothing more is printed, not even at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
@@ -135,14 +135,14 @@ def _main() -> None:
 
 
 def _sentence(error: Exception) -> str:
-    """What is wrong with the words, and where the right ones stand; nothing where the help was printed in place of a complaint."""
+    """What is wrong with the arguments, and which help describes them; empty where the help was printed in place of an error."""
     context = getattr(error, "ctx", None)
     text = str(error.format_message()).strip()  # type: ignore[attr-defined]
     if not text or text.startswith("Usage:"):
         return text
     text = re.sub(
         r"( Did you mean '[^']*'\?)\1", r"\1", " ".join(text.split())
-    )  # which older versions of typer say twice
+    )  # which older versions of typer print twice
     return f"{text if text[-1] in '.?!' else text + '.'} See {context.command_path if context else 'kit'} --help."
 
 

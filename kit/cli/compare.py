@@ -1,4 +1,4 @@
-"""The verb ``compare``: two measurements, a label for each artifact."""
+"""The verb ``compare``: two measurements, the result for each artifact."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def compare(
 
     comparisons = comparing.compare(store.read_profiles([a]), store.read_profiles([b]), within / 100)
     counts: dict[str, int] = {
-        label: sum(c.label == label for c in comparisons) for label in comparing.COMPARISON_LABELS
+        result: sum(c.label == result for c in comparisons) for result in comparing.COMPARISON_LABELS
     }
     error, failed = (None, []) if fail_slower is None else _gate(comparisons, fail_slower)
     if json:
@@ -68,25 +68,25 @@ def compare(
 
 
 def _gate(comparisons: Sequence[Comparison], per_cent: float) -> tuple[MeasurementError | None, list[str]]:
-    """Why the gate closes (None: it does not), and the artifacts that are slower by more than ``per_cent``."""
+    """Why the gate fails (None: it passes), and the artifacts that are slower by more than ``per_cent``."""
     from kit.errors import MeasurementError
 
     slower = [c for c in comparisons if c.slower_by_more_than(per_cent / 100)]
     names = [c.artifact_id for c in slower]
-    comparable = sum(c.label != "not comparable" for c in comparisons)
+    compared = sum(c.label != "not comparable" for c in comparisons)
     if slower:
         worst = max(slower, key=lambda c: c.ratio or 0.0)
         return MeasurementError(
-            f"{len(slower)} of {comparable} are slower by more than {per_cent:g} %, the worst by {((worst.ratio or 1) - 1) * 100:.1f} % "
+            f"{len(slower)} of {compared} are slower by more than {per_cent:g} %, the worst by {((worst.ratio or 1) - 1) * 100:.1f} % "
             f"({worst.artifact_id}): look for what changed between A and B."
         ), names
     if lost := [c.artifact_id for c in comparisons if c.lost]:
         return MeasurementError(
             f"{len(lost)} that A measured failed in B or are missing there: {', '.join(lost[:5])}."
         ), names
-    if not comparable:
+    if not compared:
         return MeasurementError(
-            "Nothing could be compared, so the gate has seen nothing: measure both sides alike."
+            "Nothing could be compared, so the gate has no comparison: measure both sides alike."
         ), names
     return None, names
 
@@ -95,7 +95,7 @@ def _print(comparisons: Sequence[Comparison], counts: dict[str, int], within: fl
     table = _table(comparisons, within)
     if table.rows or not comparisons:
         show.print_table(table)
-    show.note(", ".join(f"{count} {label}" for label, count in counts.items() if count))
+    show.note(", ".join(f"{count} {result}" for result, count in counts.items() if count))
     for c in comparisons:
         if c.ratio is None:
             show.note(f"{_name(c)}: {c.label}{f', {c.why}' if c.why else ''}")
@@ -106,10 +106,10 @@ def _print(comparisons: Sequence[Comparison], counts: dict[str, int], within: fl
         show.say(
             "undecided: measure both sides in more processes (--rounds-min), or allow a wider margin with --within."
         )
-    comparable = len(comparisons) - counts["not comparable"]
-    if comparable >= 10:
+    compared = len(comparisons) - counts["not comparable"]
+    if compared >= 10:
         show.say(
-            f"Of {comparable} unchanged artifacts about {comparable * 0.05:.0f} would look faster or slower by chance."
+            f"Of {compared} unchanged artifacts about {compared * 0.05:.0f} would look faster or slower at random."
         )
 
 

@@ -1,4 +1,4 @@
-"""The verb ``explore``: of a space of sub-networks the few are measured from which the latency model predicts the rest."""
+"""The verb ``explore``: a few sub-networks of a space are measured, from which the latency model predicts the rest."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit import units
 from kit.cli import options, show
 from kit.cli.table import Column
 
@@ -62,11 +63,11 @@ def explore(
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
-    """Measure the sub-networks of a space that tell most about the others.
+    """Measure the sub-networks of a space that are most informative about the others.
 
     The next ones are those whose measurement reduces the latency model's error most, until it predicts 99 % of the space within
     10 % (--until), or until the time or the number is spent (--budget). Each batch is predicted before it is measured, so the errors
-    that are printed are honest. A killed run goes on when the same command is given again.
+    that are printed are those of unmeasured networks. A killed run resumes when the same command is given again.
     """
     from kit.latency import explore as exploring
 
@@ -155,6 +156,6 @@ def _steps_table(exploration: Exploration) -> Table:
     )  # fmt: skip
     table = show.make_table(title, "measured", *columns)
     for s in exploration.steps:
-        cells = [show.known(None if v is None else f"{v:.1%}") for v in (s.error, s.within, s.estimated, s.validated)]
+        cells = [units.known(None if v is None else f"{v:.1%}") for v in (s.error, s.within, s.estimated, s.validated)]
         table.add_row(str(s.measured), str(s.batch), *cells[:2], s.form or "none", *cells[2:])
     return table

@@ -1,4 +1,4 @@
-"""``knowledge pareto`` and ``knowledge map``: what no other variant beats, as table and plot, and the choice over two limits as a page."""
+"""``knowledge pareto`` and ``knowledge map``: the variants that no other dominates, and the choice over two limits as a page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit import units
 from kit.cli import needs, show
 from kit.cli.table import Column
 
@@ -35,7 +36,7 @@ def pareto(
 
     rows, percentile = needs.read_base(knowledge_file).rows, limits.percentile
     optional = {"memory": memory, "energy": energy, "size": size}
-    axes = ("latency", "accuracy", *(name for name, is_axis in optional.items() if is_axis))
+    axes = ("latency", "accuracy", *(name for name, included in optional.items() if included))
     front = knowledge.pareto(rows, needs.requirement_about(rows, limits, of_rows), axes)
     if json:
         show.emit({"axes": list(axes), "percentile": percentile, "front": [show.knowledge_row(r) for r in front]})
@@ -63,9 +64,8 @@ def _front_table(front: Sequence[KnowledgeRow], percentile: int, count: int) -> 
     )  # fmt: skip
     table = show.make_table(f"Nothing beats these {count}", "variant", *columns)
     for r in front:
-        memory = "unknown" if r.memory_bytes is None else f"{r.memory_bytes / 1e6:.4g}"
-        energy = "unknown" if r.energy_j is None else f"{r.energy_j * 1e3:.4g}"
-        accuracy = "unknown" if r.accuracy is None else f"{r.accuracy:.2%}"
+        memory, energy = units.in_unit(r.memory_bytes, units.MB), units.in_unit(r.energy_j, units.MJ)
+        accuracy = show.accuracy_text(r.accuracy)
         conditions = f"{r.backend} {r.point_name}"
         latency = show.ms(r.latency_s(percentile))
         table.add_row(
@@ -75,7 +75,7 @@ def _front_table(front: Sequence[KnowledgeRow], percentile: int, count: int) -> 
             accuracy,
             memory,
             energy,
-            f"{r.size_bytes / 1e6:.3g}",
+            units.in_unit(r.size_bytes, units.MB, 3),
             r.label or r.origin,
         )
     return table
@@ -102,7 +102,7 @@ def front_plot(front: Sequence[KnowledgeRow], percentile: int) -> list[str]:
 
 def decision_map(
     of_rows: needs.Rows,
-    against: Annotated[str, typer.Option(help="The other axis beside the deadline: memory or link.")] = "memory",
+    against: Annotated[str, typer.Option(help="The axis next to the deadline: memory or link.")] = "memory",
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("decisions.html"),
     percentile: needs.Percentile = 99,
     min_accuracy: needs.MinAccuracy = None,

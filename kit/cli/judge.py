@@ -20,7 +20,7 @@ Profiles = Annotated[
 ]
 
 
-CURVE = (5, 10, 20, 40)  # measurements at which fit --plots says how good a model of so few is
+CURVE = (5, 10, 20, 40)  # measurements for which fit --plots gives the error of a model of so few
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,7 +55,7 @@ def fit(
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
-    """Fit latency to measured networks: lambda with its interval beside the papers' lambda = 1, and the model family that predicts best."""
+    """Fit latency to measured networks: lambda with its interval, the papers' lambda = 1, and the model family that predicts best."""
     from kit import latency, store
     from kit.cli import predict
     from kit.cli.produce import need_training_tools
@@ -103,7 +103,7 @@ def _print(
 def _predictor(
     profiles: list[ProfileRecord], source: Path | None, level: float, seed: int, *, needed: bool
 ) -> Predictor | None:
-    """The predictor, or None with a word on standard error where there is too little for one and none was asked for."""
+    """The predictor, or None with a note on standard error where the records are too few and no option needs one."""
     from kit.errors import BackendUnavailable, BadRecord
     from kit.latency import fits
 

@@ -25,7 +25,7 @@ knowledge_app = typer.Typer(
 )
 
 REJECTED_SHOWN = 5
-SAMPLE = 1000  # of a space's sub-networks, where nothing else is asked for
+SAMPLE = 1000  # of a space's sub-networks, by default
 
 
 def add_to(app: typer.Typer) -> None:
@@ -229,9 +229,9 @@ def compile_table(
     rows = needs.read_base(knowledge_file).rows
     table = knowledge.compile(rows, needs.requirement_about(rows, of_rows, have=have))
     table.save(out)
-    kept = {p: len(table.arrays[f"p{p}_row"]) for p in table.percentiles}
+    deciding = {p: len(table.arrays[f"p{p}_row"]) for p in table.percentiles}
     if json:
-        show.emit({"file": str(out), "variants": [v._asdict() for v in table.variants], "deciding": kept})
+        show.emit({"file": str(out), "variants": [v._asdict() for v in table.variants], "deciding": deciding})
         return
-    counts = ", ".join(f"{count} at p{p}" for p, count in kept.items())
+    counts = ", ".join(f"{count} at p{p}" for p, count in deciding.items())
     print(f"{out}: {len(table.variants)} variants, of which some requirement can choose {counts}")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kit import units
 from kit.cli import needs, options, show
 from kit.cli.table import Column, text
 
@@ -35,7 +36,7 @@ def add(
     builds: Annotated[
         list[Path], typer.Argument(metavar="BUILD...", help="Build folders (or .onnx files with sidecars).")
     ],
-    to: Annotated[Path, typer.Option("--to", help="OCI image layout directory; made when missing.")],
+    to: Annotated[Path, typer.Option("--to", help="OCI image layout directory; created when missing.")],
     profiles: Annotated[
         Path, typer.Option(envvar="KIT_PROFILES", help="Profiles that the promises come from.")
     ] = options.PROFILES,
@@ -142,7 +143,7 @@ def fetch(url: str, need: Need, to: Path, *, measure: bool = True) -> Delivery:
 
     with show.progress("pull") as update:
         return delivery.pull(
-            url, need, to, measure=measure, on_bytes=lambda done, total: update("", done / max(total, 1)),
+            url, need, to, measure=measure, on_bytes=lambda received, total: update("", received / max(total, 1)),
             on_step=show.steps(update),
         )  # fmt: skip
 
@@ -209,5 +210,5 @@ def _package_table(manifests: Sequence[Manifest], layout: Path) -> Table:
         promised = ", ".join(
             f"{show.ms(p.p99_s)} ({p.device_id}, {p.backend} t{p.threads}, {p.label})" for p in m.promises
         )
-        table.add_row(m.name, f"{m.size_bytes / 1e6:.3g}", show.accuracy_text(top1), promised or "none")
+        table.add_row(m.name, units.in_unit(m.size_bytes, units.MB, 3), show.accuracy_text(top1), promised or "none")
     return table

@@ -95,7 +95,7 @@ class Retired:
 
 @dataclass(frozen=True)
 class Sweep:
-    """Operating points beside the one of the single options, and what they may change."""
+    """Further operating points next to that of the single options, and whether they may change clock and power mode."""
 
     batch: Annotated[
         int | None,
@@ -166,7 +166,7 @@ def profile(
 
     Every target runs in fresh processes, in random order, over rounds, until the interval of its median is narrow enough or the
     rounds or the budget end. Several backends and operating points are compared in one interleaved run. Raw times are appended to
-    PROFILES/<device_id>/. A killed run goes on when the same command is given again. kit explore measures a space of networks.
+    PROFILES/<device_id>/. A killed run resumes when the same command is given again. kit explore measures a space of networks.
     """
     retired.refuse()
     from kit.measure import jobs
@@ -223,13 +223,13 @@ def _print(records: Sequence[ProfileRecord], warnings: tuple[str, ...], out: Pat
     for record in records:
         if record.reason:
             show.say(f"{record.artifact.artifact_id} ({record.settings.name}): {record.status}: {record.reason}")
-    praise = "No warnings: narrow, long enough, undisturbed."
-    show.say(" ".join(warnings) or (praise if len(measured) == len(records) else "Not everything was measured."))
+    success = "No warnings: narrow, long enough, undisturbed."
+    show.say(" ".join(warnings) or (success if len(measured) == len(records) else "Not everything was measured."))
     show.say(f"Appended to {out}")
 
 
 def _program(network: AllocatorNetwork, path: Path) -> FileRef:
-    """What PyTorch runs of an allocator: torch is loaded when the first is asked for."""
+    """What PyTorch runs of an allocator: torch is loaded with the first one."""
     from kit.cli.produce import need_training_tools
 
     need_training_tools("torch")

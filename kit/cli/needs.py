@@ -71,7 +71,7 @@ class EveryLimit(Limits):
 
 @dataclass(frozen=True)
 class Rows:
-    """Which rows of a knowledge base are asked."""
+    """Which rows of a knowledge base are considered."""
 
     device: Device = None
     backend: Backend = None
@@ -116,7 +116,7 @@ def requirement(limits: Limits, **more: Any) -> Need:
 
 
 def requirement_about(rows: Sequence[KnowledgeRow], *groups: Limits | Rows, **more: Any) -> Need:
-    """:func:`requirement` about these rows: their device, and whole hashes of what it has. Raises UnknownName as well."""
+    """:func:`requirement` about these rows: their device, and full hashes of what it has. Raises UnknownName as well."""
     from kit.knowledge import limits as rules
 
     for group in groups:

@@ -54,7 +54,7 @@ def complete_device(incomplete: str) -> list[str]:
 
 
 def complete_target(incomplete: str) -> list[str]:
-    """Families of allocators, roots of spaces, and files (which the shell would leave out beside them)."""
+    """Families of allocators, roots of spaces, and files (which the shell would leave out otherwise)."""
     files = (path for path in Path().glob(f"{incomplete}*") if path.suffix == ".onnx" or path.is_dir())
     return [*complete_space(incomplete), *(f"{path}/" if path.is_dir() else str(path) for path in files)]
 
@@ -122,7 +122,7 @@ class Runtime:
 
 @dataclass(frozen=True)
 class PointOptions:
-    """How the machine stands while it is measured."""
+    """The state of the machine while it is measured."""
 
     threads: Threads = 1
     affinity: Annotated[

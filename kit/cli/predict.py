@@ -1,4 +1,4 @@
-"""The verb ``predict``, and what ``fit`` says about a predictor: networks that were never measured, with an interval."""
+"""The verb ``predict``, and the tables of ``fit`` about a predictor: networks that were never measured, with an interval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 LEGEND = (
     "* is the chosen family. An error is |predicted / measured - 1|; half of the predictions are off by the factor of 'half within' or "
-    "less.\np: how often chance alone would put a family so far behind the best one; below {rejected:g} it is rejected."
+    "less.\np: how often random signs would put a family so far behind the best one; below {rejected:g} it is rejected."
 )
 
 
@@ -50,13 +50,11 @@ def predict(
     if not isfinite(gap_ms) or gap_ms > 1e6:
         raise UsageError(f"--gap-ms {gap_ms:g} is no gap: give a number from 0 to 1000000.")
     predictor = latency.load(model)
-    kernels_of_networks = [networks.of_name(text, variants.kernels) for text in targets]
+    requested = [networks.of_name(text, variants.kernels) for text in targets]
     point = OperatingPoint(threads=threads or predictor.states[0].threads, gap_s=gap_ms * 1e-3)
-    predictions = networks.predict(
-        predictor, kernels_of_networks, point, None if clock_ghz is None else clock_ghz * 1e9
-    )
+    predictions = networks.predict(predictor, requested, point, None if clock_ghz is None else clock_ghz * 1e9)
     if json:
-        show.emit(_as_json(predictor, kernels_of_networks, predictions))
+        show.emit(_as_json(predictor, requested, predictions))
         return
     show.print_table(_table(predictor, predictions))
     for prediction in predictions:
@@ -66,9 +64,7 @@ def predict(
             )
 
 
-def _as_json(
-    predictor: Predictor, kernels_of_networks: list[NetworkKernels], predictions: list[Prediction]
-) -> dict[str, Any]:
+def _as_json(predictor: Predictor, requested: list[NetworkKernels], predictions: list[Prediction]) -> dict[str, Any]:
     rows = [
         {
             "id": prediction.network,
@@ -80,7 +76,7 @@ def _as_json(
             "extrapolates": prediction.extrapolates is not None,
             "why": prediction.extrapolates,
         }
-        for network, prediction in zip(kernels_of_networks, predictions, strict=True)
+        for network, prediction in zip(requested, predictions, strict=True)
     ]
     return {
         "device": predictor.device_id,
@@ -102,8 +98,8 @@ def _table(predictor: Predictor, predictions: list[Prediction]) -> Table:
     )
     for prediction in predictions:
         low, high = prediction.interval_s
-        interval = f"{low * 1e3:.4g} .. {high * 1e3:.4g}"
-        table.add_row(prediction.network, f"{prediction.seconds * 1e3:.4g}", interval, prediction.extrapolates or "no")
+        interval = f"{show.ms(low)} .. {show.ms(high)}"
+        table.add_row(prediction.network, show.ms(prediction.seconds), interval, prediction.extrapolates or "no")
     return table
 
 
@@ -111,7 +107,7 @@ def _table(predictor: Predictor, predictions: list[Prediction]) -> Table:
 
 
 def score_table(predictor: Predictor) -> Table:
-    """Errors of each model family and baseline on held-out networks: each column has one definition, which its name or the legend says."""
+    """Errors of each model family and baseline on held-out networks: each column has one definition, given by its name or the legend."""
     from math import exp
 
     from kit import latency
@@ -139,7 +135,7 @@ def score_table(predictor: Predictor) -> Table:
 
 
 def predictor_json(predictor: Predictor, file: Path | None, plots: Path | None = None) -> dict[str, Any]:
-    """What ``kit fit --json`` says about the predictor; the whole of it is in the file."""
+    """What ``kit fit --json`` prints of the predictor; the file holds all of it."""
     return {
         "file": None if file is None else str(file),
         "plots": None if plots is None else str(plots),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit import units
 from kit.cli import options, show
 from kit.cli.table import Column, text
 
@@ -44,7 +45,7 @@ def need_training_tools(*modules: str) -> None:
     except BackendUnavailable:
         if modules:
             raise
-        missing = versions.extra("workshop")  # whoever lacks one of them is told all that the tools are made of
+        missing = versions.extra("workshop")  # where one is missing the message names all of them
         raise BackendUnavailable(
             f"This verb needs the training tools, of which {', '.join(missing)} are not installed: {versions.install(*missing)}",
             missing=missing,
@@ -64,7 +65,7 @@ def build(
     """Train a root network and produce its depth, pruned and quantized variants as ONNX files with sidecars."""
     from kit.nets import root_of
 
-    root_of(root)  # a misspelt name is told before the training tools are looked for
+    root_of(root)  # a misspelt name is reported before the training tools are looked for
     need_training_tools()
     from kit.variants.build import build as make
 
@@ -121,4 +122,6 @@ def describe(
     if json:
         show.emit({"file": str(file.with_suffix(".json")), "artifact": artifact.model_dump(mode="json")})
     else:
-        print(f"{file.with_suffix('.json')}: {(artifact.macs or 0) / 1e6:.4g} MMACs, {artifact.parameters} parameters")
+        print(
+            f"{file.with_suffix('.json')}: {units.in_unit(artifact.macs or 0, units.MMAC)} MMACs, {artifact.parameters} parameters"
+        )

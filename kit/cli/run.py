@@ -1,4 +1,4 @@
-"""The main job, whole and small, on this machine: ``kit run`` goes through every package in the order of the data."""
+"""The complete job at a small size on this machine: ``kit run`` uses every package in the order of the data."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """What a run makes, from the device to the installed package."""
+    """What a run produces, from the device to the installed package."""
 
     device: DeviceSpec
     profiles: list[ProfileRecord]
@@ -50,7 +50,7 @@ class EndToEnd:
 
 
 def run(
-    out: Annotated[Path, typer.Option(help="Folder for everything that the run makes.")] = Path("run"),
+    out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")] = Path("run"),
     root: produce.Root = "resnet18",
     quick: Annotated[
         bool, typer.Option("--quick", help="A one-minute version: fewer epochs, variants and rounds.")
@@ -94,7 +94,7 @@ def _end_to_end(root: str, out: Path, seed: int, quick: bool) -> EndToEnd:
 
 
 def _fit(profiles: Sequence[ProfileRecord], file: Path, seed: int) -> tuple[LatencyModel, ...]:
-    """The efficiency factors; the model for ``kit predict`` goes to ``file``. Standard error says what could not be fitted."""
+    """The efficiency factors; the model for ``kit predict`` goes to ``file``. Standard error names what could not be fitted."""
     from kit import store
     from kit.errors import BadRecord
     from kit.latency import fits
@@ -140,7 +140,7 @@ def _produce(root: str, build: Path, seed: int, quick: bool) -> list[Artifact]:
 def _profile(
     artifacts: Sequence[Artifact], device: DeviceSpec, out: Path, seed: int, quick: bool
 ) -> list[ProfileRecord]:
-    """Every variant with onnxruntime on one thread; a killed profile goes on where it was."""
+    """Every variant with onnxruntime on one thread; a killed profile resumes where it was."""
     from kit.measure import profiler
     from kit.measure.targets import resolve
     from kit.records import MeasureSettings
@@ -150,9 +150,9 @@ def _profile(
         if quick
         else MeasureSettings(seed=seed)
     )
-    artifact_ids = {a.artifact_id for a in artifacts}
+    built_ids = {a.artifact_id for a in artifacts}
     targets = [
-        t for t in resolve([str(out / "build")], backend=settings.backend) if t.artifact.artifact_id in artifact_ids
+        t for t in resolve([str(out / "build")], backend=settings.backend) if t.artifact.artifact_id in built_ids
     ]
     jobs = [profiler.Job(target, settings) for target in targets]
     file = out / "profiles" / device.device_id / "variants.jsonl"
@@ -219,7 +219,7 @@ def _print(results: EndToEnd, page: Path, wall_s: float) -> None:
         choice.add_row(
             show.ms(a.need.deadline_s),
             a.chosen.artifact_id,
-            "unknown" if a.chosen.accuracy is None else f"{a.chosen.accuracy:.2%}",
+            show.accuracy_text(a.chosen.accuracy),
             show.ms(a.chosen.p99_s),
             "" if a.margin is None else f"{a.margin:.0%}",
             a.runner_up.artifact_id if a.runner_up else "none",

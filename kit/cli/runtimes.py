@@ -1,4 +1,4 @@
-"""The verb ``backends``: which runtimes can measure here, and what would bring the others."""
+"""The verb ``backends``: which runtimes can measure here, and what installs the others."""
 
 from __future__ import annotations
 

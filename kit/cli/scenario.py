@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kit import units
 from kit.cli import options, show
 from kit.cli.table import Column
 
@@ -136,14 +137,14 @@ def scenario(
 
 
 def _finish(records: Sequence[ScenarioRecord], out: Path, about: dict[str, Any], *, json: bool) -> None:
-    """Print, then raise what the exit code asks for: 1 nothing was measured, 3 no rate keeps the bound."""
+    """Print, then raise the error of the exit code: 1 nothing was measured, 3 no rate keeps the bound."""
     from kit.errors import NoAnswer
     from kit.measure import jobs
 
-    completed = [r for r in records if r.status == "ok"]
+    measured = [r for r in records if r.status == "ok"]
     error: KitError | None = jobs.failure(records, out)
-    if completed and all(r.reason is not None for r in completed):
-        error = NoAnswer(str(completed[0].reason))
+    if measured and all(r.reason is not None for r in measured):
+        error = NoAnswer(str(measured[0].reason))
     if json:
         show.emit_or_raise({**about, "scenarios": [as_json(r) for r in records]}, error)
         return
@@ -196,9 +197,10 @@ SERVER = (
 
 def table(record: ScenarioRecord) -> Table:
     """Every run of one record."""
-    how = record.settings
-    title = f"{record.artifact.artifact_id}: {how.scenario}, {how.backend}, {how.threads} thread(s), runs of {how.run_s:g} s"
-    server = how.scenario == "server"
+    settings = record.settings
+    runtime = f"{settings.backend}, {settings.threads} thread(s)"
+    title = f"{record.artifact.artifact_id}: {settings.scenario}, {runtime}, runs of {settings.run_s:g} s"
+    server = settings.scenario == "server"
     rows = show.make_table(title, *(SERVER if server else LOADS))
     for run in sorted(record.runs, key=lambda r: r.rate_hz or 0.0):
         rows.add_row(*_row(run, server))
@@ -209,7 +211,7 @@ def _row(run: ScenarioRun, server: bool) -> list[str]:
     offered = ["none" if run.rate_hz is None else f"{run.rate_hz:.4g}"] if server else []
     latencies = run.latencies
     if latencies is None:
-        failed = [*offered, show.known(run.batch), "", "", run.status]
+        failed = [*offered, units.known(run.batch), "", "", run.status]
         return failed + [""] * (len(SERVER if server else LOADS) - len(failed))
     times = (latencies.median_ns, latencies.p90_ns, latencies.p99_ns, latencies.sure_p90_ns, latencies.sure_p99_ns)
     shown = ["too few" if t is None else show.ms(t * 1e-9) for t in times]

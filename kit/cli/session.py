@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kit import units
 from kit.cli import options, show
 from kit.cli.table import Column
 
@@ -47,7 +48,8 @@ def session(
     show.print_table(_state_table(recording), _network_table(recording))
     if earlier:
         show.say(f"Against the session of {earlier[-1].session.created_utc[:16]}: bench/sessions.py shows all of them.")
-    show.say(f"Wrote {recording.path} ({recording.path.stat().st_size / 1e3:.0f} kB, {recording.session.wall_s:.0f} s)")
+    size = units.size(recording.path.stat().st_size)
+    show.say(f"Wrote {recording.path} ({size}, {recording.session.wall_s:.0f} s)")
 
 
 def _summary(recording: Recording, before: Recording | None) -> dict[str, Any]:

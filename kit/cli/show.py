@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 
+from kit import units
 from kit.cli.table import Column, Table, text, width, wrapped
 
 if TYPE_CHECKING:
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from kit.records import Answer, Artifact, DeviceSpec, KnowledgeRow, LatencyModel, Layers, Measurement, ProfileRecord
 
 
-def _one_format(context: typer.Context, requested: bool) -> bool:
-    """Callback of --csv and --json: the one that is read last meets the other."""
-    if requested and (context.params.get("json") or context.params.get("csv")):
+def _one_format(context: typer.Context, flag: bool) -> bool:
+    """Callback of --csv and --json: the one that is read last finds the other."""
+    if flag and (context.params.get("json") or context.params.get("csv")):
         raise typer.BadParameter("give --json or --csv, not both")
-    return requested
+    return flag
 
 
-def _csv(context: typer.Context, requested: bool) -> bool:
-    _Output.csv, _Output.tables = _one_format(context, requested), 0
-    return requested
+def _csv(context: typer.Context, flag: bool) -> bool:
+    _Output.csv, _Output.tables = _one_format(context, flag), 0
+    return flag
 
 
 class _Output:
@@ -62,7 +63,7 @@ def emit_or_raise(data: dict[str, Any], error: KitError | None) -> None:
 
 
 def emit_error(message: str, code: int, details: dict[str, Any]) -> None:
-    """The JSON object of a verb that failed: {"error": ..., "code": ..., and what more is known}."""
+    """The JSON object of a verb that failed: {"error": ..., "code": ..., and further details}."""
     emit({"error": message, "code": code, **{key: _plain(value) for key, value in details.items()}})
 
 
@@ -83,7 +84,7 @@ def say(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people beside the tables: on standard output, unless --csv keeps that for the rows."""
+    """A line for people next to the tables: on standard output, unless --csv keeps that for the rows."""
     print(text, file=sys.stderr if _Output.csv else sys.stdout)
 
 
@@ -114,7 +115,7 @@ class Update(Protocol):
 
 @contextmanager
 def progress(title: str) -> Iterator[Update]:
-    """A live line on standard error. An interruption says how to go on."""
+    """A live line on standard error. An interruption prints how to resume."""
     try:
         with _progress(title) as update:
             yield update
@@ -125,7 +126,7 @@ def progress(title: str) -> Iterator[Update]:
 
 @contextmanager
 def _progress(title: str) -> Iterator[Update]:
-    """Redrawn only when called: a refreshing thread would steal time from what is being measured. Where standard error is no
+    """Redrawn only when called: a refreshing thread would take time from what is being measured. Where standard error is no
     terminal, a line at each new tenth."""
     from rich import progress as rich_progress
     from rich.console import Console
@@ -155,7 +156,7 @@ def _progress(title: str) -> Iterator[Update]:
 
 
 def steps(update: Update) -> Callable[[Progress], None]:
-    """What a work below calls at each step, to redraw the progress line ``update``."""
+    """A progress callback that redraws the line ``update``."""
     return lambda progress: update(progress.text, progress.steps_done / max(progress.planned, 1), progress.remaining_s)
 
 
@@ -172,7 +173,7 @@ def _plain_progress(title: str) -> Update:
 
 
 def _left(remaining_s: float | None) -> str:
-    """How long it will take still, in words."""
+    """The remaining time as text."""
     if remaining_s is None:
         return ""
     return f"about {remaining_s:.0f} s left" if remaining_s < 90 else f"about {remaining_s / 60:.0f} min left"
@@ -188,20 +189,15 @@ def process_age_s() -> float:
 
 
 def ms(seconds: float | None) -> str:
-    """Seconds as milliseconds with three digits."""
-    return "unknown" if seconds is None else f"{seconds * 1e3:.4g}"
-
-
-def known(value: object) -> str:
-    """The value as text, or "unknown"."""
-    return "unknown" if value is None else str(value)
+    """Milliseconds, for a column or a text that names the unit."""
+    return units.in_unit(seconds, units.MS)
 
 
 # ------------------------------------------------------------------------------------------------------- JSON of records
 
 
 def variant(profile: ProfileRecord) -> dict[str, Any]:
-    """The shared JSON names of one profiled variant; failures have no timings and say why."""
+    """The shared JSON names of one profiled variant; failures have a reason and no timings."""
     artifact, sub, measured = profile.artifact, profile.artifact.subnetwork, profile.measurement
     out: dict[str, Any] = {
         "id": artifact.artifact_id,
@@ -291,7 +287,7 @@ def _layers(profile: ProfileRecord) -> dict[str, Any] | None:
 
 
 def latency_model(model: LatencyModel) -> dict[str, Any]:
-    """The shared JSON names of one fitted latency model, the papers' lambda = 1 beside it."""
+    """The shared JSON names of one fitted latency model, with the papers' lambda = 1."""
     quality, paper = model.quality, model.paper
     return {
         "device": model.device_id,
@@ -346,11 +342,11 @@ PROFILE = (
     Column("median ms"), Column("+- %", 2), Column("p99 ms", 3), Column("label", 1, "left"), Column("corrected ms", 5),
     Column("corrected +- %", 6), Column("GHz", 9), Column("accuracy", 4), Column("MB", 7), Column("MMACs", 8),
 )  # fmt: skip
-RUNS_MIN = 5  # below it an interval says nothing
+RUNS_MIN = 5  # below it an interval is not printed
 
 
 def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
-    """What was measured, a row a record; who failed stands in it with its outcome, and its reason is the caller's to say."""
+    """The measurements, a row a record; a failure has its outcome there, and the caller prints its reason."""
     conditions = sorted({f"{p.settings.backend} {p.settings.name}" for p in profiles})
     one = len(conditions) == 1
     title = f"Measured with {conditions[0]}" if one else "Measured"
@@ -368,19 +364,19 @@ def _timing_cells(profile: ProfileRecord) -> tuple[str, ...]:
     runs, corrected = len(measured.runs), measured.corrected_half_width
     half = f"{measured.half_width * 100:.1f}" if runs >= RUNS_MIN else f"unknown (n={runs})"
     corrected_half = f"{corrected * 100:.1f}" if corrected is not None and runs >= RUNS_MIN else ""
-    clock = f"{measured.clock_hz / 1e9:.2f}" if measured.clock_hz else "unknown"
+    clock = f"{measured.clock_hz / units.GHZ:.2f}" if measured.clock_hz else "unknown"
     return (
-        ms(measured.median_s), half, ms(measured.p99_s), known(profile.label), ms(measured.corrected_s) if corrected is not None else "",
-        corrected_half, clock,
+        ms(measured.median_s), half, ms(measured.p99_s), units.known(profile.label),
+        ms(measured.corrected_s) if corrected is not None else "", corrected_half, clock,
     )  # fmt: skip
 
 
 def artifact_cells(artifact: Artifact) -> tuple[str, str, str]:
     """Accuracy, megabytes and millions of multiply-accumulates."""
-    macs = f"{artifact.macs / 1e6:.4g}" if artifact.macs else "unknown"
+    macs = units.in_unit(artifact.macs or None, units.MMAC)
     return (
         accuracy_text(artifact.accuracy.top1 if artifact.accuracy else None),
-        f"{artifact.model.size_bytes / 1e6:.3g}",
+        units.in_unit(artifact.model.size_bytes, units.MB, 3),
         macs,
     )
 
@@ -396,7 +392,7 @@ LAYER_ROWS = 40
 
 
 def flame(layers: Layers) -> list[str]:
-    """Three rows of text whose widths are times, in the order of the run: the whole, its stages, their nodes."""
+    """Three rows of text whose widths are times, in the order of the run: the total, its stages, their nodes."""
     wide = min(FLAME, width() or FLAME)
     edges = [0.0]
     stages: list[tuple[str, int, int]] = []
@@ -409,8 +405,8 @@ def flame(layers: Layers) -> list[str]:
             stages[-1] = (node.stage, stages[-1][1], end)
         else:
             stages.append((node.stage, start, end))
-    whole = [(f"whole {ms(layers.sum_s)} ms", 0, wide)]
-    return ["".join(_cell(name, end - start) for name, start, end in row) for row in (whole, stages, nodes)]
+    total = [(f"whole {ms(layers.sum_s)} ms", 0, wide)]
+    return ["".join(_cell(name, end - start) for name, start, end in row) for row in (total, stages, nodes)]
 
 
 def _cell(name: str, wide: int) -> str:
@@ -418,7 +414,7 @@ def _cell(name: str, wide: int) -> str:
 
 
 def layer_table(profile: ProfileRecord) -> Table:
-    """Times per layer as bars, the longest first; what the profiler adds and what no node owns stands below."""
+    """Times per layer as bars, the longest first; the caption has what the profiler adds."""
     layers, measured = profile.layers, profile.measurement
     assert layers is not None and measured is not None
     title = f"{profile.artifact.artifact_id}, {profile.settings.backend}: layers by the {layers.source}"
@@ -428,7 +424,7 @@ def layer_table(profile: ProfileRecord) -> Table:
     for node in sorted(layers.nodes, key=lambda n: -n.time_s)[:LAYER_ROWS]:
         bar = "█" * max(1, round(BAR * node.time_s / longest)) if node.time_s else ""
         share = f"{node.time_s / layers.sum_s:.1%}"
-        table.add_row(node.name, node.kind, node.stage, f"{node.time_s * 1e6:.4g}", share, bar)
+        table.add_row(node.name, node.kind, node.stage, units.in_unit(node.time_s, units.US), share, bar)
     by_stage, by_kind = (
         ", ".join(f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped(group).items())
         for group in ("stage", "kind")
@@ -475,7 +471,7 @@ def _clock_text(clock_hz: float | None, source: str) -> str:
     how = {"observed": "observed", "measured": "measured between the networks"}.get(
         source, "nominal; the true clock is unknown"
     )
-    return f"Clock {clock_hz / 1e9:.3g} GHz ({how})."
+    return f"Clock {units.brief(clock_hz, units.CLOCK, 3)} ({how})."
 
 
 def device_table(spec: DeviceSpec, *, absent: bool = True) -> Table:
@@ -487,15 +483,15 @@ def device_table(spec: DeviceSpec, *, absent: bool = True) -> Table:
     clock = spec.clock
     hertz = clock.current_hz or clock.nominal_hz or clock.max_hz
     rows = {
-        "configuration": known(spec.config),
+        "configuration": units.known(spec.config),
         "system": f"{spec.system}, kernel {spec.kernel}, {spec.machine}",
         "virtual": spec.virtual or "no",
         "processor": spec.cpu_model,
         "features": ", ".join(spec.cpu_features) or "unknown",
-        "cores": f"{known(spec.physical_cores)} physical, {spec.logical_cores} logical",
+        "cores": f"{units.known(spec.physical_cores)} physical, {spec.logical_cores} logical",
         "caches": caches or "unknown",
-        "clock": f"{hertz / 1e9:.3g} GHz, {clock.source}" if hertz else "unknown",
-        "memory": f"{spec.memory_bytes / 2**30:.3g} GiB",
+        "clock": f"{units.brief(hertz, units.CLOCK, 3)}, {clock.source}" if hertz else "unknown",
+        "memory": units.brief(spec.memory_bytes, units.BINARY, 3),
         "GPUs": "; ".join(g.name for g in spec.gpus) or "none",
         "runtimes": ", ".join(f"{k} {v}" for k, v in spec.runtimes.items() if v) or "none",
         "not installed": ", ".join(k for k, v in spec.runtimes.items() if not v) or "",

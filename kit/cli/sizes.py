@@ -1,4 +1,4 @@
-"""``knowledge table``: the size tables of papers A and B from measured times, beside those of the formula."""
+"""``knowledge table``: the size tables of papers A and B from measured times, and those of the formula."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kit import units
 from kit.cli import needs, show
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Timings:
-    """Which measured times a size table is made of."""
+    """The measured times of a size table."""
 
     family: Annotated[
         str, typer.Option(help="allocator_a (paper A), allocator_b (paper B) or allocator_u (per-user).")
@@ -51,7 +52,7 @@ def size_table(
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
-    """The size table of papers A and B from measured times, the analytic table beside it."""
+    """The size table of papers A and B from measured times, and the analytic table."""
     from kit import knowledge, store
 
     measured = timings.of(needs.read_base(knowledge_file).rows)
@@ -101,15 +102,15 @@ def _numbers(text: str, flag: str) -> list[float]:
 def _print_sizes(table: DynamicTable, sizes: Sequence[float], clocks: Sequence[float]) -> None:
     what = {"allocator_a": "K", "allocator_b": "k,l"}.get(table.quality.family, "width,depth")
     cells = {(c.task_bit, c.clock_hz): c for c in table.cells}
-    heads = [f"{hz / 1e9:g} GHz" for hz in clocks]
+    heads = [units.brief(hz, ((units.GHZ, "GHz"),), 6) for hz in clocks]
     tables = [show.make_table(f"Best {what} by measured times", "kbit", *heads)]
     tables += [show.make_table(f"Best {what} at {f:g} cycle(s) per MAC", "kbit", *heads) for f in table.factors]
     for s in sizes:
         row = [cells[s, hz] for hz in clocks]
-        tables[0].add_row(f"{s / 1e3:g}", *(c.measured for c in row))
+        tables[0].add_row(units.in_unit(s, units.KB, 6), *(c.measured for c in row))
         for printed, f in zip(tables[1:], table.factors, strict=True):
             printed.add_row(
-                f"{s / 1e3:g}",
+                units.in_unit(s, units.KB, 6),
                 *(c.analytic[f"{f:g}"] + ("" if c.analytic[f"{f:g}"] == c.measured else " *") for c in row),
             )
     show.print_table(*tables)
@@ -119,4 +120,4 @@ def _print_sizes(table: DynamicTable, sizes: Sequence[float], clocks: Sequence[f
             f"lambda = {f:g}: another {what} in {share:.0%} of the cells (*), which takes up to {worst:.1%} longer."
         )
     if table.left_out:
-        show.say(f"left out, for want of a measured time or of a quality: {', '.join(table.left_out)}")
+        show.say(f"left out, without a measured time or a quality: {', '.join(table.left_out)}")

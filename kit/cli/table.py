@@ -1,4 +1,4 @@
-"""The one table of the command line: it knows its columns and what each is worth, and is laid out for a width or written as CSV.
+"""The table of the command line: columns with priorities, laid out for a width or written as CSV.
 
 A number or a word is never broken. Where the width is too small, columns leave by their priority; the first column, and every
 other of priority 0, stays. In a pipe no column leaves and no line is padded, unless ``COLUMNS`` asks for a width.
@@ -35,7 +35,7 @@ def text(name: str, priority: int = 0) -> Column:
 
 @dataclass
 class Table:
-    """Rows of printed cells under their columns; ``empty`` is the sentence that stands for a table without rows."""
+    """Rows of printed cells under their columns; ``empty`` is the sentence printed for a table without rows."""
 
     title: str
     columns: list[Column]
@@ -47,11 +47,11 @@ class Table:
     @classmethod
     def of(cls, title: str, columns: Iterable[str | Column], empty: str = "") -> Table:
         """A table whose plain names are columns of numbers that leave from the right; the first names the row, and stays."""
-        known = [
+        typed_columns = [
             column if isinstance(column, Column) else Column(column, index, "right" if index else "left")
             for index, column in enumerate(columns)
         ]
-        return cls(title, known, empty=empty)
+        return cls(title, typed_columns, empty=empty)
 
     def add_row(self, *cells: str) -> None:
         """A row of as many cells as there are columns."""
@@ -59,10 +59,10 @@ class Table:
         self.rows.append(tuple(_printable(cell) for cell in cells))
 
     def lines(self, width: int | None = None, hint: str = "") -> list[str]:
-        """The table without its title, at most ``width`` characters wide; None: as wide as it is. ``hint`` says how to see the rest."""
+        """The table without its title, at most ``width`` characters wide (None: any). ``hint`` follows the columns left out."""
         if not self.rows:
             return [self.empty or (f"{self.title}: none." if self.title else "Nothing to show.")]
-        shown = self._kept(width)
+        shown = self._shown(width)
         widths = self._widths(shown, width)
         head = [self.columns[i].name for i in shown]
         out = [*self._row(head, shown, widths), _rule(widths)] if self.show_header else []
@@ -100,8 +100,8 @@ class Table:
     def _natural(self, index: int) -> int:
         return max(_longest(self._cells(index)), len(self.columns[index].name) if self.show_header else 0)
 
-    def _kept(self, width: int | None) -> list[int]:
-        """The columns that say something, as far as ``width`` has place for them."""
+    def _shown(self, width: int | None) -> list[int]:
+        """The columns with a non-empty cell, as far as they fit ``width``."""
         shown = [i for i in range(len(self.columns)) if i == 0 or any(self._cells(i))]
         while width is not None and _total([self._least(i) for i in shown]) > width:
             free = [i for i in shown[1:] if self.columns[i].priority]
@@ -122,7 +122,7 @@ class Table:
         return widths
 
     def _row(self, cells: Sequence[str], shown: Sequence[int], widths: Sequence[int]) -> list[str]:
-        """One row: a cell that does not fit its column goes on in the next line, between words."""
+        """One row: a cell that does not fit its column continues in the next line, between words."""
         parts = [
             wrapped(_shortened(cell, width) if place == 0 else cell, width)
             for place, (cell, width) in enumerate(zip(cells, widths, strict=True))

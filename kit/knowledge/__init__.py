@@ -1,8 +1,8 @@
 """The knowledge base: measured and predicted rows, and what they decide.
 
-``rows`` makes them, ``predicted`` adds those of a latency model. ``limits`` turns what a person asks into a requirement, ``checks`` holds
-it against rows, ``choose`` answers it, ``uncertainty`` says what to measure, ``measuring`` measures it, ``explanation`` explains.
-``table`` compiles the answers for hot paths, ``deadlines`` goes along deadlines, ``regret`` counts what a choice lost by what was
+``rows`` builds them, ``predicted`` adds those of a latency model. ``limits`` turns options into a requirement, ``checks`` compares it
+with rows, ``choose`` answers it, ``uncertainty`` lists what to measure, ``measuring`` measures it, ``explanation`` explains.
+``table`` compiles the answers for hot paths, ``deadlines`` chooses over deadlines, ``regret`` counts what a choice lost by what was
 measured later, ``dynamic`` builds the size tables of papers A and B.
 """
 

@@ -1,10 +1,11 @@
-"""Which rows a requirement is about, which of two is preferred, and how each of its limits stands on a row, in numbers and as text."""
+"""Which rows a requirement is about, which of two is preferred, and how each of its limits is met by a row, in numbers and as text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from kit import units
 from kit.errors import BadRecord, UnknownName
 from kit.records import DECIDING, KnowledgeRow, Need
 
@@ -20,18 +21,18 @@ def select(rows: Sequence[KnowledgeRow], need: Need) -> Selection:
     """The rows of the need's device, backend, threads, batch, operating point and data set. Raises as :func:`ask` does."""
     if not rows:
         raise BadRecord("The knowledge base is empty: build it from measured profiles.")
-    kept = _named(rows, "device", need.device_id, lambda r: r.device_id)
-    devices = sorted({r.device_id for r in kept})
+    candidates = _named(rows, "device", need.device_id, lambda r: r.device_id)
+    devices = sorted({r.device_id for r in candidates})
     if len(devices) > 1:
         raise BadRecord(
             f"The knowledge base holds {len(devices)} devices ({', '.join(devices)}): say which with --device."
         )
-    kept = _named(kept, "backend", need.backend, lambda r: r.backend)
+    candidates = _named(candidates, "backend", need.backend, lambda r: r.backend)
     if need.point is not None:
-        kept = _named(kept, "operating point", need.point, lambda r: r.point_name)
-    kept = _of_state(kept, need)
-    kept = _of_dataset(kept, need)
-    return Selection(kept, any(r.accuracy is not None for r in kept) and not need.unknown_accuracy)
+        candidates = _named(candidates, "operating point", need.point, lambda r: r.point_name)
+    candidates = _of_state(candidates, need)
+    candidates = _of_dataset(candidates, need)
+    return Selection(candidates, any(r.accuracy is not None for r in candidates) and not need.unknown_accuracy)
 
 
 def _named(
@@ -44,7 +45,7 @@ def _named(
 
 
 def _of_state(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
-    """Those of the thread count and batch; without a named operating point only of a machine that is left as it is."""
+    """Those of the thread count and batch; without a named operating point only of a machine in its default state."""
     threads, batch = need.threads, need.batch
     if need.point is None:
         rows = [r for r in rows if r.point is None or r.point.is_default_state]
@@ -53,9 +54,9 @@ def _of_state(rows: Sequence[KnowledgeRow], need: Need) -> list[KnowledgeRow]:
                 "The knowledge base has only rows at chosen operating points there: name one of them with --point."
             )
         batch = batch or 1
-    kept = [r for r in rows if threads in (None, r.threads) and batch in (None, r.batch)]
-    if kept:
-        return kept
+    candidates = [r for r in rows if threads in (None, r.threads) and batch in (None, r.batch)]
+    if candidates:
+        return candidates
     counts = ", ".join(map(str, sorted({r.threads for r in rows})))
     batches = ", ".join(map(str, sorted({r.batch for r in rows})))
     raise BadRecord(
@@ -200,18 +201,14 @@ def shown(limit: str, value: float | str | None) -> str:
 
 
 def time_text(seconds: float) -> str:
-    """Seconds as people write them."""
-    return f"{seconds:.4g} s" if seconds >= 1 else f"{seconds * 1e3:.4g} ms"
-
-
-def _mb(size_bytes: float) -> str:
-    return f"{size_bytes / 1e6:.4g} MB"
-
-
-def _energy(joules: float) -> str:
-    return f"{joules:.4g} J" if joules >= 1 else f"{joules * 1e3:.4g} mJ"
+    """Seconds or milliseconds, in which deadlines are stated."""
+    return units.brief(seconds, units.TIME[:2])
 
 
 _SHOWN: dict[str, Callable[[float], str]] = {
-    "deadline": time_text, "download": time_text, "memory": _mb, "energy": _energy, "accuracy": lambda v: f"{v:.2%}",
-}  # fmt: skip
+    "deadline": time_text,
+    "download": time_text,
+    "memory": lambda v: units.brief(v, ((units.MB, "MB"),)),
+    "energy": lambda v: units.brief(v, units.ENERGY),
+    "accuracy": lambda v: f"{v:.2%}",
+}

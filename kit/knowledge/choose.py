@@ -1,4 +1,4 @@
-"""Which variant meets a requirement: :func:`ask`, and :func:`pareto`, the front of those that nothing beats.
+"""Which variant meets a requirement: :func:`ask`, and :func:`pareto`, the front of those that no other dominates.
 
 It replaces the papers' analytic delay (A, eq. 5; B, eq. 7) by a measured percentile. A measured row decides only when its label is
 ``stable`` or ``settled``; a predicted one decides, but is not promised. The most accurate variant that meets every limit is chosen;
@@ -38,7 +38,7 @@ def ask(
     """The most accurate variant that meets every limit of ``need``.
 
     With ``measure`` a predicted row that is chosen, or whose interval reaches what would make it the choice, is measured and the
-    question asked again, ``measures_max`` times at most. Raises NoAnswer (with the nearest variant and what it lacks), UnknownName (a
+    choice made again, ``measures_max`` times at most. Raises NoAnswer (with the nearest variant and what it lacks), UnknownName (a
     device, backend, point or data set without rows), BadRecord (no rows, several devices or data sets and none named).
 
     Example:
@@ -47,17 +47,17 @@ def ask(
         >>> answer.chosen.latency_s(99) <= 0.005 and answer.promised
         True
     """
-    known = list(rows)
+    remaining = list(rows)
     tried: set[tuple[str, ...]] = set()
     while True:
-        answer, refusal, uncertain = decide(known, need)
+        answer, refusal, uncertain = decide(remaining, need)
         next_row = next((r for r in uncertain if r.origin == "predicted" and key(r) not in tried), None)
         if measure is None or next_row is None or len(tried) >= measures_max:
             break
         tried.add(key(next_row))
         measured = measure(next_row)
-        known = [r for r in known if key(r) != key(next_row)] + ([measured] if measured else [])
-        if not known:
+        remaining = [r for r in remaining if key(r) != key(next_row)] + ([measured] if measured else [])
+        if not remaining:
             raise NoAnswer(f"{next_row.artifact_id} was the only variant and could not be measured: add others.")
     if refusal is not None:
         raise refusal
@@ -138,17 +138,19 @@ def _nothing_fits(
 
 def _ways_out(selection: Selection, need: Need) -> list[str]:
     """Of limits that only contradict each other: how far each would have to give while the others stay."""
-    every = [checks_of(row, need, selection.accuracy_required) for row in selection.rows]
-    every = [
-        checks for checks in every if all(c.bound is not None and isinstance(c.value, (int, float)) for c in checks)
+    all_checks = [checks_of(row, need, selection.accuracy_required) for row in selection.rows]
+    all_checks = [
+        checks
+        for checks in all_checks
+        if all(c.bound is not None and isinstance(c.value, (int, float)) for c in checks)
     ]
-    names = [c.limit for c in every[0]] if every else []
-    alone = all(any(c.met for checks in every for c in checks if c.limit == name) for name in names)
-    if len(names) < 2 or not alone:
+    names = [c.limit for c in all_checks[0]] if all_checks else []
+    each_alone = all(any(c.met for checks in all_checks for c in checks if c.limit == name) for name in names)
+    if len(names) < 2 or not each_alone:
         return []
     ways = []
     for name in names:
-        others_met = [checks for checks in every if all(c.met or c.limit == name for c in checks)]
+        others_met = [checks for checks in all_checks if all(c.met or c.limit == name for c in checks)]
         values = [float(c.value) for checks in others_met for c in checks if c.limit == name and c.value is not None]
         if values:
             best = max(values) if name == "accuracy" else min(values)
@@ -211,13 +213,13 @@ def pareto(
 
 
 def _costs(row: KnowledgeRow, need: Need, axes: Sequence[str]) -> tuple[float, ...] | None:
-    """The place of a row on each axis, less being better; None where one is unknown."""
-    places = {
+    """The value of a row on each axis, less being better; None where one is unknown."""
+    values = {
         "latency": row.latency_s(need.percentile),
         "accuracy": None if row.accuracy is None else -row.accuracy,
         "memory": row.memory_bytes,
         "energy": row.energy_j,
         "size": row.size_bytes,
     }
-    costs = [places[axis] for axis in axes]
+    costs = [values[axis] for axis in axes]
     return None if None in costs else tuple(float(c) for c in costs if c is not None)

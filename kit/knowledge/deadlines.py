@@ -1,4 +1,4 @@
-"""Choices over deadlines: a few that a person would ask for, and many along the line. For pages that show what was measured."""
+"""Choices over deadlines: a few that a person would ask for, and many over a range. For pages that show what was measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
     picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
     answers = []
     for deadline_s in dict.fromkeys(round_up(p99_s * 1.1) for p99_s in picks):
-        with suppress(NoAnswer):  # every row may be too doubtful to decide
+        with suppress(NoAnswer):  # every row may be too uncertain to decide
             answers.append(ask(base.rows, Need(deadline_s=deadline_s, device_id=device_id)))
     return answers
 

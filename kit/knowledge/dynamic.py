@@ -29,7 +29,7 @@ from kit.records import (
     SubNetwork,
 )
 
-EXPERTS = WIDEST  # of the whole network: M in paper A, K in paper B; units of the per-user network
+EXPERTS = WIDEST  # of the full network: M in paper A, K in paper B; units of the per-user network
 FACTORS = (1.0, 2.0)  # cycles per MAC: the papers' lambda = 1, and what their tables come from (two operations per MAC)
 MACS_PER_EXPERT = 2174.0  # paper A, table I: 32 * 36 + 32 + 32 * 30 + 30; the gate is left out there
 
@@ -70,7 +70,7 @@ def timings_of(
     clock_hz: float | None = None,
     users: int | None = None,
 ) -> list[SizeTiming]:
-    """The trusted measured rows of a family as computing times, at the clock that was observed or measured beside them.
+    """The trusted measured rows of a family as computing times, at the clock that was observed or measured with them.
 
     ``clock_hz`` stands in where a row knows none. Rows at clock caps count, each at its own clock; other chosen operating points do not.
     Raises BadRecord: no such row, several devices, backends, thread counts or numbers of users and none named, or a clock that nobody
@@ -195,8 +195,8 @@ def measured_s(timings: Sequence[SizeTiming], clock_hz: ArrayLike) -> NDArray[np
     ``timings`` are of that size alone. Clocks are nearest by their ratio.
     """
     clock = np.asarray(clock_hz, np.float64)
-    known = np.array([t.clock_hz for t in timings])
-    cycles = known * [t.median_s for t in timings]
-    nearest = np.abs(np.log(clock[..., None] / known)).argmin(-1)
+    clocks = np.array([t.clock_hz for t in timings])
+    cycles = clocks * [t.median_s for t in timings]
+    nearest = np.abs(np.log(clock[..., None] / clocks)).argmin(-1)
     spent: NDArray[np.float64] = cycles[nearest] / clock
     return spent

@@ -1,4 +1,4 @@
-"""What a person asks, in the units that people use, as a :class:`kit.records.Need` in SI."""
+"""Limits in the units that people use, as a :class:`kit.records.Need` in SI."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kit.records import STORED_PERCENTILES, KnowledgeRow, Need, Percentile
 
 
 def need_about(rows: Sequence[KnowledgeRow], *, spelled: Callable[[str], str] = str, **limits: Any) -> Need:
-    """The need of :func:`need_of` about these rows: their device where none is named, and whole hashes of what the device has.
+    """The need of :func:`need_of` about these rows: their device where none is named, and full hashes of what the device has.
 
     Raises UnknownName as well (``have`` names a variant that no row is of).
     """
     limits["device"] = device_of(rows, limits.get("device"))
-    limits["have"] = whole_hashes(rows, limits.get("have") or ())
+    limits["have"] = full_hashes(rows, limits.get("have") or ())
     return need_of(spelled=spelled, **limits)
 
 
@@ -87,24 +87,24 @@ def need_of(
 
 
 def _percentile(number: int, name: str) -> Percentile:
-    for known in STORED_PERCENTILES:
-        if number == known:
-            return known
-    kept = ", ".join(map(str, STORED_PERCENTILES))
-    raise UsageError(f"{name} {number} is not kept: give one of {kept}.")
+    for percentile in STORED_PERCENTILES:
+        if number == percentile:
+            return percentile
+    offered = ", ".join(map(str, STORED_PERCENTILES))
+    raise UsageError(f"{name} {number} is not kept: give one of {offered}.")
 
 
 def device_of(rows: Sequence[KnowledgeRow], device: str | None) -> str | None:
     """The named device, else this machine where several were measured and it is one of them."""
     devices = {r.device_id for r in rows}
     if device is None and len(devices) > 1:
-        here = recognise().device_id
-        return here if here in devices else None
+        this_device = recognise().device_id
+        return this_device if this_device in devices else None
     return device
 
 
-def whole_hashes(rows: Sequence[KnowledgeRow], have: Iterable[str]) -> list[str]:
-    """What the device has, as ids and whole hashes: eight digits of a hash are enough. Raises UnknownName."""
+def full_hashes(rows: Sequence[KnowledgeRow], have: Iterable[str]) -> list[str]:
+    """What the device has, as ids and full hashes: eight digits of a hash are enough. Raises UnknownName."""
     out = []
     for name in have:
         hashes = {r.sha256 for r in rows if len(name) >= 8 and r.sha256.startswith(name.removeprefix("sha256:"))}

@@ -33,10 +33,10 @@ def measurer(
     """
     spec = recognise()
     _refuse_others(base.rows, device, spec.device_id)
-    known = base
+    current = base
 
     def measure(row: KnowledgeRow) -> KnowledgeRow | None:
-        nonlocal known
+        nonlocal current
         record = _profiled(row, spec, profiles / spec.device_id / FILE, on_step)
         if record.measurement is None or record.label is None:
             on_message(f"{row.artifact_id} could not be measured: {record.reason or record.status}")
@@ -45,18 +45,18 @@ def measurer(
         measured = row_of(record).model_copy(update={"accuracy": row.accuracy, "dataset": row.dataset})
         predicted_s, measured_s = units.seconds(row.median_s), units.seconds(measured.median_s)
         on_message(f"{row.artifact_id}: predicted {predicted_s}, measured {measured_s} ({measured.label})")
-        known = joined(known, [measured])
-        store.write_record(file, known)
+        current = joined(current, [measured])
+        store.write_record(file, current)
         return measured
 
     return measure
 
 
-def _refuse_others(rows: Sequence[KnowledgeRow], device: str | None, here: str) -> None:
-    device_ids = {device} if device else {r.device_id for r in rows}
-    if here not in device_ids:
+def _refuse_others(rows: Sequence[KnowledgeRow], device: str | None, this_device: str) -> None:
+    devices = {device} if device else {r.device_id for r in rows}
+    if this_device not in devices:
         raise UsageError(
-            f"--measure measures on this machine ({here}) and these rows are of {', '.join(sorted(device_ids))}: run it there, "
+            f"--measure measures on this machine ({this_device}) and these rows are of {', '.join(sorted(devices))}: run it there, "
             "or leave --measure out and run the command that is printed there."
         )
 

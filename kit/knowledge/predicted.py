@@ -1,6 +1,6 @@
 """Rows for sub-networks that nobody measured: their latency from a predictor, their tail and memory from measured rows like them.
 
-What measured rows do not tell stays unknown. Memory is estimated only between measured networks of the same family and precision, and
+What measured rows do not hold stays unknown. Memory is estimated only between measured networks of the same family and precision, and
 only where leaving one of them out shows that it works; it is the value that nine in ten of them stayed below.
 """
 
@@ -29,7 +29,7 @@ MEMORY_SIZE_MARGIN = 1.1  # how far outside of the measured sizes it is still ma
 
 @dataclass(frozen=True)
 class Predicted:
-    """Rows, and what is to be said about them: id -> why it is an extrapolation; id -> why there is no row for it."""
+    """Rows, and remarks on them: id -> why it is an extrapolation; id -> why there is no row for it."""
 
     rows: tuple[KnowledgeRow, ...]
     extrapolations: dict[str, str]
@@ -54,8 +54,8 @@ def rows_by_model(base: KnowledgeBase, file: Path, members: Sequence[SubNetwork]
     counts = sorted({s.threads for s in predictor.states if not s.gap_s and not s.load}) or [
         predictor.states[0].threads
     ]
-    here = [r for r in base.rows if (r.device_id, r.backend) == (predictor.device_id, predictor.backend)]
-    measured = {r.threads for r in here if r.label in DECIDING and r.point is None}
+    of_predictor = [r for r in base.rows if (r.device_id, r.backend) == (predictor.device_id, predictor.backend)]
+    measured = {r.threads for r in of_predictor if r.label in DECIDING and r.point is None}
     name = f"{file.name} {store.sha256_file(file)[:12]}"
     parts = [
         predicted_rows(predictor, members, base.rows, threads=threads, model=name)
@@ -83,26 +83,28 @@ def predicted_rows(
     for a thread count outside of the measured ones or a member outside of its space.
     """
     tail = tail_of(like, predictor.device_id, predictor.backend, None, threads)
-    kept, left_out = _of_measured_precision(predictor, members, threads)
-    if not kept:
+    predictable, left_out = _of_measured_precision(predictor, members, threads)
+    if not predictable:
         return Predicted((), {}, left_out)
-    kernels = [spaces.kernels(sub) for sub in kept]
-    predictions = predictor.predict(kernels, OperatingPoint(threads=threads), families=[sub.family for sub in kept])
-    alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _place(predictor, threads)]
-    memory = _memories(alike, kept, kernels)
+    kernels = [spaces.kernels(sub) for sub in predictable]
+    predictions = predictor.predict(
+        kernels, OperatingPoint(threads=threads), families=[sub.family for sub in predictable]
+    )
+    alike = [r for r in like if (r.device_id, r.backend, r.point_name) == _conditions(predictor, threads)]
+    memory = _memories(alike, predictable, kernels)
     rows = tuple(
         predicted_row(
             sub, float(predictions.seconds[i]), float(predictions.low[i]), float(predictions.high[i]),
             like=like, model=model, device_id=predictor.device_id, backend=predictor.backend, threads=threads, tail=tail,
             size_bytes=spaces.counts(sub).weight_bytes, macs=sum(k.macs * k.count for k in kernels[i]), memory_bytes=memory[i],
         )
-        for i, sub in enumerate(kept)
+        for i, sub in enumerate(predictable)
     )  # fmt: skip
-    why = {sub.id: text for sub, text in zip(kept, predictions.why, strict=True) if text is not None}
+    why = {sub.id: text for sub, text in zip(predictable, predictions.why, strict=True) if text is not None}
     return Predicted(rows, why, left_out)
 
 
-def _place(predictor: Predictor, threads: int) -> tuple[str, str, str]:
+def _conditions(predictor: Predictor, threads: int) -> tuple[str, str, str]:
     return predictor.device_id, predictor.backend, OperatingPoint(threads=threads).name
 
 
@@ -110,11 +112,13 @@ def _of_measured_precision(
     predictor: Predictor, members: Sequence[SubNetwork], threads: int
 ) -> tuple[list[SubNetwork], dict[str, str]]:
     """Those whose precision was measured at this point, and why not the others: of it nothing at all would be known."""
-    here = [i for i, s in enumerate(predictor.states) if s.threads == threads]
+    states = [i for i, s in enumerate(predictor.states) if s.threads == threads]
     pairs = zip(predictor.measured.precision, predictor.measured.state, strict=True)
-    known = {PRECISIONS[precision] for precision, state in pairs if state in here or not here}
-    kept = [sub for sub in members if sub.precision in known]
-    return kept, {sub.id: f"{sub.precision} was not measured" for sub in members if sub.precision not in known}
+    precisions = {PRECISIONS[precision] for precision, state in pairs if state in states or not states}
+    predictable = [sub for sub in members if sub.precision in precisions]
+    return predictable, {
+        sub.id: f"{sub.precision} was not measured" for sub in members if sub.precision not in precisions
+    }
 
 
 # --------------------------------------------------------------------------------------------------------------- memory
@@ -139,7 +143,7 @@ class MemoryModel:
 
 
 def fit_memory(features: Float64Array, memory_bytes: Float64Array) -> MemoryModel | None:
-    """``features`` [n, 4] and what was measured [n]; None where that is too little, or does not tell the memory of a row left out."""
+    """``features`` [n, 4] and what was measured [n]; None where these are too few, or do not predict the memory of a row left out."""
     if len(memory_bytes) < MEMORY_LEAST:
         return None
     scaled = features / memory_bytes[:, None]  # relative errors
@@ -147,8 +151,8 @@ def fit_memory(features: Float64Array, memory_bytes: Float64Array) -> MemoryMode
     left_out = np.array([scaled[i] @ _above_zero(np.delete(scaled, i, axis=0)) for i in range(len(scaled))])
     if np.any(left_out <= 0):
         return None
-    place = min(len(scaled), ceil((len(scaled) + 1) * MEMORY_LEVEL)) - 1
-    stretch = max(1.0, float(np.sort(1.0 / left_out)[place]))
+    index = min(len(scaled), ceil((len(scaled) + 1) * MEMORY_LEVEL)) - 1
+    stretch = max(1.0, float(np.sort(1.0 / left_out)[index]))
     if stretch > MEMORY_WORST:
         return None
     return MemoryModel(coefficients, stretch, features.min(axis=0), features.max(axis=0))
@@ -170,7 +174,7 @@ def _above_zero(scaled: Float64Array) -> Float64Array:
 def _memories(
     rows: Sequence[KnowledgeRow], members: Sequence[SubNetwork], kernels: Sequence[Sequence[Kernel]]
 ) -> list[int | None]:
-    """An upper estimate for each member, None where the measured rows do not carry one."""
+    """An upper estimate for each member, None where the measured rows are no base for one."""
     groups: dict[tuple[str, str], list[tuple[Float64Array, int]]] = {}
     for row in rows:
         sub = _member(row.artifact_id)
@@ -208,8 +212,8 @@ def held_out_rows(predictor: Predictor, rows: Sequence[KnowledgeRow]) -> tuple[l
 
     Everything but the latency is the measured row's. Raises BadRecord where the predictor knows none of these rows.
     """
-    place = {record_id: i for i, record_id in enumerate(predictor.measured.record_ids)}
-    measured = [r for r in rows if r.record_id in place and r.label in DECIDING]
+    index = {record_id: i for i, record_id in enumerate(predictor.measured.record_ids)}
+    measured = [r for r in rows if r.record_id in index and r.label in DECIDING]
     if not measured:
         raise BadRecord(
             "This model was fitted to none of these measurements: fit it to the profiles that the base is built from."
@@ -218,7 +222,7 @@ def held_out_rows(predictor: Predictor, rows: Sequence[KnowledgeRow]) -> tuple[l
     tails = {r.point_name: tail_of(measured, r.device_id, r.backend, r.point, r.threads) for r in measured}
     predicted = []
     for row in measured:
-        i, tail = place[row.record_id], tails[row.point_name]
+        i, tail = index[row.record_id], tails[row.point_name]
         predicted.append(_as_predicted(row, float(seconds[i]), float(low[i]), float(high[i]), tail))
     return predicted, measured
 
@@ -228,8 +232,8 @@ def papers_rows(rows: Sequence[KnowledgeRow]) -> list[KnowledgeRow]:
 
     Rows without MACs or clock are left out.
     """
-    known = [(r, r.macs / r.clock_hz) for r in rows if r.macs and r.clock_hz]
-    return [_as_predicted(r, s, s, s, Tail({90: 1.0, 95: 1.0, 99: 1.0}, 1.0, 1.0)) for r, s in known]
+    delays = [(r, r.macs / r.clock_hz) for r in rows if r.macs and r.clock_hz]
+    return [_as_predicted(r, s, s, s, Tail({90: 1.0, 95: 1.0, 99: 1.0}, 1.0, 1.0)) for r, s in delays]
 
 
 def _as_predicted(row: KnowledgeRow, seconds: float, low: float, high: float, tail: Tail) -> KnowledgeRow:

@@ -22,7 +22,7 @@ class Regret:
     """Of n needs, in their order. An accuracy of a choice that misses a limit in truth, or of no choice, counts as 0."""
 
     needs: tuple[Need, ...]
-    chosen: tuple[str | None, ...]  # from what is known
+    chosen: tuple[str | None, ...]  # from the rows at hand
     best: tuple[str | None, ...]  # with everything measured
     accuracy: Float64Array  # [n] of the choice
     best_accuracy: Float64Array  # [n]
@@ -30,7 +30,7 @@ class Regret:
 
     @property
     def loss(self) -> Float64Array:
-        """Accuracy lost, [n]; below zero never, for the best is the best."""
+        """Accuracy lost, [n]; never below zero."""
         return self.best_accuracy - self.accuracy
 
     @property
@@ -45,14 +45,14 @@ class Regret:
 
 
 def regret(
-    known: Sequence[KnowledgeRow],
+    rows: Sequence[KnowledgeRow],
     truth: Sequence[KnowledgeRow],
     needs: Sequence[Need],
     *,
     measure: Measure | None = None,
     measures_max: int = MEASURES_MAX,
 ) -> Regret:
-    """Choices from ``known`` rows (some predicted, or measured earlier) evaluated by ``truth``, measured rows of the same variants.
+    """Choices from ``rows`` (some predicted, or measured earlier) evaluated by ``truth``, measured rows of the same variants.
 
     ``measure`` and ``measures_max`` go to :func:`kit.knowledge.ask`.
 
@@ -61,11 +61,11 @@ def regret(
     if not needs:
         raise BadRecord("A regret needs at least one need.")
     true_rows = {key(r): r for r in truth}
-    chosen = [_choice(known, need, measure, measures_max) for need in needs]
+    chosen = [_choice(rows, need, measure, measures_max) for need in needs]
     best = [_choice(truth, need, None) for need in needs]
     if absent := next((r for r in chosen if r is not None and key(r) not in true_rows), None):
         raise BadRecord(
-            f"{absent.artifact_id} was chosen and never measured: the truth must hold every row that is known."
+            f"{absent.artifact_id} was chosen and never measured: the truth must hold every row that can be chosen."
         )
     evaluated = [
         _evaluated(None if r is None else true_rows[key(r)], need) for r, need in zip(chosen, needs, strict=True)
@@ -89,12 +89,12 @@ def regrets(
     Each network is predicted by the model that was fitted without it. Raises BadRecord where nothing can be said about it: a model of
     other measurements, or rows that do not know their accuracy.
     """
-    here = [
+    plain_rows = [
         r
         for r in rows
         if r.is_default_state and need.threads in (None, r.threads) and need.device_id in (None, r.device_id)
     ]
-    predicted, truth = held_out_rows(predictor, here)
+    predicted, truth = held_out_rows(predictor, plain_rows)
     if any(r.accuracy is None for r in truth):
         raise BadRecord(
             "A regret counts lost accuracy, and not every measured row knows its own: build the base with --accuracy FILE.json."
@@ -106,7 +106,11 @@ def regrets(
         "predictions, the choice measured first": (predicted, lambda row: true_rows[key(row)]),
         "the papers' latency, MACs / clock": (papers_rows(truth), None),
     }
-    return {name: regret(known, truth, needs, measure=measure) for name, (known, measure) in sources.items() if known}
+    return {
+        name: regret(known_rows, truth, needs, measure=measure)
+        for name, (known_rows, measure) in sources.items()
+        if known_rows
+    }
 
 
 def _choice(
@@ -129,14 +133,14 @@ def _evaluated(row: KnowledgeRow | None, need: Need) -> tuple[float, bool]:
 def random_needs(rows: Sequence[KnowledgeRow], count: int, *, seed: int = 0) -> list[Need]:
     """Needs that these rows can decide: deadlines over the range of their latencies (uniform in the logarithm, a tenth beyond), with a
     memory limit, a minimum accuracy or a link in a third of the cases each. Raises BadRecord without a trusted row."""
-    able = [r for r in rows if r.label in DECIDING or r.origin == "predicted"]
-    if not able:
-        raise BadRecord("None of these rows may decide, so there is nothing to ask: profile them again.")
+    deciding = [r for r in rows if r.label in DECIDING or r.origin == "predicted"]
+    if not deciding:
+        raise BadRecord("None of these rows may decide, so there is nothing to choose from: profile them again.")
     rng = np.random.default_rng(seed)
-    latency = [r.p99_s for r in able]
-    accuracy = [r.accuracy for r in able if r.accuracy is not None]
-    memory = [r.memory_bytes for r in able if r.memory_bytes]
-    bits = [8.0 * r.size_bytes for r in able if r.size_bytes]
+    latency = [r.p99_s for r in deciding]
+    accuracy = [r.accuracy for r in deciding if r.accuracy is not None]
+    memory = [r.memory_bytes for r in deciding if r.memory_bytes]
+    bits = [8.0 * r.size_bytes for r in deciding if r.size_bytes]
     out = []
     for _ in range(count):
         deadline_s = _between(rng, min(latency) * 0.9, max(latency) * 1.1)

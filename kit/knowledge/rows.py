@@ -36,8 +36,8 @@ def build(profiles: Sequence[ProfileRecord], predicted: Iterable[KnowledgeRow] =
     """
     measured = [p for p in profiles if p.measurement and p.label and p.settings.backend != "fake"]
     rows = [_row_of(profile) for profile in store.decisive(measured)]
-    known = {key(r) for r in rows if r.label in DECIDING}
-    rows += [r for r in {key(r): r for r in predicted}.values() if key(r) not in known]
+    trusted = {key(r) for r in rows if r.label in DECIDING}
+    rows += [r for r in {key(r): r for r in predicted}.values() if key(r) not in trusted]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
     return _base(rows)
@@ -49,27 +49,27 @@ def _base(rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
 
 
 def joined(base: KnowledgeBase, rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
-    """``base`` with further rows: what was measured takes the place of what stood there, a prediction only that of a prediction."""
-    kept: dict[tuple[str, ...], KnowledgeRow] = {(*key(r), r.sha256): r for r in base.rows}
+    """``base`` with further rows: a measured row replaces any of its key, a predicted one only a predicted one."""
+    by_key: dict[tuple[str, ...], KnowledgeRow] = {(*key(r), r.sha256): r for r in base.rows}
     for row in rows:
         if row.origin == "measured":
-            kept.pop((*key(row), ""), None)
-        place: tuple[str, ...] = (*key(row), row.sha256)
-        kept[place] = row
-    trusted = {key(r) for r in kept.values() if r.label in DECIDING}
-    return _base(r for r in kept.values() if r.origin == "measured" or key(r) not in trusted)
+            by_key.pop((*key(row), ""), None)
+        row_key: tuple[str, ...] = (*key(row), row.sha256)
+        by_key[row_key] = row
+    trusted = {key(r) for r in by_key.values() if r.label in DECIDING}
+    return _base(r for r in by_key.values() if r.origin == "measured" or key(r) not in trusted)
 
 
 def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, tuple[float, str | None]]) -> KnowledgeBase:
-    """Rows that do not know their accuracy take that of their id: (top-1 share, data set or None)."""
+    """Rows without an accuracy take that of their id: (top-1 share, data set or None)."""
 
-    def known(row: KnowledgeRow) -> KnowledgeRow:
-        known_accuracy = accuracies.get(row.artifact_id)
-        if row.accuracy is not None or known_accuracy is None:
+    def completed(row: KnowledgeRow) -> KnowledgeRow:
+        new_accuracy = accuracies.get(row.artifact_id)
+        if row.accuracy is not None or new_accuracy is None:
             return row
-        return row.model_copy(update={"accuracy": known_accuracy[0], "dataset": known_accuracy[1]})
+        return row.model_copy(update={"accuracy": new_accuracy[0], "dataset": new_accuracy[1]})
 
-    return base.model_copy(update={"rows": tuple(known(r) for r in base.rows)})
+    return base.model_copy(update={"rows": tuple(completed(r) for r in base.rows)})
 
 
 def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
@@ -81,10 +81,10 @@ def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
         )
     accuracies = {}
     for name, value in data.items():
-        about = value if isinstance(value, dict) else {"top1": value}
-        top1, dataset = about.get("top1"), about.get("dataset")
+        accuracy = value if isinstance(value, dict) else {"top1": value}
+        top1, dataset = accuracy.get("top1"), accuracy.get("dataset")
         share = top1 if isinstance(top1, (int, float)) and not isinstance(top1, bool) else -1.0
-        if not 0 <= share <= 1 or set(about) - {"top1", "dataset"} or not isinstance(dataset, str | None):
+        if not 0 <= share <= 1 or set(accuracy) - {"top1", "dataset"} or not isinstance(dataset, str | None):
             raise BadRecord(
                 f"{file}: the accuracy of {name} is no share from 0 to 1 (with a data set or without): correct it."
             )
@@ -100,12 +100,12 @@ def row_of(profile: ProfileRecord) -> KnowledgeRow:
 
 
 def key(row: KnowledgeRow) -> Key:
-    """What was, or would be, measured: variant, device, backend and operating point."""
+    """The measured, or predicted, case: variant, device, backend and operating point."""
     return row.artifact_id, row.device_id, row.backend, row.point_name
 
 
 def promise_of(profile: ProfileRecord) -> Promise:
-    """What a measured record lets its artifact promise on that device."""
+    """The promise of an artifact on the device of a measured record."""
     assert profile.measurement is not None and profile.label is not None
     return Promise(
         device_id=profile.device.device_id,
@@ -125,15 +125,15 @@ def rows_of(manifests: Iterable[Manifest]) -> list[KnowledgeRow]:
 
 
 def _row(artifact: Artifact, measured: Promise, **more: Any) -> KnowledgeRow:
-    about = artifact.accuracy
+    accuracy = artifact.accuracy
     fields: dict[str, Any] = {
         "artifact_id": artifact.artifact_id,
         "sha256": artifact.model.sha256,
         "precision": artifact.precision,
         "size_bytes": artifact.model.size_bytes,
         "macs": artifact.macs,
-        "accuracy": about.top1 if about else None,
-        "dataset": about.dataset if about else None,
+        "accuracy": accuracy.top1 if accuracy else None,
+        "dataset": accuracy.dataset if accuracy else None,
     }
     return KnowledgeRow(**{**fields, **measured.model_dump(), **more})
 
@@ -153,8 +153,8 @@ def _row_of(profile: ProfileRecord) -> KnowledgeRow:
 
 
 def _point(profile: ProfileRecord) -> OperatingPoint:
-    chosen = profile.settings.model_dump(include=set(OperatingPoint.model_fields))
-    return OperatingPoint(**{**chosen, "batch": profile.batch})
+    fields = profile.settings.model_dump(include=set(OperatingPoint.model_fields))
+    return OperatingPoint(**{**fields, "batch": profile.batch})
 
 
 def _tail(measured: Measurement) -> dict[str, float]:
@@ -184,13 +184,13 @@ def predicted_row(
     point: OperatingPoint | None = None,
     threads: int = 1,
     tail: Tail | None = None,
-    **known: Any,
+    **facts: Any,
 ) -> KnowledgeRow:
     """A row for a sub-network that nobody measured: the median ``seconds`` with its interval from ``low`` to ``high``.
 
     The tail is that of the trusted measured rows ``like`` it on the same device, backend and operating point: their median ratio of
     each percentile to the median latency, whose scatter widens the interval of the p99 (``tail`` where that was computed before).
-    ``model`` names the latency model; ``known`` may add macs, memory_bytes, accuracy and dataset. Raises BadRecord where ``like`` holds
+    ``model`` names the latency model; ``facts`` may add macs, memory_bytes, accuracy and dataset. Raises BadRecord where ``like`` holds
     no such row, or where a number is none.
     """
     tail = tail or tail_of(like, device_id, backend, point, threads)
@@ -211,7 +211,7 @@ def predicted_row(
         size_bytes=size_bytes,
         record_id=model,
         **tail.times(seconds, low, high),
-        **{"memory_bytes": None, "macs": None, "accuracy": None, **known},
+        **{"memory_bytes": None, "macs": None, "accuracy": None, **facts},
     )
 
 
@@ -231,7 +231,7 @@ class Tail(NamedTuple):
         }  # fmt: skip
 
     def p99_interval(self, seconds: float, low: float, high: float) -> tuple[float, float]:
-        """The interval of the p99 of a network whose median is ``seconds`` (``low`` to ``high``): both doubts as independent ones."""
+        """The interval of the p99 of a network whose median is ``seconds`` (``low`` to ``high``): both uncertainties as independent."""
         p99 = seconds * self.ratios[99]
         down = np.hypot(np.log(seconds / low) if low > 0 else np.inf, np.log(self.ratios[99] / self.low))
         up = np.hypot(np.log(high / seconds), np.log(self.high / self.ratios[99]))

@@ -41,7 +41,7 @@ One = Callable[[Any, Any, Any, Any, Any, Any], int]
 
 
 class Variant(NamedTuple):
-    """What a row number of the table stands for."""
+    """The variant of one row number of the table."""
 
     artifact_id: str
     sha256: str
@@ -54,7 +54,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class DecisionTable:
-    """Made by :func:`compile_rows` or :meth:`load`. Queries name limits as a :class:`kit.records.Need` does, in SI units."""
+    """Built by :func:`compile_rows` or :meth:`load`. Queries name limits as a :class:`kit.records.Need` does, in SI units."""
 
     arrays: dict[str, NDArray[Any]]
 
@@ -108,8 +108,8 @@ class DecisionTable:
     ) -> Int64Array:
         """:meth:`choose` for [n] queries at once; each limit a number, [n] numbers, or None. Inside arrays infinity means
         "no limit" (minus infinity for a minimum accuracy)."""
-        given = (deadline_s, memory_bytes, min_accuracy, link_bps, download_s, energy_j)
-        limits = [None if g is None else np.atleast_1d(np.asarray(g, dtype=np.float64)) for g in given]
+        values = (deadline_s, memory_bytes, min_accuracy, link_bps, download_s, energy_j)
+        limits = [None if v is None else np.atleast_1d(np.asarray(v, dtype=np.float64)) for v in values]
         _refuse(limits)
         percentiles = np.atleast_1d(np.asarray(percentile))
         shape = np.broadcast_shapes(percentiles.shape, *(x.shape for x in limits if x is not None))
@@ -122,16 +122,18 @@ class DecisionTable:
             return self._layers[int(kinds[0])].many(limits, shape[0])
         out = np.full(shape, -1, dtype=np.int64)
         for kind in kinds:
-            at = np.flatnonzero(np.broadcast_to(percentiles, shape) == kind)
-            out[at] = self._layers[int(kind)].many([None if x is None else x[at] for x in limits], len(at))
+            indices = np.flatnonzero(np.broadcast_to(percentiles, shape) == kind)
+            out[indices] = self._layers[int(kind)].many(
+                [None if x is None else x[indices] for x in limits], len(indices)
+            )
         return out
 
     def _unknown(self, percentile: object) -> UsageError:
-        known = ", ".join(map(str, self.percentiles))
-        return UsageError(f"This table was not compiled for percentile {percentile}: ask for one of {known}.")
+        compiled = ", ".join(map(str, self.percentiles))
+        return UsageError(f"This table was not compiled for percentile {percentile}: ask for one of {compiled}.")
 
     def save(self, path: Path) -> None:
-        """As an .npz file without pickle, written whole or not at all."""
+        """As an .npz file without pickle, written atomically."""
         buffer = BytesIO()
         np.savez_compressed(buffer, **self.arrays)  # type: ignore[arg-type]
         store.write_atomic(path, buffer.getvalue())
@@ -163,35 +165,35 @@ def compile_rows(
     if any(x is not None for x in limits):
         raise UsageError("A decision table is compiled without limits: ask them of the table.")
     selection = select(rows, need)
-    able = [r for r in selection.rows if all(c.met for c in checks_of(r, need, selection.accuracy_required))]
-    if not able:
+    deciding = [r for r in selection.rows if all(c.met for c in checks_of(r, need, selection.accuracy_required))]
+    if not deciding:
         raise BadRecord("None of these rows may decide: profile them again, until their labels are stable or settled.")
     about: dict[str, NDArray[Any]] = {
         "schema": np.array(SCHEMA),
         "percentiles": np.array(sorted(percentiles)),
-        "artifact_id": np.array([r.artifact_id for r in able]),
-        "sha256": np.array([r.sha256 for r in able]),
-        "device_id": np.array([r.device_id for r in able]),
-        "backend": np.array([r.backend for r in able]),
-        "point": np.array([r.point_name for r in able]),
-        "threads": np.array([r.threads for r in able]),
-        "promised": np.array([r.origin == "measured" for r in able]),
+        "artifact_id": np.array([r.artifact_id for r in deciding]),
+        "sha256": np.array([r.sha256 for r in deciding]),
+        "device_id": np.array([r.device_id for r in deciding]),
+        "backend": np.array([r.backend for r in deciding]),
+        "point": np.array([r.point_name for r in deciding]),
+        "threads": np.array([r.threads for r in deciding]),
+        "promised": np.array([r.origin == "measured" for r in deciding]),
     }
-    columns = [_columns(able, need.model_copy(update={"percentile": p}), p) for p in percentiles]
+    columns = [_columns(deciding, need.model_copy(update={"percentile": p}), p) for p in percentiles]
     return DecisionTable(about | {name: array for selection in columns for name, array in selection.items()})
 
 
-def _columns(able: Sequence[KnowledgeRow], need: Need, percentile: int) -> dict[str, NDArray[Any]]:
+def _columns(deciding: Sequence[KnowledgeRow], need: Need, percentile: int) -> dict[str, NDArray[Any]]:
     """The rows in the order of preference, without those that can never be the answer."""
-    order = sorted(range(len(able)), key=lambda i: rank(able[i], need))
-    costs = np.array([_costs(able[i], need) for i in order])
-    kept: list[int] = []
+    order = sorted(range(len(deciding)), key=lambda i: rank(deciding[i], need))
+    costs = np.array([_costs(deciding[i], need) for i in order])
+    undominated: list[int] = []
     for i, cost in enumerate(costs):
-        if not np.any(np.all(costs[kept] <= cost, axis=1)):
-            kept.append(i)
-    rows = np.array(order)[kept]
-    accuracy = [-np.inf if (a := able[i].accuracy) is None else a for i in rows]
-    columns = (rows, *costs[kept].T, np.array(accuracy, dtype=np.float64))
+        if not np.any(np.all(costs[undominated] <= cost, axis=1)):
+            undominated.append(i)
+    rows = np.array(order)[undominated]
+    accuracy = [-np.inf if (a := deciding[i].accuracy) is None else a for i in rows]
+    columns = (rows, *costs[undominated].T, np.array(accuracy, dtype=np.float64))
     return {f"p{percentile}_{name}": np.ascontiguousarray(c) for name, c in zip(COLUMNS, columns, strict=True)}
 
 
@@ -292,7 +294,7 @@ def _lowest(words: Words) -> Words:
 
 
 def _number(bits: Words) -> Int64Array:
-    """The place of the only bit of each word: the exponent of it as a floating-point number."""
+    """The index of the only bit of each word: the exponent of it as a floating-point number."""
     return (bits.astype(np.float64).view(np.int64) >> 52) - 1023
 
 
@@ -336,7 +338,7 @@ class _Layer:
     # ------------------------------------------------------------------------------------------------------- one query
 
     def one(self) -> One:
-        """A function that answers one query; all that it needs is bound to local names."""
+        """A function that answers one query; its data is bound to local names."""
         row, latency, bits = self.row.tolist(), self.latency_s.tolist(), self.bits.tolist()
         memory, energy, accuracy = self.memory_bytes.tolist(), self.energy_j.tolist(), self.accuracy.tolist()
         times, links, count = self.times.starts.tolist(), self.links.starts.tolist(), len(self.links)
@@ -351,8 +353,8 @@ class _Layer:
             """The arithmetic of ``ask``."""
             download = bits[i] / link_bps if link_bps is not None else 0.0
             if deadline_s is not None:
-                whole = latency[i] + download if link_bps is not None and download_s is None else latency[i]
-                if whole > deadline_s:
+                total_s = latency[i] + download if link_bps is not None and download_s is None else latency[i]
+                if total_s > deadline_s:
                     return False
             if download_s is not None and link_bps is not None and download > download_s:
                 return False
@@ -437,9 +439,9 @@ class _Layer:
         for word in range(-(-len(self.row) // WORD)):
             sure, maybe = block.sets(word)
             if word:
-                decided = first >= 0
-                sure[decided] = 0
-                maybe[decided] = 0
+                answered = first >= 0
+                sure[answered] = 0
+                maybe[answered] = 0
             lowest = _lowest(sure)
             maybe &= lowest - np.uint64(1)
             settled = np.where(lowest != 0, _number(lowest) + WORD * word, first)
@@ -451,21 +453,21 @@ class _Layer:
 
     def _try(self, block: _Block, maybe: Words, first: Int64Array, word: int) -> None:
         """The doubtful rows in their order, until one fits."""
-        at = np.flatnonzero(maybe)
-        left = maybe[at]
-        while len(at):
-            bit = _lowest(left)
+        indices = np.flatnonzero(maybe)
+        remaining = maybe[indices]
+        while len(indices):
+            bit = _lowest(remaining)
             number = _number(bit) + WORD * word
-            fits = block.fits(number, at)
-            first[at[fits]] = number[fits]
-            left ^= bit
-            going = ~fits & (left != 0)
-            at, left = at[going], left[going]
+            fits = block.fits(number, indices)
+            first[indices[fits]] = number[fits]
+            remaining ^= bit
+            going = ~fits & (remaining != 0)
+            indices, remaining = indices[going], remaining[going]
 
 
 def _scale(values: Float64Array) -> _Scale:
-    known = values[np.isfinite(values) & (values > 0)]
-    return _Scale(float(known.min()), float(known.max()), FINE_BITS) if len(known) else _Scale(1.0, 1.0, FINE_BITS)
+    finite = values[np.isfinite(values) & (values > 0)]
+    return _Scale(float(finite.min()), float(finite.max()), FINE_BITS) if len(finite) else _Scale(1.0, 1.0, FINE_BITS)
 
 
 class _Block:
@@ -503,9 +505,9 @@ class _Block:
     def sets(self, word: int) -> tuple[Words, Words]:
         """Of 64 rows: which meet every limit of each query, and which may."""
         if not self.limits:
-            left = min(WORD, len(self.layer.row) - WORD * word)
-            every = np.full(self.size, (1 << left) - 1, dtype=np.uint64)
-            return every, every.copy()
+            remaining = min(WORD, len(self.layer.row) - WORD * word)
+            all_rows = np.full(self.size, (1 << remaining) - 1, dtype=np.uint64)
+            return all_rows, all_rows.copy()
         (first, cell), *others = self.limits
         sure, maybe = first.sure[word].take(cell), first.maybe[word].take(cell)
         for sets, bucket in others:
@@ -513,21 +515,21 @@ class _Block:
             maybe &= sets.maybe[word].take(bucket)
         return sure, maybe
 
-    def fits(self, row: Int64Array, at: Int64Array) -> NDArray[np.bool_]:
-        """Whether row ``row[i]`` meets every limit of query ``at[i]``: the arithmetic of ``ask``."""
+    def fits(self, row: Int64Array, indices: Int64Array) -> NDArray[np.bool_]:
+        """Whether row ``row[i]`` meets every limit of query ``indices[i]``: the arithmetic of ``ask``."""
         layer = self.layer
-        fits = np.ones(len(at), dtype=bool)
-        link, wait = (None if x is None else x[at] for x in (self.link, self.download))
+        fits = np.ones(len(indices), dtype=bool)
+        link, wait = (None if x is None else x[indices] for x in (self.link, self.download))
         download = None if link is None else layer.bits[row] / link
         if self.deadline is not None:
-            whole = layer.latency_s[row]
+            total_s = layer.latency_s[row]
             if download is not None:
-                whole = whole + (download if wait is None else np.where(np.isinf(wait), download, 0.0))
-            fits &= whole <= self.deadline[at]
+                total_s = total_s + (download if wait is None else np.where(np.isinf(wait), download, 0.0))
+            fits &= total_s <= self.deadline[indices]
         if wait is not None and download is not None:
             fits &= download <= wait
         if self.memory is not None:
-            fits &= layer.memory_bytes[row] <= self.memory[at]
+            fits &= layer.memory_bytes[row] <= self.memory[indices]
         if self.energy is not None:
-            fits &= layer.energy_j[row] <= self.energy[at]
+            fits &= layer.energy_j[row] <= self.energy[indices]
         return fits

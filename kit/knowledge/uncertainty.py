@@ -8,10 +8,10 @@ from math import exp, log
 from kit.knowledge.checks import Check, checks_of, percentile_name, preference, rank, total_latency_s
 from kit.records import DECIDING, KnowledgeRow, MeasureNext, Need
 
-UNLIKELY = 0.002  # a smaller chance to be better is not worth a measurement
+UNLIKELY = 0.002  # a smaller probability to be better is not worth a measurement
 ENDS = log(19.0)  # the logit of 95 %, where an interval of nine tenths ends
-MEMORY_TOLERANCE = 0.05  # a predicted memory is an upper one: what is so much over the limit fits e times more rarely
-UNCERTAIN_LIMITS = ("deadline", "label")  # limits that another measurement may come out differently on
+MEMORY_TOLERANCE = 0.05  # a predicted memory is an upper one: at so much over the limit it fits e times more rarely
+UNCERTAIN_LIMITS = ("deadline", "label")  # limits that another measurement may meet
 
 
 def uncertain_rows(

@@ -2,8 +2,8 @@
 
 The posterior of a pool of networks is the covariance of their relative errors: that of the process on the kernels' efficiency
 (kit.latency.gaussian_process) plus, linearised, that of the roofline below it, whose parameters ten measurements do not settle. Without the
-latter the process is too sure of itself, and the choice hardly better than a random one. Measuring a network takes a rank-one piece
-off the covariance whatever comes out, so a batch is chosen before any of it is measured: greedily by the mean variance that is left
+latter the process is too sure of itself, and the choice hardly better than a random one. Measuring a network subtracts a rank-one
+term from the covariance whatever its result, so a batch is chosen before any of it is measured: greedily by the mean variance that is left
 (A-optimal design; ALC, Cohn 1996). Before the first measurement the priors stand in for it. Choosing needs numpy alone, the priors
 are those of the fitting (scipy).
 """
@@ -38,16 +38,18 @@ class PoolPosterior:
         return np.maximum(np.diag(self.covariance), 0.0)
 
     def after(self, index: int) -> PoolPosterior:
-        """The posterior once network ``index`` is measured, whatever it turns out to take."""
+        """The posterior once network ``index`` is measured, whatever its latency."""
         column = self.covariance[:, index]
         return replace(self, covariance=self.covariance - np.outer(column, column) / (column[index] + self.noise))
 
-    def given(self, known: int, spread: Float64Array) -> PoolPosterior:
-        """The posterior of the other networks once the last ``known`` are measured, each with its relative standard error."""
-        split = len(self.covariance) - known
-        seen = self.covariance[split:, split:] + np.diag(self.noise + spread**2)
+    def conditioned(self, count: int, spread: Float64Array) -> PoolPosterior:
+        """The posterior of the other networks once the last ``count`` are measured, each with its relative standard error."""
+        split = len(self.covariance) - count
+        measured_covariance = self.covariance[split:, split:] + np.diag(self.noise + spread**2)
         cross = self.covariance[:split, split:]
-        return replace(self, covariance=self.covariance[:split, :split] - cross @ np.linalg.solve(seen, cross.T))
+        return replace(
+            self, covariance=self.covariance[:split, :split] - cross @ np.linalg.solve(measured_covariance, cross.T)
+        )
 
 
 def pool_posterior(pool: Table, predictor: Predictor | None = None, threads: int = 1) -> PoolPosterior:
@@ -64,8 +66,8 @@ def pool_posterior(pool: Table, predictor: Predictor | None = None, threads: int
     cases = Cases.of(pool, states)
     efficiency = None if predictor is None else predictor.source_efficiencies(cases)
     guess = GUESS_CALL_S + GUESS_S_PER_MAC * cases.macs
-    known = predictor is not None and predictor.measured.kernels_known
-    if predictor is not None and known:
+    has_kernels = predictor is not None and predictor.measured.kernels_known
+    if predictor is not None and has_kernels:
         measured = predictor.measured
         efficiency_measured = predictor.source_efficiencies(measured.cases(states))
         cases = _joined(cases, measured.cases(states))
@@ -79,7 +81,7 @@ def pool_posterior(pool: Table, predictor: Predictor | None = None, threads: int
     source = predictor.base.roofline_below if predictor is not None and predictor.base is not None else None
     priors = fitting.roofline_priors(data, None if source is None else source.parameters)
     gaussian_process = predictor.gaussian_process if predictor is not None else None
-    roofline = predictor.roofline_below if predictor is not None and known else None
+    roofline = predictor.roofline_below if predictor is not None and has_kernels else None
     if roofline is None:
         roofline = Roofline(parameters={name: values[0] for name, values in priors.items()})
     hyper = (
@@ -92,8 +94,8 @@ def pool_posterior(pool: Table, predictor: Predictor | None = None, threads: int
     spread = np.array(predictor.measured.spread) if predictor is not None else np.zeros(0)
     noise = covariance.value["noise"]
     posterior = PoolPosterior(_prior(Roof(cases, efficiency), roofline, freedom, covariance), noise)
-    if known:
-        posterior = posterior.given(len(spread), spread)
+    if has_kernels:
+        posterior = posterior.conditioned(len(spread), spread)
     typical = float(np.median(spread)) if len(spread) else TYPICAL_SPREAD
     return replace(posterior, noise=noise + typical**2)
 
@@ -122,7 +124,7 @@ def _prior(roof: Roof, roofline: Roofline, freedom: dict[str, float], covariance
     """Covariance of the logarithms of latencies before any measurement, [nets, nets]. The ratio to the roofline counts as 1."""
     shares = Shares(roof.cases, *roofline.times(roof))
     slopes = roofline.slopes(roof, freedom)
-    return np.asarray(covariance.whole(shares, shares) + slopes @ slopes.T)
+    return np.asarray(covariance.between(shares, shares) + slopes @ slopes.T)
 
 
 # -------------------------------------------------------------------------------------------------------------------- choosing
@@ -172,8 +174,8 @@ def _nearest(x: Float64Array, to: Float64Array) -> Float64Array:
 def richest_family(model: Predictor) -> ModelFamily:
     """The richest model family that cross-validation does not reject against the best one. ``model.chosen`` is the simplest: right for what
     is measured once, but ten measurements reject little, and what is measured next is for the richest family to learn from."""
-    kept = {s.form for s in model.scores if s.candidate and (s.p_value is None or s.p_value > REJECTED)}
-    return next(f for f in reversed(MODEL_FAMILIES) if f in kept)
+    accepted = {s.form for s in model.scores if s.candidate and (s.p_value is None or s.p_value > REJECTED)}
+    return next(f for f in reversed(MODEL_FAMILIES) if f in accepted)
 
 
 def share_within(predictions: Predictions, level: float, within: float) -> float:

@@ -79,10 +79,10 @@ def _levels(data: Data) -> dict[str, float]:
     return {key: value / first for key, value in medians.items()}
 
 
-def _nearest(target: Table, measured: Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    """For each kernel of ``target`` the most similar of ``measured``: the same kind where there is one."""
-    a, b = target.features, measured.features
+def _nearest(targets: Table, references: Table) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """For each kernel of ``targets`` the most similar of ``references``: the same kind where there is one."""
+    a, b = targets.features, references.features
     apart = (a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1)[None] - 2.0 * a @ b.T
-    apart = apart + 1e3 * (target.column("kind")[:, None] != measured.column("kind")[None])
-    apart = apart + 10.0 * (target.column("precision")[:, None] != measured.column("precision")[None])
+    apart = apart + 1e3 * (targets.column("kind")[:, None] != references.column("kind")[None])
+    apart = apart + 10.0 * (targets.column("precision")[:, None] != references.column("precision")[None])
     return np.asarray(apart.argmin(axis=1), dtype=np.int64)

@@ -171,7 +171,7 @@ def _interval(values: Float64Array) -> tuple[float, float]:
 
 
 def _clock(members: Sequence[ProfileRecord]) -> tuple[float | None, str]:
-    """The clock that the measurements ran at, observed by the device or measured beside them; else the nominal one, marked so."""
+    """The clock that the measurements ran at, observed by the device or measured with them; else the nominal one, marked so."""
     clocks = [(m.clock_hz, m.clock_source) for p in members if (m := p.measurement) and m.clock_hz is not None]
     if clocks:
         return float(np.median([hz for hz, _ in clocks])), clocks[0][1]

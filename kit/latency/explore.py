@@ -1,9 +1,9 @@
 """Measure next: a space of sub-networks is measured until the rest can be predicted, a batch at a time, each chosen by the model so far.
 
-The first ten are what the priors of the latency model ask for, then batches of five: those whose measurement leaves the least
-uncertainty about a pool of the space (kit.latency.active_sampling). Each batch is predicted before it is measured, so that its error is an
-honest one. Two estimates tell how far it is, and the smaller counts: what the calibrated intervals say about the pool, and the
-cross-validated share of what was measured (pessimistic, for what was chosen is what was hard).
+The first ten are chosen by the priors of the latency model, then batches of five: those whose measurement leaves the least
+uncertainty about a pool of the space (kit.latency.active_sampling). Each batch is predicted before it is measured, so that its error is
+that of unmeasured networks. Of two estimates of the share that is predicted well the smaller counts: that of the calibrated intervals
+over the pool, and the cross-validated share of the measured networks (pessimistic, since the networks chosen are the uncertain ones).
 
 Records are appended batch by batch; what the file holds of the space, measured in the same way, counts as measured.
 """
@@ -55,7 +55,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class ExplorationPlan:
-    """What is wanted of a space: ``criterion`` (None: measure until the count or the budget ends), ``deadline_s`` to decide about."""
+    """How a space is explored: ``criterion`` (None: measure until the count or the budget ends), ``deadline_s`` to decide about."""
 
     space: Space
     settings: MeasureSettings
@@ -83,13 +83,13 @@ class Step:
 
     @property
     def share(self) -> float | None:
-        """What counts: the smaller estimate."""
+        """The smaller estimate, which counts."""
         return None if self.estimated is None or self.validated is None else min(self.estimated, self.validated)
 
 
 @dataclass(frozen=True)
 class Exploration:
-    """What a run measured, or read as measured before, how the error went, why it ended, and the model of all of it."""
+    """The records of a run and of earlier ones, the error of each batch, why it ended, and the model of all records."""
 
     records: tuple[ProfileRecord, ...]
     new: int
@@ -99,7 +99,7 @@ class Exploration:
     model: Predictor | None
 
 
-# ------------------------------------------------------------------------------------------------------------ what is asked
+# --------------------------------------------------------------------------------------------------------------- the plan
 
 
 def read_criterion(text: str) -> Criterion:
@@ -139,15 +139,15 @@ def plan(
     deadline_s: float | None = None,
     sample: int | None = None,
 ) -> ExplorationPlan:
-    """What is asked of a space, checked: with neither a budget nor a criterion until 99 % are predicted within 10 %, ``AT_MOST`` at most.
+    """The plan for a space, checked: with neither a budget nor a criterion until 99 % are predicted within 10 %, ``AT_MOST`` at most.
 
     Raises UsageError for what does not go together, UnknownName, BackendUnavailable.
     """
-    known = space_of(space)
+    target_space = space_of(space)
     if "," in settings.backend:
         raise UsageError(f"A space is measured with one runtime: take one of {settings.backend}.")
     backends.require(settings.backend)
-    budget_s, networks = read_budget(budget, known.size) if budget else (None, None)
+    budget_s, networks = read_budget(budget, target_space.size) if budget else (None, None)
     if sample is not None and (until or networks or deadline_s):
         raise UsageError(
             "--sample N is a random choice of N: leave --until, --deadline-ms and a count in --budget away, or --sample."
@@ -159,12 +159,13 @@ def plan(
         sample is None and budget is None
     ):  # the default criterion, unless another end is named, and never without a bound
         criterion = criterion or (Criterion() if deadline_s is None else None)
-        networks = min(AT_MOST, known.size)
-    plan = ExplorationPlan(
-        known, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s, seed=settings.seed
+        networks = min(AT_MOST, target_space.size)
+    exploration = ExplorationPlan(
+        target_space, settings, criterion=criterion, deadline_s=deadline_s, at_most=networks, sample=sample, budget_s=budget_s,
+        seed=settings.seed,
     )  # fmt: skip
-    check(plan)
-    return plan
+    check(exploration)
+    return exploration
 
 
 def check(plan: ExplorationPlan) -> None:
@@ -217,14 +218,14 @@ def run(
     BackendUnavailable, StorageError, MeasurementError (nothing of a batch could be measured).
     """
     check(plan)
-    began_s = time.monotonic() - spent_s
+    start_s = time.monotonic() - spent_s
 
     def profile(jobs: list[Job], budget_s: float | None) -> list[ProfileRecord]:
         limited = [Job(j.target, j.settings.model_copy(update={"budget_s": budget_s})) for j in jobs]
         return profiler.profile(limited, device, out, fresh=fresh, progress=progress)
 
-    known = {} if fresh else _measured(plan, device, out)
-    session = _Session(plan, folder, known, measure or profile, began_s, on_step)
+    records = {} if fresh else _measured(plan, device, out)
+    session = _Session(plan, folder, records, measure or profile, start_s, on_step)
     return session.sample() if plan.sample is not None else session.choose()
 
 
@@ -245,13 +246,13 @@ def _measured(plan: ExplorationPlan, device: DeviceSpec, out: Path) -> dict[str,
 
 @dataclass
 class _Session:
-    """One run: what it wants, what it knows so far."""
+    """One run: its plan, and the records so far."""
 
     plan: ExplorationPlan
     folder: Path
-    known: dict[str, ProfileRecord]
+    records: dict[str, ProfileRecord]
     measure: Measure
-    began_s: float
+    start_s: float
     on_step: Callable[[Step], None]
     new: int = 0
     each_s: float | None = None  # wall time of a network, estimated as the run goes on
@@ -263,13 +264,13 @@ class _Session:
     # -------------------------------------------------------------------------------------------------------- random sample
 
     def sample(self) -> Exploration:
-        """The sample in fixed pieces, so that a killed run finds the journal of the piece in which it was."""
+        """The sample in fixed pieces, so that a killed run resumes from the journal of its last piece."""
         assert self.plan.sample is not None
-        sampled = self.plan.space.sample(self.plan.sample, self.plan.seed)
-        names = {sub.id for sub in sampled}
-        ended = f"all {len(sampled)} are measured"
-        for start in range(0, len(sampled), profiler.BATCH_JOBS):
-            missing = [s for s in sampled[start : start + profiler.BATCH_JOBS] if s.id not in self.known]
+        subs = self.plan.space.sample(self.plan.sample, self.plan.seed)
+        names = {sub.id for sub in subs}
+        ended = f"all {len(subs)} are measured"
+        for start in range(0, len(subs), profiler.BATCH_JOBS):
+            missing = [s for s in subs[start : start + profiler.BATCH_JOBS] if s.id not in self.records]
             while missing:
                 count = self._affordable(len(missing))
                 if not count:
@@ -283,22 +284,22 @@ class _Session:
     def choose(self) -> Exploration:
         """Batches until the criterion is met or something is spent."""
         self._fit()
-        if self.known:
+        if self.records:
             self._report(0, None)
         while True:
             if ended := self._reached():
                 return self._end(ended, reached=True)
-            remaining = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.known)
-            free = [s.id not in self.known for s in self.pool]
-            batch_size = min(BATCH if len(self.known) >= FIRST else FIRST - len(self.known), remaining, sum(free))
-            if batch_size <= 0:
+            remaining = len(self.pool) if self.plan.at_most is None else self.plan.at_most - len(self.records)
+            free = [s.id not in self.records for s in self.pool]
+            batch = min(BATCH if len(self.records) >= FIRST else FIRST - len(self.records), remaining, sum(free))
+            if batch <= 0:
                 ended = (
-                    f"{len(self.known)} networks are measured"
+                    f"{len(self.records)} networks are measured"
                     if remaining <= 0
                     else "every network of the pool is measured"
                 )
                 return self._end(ended, reached=self.plan.criterion is None)
-            count = self._affordable(batch_size)
+            count = self._affordable(batch)
             if not count:
                 return self._end("the budget is spent", reached=self.plan.criterion is None)
             chosen = [self.pool[i] for i in self._next(np.array(free), count)]
@@ -323,7 +324,7 @@ class _Session:
     def _next(self, free: BoolArray, count: int) -> list[int]:
         if not latency.can_fit():
             return active_sampling.farthest(_features(self.pool, self.table), free, count, self.plan.seed)
-        if self.model is None and not self.known:
+        if self.model is None and not self.records:
             return active_sampling.first(
                 active_sampling.pool_posterior(self.table, threads=self.plan.settings.threads), count, self.plan.seed
             )
@@ -346,7 +347,7 @@ class _Session:
         targets = [Target(self.folder / f"{s.id}.onnx", spaces.write(s, self.folder / f"{s.id}.onnx")) for s in subs]
         records = self.measure([Job(target, self.plan.settings) for target in targets], self._limit(len(subs)))
         self.each_s = (time.monotonic() - start_s) / len(subs)
-        self.known |= {r.artifact.artifact_id: r for r in records}
+        self.records |= {r.artifact.artifact_id: r for r in records}
         self.new += len(records)
         if all(r.status != "ok" for r in records):
             raise MeasurementError(f"Nothing of this batch was measured: {(records[0].reason or '').rstrip('.')}.")
@@ -355,7 +356,7 @@ class _Session:
     # --------------------------------------------------------------------------------------------------------------- budget
 
     def _left_s(self) -> float | None:
-        return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.began_s)
+        return None if self.plan.budget_s is None else self.plan.budget_s - (time.monotonic() - self.start_s)
 
     def _cost_s(self, rounds: int) -> float:
         return rounds * (self.plan.settings.run_s + profiler.OVERHEAD_S)
@@ -375,13 +376,13 @@ class _Session:
             return None
         return max(left_s, 0.1)
 
-    # ------------------------------------------------------------------------------------------------------------ how far it is
+    # -------------------------------------------------------------------------------------------------------------- the estimate
 
     def _fit(self) -> None:
-        if not latency.can_fit() or not self.known:
+        if not latency.can_fit() or not self.records:
             return
         try:
-            self.model = latency.predictor(list(self.known.values()), baselines=False, seed=self.plan.seed)
+            self.model = latency.predictor(list(self.records.values()), baselines=False, seed=self.plan.seed)
         except BadRecord:  # too few that can be trusted
             self.model = None
 
@@ -392,7 +393,7 @@ class _Session:
 
     def _report(self, batch: int, before: Predictions | None, records: Sequence[ProfileRecord] = ()) -> None:
         within = (self.plan.criterion or Criterion()).within
-        step = Step(len(self.known), batch)
+        step = Step(len(self.records), batch)
         errors = _errors(before, records)
         if len(errors):
             share, error = float(np.mean(errors <= within)), float(np.mean(errors))
@@ -403,7 +404,7 @@ class _Session:
         self.on_step(step)
 
     def _evaluated(self, step: Step, model: Predictor, family: ModelFamily, within: float) -> Step:
-        rest = np.array([i for i, s in enumerate(self.pool) if s.id not in self.known], dtype=np.int64)
+        rest = np.array([i for i, s in enumerate(self.pool) if s.id not in self.records], dtype=np.int64)
         predictions = model.of_table(self.table.pick(rest), model_family=family) if len(rest) else None
         deadline_s = self.plan.deadline_s
         return replace(
@@ -430,7 +431,7 @@ class _Session:
         return f"{last.share:.1%} of {self.plan.space.name} are expected within +-{criterion.within:.0%}"
 
     def _end(self, ended: str, *, reached: bool, only: set[str] | None = None) -> Exploration:
-        records = [r for name, r in self.known.items() if only is None or name in only]
+        records = [r for name, r in self.records.items() if only is None or name in only]
         return Exploration(tuple(records), self.new, tuple(self.steps), ended, reached, self.model)
 
 
@@ -460,7 +461,7 @@ def _seconds(record: ProfileRecord) -> float | None:
 
 
 def _features(subs: Sequence[SubNetwork], table: Table) -> Float64Array:
-    """Where a network stands in its space: log MACs, log weight bytes, depth, log width, log resolution, precision."""
+    """The coordinates of a network in its space: log MACs, log weight bytes, depth, log width, log resolution, precision."""
     rows = [(s.depth, np.log(s.width), np.log(s.resolution_px), 3.0 * s.bits) for s in subs]
     return np.column_stack(
         [np.log(np.maximum(table.total(table.macs), 1.0)), np.log(table.weight_bytes), np.array(rows)]

@@ -1,4 +1,4 @@
-"""Kernels of many networks as arrays: equal kernels stand once, a network is a few (kernel, count) pairs.
+"""Kernels of many networks as arrays: equal kernels are stored once, a network is a few (kernel, count) pairs.
 
 Everything that the latency models know about a network is here: what each kernel computes and moves, how its channels are
 aligned, and how many bytes of weights the whole network holds. Bytes and counts are plain numbers, features are logarithms.
@@ -105,8 +105,8 @@ class Table:
         place = [np.flatnonzero(self.net == n) for n in nets]
         entries = np.concatenate(place) if place else np.zeros(0, dtype=np.int64)
         net = np.repeat(np.arange(len(nets)), [len(p) for p in place])
-        kept, kernel = np.unique(self.kernel[entries], return_inverse=True)
-        return Table(self.attributes[kept], net, kernel, self.count[entries], len(nets))
+        used_kernels, kernel = np.unique(self.kernel[entries], return_inverse=True)
+        return Table(self.attributes[used_kernels], net, kernel, self.count[entries], len(nets))
 
     def networks(self) -> Networks:
         """The same as it is stored."""

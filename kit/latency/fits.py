@@ -1,4 +1,4 @@
-"""All that is fitted to one device's records: the efficiency factors of the papers, and the model that predicts best."""
+"""What is fitted to one device's records: the efficiency factors of the papers, and the model that predicts best."""
 
 from __future__ import annotations
 
@@ -76,17 +76,17 @@ def predictor_of(
 
 def of_device(profiles: Sequence[ProfileRecord], device: str | None) -> list[ProfileRecord]:
     """The profiles of one device, when it is named. Raises UnknownName."""
-    known = sorted({p.device.device_id for p in profiles})
-    if device is not None and device not in known:
-        raise UnknownName("device", device, known)
+    names = sorted({p.device.device_id for p in profiles})
+    if device is not None and device not in names:
+        raise UnknownName("device", device, names)
     return [p for p in profiles if device in (None, p.device.device_id)]
 
 
 def of_backend(profiles: Sequence[ProfileRecord], backend: str | None) -> list[ProfileRecord]:
     """The profiles of one backend, when it is named. Raises UnknownName."""
-    known = sorted({p.settings.backend for p in profiles})
-    if backend is not None and backend not in known:
-        raise UnknownName("backend", backend, known)
+    names = sorted({p.settings.backend for p in profiles})
+    if backend is not None and backend not in names:
+        raise UnknownName("backend", backend, names)
     return [p for p in profiles if backend in (None, p.settings.backend)]
 
 
@@ -99,8 +99,8 @@ def source_predictor(
     if isinstance(source, Path) and source.suffix == ".json":
         return latency.load(source)
     profiles = store.read_profiles([source]) if isinstance(source, Path) else source
-    used = [p.settings.backend for p in profiles if p.status == "ok"] or [p.settings.backend for p in profiles]
-    taken = backend if backend in used else max(sorted(set(used)), key=used.count)
+    backends = [p.settings.backend for p in profiles if p.status == "ok"] or [p.settings.backend for p in profiles]
+    chosen_backend = backend if backend in backends else max(sorted(set(backends)), key=backends.count)
     return latency.predictor(
-        [p for p in profiles if p.settings.backend == taken], level=level, seed=seed, baselines=False
+        [p for p in profiles if p.settings.backend == chosen_backend], level=level, seed=seed, baselines=False
     )

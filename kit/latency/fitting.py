@@ -133,14 +133,14 @@ def _grouped(data: Data) -> dict[str, list[float]]:
 def fit_line(data: Data) -> Line:
     """Per precision and state with three different MACs a line, else the largest group's line, scaled."""
     groups, macs_by_group = _indices(data), _grouped(data)
-    whole = [key for key in groups if len(set(macs_by_group[key])) >= FEWEST["line"]]
-    fallback = max(whole, key=lambda key: (len(groups[key]), key))
+    complete_groups = [key for key in groups if len(set(macs_by_group[key])) >= FEWEST["line"]]
+    fallback = max(complete_groups, key=lambda key: (len(groups[key]), key))
     seconds = data.seconds / data.cases.slowdown
     overheads: dict[str, float] = {}
     slopes: dict[str, float] = {}
     for key in sorted(groups, key=lambda key: (key != fallback, key)):
         index = groups[key]
-        if key in whole:
+        if key in complete_groups:
             overhead, slope = (float(v[0]) for v in line(data.cases.macs[index][None], seconds[index][None]))
         else:
             base = overheads[fallback] + slopes[fallback] * data.cases.macs[index]
@@ -308,21 +308,21 @@ def fit_gaussian_process(
 
 
 def _on_top(data: Data, roofline: Roofline, warm: GaussianProcess | None) -> GaussianProcess:
-    shares, ratio = _seen(data, roofline)
+    shares, ratio = _shares_and_ratio(data, roofline)
     return GaussianProcess(hyper=_maximise(_objective(shares, ratio, data.spread), warm), roofline=roofline)
 
 
-def _seen(data: Data, roofline: Roofline) -> tuple[Shares, Float64Array]:
-    """(what the process sees of the networks, measured time over roofline time [n])."""
+def _shares_and_ratio(data: Data, roofline: Roofline) -> tuple[Shares, Float64Array]:
+    """(the process's view of the networks, measured time over roofline time [n])."""
     shares = Shares(data.cases, *roofline.times(Roof(data.cases, data.efficiency)))
     return shares, data.seconds / shares.roof_s
 
 
 def _generalised(data: Data, gaussian_process: GaussianProcess) -> Roofline:
     """Generalised least squares: the roofline when the errors of networks are as like each other as the process says."""
-    shares, _ = _seen(data, gaussian_process.roofline)
+    shares, _ = _shares_and_ratio(data, gaussian_process.roofline)
     covariance = Covariance(gaussian_process.hyper)
-    matrix = covariance.whole(shares, shares)
+    matrix = covariance.between(shares, shares)
     matrix[np.diag_indices_from(matrix)] += covariance.value["noise"] + data.spread**2 + JITTER
     whitening = np.linalg.inv(np.linalg.cholesky(matrix))
     return _least_squares(data, None, lambda errors: whitening @ errors, gaussian_process.roofline)

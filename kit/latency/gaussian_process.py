@@ -56,7 +56,7 @@ class GaussianProcess(Record):
 
 
 class Shares:
-    """Cases as the process sees them: which share of the roofline's time each kernel takes, and where the network stands.
+    """Cases as the process sees them: which share of the roofline's time each kernel takes, and the network's own features.
 
     ``slopes`` [nets, parameters] are those of :meth:`kit.latency.parametric.Roofline.slopes`; None: the roofline counts as known.
     """
@@ -128,7 +128,7 @@ class Covariance:
         near = np.exp(-0.5 * _squares(a.log_weights[:, None] / length, b.log_weights[:, None] / length))
         return mixed(self.share["weights"], near)
 
-    def whole(self, a: Shares, b: Shares) -> Float64Array:
+    def between(self, a: Shares, b: Shares) -> Float64Array:
         """Everything but the noise, [nets of a, nets of b]."""
         cross = a.matrix @ self.kernels(a.table, b.table) @ b.matrix.T
         return np.asarray(self.nets(a, b) * cross + self.rest(a, b))
@@ -166,7 +166,7 @@ class Posterior:
         self.covariance = Covariance(hyper)
         self.shares = shares
         self.noise = self.covariance.value["noise"]
-        matrix = self.covariance.whole(shares, shares)
+        matrix = self.covariance.between(shares, shares)
         matrix[np.diag_indices_from(matrix)] += (self.noise + spread**2) * ratio**2 + JITTER
         self.factor = np.linalg.cholesky(matrix)
         self.alpha = self._solve(ratio - 1.0)
@@ -180,8 +180,8 @@ class Posterior:
         """(ratio to the roofline, its standard deviation with the noise of a measurement), each [nets of at]."""
         cross = self._cross(at)
         ratio = 1.0 + cross @ self.alpha
-        known = np.linalg.solve(self.factor, cross.T)
-        variance = np.maximum(self._prior(at) - (known * known).sum(axis=0), 0.0)
+        explained = np.linalg.solve(self.factor, cross.T)
+        variance = np.maximum(self._prior(at) - (explained * explained).sum(axis=0), 0.0)
         off = at.slopes - cross @ self.trend
         variance += np.einsum("ni,ij,nj->n", off, self.trend_left, off)
         ratio = np.maximum(ratio, 0.1)

@@ -1,7 +1,7 @@
 """The predictor: one JSON file that turns kernels into seconds with an interval, by numpy alone.
 
 It holds every model family that was fitted, which of them is chosen and why, and the networks it was fitted to (the Gaussian process
-needs them, and so does whoever asks whether a network lies outside of what was seen).
+needs them, and so does the check whether a network lies outside of the measured ones).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from kit.stats import BoolArray, Float64Array, Int64Array
 
 ModelFamily = Literal["factor", "kinds", "roofline", "learned"]
 MODEL_FAMILIES: tuple[ModelFamily, ...] = ("factor", "kinds", "roofline", "learned")  # the simplest first
-#: What each family, and each baseline beside it, is called: the identifiers are those of the stored files.
+#: The name of each family and baseline: the identifiers are those of the stored files.
 FAMILY_NAMES: dict[str, str] = {
     "factor": "line",
     "kinds": "per-kind linear",
@@ -116,9 +116,9 @@ class Predictor(AliasedRecord):
     ] = ()  # what the chosen family predicts for each measured network that it was not fitted to
     held_out_sd: tuple[float, ...] = ()  # its relative standard deviation there
     notes: tuple[str, ...] = ()  # what was left out, and why
-    models: tuple[LatencyModel, ...] = ()  # the efficiency factors beside it
+    models: tuple[LatencyModel, ...] = ()  # the efficiency factors of the same records
     base: Predictor | None = (
-        None  # another device, the source of a transfer: its kernel efficiencies stand behind this one
+        None  # another device, the source of a transfer: its kernel efficiencies are the prior of this one's
     )
 
     def summary(self) -> dict[str, str]:
@@ -270,20 +270,20 @@ class Predictor(AliasedRecord):
     # ------------------------------------------------------------------------------------------------------ operating points
 
     def _slowdown(self, point: OperatingPoint | None, clock_hz: float | None) -> float:
-        requested_hz = clock_hz or (point.clock_cap_hz if point else None)
-        if requested_hz is None:
+        clock = clock_hz or (point.clock_cap_hz if point else None)
+        if clock is None:
             return 1.0
         if self.clocks is None:
             raise UsageError(
                 "This model was fitted at one clock and cannot predict another: profile with --sweep clock-ghz=... --control."
             )
         low, high = self.clocks.low_hz, self.clocks.high_hz
-        if not low * (1 - CLOCK_MARGIN) <= requested_hz <= high * (1 + CLOCK_MARGIN):
+        if not low * (1 - CLOCK_MARGIN) <= clock <= high * (1 + CLOCK_MARGIN):
             raise UsageError(
-                f"{requested_hz / 1e9:.3g} GHz lies outside of the measured clocks "
-                f"({low / 1e9:.3g} to {high / 1e9:.3g} GHz): measure there."
+                f"{units.brief(clock, units.CLOCK, 3)} lies outside of the measured clocks ({units.in_unit(low, units.GHZ, 3)} to "
+                f"{units.in_unit(high, units.GHZ, 3)} GHz): measure there."
             )
-        return self.clocks.reference_hz / requested_hz
+        return self.clocks.reference_hz / clock
 
     def _between(self, point: OperatingPoint | None) -> list[tuple[int, float]]:
         """(state, weight) of the measured states around ``point``. Raises UsageError outside of them."""
@@ -294,21 +294,23 @@ class Predictor(AliasedRecord):
                 f"This model knows threads, gaps, load and clock, not the rest of the point {point.name}: measure it there."
             )
         rows = np.array([place(s) for s in self.states])
-        requested = np.array(place(point))
-        exact = np.flatnonzero(np.all(np.abs(rows - requested) < 1e-9, axis=1))
+        target = np.array(place(point))
+        exact = np.flatnonzero(np.all(np.abs(rows - target) < 1e-9, axis=1))
         if len(exact):
             return [(int(exact[0]), 1.0)]
         for axis in range(rows.shape[1]):
-            others = np.delete(np.abs(rows - requested), axis, axis=1).max(axis=1) < 1e-9
-            below = np.flatnonzero(others & (rows[:, axis] < requested[axis]))
-            above = np.flatnonzero(others & (rows[:, axis] > requested[axis]))
+            others = np.delete(np.abs(rows - target), axis, axis=1).max(axis=1) < 1e-9
+            below = np.flatnonzero(others & (rows[:, axis] < target[axis]))
+            above = np.flatnonzero(others & (rows[:, axis] > target[axis]))
             if len(below) and len(above):
                 a, b = int(below[rows[below, axis].argmax()]), int(above[rows[above, axis].argmin()])
-                share = float((requested[axis] - rows[a, axis]) / (rows[b, axis] - rows[a, axis]))
+                share = float((target[axis] - rows[a, axis]) / (rows[b, axis] - rows[a, axis]))
                 return [(a, 1 - share), (b, share)]
-        known = ", ".join(f"{s.threads} thread(s), gap {s.gap_s * 1e3:g} ms, load {s.load}" for s in self.states)
+        points = ", ".join(
+            f"{s.threads} thread(s), gap {units.in_unit(s.gap_s, units.MS, 6)} ms, load {s.load}" for s in self.states
+        )
         raise UsageError(
-            f"The point {point.name} lies outside of the measured ones ({known}): profile a few networks there and fit again."
+            f"The point {point.name} lies outside of the measured ones ({points}): profile a few networks there and fit again."
         )
 
     # ------------------------------------------------------------------------------------------------------- extrapolation
@@ -343,18 +345,18 @@ class Predictor(AliasedRecord):
     def _sizes(self, cases: Cases) -> list[tuple[int, str]]:
         """Networks larger or smaller than any that was measured."""
         logs = np.log(np.maximum(cases.macs, 1.0))
-        seen = np.log(np.maximum(np.array(self.measured.macs), 1.0))
-        outside = (logs < seen.min() - MARGIN) | (logs > seen.max() + MARGIN)
-        side = np.where(logs < seen.min(), "fewer", "more")
+        measured_logs = np.log(np.maximum(np.array(self.measured.macs), 1.0))
+        outside = (logs < measured_logs.min() - MARGIN) | (logs > measured_logs.max() + MARGIN)
+        side = np.where(logs < measured_logs.min(), "fewer", "more")
         return [(i, f"{side[i]} multiply-accumulates than measured") for i in np.flatnonzero(outside).tolist()]
 
     def _out_of_distribution_kernels(self, table: Table) -> list[tuple[int, str]]:
         """Networks with a kernel that matters and whose kind was never measured, or whose shape leaves the measured range."""
-        known = self._box
+        boxes = self._box
         why: dict[int, str] = {}
         features, kinds = table.features, table.column("kind")
         for kernel in range(len(kinds)):
-            box = known.get(int(kinds[kernel]))
+            box = boxes.get(int(kinds[kernel]))
             if box is None:
                 why[kernel] = f"kernels of kind {KINDS[kinds[kernel]]} were not measured"
             elif np.any(features[kernel] < box[0] - MARGIN) or np.any(features[kernel] > box[1] + MARGIN):
@@ -395,9 +397,9 @@ def check_level(level: float) -> None:
 
 
 def state_indices(states: Sequence[State], requested: Sequence[State]) -> Int64Array:
-    """The place of each wanted state among ``states``, [n]."""
-    place = {state: i for i, state in enumerate(states)}
-    return np.array([place[s] for s in requested], dtype=np.int64)
+    """The index in ``states`` of each requested state, [n]."""
+    index = {state: i for i, state in enumerate(states)}
+    return np.array([index[s] for s in requested], dtype=np.int64)
 
 
 def save(path: Path, predictor: Predictor) -> None:

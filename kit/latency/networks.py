@@ -100,12 +100,12 @@ def of_file(path: Path, count: CountKernels) -> NetworkKernels:
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
     sidecar = _sidecar(path)
-    if sidecar is not None and (known := kernels_of(sidecar)) is not None:
-        return NetworkKernels(path.name, _family(sidecar), known)
+    if sidecar is not None and (kernels := kernels_of(sidecar)) is not None:
+        return NetworkKernels(path.name, _family(sidecar), kernels)
     if importlib.util.find_spec("onnx") is None:
         raise BackendUnavailable(
             f"{path} has no sidecar that lists its kernels and this machine has no onnx: run kit describe {path.name} on a PC "
-            "and copy the .json beside the file."
+            "and copy the .json next to the file."
         )
     with store.explained(path, "read"):
         listed = count(path)
@@ -116,12 +116,12 @@ def of_file(path: Path, count: CountKernels) -> NetworkKernels:
 
 def of_artifact(artifact: Artifact) -> NetworkKernels:
     """The kernels of a sidecar. Raises BadModel where nobody listed them."""
-    known = kernels_of(artifact)
-    if known is None:
+    kernels = kernels_of(artifact)
+    if kernels is None:
         raise BadModel(
             f"The kernels of {artifact.artifact_id} are unknown: run kit describe on its file, or name the file."
         )
-    return NetworkKernels(artifact.artifact_id, _family(artifact), known)
+    return NetworkKernels(artifact.artifact_id, _family(artifact), kernels)
 
 
 def _family(artifact: Artifact) -> str | None:
@@ -133,7 +133,7 @@ def _family(artifact: Artifact) -> str | None:
 
 
 def _sidecar(path: Path) -> Artifact | None:
-    """The artifact beside a file, when it is kit's and of this very file."""
+    """The sidecar of a file, when it is kit's and of this very file."""
     sidecar = path.with_suffix(".json")
     if not sidecar.is_file():
         return None

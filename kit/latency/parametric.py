@@ -29,7 +29,7 @@ class State(Record):
 
 
 def place(of: State | OperatingPoint) -> tuple[float, float, float]:
-    """Where a state stands among others: logarithms of threads and idle gap (milliseconds), and the load."""
+    """The coordinates of a state: logarithms of threads and idle gap (milliseconds), and the load."""
     return float(np.log2(of.threads)), float(np.log1p(of.gap_s * 1e3)), float(of.load)
 
 
@@ -76,7 +76,7 @@ class Cases:
 
 
 class Line(Record):
-    """overhead_s + s_per_mac * MACs for each precision and state, at the reference clock. A group that was never seen takes the
+    """overhead_s + s_per_mac * MACs for each precision and state, at the reference clock. A group that was not measured takes the
     one with the most records."""
 
     overhead_s: dict[str, float]
@@ -156,7 +156,7 @@ class Roof:
         self.weights = table.column("weight_bytes").astype(np.float64)[of]
         self.misaligned = table.misaligned[of]
         self.rows = np.maximum(table.column("rows")[of], 1).astype(np.float64)
-        self.log_held = np.log(np.maximum(table.weight_bytes, 1.0))[table.net]
+        self.log_weights = np.log(np.maximum(table.weight_bytes, 1.0))[table.net]
         self.slowdown = cases.slowdown[table.net]
         self.log_efficiency = None if efficiency is None else np.log(np.maximum(efficiency, 0.05))
 
@@ -176,7 +176,7 @@ class Roof:
         working = self.kind < WORKING
         arithmetic = mac * self.macs * fill * np.exp(np.where(working, kind[self.kind], 0.0))
         arithmetic = arithmetic * np.exp(bits[self.precision] + threads[self.state]) * self.slowdown
-        far = 1.0 / (1.0 + np.exp(-(self.log_held - p.get("edge", 15.0)) / EDGE_WIDTH))
+        far = 1.0 / (1.0 + np.exp(-(self.log_weights - p.get("edge", 15.0)) / EDGE_WIDTH))
         traffic = mac * np.exp(memory[self.state]) * self.slowdown ** p.get("clock", 0.0)
         weight = traffic * self.weights * (np.exp(p["weight"]) * (1.0 + far * np.expm1(p.get("far", 0.0))))
         light = np.where(working, 0.0, kind[self.kind])

@@ -60,7 +60,7 @@ def evaluate(fitted: Fitted, data: Data) -> dict[ModelFamily, tuple[Float64Array
 
 def cross_validate(
     data: Data,
-    whole: Fitted,
+    full_fit: Fitted,
     prior: dict[str, float] | None,
     *,
     kernels: bool,
@@ -68,7 +68,7 @@ def cross_validate(
     clock_hz: float | None,
     seed: int,
 ) -> Validated:
-    """Every family (and baseline), fitted without each fold and asked for it. ``whole`` is the fit of all, from which folds start."""
+    """Every family (and baseline), fitted without each fold and evaluated on it. ``full_fit`` is the fit of all, from which folds start."""
     seconds: dict[str, Float64Array] = {}
     sds: dict[str, Float64Array] = {}
     count = len(data.seconds)
@@ -77,17 +77,17 @@ def cross_validate(
         seconds.setdefault(name, np.full(count, np.nan))[index] = values
         sds.setdefault(name, np.full(count, np.nan))[index] = np.nan if sd is None else sd
 
-    for held in folds(data.group, seed):
-        rest = np.setdiff1d(np.arange(count), held)
-        train, test = data.pick(rest), data.pick(held)
+    for fold in folds(data.group, seed):
+        rest = np.setdiff1d(np.arange(count), fold)
+        train, test = data.pick(rest), data.pick(fold)
         if len(rest) < 2 or not len({*train.cases.macs.tolist()}) > 2:
             continue
-        fitted = fit(train, prior=prior, warm=whole, seed=seed, kernels=kernels)
+        fitted = fit(train, prior=prior, warm=full_fit, seed=seed, kernels=kernels)
         for family, (values, sd) in evaluate(fitted, test).items():
-            keep(family, held, values, sd)
+            keep(family, fold, values, sd)
         if baselines and kernels:
             for name, values in _baselines(train, test.cases, seed).items():
-                keep(name, held, values)
+                keep(name, fold, values)
     if baselines and clock_hz is not None:
         seconds["papers"] = data.cases.macs / clock_hz * data.cases.slowdown
     return Validated({k: v for k, v in seconds.items() if np.isfinite(v).all()}, sds)
@@ -127,10 +127,10 @@ def choose(
         )
     best = min(errors, key=lambda f: float(errors[f].mean()))
     p_values = {f: sign_flip_p_value(errors[f] - errors[best], data.group, seed) if f != best else 1.0 for f in errors}
-    kept = [f for f in MODEL_FAMILIES if f in errors and p_values[f] > REJECTED]
+    accepted = [f for f in MODEL_FAMILIES if f in errors and p_values[f] > REJECTED]
     if preferred in errors:
-        kept = [preferred] if preferred in kept else [best]
-    chosen = kept[0]
+        accepted = [preferred] if preferred in accepted else [best]
+    chosen = accepted[0]
     scores = [_score(f, validated, data, level, p_values[f]) for f in errors]
     scores += [_score(b, validated, data, level, None) for b in BASELINES if b in validated.seconds]
     return chosen, _sentence(chosen, best, errors, p_values, preferred), tuple(scores)

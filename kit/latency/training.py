@@ -67,7 +67,7 @@ def predictor(
         seed=seed,
     )
     chosen, reason, scores = selection.choose(validated, data, level, seed, None if source is None else source.chosen)
-    kept = {s.form for s in scores}
+    scored = {s.form for s in scores}
     first = observations[0].profile
     return Predictor(
         device_id=first.device.device_id,
@@ -82,20 +82,20 @@ def predictor(
         scores=scores,
         held_out_s=tuple(validated.seconds[chosen].tolist()),
         held_out_sd=tuple(selection.deviations(chosen, validated, data).tolist()),
-        notes=tuple(notes + _absent_baselines(kept, usable is not None)),
+        notes=tuple(notes + _absent_baselines(scored, usable is not None)),
         models=_factors(profiles, seed),
         base=source,
-        **_families(fitted, kept),
+        **_families(fitted, scored),
     )
 
 
-def _families(fitted: Fitted, kept: set[str]) -> dict[str, object]:
-    """The fitted families that cross-validation kept, by the predictor's fields."""
+def _families(fitted: Fitted, scored: set[str]) -> dict[str, object]:
+    """The families that cross-validation scored, by the predictor's fields."""
     return {
-        "line": fitted.line if "factor" in kept else None,
-        "per_kind_linear": fitted.per_kind_linear if "kinds" in kept else None,
-        "roofline": fitted.roofline if kept & {"roofline", "learned"} else None,
-        "gaussian_process": fitted.gaussian_process if "learned" in kept else None,
+        "line": fitted.line if "factor" in scored else None,
+        "per_kind_linear": fitted.per_kind_linear if "kinds" in scored else None,
+        "roofline": fitted.roofline if scored & {"roofline", "learned"} else None,
+        "gaussian_process": fitted.gaussian_process if "learned" in scored else None,
     }
 
 
@@ -149,8 +149,8 @@ def _observation(profile: ProfileRecord, kernels: tuple[Kernel, ...] | None) -> 
 
 def _with_kernels(observations: list[Observation], notes: list[str]) -> list[Observation] | None:
     """The records whose kernels are known, when they are enough to go by; else None, and only a line can be drawn."""
-    known = [p for p in observations if p.kernels]
-    if len(known) < min(RECORDS_MIN_WITH_KERNELS, len(observations)) or not known:
+    with_kernels = [p for p in observations if p.kernels]
+    if len(with_kernels) < min(RECORDS_MIN_WITH_KERNELS, len(observations)) or not with_kernels:
         if observations:
             notes.append("the kernels of these networks are unknown (kit describe lists them): only a line was fitted")
         return None
@@ -159,7 +159,7 @@ def _with_kernels(observations: list[Observation], notes: list[str]) -> list[Obs
         for p in observations
         if not p.kernels
     ]
-    return known
+    return with_kernels
 
 
 def _refuse_too_few(observations: list[Observation], notes: list[str], *, transferred: bool) -> None:
@@ -228,11 +228,11 @@ def _family_member(artifact: Artifact) -> str:
     return artifact.subnetwork.model_copy(update={"precision": "fp32"}).id
 
 
-def _measured(observations: Sequence[Observation], data: Data, known: bool) -> Measured:
+def _measured(observations: Sequence[Observation], data: Data, has_kernels: bool) -> Measured:
     cases = data.cases
     return Measured(
         networks=cases.table.networks(),
-        kernels_known=known,
+        kernels_known=has_kernels,
         macs=tuple(cases.macs.tolist()),
         precision=tuple(cases.precision.tolist()),
         state=tuple(cases.state.tolist()),
@@ -260,10 +260,10 @@ def _factors(profiles: Sequence[ProfileRecord], seed: int) -> tuple[LatencyModel
         return ()
 
 
-def _absent_baselines(kept: set[str], known: bool) -> list[str]:
+def _absent_baselines(scored: set[str], has_kernels: bool) -> list[str]:
     from kit.latency import baselines
 
-    if known and "lookup" in kept and not baselines.forest_available():
+    if has_kernels and "lookup" in scored and not baselines.forest_available():
         return ["the random forest is left out of the table: scikit-learn is not installed (pip install scikit-learn)"]
     return []
 
