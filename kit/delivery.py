@@ -37,7 +37,7 @@ def choose(manifests: Sequence[Manifest], need: Need) -> Answer:
 
 
 def check(folder: Path, manifest: Manifest) -> str:
-    """Look into the staged model and run it on its sample before it is installed. Raises UntrustedPackage, IntegrityError."""
+    """Read the staged model and run it on its sample before it is installed. Raises UntrustedPackage, IntegrityError."""
     model = folder / manifest.artifact.model.file
     onnxgraph.refuse_programs(model)
     return backends.run_sample(model, manifest.artifact)
@@ -45,7 +45,7 @@ def check(folder: Path, manifest: Manifest) -> str:
 
 @dataclass(frozen=True)
 class Delivery:
-    """An installed package, its measurement on this machine (None: it was not asked for), and the install that is current now.
+    """An installed package, its measurement on this machine (None: it was not measured), and the install that is current now.
 
     A package that breaks its promise does not become the current install: the one before it stays.
     """
@@ -67,7 +67,7 @@ class Delivery:
         return knowledge.row_of(record) if record is not None and record.measurement and record.label else None
 
     @property
-    def kept(self) -> bool | None:
+    def meets_deadline(self) -> bool | None:
         """Whether the latency measured here meets the deadline; None without a deadline or a measurement."""
         need, measured = self.pulled.answer.need, self.measured
         if need.deadline_s is None or measured is None:
@@ -76,16 +76,16 @@ class Delivery:
 
     @property
     def sentence(self) -> str | None:
-        """What became of the promise, for people; None where :attr:`kept` is."""
+        """The result of the promise, for people; None where :attr:`meets_deadline` is."""
         need, measured = self.pulled.answer.need, self.measured
-        if self.kept is None or need.deadline_s is None or measured is None:
+        if self.meets_deadline is None or need.deadline_s is None or measured is None:
             return None
         name, what = self.pulled.receipt.package, "median" if need.percentile == 50 else f"p{need.percentile}"
         times = (
             f"its {what} was promised as {units.seconds(self.promise.latency_s(need.percentile))} and measured as "
             f"{units.seconds(measured.latency_s(need.percentile))} ({measured.label})"
         )
-        if self.kept:
+        if self.meets_deadline:
             return f"{name} keeps its promise here: {times}, within the deadline of {units.seconds(need.deadline_s)}."
         stays = f"{self.current} stays the current install" if self.current else "no install is current"
         return (
@@ -96,7 +96,7 @@ class Delivery:
     @property
     def broken(self) -> BrokenPromise | None:
         """What is wrong when the measured latency misses the deadline that the library promised to meet."""
-        if self.kept is not False:
+        if self.meets_deadline is not False:
             return None
         return BrokenPromise(self.sentence or "", measured=self.measured, promise=self.promise)
 
@@ -112,7 +112,7 @@ def pull(
 ) -> Delivery:
     """As a device: ask the library at ``url`` for what meets ``need``, install it in ``to``, and measure what was installed.
 
-    It becomes the current install unless its measurement misses the deadline. ``on_bytes`` is called with bytes done and in all,
+    It becomes the current install unless its measurement misses the deadline. ``on_bytes`` is called with the bytes received and in total,
     ``on_step`` by the profiler. Raises what :func:`kit.library.client.pull` and :func:`kit.measure.jobs.once` raise.
     """
     records: list[ProfileRecord] = []
@@ -120,7 +120,7 @@ def pull(
     def accept(pulled: client.PulledPackage) -> bool:
         if measure:
             records.append(_measured(pulled, to, on_step))
-        return Delivery(pulled, records[0] if records else None, None).kept is not False
+        return Delivery(pulled, records[0] if records else None, None).meets_deadline is not False
 
     pulled = client.pull(url, need, to, check=check, accept=accept, progress=on_bytes)
     return Delivery(pulled, records[0] if records else None, swap.current(to))

@@ -102,7 +102,7 @@ def test_only_a_promise_that_holds_becomes_the_current_install(
     need = Need(deadline_s=1e-3)
     with server.running(_library(tmp_path, "net-b"), library_case.choose) as url:
         first, again = (delivery.pull(url, need, device_folder) for _ in range(2))
-    assert first.kept is (current == "net-b") and first.pulled.folder.is_dir()
+    assert first.meets_deadline is (current == "net-b") and first.pulled.folder.is_dir()
     assert first.current == swap.current(device_folder) and current in str(first.current)
     assert again.pulled.receipt.bytes_downloaded == 0 and again.current == first.current
 

@@ -181,7 +181,7 @@ def as_json(delivered: Delivery) -> dict[str, Any]:
         "measured_s": timing.median_s if timing else None,
         "measured_p99_s": timing.p99_s if timing else None,
         "label": record.label if record else None,
-        "promise_kept": delivered.kept,
+        "promise_kept": delivered.meets_deadline,
         "current": str(delivered.current) if delivered.current else None,
         **({"measured_record": record.record_id} if record else {}),
     }
