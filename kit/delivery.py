@@ -37,7 +37,7 @@ def choose(manifests: Sequence[Manifest], need: Need) -> Answer:
 
 
 def check(folder: Path, manifest: Manifest) -> str:
-    """Look into the staged model and run it on its sample before it is installed. Raises UntrustedPackage, IntegrityError."""
+    """Read the staged model and run it on its sample before it is installed. Raises UntrustedPackage, IntegrityError."""
     model = folder / manifest.artifact.model.file
     onnxgraph.refuse_programs(model)
     return backends.run_sample(model, manifest.artifact)

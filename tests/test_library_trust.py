@@ -298,7 +298,7 @@ FORGED = [
     (evil_row("allocator"), "backend 'allocator'"),
     (evil_row("fake"), "backend 'fake'"),
     (evil_row("onnxruntime\x1b[2J\nx"), "backend 'onnxruntime"),
-    (evil_row("tensorrt"), "is for backend tensorrt and onnxruntime was asked for"),
+    (evil_row("tensorrt"), "is for backend tensorrt and onnxruntime was requested"),
     (only_manifest_names_it, rf"'{NAME}\.pt2'\), and a package holds no programs"),
     (only_sidecar_names_it, r"\.pt2'\), and a package holds no programs"),
     (sidecar_names_a_file_of_an_earlier_pull, "describes another network than the manifest"),

@@ -29,7 +29,7 @@ FAMILIES = {
     "allocator_u": ("allocator_u",),
     "allocator_u_b": ("allocator_u_b",),
 }
-UNITS = (4, 8, 16, 24, 32)  # widths of the per-user allocator, where not every size is asked for
+UNITS = (4, 8, 16, 24, 32)  # widths of the per-user allocator, without --all
 EXPERTS = (1, 2, 3, 5, 8, 10, 15, 20, 25, 30)  # of paper A, likewise
 
 

@@ -208,7 +208,7 @@ def _print_limits(explanation: Explanation) -> None:
         return
     name = f"{explanation.row.artifact_id} ({explanation.row.backend}, t{explanation.row.threads})"
     table = show.make_table(
-        name, "limit", Column("left"), text("limit in words", 1), text("what would have to change", 2)
+        name, "limit", Column("left"), text("limit as text", 1), text("what would have to change", 2)
     )
     for limit in explanation.limits:
         left = "" if limit.slack is None else f"{limit.slack:.0%}"

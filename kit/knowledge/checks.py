@@ -110,7 +110,7 @@ class Check(NamedTuple):
             return f"{self.what} unknown" + ("" if self.bound is not None else ", which the others know")
         value, bound = shown(self.limit, self.value), shown(self.limit, self.bound)
         if self.limit == "accuracy":
-            return f"accuracy {value}, at least {bound} asked" if self.met else f"accuracy {value} under {bound}"
+            return f"accuracy {value}, at least {bound} required" if self.met else f"accuracy {value} under {bound}"
         return (
             f"{self.what} {value} of {bound}"
             if self.met

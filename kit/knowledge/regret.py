@@ -107,9 +107,9 @@ def regrets(
         "the papers' latency, MACs / clock": (papers_rows(truth), None),
     }
     return {
-        name: regret(known_rows, truth, needs, measure=measure)
-        for name, (known_rows, measure) in sources.items()
-        if known_rows
+        name: regret(source_rows, truth, needs, measure=measure)
+        for name, (source_rows, measure) in sources.items()
+        if source_rows
     }
 
 

@@ -66,7 +66,7 @@ class DecisionTable:
 
     @cached_property
     def percentiles(self) -> tuple[int, ...]:
-        """Percentiles of the latency that can be asked for."""
+        """Percentiles of the latency that were compiled."""
         return tuple(int(p) for p in self.arrays["percentiles"])
 
     @cached_property
@@ -158,12 +158,12 @@ def compile_rows(
     rows: Sequence[KnowledgeRow], need: Need | None = None, *, percentiles: Sequence[int] = STORED_PERCENTILES
 ) -> DecisionTable:
     """The table of one device and state: ``need`` names device, backend, threads, batch, operating point, data set and what the
-    device has, as for :func:`kit.knowledge.ask`; its limits are asked of the table. Raises what ``ask`` raises for such a need,
+    device has, as for :func:`kit.knowledge.ask`; its limits belong to the queries. Raises what ``ask`` raises for such a need,
     UsageError where it holds a limit, BadRecord where no row may decide."""
     need = need or Need()
     limits = (need.deadline_s, need.memory_bytes, need.energy_j, need.min_accuracy, need.link_bps, need.download_s)
     if any(x is not None for x in limits):
-        raise UsageError("A decision table is compiled without limits: ask them of the table.")
+        raise UsageError("A decision table is compiled without limits: give them to its queries.")
     selection = select(rows, need)
     deciding = [r for r in selection.rows if all(c.met for c in checks_of(r, need, selection.accuracy_required))]
     if not deciding:
@@ -346,7 +346,7 @@ class _Layer:
         time_sure, time_maybe = self.time_sets.ints()
         memory_sure, memory_maybe = self.memory_sets.ints()
         energy_sure, energy_maybe = self.energy_sets.ints()
-        late: list[tuple[list[int], list[int]]] = []  # the sets of downloads, made when first asked for
+        late: list[tuple[list[int], list[int]]] = []  # the sets of downloads, built at the first query that needs them
         everything = (1 << len(row)) - 1
 
         def fits(i: int, deadline_s: Any, memory_bytes: Any, link_bps: Any, download_s: Any, energy_j: Any) -> bool:

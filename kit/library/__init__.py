@@ -1,5 +1,5 @@
 """The download library: packages in an OCI image layout, a server that answers a need, a client that installs.
 
-``oci`` (how a package is told), ``package`` (the folder that holds them), ``server``, ``client``, ``swap`` (the
-install). The protocol is told in docs/library.md. Choosing and checking are callables that the caller brings.
+``oci`` (a package as an OCI artifact), ``package`` (the folder that holds them), ``server``, ``client``, ``swap`` (the
+install). The protocol is described in docs/library.md. Choosing and checking are callables that the caller passes.
 """

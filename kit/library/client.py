@@ -184,7 +184,7 @@ def _choose(client: httpx.Client, need: Need) -> _Choice:
 
 
 def _check_backend(client: httpx.Client, need: Need, answer: Answer) -> None:
-    """The device measures what it installs in the runtime of the row: that one takes ONNX alone and is the one that was asked for.
+    """The device measures what it installs in the runtime of the row: that one takes ONNX alone and is the one that the need names.
 
     Raises UntrustedPackage.
     """
@@ -193,7 +193,7 @@ def _check_backend(client: httpx.Client, need: Need, answer: Answer) -> None:
     trust.refuse_backend(answer.chosen.backend, f"The choice of {client.base_url}")
     if need.backend not in (None, answer.chosen.backend):
         raise UntrustedPackage(
-            f"The choice of {client.base_url} is for backend {answer.chosen.backend} and {need.backend} was asked for: refused, "
+            f"The choice of {client.base_url} is for backend {answer.chosen.backend} and {need.backend} was requested: refused, "
             "nothing installed; ask another library."
         )
 
@@ -392,7 +392,7 @@ def _check_headers(client: httpx.Client, response: httpx.Response, partial: _Par
     elif response.status_code != 206:
         raise _refused(client, response, b"".join(_bounded(response)))
     elif response.headers.get("content-range") != f"bytes {partial.size_bytes}-{size - 1}/{size}":
-        raise IntegrityError(f"The library sends another part of {file} than was asked for: refused; run again.")
+        raise IntegrityError(f"The library sends another part of {file} than was requested: refused; run again.")
     expected = size - partial.size_bytes
     if response.headers.get("content-length", str(expected)) != str(expected):
         raise IntegrityError(

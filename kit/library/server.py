@@ -41,7 +41,7 @@ from kit.records import Answer, Manifest, Need
 Choose = Callable[[list[Manifest], Need], Answer]
 
 MAX_NEED_BYTES = 64 << 10
-STOP_S = 5.0  # an unfinished transfer gets this long when the server is told to stop
+STOP_S = 5.0  # an unfinished transfer gets this long when the server is stopped
 
 log = logging.getLogger(__name__)
 

@@ -36,7 +36,7 @@ def patches(net: Net, x: str, name: str, hidden: int) -> str:
 
 
 def block(net: Net, x: str, name: str, heads: int) -> str:
-    """Attention and MLP, each behind a layer norm and beside a shortcut."""
+    """Attention and MLP, each after a layer norm, with a shortcut."""
     return _mlp(net, _attention(net, x, name, heads), name)
 
 

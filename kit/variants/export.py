@@ -1,6 +1,6 @@
 """From a torch network to files: ONNX (one file, batch norm folded), the torch.export archive, the sidecar.
 
-The batch is fixed (1 unless asked for): a latency belongs to one shape. With a free batch dimension the backends fix it when
+The batch is fixed (1 by default): a latency belongs to one shape. With a free batch dimension the backends fix it when
 they open the file.
 """
 
