@@ -167,8 +167,8 @@ def test_a_bad_request_is_one_sentence(world: Path, request_: Any, kind: type[Ki
         (("place", "none.json", *RULE), "none.json does not exist"),
         (("place", "r.json", "--rule", "gready"), "Unknown rule 'gready': did you mean 'greedy'"),
         (("place", "r.json", "--serve", *RULE), "leave REQUEST and --out away"),
-        (("place", "--example", "--reading", "share"), "did you mean 'shared'"),
-        (("place", "--example", "--reading", "shared", "--world", "w.json"), "both name a world"),
+        (("place", "--example", "--spectrum", "share"), "did you mean 'shared'"),
+        (("place", "--example", "--spectrum", "shared", "--world", "w.json"), "both name a world"),
         (("place", "--example", "--world", "none.json"), "none.json does not exist"),
         (("place", "r.json", "--policy", "none.json"), "ends in .policy.json"),
     ],
@@ -272,7 +272,7 @@ def test_a_trained_policy_decides_in_its_own_world(tmp_path: Path) -> None:
     )
     assert other.average_accuracy != answer.average_accuracy
     with pytest.raises(UsageError, match="trained for 8 tasks of 2 variants"):
-        kit("place", "-", "--policy", path, "--reading", "shared", text='{"tasks": []}')
+        kit("place", "-", "--policy", path, "--spectrum", "shared", text='{"tasks": []}')
 
 
 # ------------------------------------------------------------------------------------------------------------------ traces
@@ -356,7 +356,7 @@ def test_measured_models_and_a_trace_are_simulated(
         (variants[:6], "needs --end, --edge too"),
         ((*variants, "--noisy", "b"), "--noisy does not take 'b': write ID=0.93"),
         ((*variants, "--percentile", "80"), "keep the percentiles 50, 90, 95, 99, not 80"),
-        (("--reading", "shared"), "2 gateways with 4 devices each, and the world has 10 and 35"),
+        (("--spectrum", "shared"), "2 gateways with 4 devices each, and the world has 10 and 35"),
     ]
     for words, says in refused:
         with pytest.raises(UsageError) as caught:

@@ -12,7 +12,7 @@ from invoke import kit
 
 from kit import store
 from kit.errors import BackendUnavailable, UsageError
-from kit.papers.placement import READINGS, PlacementWorld, agents, experiment, figures, trained
+from kit.papers.placement import SPECTRUM_MODELS, PlacementWorld, agents, experiment, figures, trained
 from kit.papers.results import Simulation
 
 QUICK = ("--quick", "--steps", "2")
@@ -22,7 +22,7 @@ SMALL = scaled(PlacementWorld(), 2, 14)
 @pytest.fixture(scope="module")
 def patched() -> pytest.MonkeyPatch:  # type: ignore[misc]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(READINGS, "shared", SMALL)
+        patch.setitem(SPECTRUM_MODELS, "shared", SMALL)
         patch.setattr(experiment, "OWN_QUICK", 2)
         patch.setattr(experiment, "SHARED_QUICK", 2)
         patch.setattr(experiment, "QUICK_SLOTS", 2)
@@ -83,7 +83,7 @@ def test_a_given_policy_stands_beside(folder: Path, tmp_path: Path) -> None:
 def test_what_cannot_be_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for words, message in (
         (("--figure", "fig9"), "Unknown figure 'fig9'"),
-        (("--reading", "sharde"), "did you mean 'shared'"),
+        (("--spectrum", "sharde"), "did you mean 'shared'"),
         (("--policy", str(tmp_path / "x.json")), "no policy's name"),
         (("--seed", "1", "--seeds", "2"), "give one of the two"),
         (("--device", "tpu"), "take --device cpu"),

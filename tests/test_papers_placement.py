@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from kit.errors import UnknownName
 from kit.papers import placement
-from kit.papers.placement import READINGS, RULES, Decision, Models, PlacementWorld, State, Tasks, Variant
+from kit.papers.placement import RULES, SPECTRUM_MODELS, Decision, Models, PlacementWorld, State, Tasks, Variant
 from kit.papers.placement import bound as bounding
 from kit.papers.placement import world as worlds
 from kit.papers.placement.options import demands
@@ -429,16 +429,16 @@ def test_a_run_is_its_seeds_and_sees_no_later_slot(name: str) -> None:
     assert not same(long, placement.run(world, RULES[name], slots=4, samples=2, seed=6))
 
 
-@pytest.mark.parametrize("name", READINGS)
+@pytest.mark.parametrize("name", SPECTRUM_MODELS)
 def test_random_completes_about_55_percent_under_every_reading(name: str) -> None:
-    means = placement.metrics(placement.run(placement.reading(name), RULES["random"], slots=5, samples=6))
+    means = placement.metrics(placement.run(placement.with_spectrum(name), RULES["random"], slots=5, samples=6))
     assert 0.52 < means.completion < 0.60
     assert means.satisfied == means.satisfied_spectrum == 0 and means.satisfied_caches == 1
 
 
 @pytest.mark.parametrize("name", ["per_gateway", "counted"])
 def test_equal_shares_reach_the_bound_where_each_gateway_has_a_band(name: str) -> None:
-    means = placement.metrics(placement.run(placement.reading(name), RULES["equal"], slots=3, samples=3))
+    means = placement.metrics(placement.run(placement.with_spectrum(name), RULES["equal"], slots=3, samples=3))
     assert means.average_accuracy > 0.966
 
 
@@ -468,7 +468,7 @@ def test_metrics_are_counts_of_the_outcomes() -> None:
 
 def test_readings_and_ranges_are_checked() -> None:
     with pytest.raises(UnknownName, match="did you mean 'shared'"):
-        placement.reading("sharde")
+        placement.with_spectrum("sharde")
     with pytest.raises(ValidationError, match="turn them round"):
         PlacementWorld(deadline_s=(2.0, 1.5))
     with pytest.raises(ValidationError, match="turn them round"):

@@ -21,9 +21,6 @@ def add_to(app: typer.Typer) -> None:
     simulate.simulate_app.command()(trace)
 
 
-Reading = Annotated[
-    str | None, typer.Option(help="Reading of paper C's spectrum: shared (default), per_gateway or counted.")
-]
 WorldFile = Annotated[
     Path | None, typer.Option("--world", metavar="WORLD.json", help="A world of your own: parameters by their names.")
 ]
@@ -56,7 +53,7 @@ def place(
     policy: PolicyFile = None,
     rule: Rule = None,
     world: WorldFile = None,
-    reading: Reading = None,
+    spectrum: simulate.Spectrum = None,
     models_seed: ModelsSeed = None,
     serve: Serve = False,
     record: RecordFile = None,
@@ -72,11 +69,11 @@ def place(
     if serve and (request is not None or out is not None):
         raise UsageError("--serve reads requests from standard input and answers there: leave REQUEST and --out away.")
     if example:
-        print(controller.example(_world(world, reading)).model_dump_json())
+        print(controller.example(_world(world, spectrum)).model_dump_json())
         return
     if record is not None and not serve:
         raise UsageError("--record keeps the requests of a stream: give it with --serve.")
-    controlling = _controller(policy, rule, world, reading, models_seed)
+    controlling = _controller(policy, rule, world, spectrum, models_seed)
     if serve:
         _serve(controlling, sys.stdin.buffer, sys.stdout.buffer, record)
         return
@@ -101,7 +98,7 @@ def trace(
     memory: Annotated[float, typer.Option(help="With --fading: correlation of a slot with the next.")] = 0.9,
     rician_k: Annotated[float, typer.Option(help="With --fading: power of the direct path over the others.")] = 10.0,
     world: WorldFile = None,
-    reading: Reading = None,
+    spectrum: simulate.Spectrum = None,
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
@@ -117,7 +114,7 @@ def trace(
         links = traces.Fading(memory=memory, rician_k=rician_k) if fading else None
     except ValidationError as error:
         raise UsageError(f"No trace can be made of this: {first_problem(error)}.") from None
-    generated = traces.generate(_world(world, reading), slots, seed=seed, arrivals=arrivals, fading=links)
+    generated = traces.generate(_world(world, spectrum), slots, seed=seed, arrivals=arrivals, fading=links)
     traces.write(out, generated)
     requests, source = generated.requests, generated.header.source
     if json:
@@ -126,23 +123,23 @@ def trace(
     print(f"{out}: {requests} requests in {slots} slots, {requests / slots:.1f} a slot ({source})")
 
 
-def _world(file: Path | None, reading: str | None, trained: PlacementWorld | None = None) -> PlacementWorld:
+def _world(file: Path | None, spectrum: str | None, trained: PlacementWorld | None = None) -> PlacementWorld:
     """The world that is named; else the policy's, else the default. Raises UsageError, BadRecord, UnknownName."""
     from kit import records, store
     from kit.errors import UsageError
     from kit.papers.placement import world as worlds
 
-    if file is not None and reading is not None:
-        raise UsageError("--world and --reading both name a world: give one of the two.")
+    if file is not None and spectrum is not None:
+        raise UsageError("--world and --spectrum both name a world: give one of the two.")
     if file is not None:
         return records.load(worlds.PlacementWorld, store.read_json(file), str(file))
-    if reading is not None or trained is None:
-        return worlds.reading(reading or "shared")
+    if spectrum is not None or trained is None:
+        return worlds.with_spectrum(spectrum or "shared")
     return trained
 
 
 def _controller(
-    policy: Path | None, rule: str | None, world: Path | None, reading: str | None, models_seed: int | None
+    policy: Path | None, rule: str | None, world: Path | None, spectrum: str | None, models_seed: int | None
 ) -> Controller:
     from kit.errors import UsageError
     from kit.papers.placement import controller, trained
@@ -150,10 +147,10 @@ def _controller(
     if (policy is None) == (rule is None):
         raise UsageError("Say what decides: --policy FILE.policy.json, or --rule greedy_balanced.")
     if policy is None:
-        return controller.Controller.of(_world(world, reading), _rule(rule or ""), models_seed=models_seed or 0)
+        return controller.Controller.of(_world(world, spectrum), _rule(rule or ""), models_seed=models_seed or 0)
     record, decide = trained.load(policy)
     seed = record.models_seed if models_seed is None else models_seed
-    return controller.Controller.of(_world(world, reading, record.world), decide, models_seed=seed)
+    return controller.Controller.of(_world(world, spectrum, record.world), decide, models_seed=seed)
 
 
 def _rule(name: str) -> Policy:

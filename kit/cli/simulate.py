@@ -46,7 +46,7 @@ PlacementFigures = Annotated[
     typer.Option("--figure", help="fig4 to fig8, default, shared or scarce; give it several times (default: all)."),
 ]
 Spectrum = Annotated[
-    str | None, typer.Option(help="Of the paper's spectrum: shared (default), per_gateway or counted.")
+    str | None, typer.Option(help="Model of paper C's spectrum: shared (default), per_gateway or counted.")
 ]
 Policies = Annotated[
     list[Path] | None,
@@ -145,7 +145,7 @@ def offloading(
 
 def placement(
     figure: PlacementFigures = None,
-    reading: Spectrum = None,
+    spectrum: Spectrum = None,
     policy: Policies = None,
     models: Models = "table",
     light: Light = None,
@@ -178,7 +178,7 @@ def placement(
     run_seeds = engine.seeds_of(seed, seeds, quick)
     with show.progress("simulate") as update:
         simulation = simulate(
-            figure or (), reading=reading, models=measured, trace=trace, policies=policy or (), delay=models, seeds=run_seeds,
+            figure or (), spectrum=spectrum, models=measured, trace=trace, policies=policy or (), delay=models, seeds=run_seeds,
             steps=steps, quick=quick, device=device, log=log, out=out, report=with_remaining_time(update),
         )  # fmt: skip
     finish(simulation, out, json)

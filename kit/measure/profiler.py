@@ -1,4 +1,4 @@
-"""Parent of the measuring room: networks at operating points become profile records, interleaved, resumable, labelled.
+"""The parent process of a measurement: networks at operating points become profile records, interleaved, resumable, labelled.
 
 A job is a target, a backend and an operating point. Each round runs every job that is still open, in random order, in a
 fresh child process, so that drift affects all alike. A job closes when the interval of its median is narrow enough and

@@ -12,7 +12,7 @@ from kit.papers.placement.rules import at_random, constant, equal_shares, greedy
 from kit.papers.placement.world import (
     HEAVY,
     LIGHT,
-    READINGS,
+    SPECTRUM_MODELS,
     Decision,
     Metrics,
     Models,
@@ -24,11 +24,11 @@ from kit.papers.placement.world import (
     Variant,
     empty,
     metrics,
-    reading,
     run,
     sample,
     sample_models,
     step,
+    with_spectrum,
 )
 
 #: What decides without learning, by name.
@@ -43,8 +43,8 @@ RULES: dict[str, Policy] = {
 __all__ = [
     "HEAVY",
     "LIGHT",
-    "READINGS",
     "RULES",
+    "SPECTRUM_MODELS",
     "Decision",
     "Metrics",
     "Models",
@@ -65,11 +65,11 @@ __all__ = [
     "metrics",
     "options_of",
     "pools",
-    "reading",
     "rounded",
     "run",
     "sample",
     "sample_models",
     "step",
     "upper_bound",
+    "with_spectrum",
 ]

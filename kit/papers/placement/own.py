@@ -172,7 +172,7 @@ def train(
 
 
 def drawn(rng: np.random.Generator) -> PlacementWorld:
-    """A world around the paper's, of any size: some of its resources scarcer or richer by up to four times, any reading."""
+    """A world around the paper's, of any size: some of its resources scarcer or richer by up to four times, any spectrum model."""
     gateways, devices = int(rng.integers(1, 15)), int(rng.integers(5, 46))
     base = PlacementWorld()
     total_ratio, gateway_ratio = gateways * devices / base.tasks, devices / base.devices

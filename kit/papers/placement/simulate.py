@@ -23,7 +23,7 @@ class Scene:
     """What is simulated: the world, the measured models that replace its table, the trace, and policies to evaluate as well."""
 
     base: PlacementWorld
-    reading: str
+    spectrum: str
     models: MeasuredModels | None
     trace: Trace | None
     policies: Mapping[str, tuple[str, Policy]]  # name -> (hash of its network, policy)
@@ -34,21 +34,23 @@ class Scene:
         return measured.world_of(self.base, self.models) if self.models else self.base
 
 
-def scene_of(reading: str | None, models: MeasuredModels | None, trace: Path | None, policies: Sequence[Path]) -> Scene:
+def scene_of(
+    spectrum: str | None, models: MeasuredModels | None, trace: Path | None, policies: Sequence[Path]
+) -> Scene:
     """Read what these options name. Raises UsageError, BadRecord, BadModel."""
     replayed = traces.read(trace) if trace else None
-    base = replayed.header.world if replayed and reading is None else world.reading(reading or "shared")
+    base = replayed.header.world if replayed and spectrum is None else world.with_spectrum(spectrum or "shared")
     loaded: dict[str, tuple[str, Policy]] = {}
     for path in policies:
         record, policy = trained.load(path)
         loaded[f"{path.name.partition('.')[0]} (given)"] = (record.network_sha256, policy)
-    return Scene(base, reading or ("trace" if replayed else "shared"), models, replayed, loaded)
+    return Scene(base, spectrum or ("trace" if replayed else "shared"), models, replayed, loaded)
 
 
 def simulate(
     names: Sequence[str] = (),
     *,
-    reading: str | None = None,
+    spectrum: str | None = None,
     models: MeasuredModels | None = None,
     trace: Path | None = None,
     policies: Sequence[Path] = (),
@@ -63,14 +65,14 @@ def simulate(
 ) -> Simulation:
     """The figures ``names`` of paper C for these seeds, written to ``out``, whose policies and points are used again.
 
-    Without names: all, or with measured ``models`` or a ``trace`` their own tables. ``reading`` is of the paper's spectrum, ``delay`` names
+    Without names: all, or with measured ``models`` or a ``trace`` their own tables. ``spectrum`` is a model of the paper's, ``delay`` names
     the models, ``steps`` are the episodes of the paper's agents, ``log`` writes TensorBoard's files; ``report`` is called with a text and
     the share done.
 
     Raises UnknownName (a figure), UsageError, BadRecord, BadModel, BackendUnavailable (no onnxruntime), StorageError.
     """
     check_figures(names, figures.FIGURES)
-    scene = scene_of(reading, models, trace, policies)
+    scene = scene_of(spectrum, models, trace, policies)
     settings = experiment.Settings.of(seeds, quick=quick, steps=steps, device=device, log=log)
 
     def run(folder: Path, progress: Progress) -> Results:
@@ -79,7 +81,7 @@ def simulate(
         if names or not tables:
             results = figures.results_of(scene.world, settings, names, folder, progress, scene.policies)
         parameters = {
-            "reading": scene.reading,
+            "reading": scene.spectrum,
             "models": delay,
             "trace": str(trace) if trace else None,
             "episodes": settings.episodes,

@@ -16,14 +16,14 @@ holds every model. A variant is an accuracy level of a device's own model (n of 
 | action: ``Decision`` | [samples, tasks], keeps [samples, tasks, variants] | 1 | eq. 13 |
 | reward | [samples] | 1 | eq. 14 |
 
-What the paper leaves open, and what is read into it here; each reading is a parameter.
+What the paper leaves open, and how it is interpreted here; each interpretation is a parameter.
 
 - ``pools``: eqs. C4 to C6 sum over all gateways against one pool, but 0.3 GB for all of them hold 29 heavy models and the paper places 267
   tasks there. So computing and caches are per gateway; ``literal`` is as printed.
 - ``band`` and ``first_hop``: one band of B for the devices of all gateways (the default), or one each; C4 counts the first hop of the tasks
   that stay at a gateway only, so a task that goes on to the edge takes the whole band for it (``free``), or counts too (``counted``).
 - ``bps_per_hz`` has no value in the paper and decides everything. Chosen so that the random rule completes about 55 % of the tasks, as
-  the paper's gains imply: see :data:`READINGS`.
+  the paper's gains imply: see :data:`SPECTRUM_MODELS`.
 - "[15, 30] MHz" of workload are megacycles. Downloads share nothing: each has the whole R^c and R^e.
 - Shares are brought into the budgets by the world: a pool whose shares sum to more than one is scaled down. A task with no share of what
   its node needs is turned away: it asks for no model. ``reward`` counts completed tasks; ``strict`` is eq. 14, zero where any of
@@ -168,18 +168,18 @@ class PlacementWorld(Record):
 
 
 #: Readings of the spectrum under which the random rule completes about 55 %. In the last two equal shares reach the bound.
-READINGS: dict[str, PlacementWorld] = {
+SPECTRUM_MODELS: dict[str, PlacementWorld] = {
     "shared": PlacementWorld(),
     "per_gateway": PlacementWorld(band="per_gateway", bps_per_hz=3.0),
     "counted": PlacementWorld(band="per_gateway", first_hop="counted", bps_per_hz=5.1),
 }
 
 
-def reading(name: str) -> PlacementWorld:
-    """The paper's world under one reading. Raises UnknownName."""
-    if name not in READINGS:
-        raise UnknownName("reading of paper C", name, READINGS)
-    return READINGS[name]
+def with_spectrum(name: str) -> PlacementWorld:
+    """The paper's world with one model of its spectrum. Raises UnknownName."""
+    if name not in SPECTRUM_MODELS:
+        raise UnknownName("spectrum model of paper C", name, SPECTRUM_MODELS)
+    return SPECTRUM_MODELS[name]
 
 
 @dataclass(frozen=True)

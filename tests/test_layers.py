@@ -198,7 +198,7 @@ def test_the_figure_of_the_architecture_is_made_from_the_imports() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_no_towers() -> None:
+def test_no_catch_all_modules() -> None:
     banned = {"utils", "util", "common", "core", "manager", "base", "helpers", "misc"}
     assert not [m for m in modules() if banned & set(m.split("."))]
 
