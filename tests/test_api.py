@@ -83,7 +83,7 @@ def test_the_script_of_the_page_works(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(script)
     completed = python(str(tmp_path / "script.py"), cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
-    assert "verdict" in completed.stdout and SMALL in completed.stdout
+    assert "label" in completed.stdout and SMALL in completed.stdout
     assert len(list((tmp_path / "records").rglob("*.jsonl"))) == 2
 
 
@@ -95,7 +95,7 @@ def test_the_script_of_the_readme_works(tmp_path: Path) -> None:
     assert len(script.strip().splitlines()) <= 12
     completed = python("-", text=script, cwd=tmp_path)
     assert completed.returncode == 0, completed.stderr
-    assert "verdict" in completed.stdout
+    assert "label" in completed.stdout
 
 
 # ------------------------------------------------------------------------------------------------------------- the package
