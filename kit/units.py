@@ -62,8 +62,11 @@ def brief(value: float, ladder: Ladder, digits: int = 4) -> str:
     >>> brief(0.005, TIME), brief(30_720_000, SIZE)
     ('5 ms', '30.72 MB')
     """
-    scale, name = next((step for step in ladder if abs(value) >= step[0]), ladder[-1])
-    return f"{in_unit(value, scale, digits)} {name}"
+    size = abs(value)
+    for scale, name in ladder:  # a plain loop: a thousand refused rows write a thousand values
+        if size >= scale:
+            return f"{value / scale:.{digits}g} {name}"
+    return f"{value / ladder[-1][0]:.{digits}g} {ladder[-1][1]}"
 
 
 def in_unit(value: float | None, scale: float, digits: int = 4) -> str:

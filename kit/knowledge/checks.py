@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from kit import units
@@ -108,7 +109,7 @@ class Check(NamedTuple):
             return f"its measurement is {self.value}: profile it again"
         if self.value is None:
             return f"{self.what} unknown" + ("" if self.bound is not None else ", which the others know")
-        value, bound = shown(self.limit, self.value), shown(self.limit, self.bound)
+        value, bound = shown(self.limit, self.value), _bound_text(self.limit, self.bound)
         if self.limit == "accuracy":
             return f"accuracy {value}, at least {bound} required" if self.met else f"accuracy {value} under {bound}"
         return (
@@ -200,9 +201,18 @@ def shown(limit: str, value: float | str | None) -> str:
     return _SHOWN[limit](value)
 
 
+@lru_cache(maxsize=256)
+def _bound_text(limit: str, bound: float | None) -> str:
+    """A need has a handful of bounds, and every row is compared with them."""
+    return shown(limit, bound)
+
+
+_DEADLINES = units.TIME[:2]
+
+
 def time_text(seconds: float) -> str:
     """Seconds or milliseconds, in which deadlines are stated."""
-    return units.brief(seconds, units.TIME[:2])
+    return units.brief(seconds, _DEADLINES)
 
 
 _SHOWN: dict[str, Callable[[float], str]] = {
