@@ -17,7 +17,7 @@ from kit.records import Reference
 def test_every_workload_does_its_work_and_tells_nanoseconds() -> None:
     workloads = drift.workloads()
     assert set(workloads) <= set(drift.WORKLOADS) and {"product"} <= set(workloads)
-    assert ("clock" in workloads) == (clock.chain() is not None)
+    assert "clock" not in workloads or clock.chain() is not None  # a busy machine's two chains may disagree: left out
     for workload in workloads.values():
         taken = [workload() for _ in range(3)]
         assert all(isinstance(ns, int) and ns > 0 for ns in taken)
