@@ -346,7 +346,7 @@ RUNS_MIN = 5  # below it an interval is not printed
 
 
 def profile_table(profiles: Sequence[ProfileRecord]) -> Table:
-    """The measurements, a row a record; a failure has its outcome there, and the caller prints its reason."""
+    """The measurements, a row a record; a failure has its status in place of times, and the caller prints its reason."""
     conditions = sorted({f"{p.settings.backend} {p.settings.name}" for p in profiles})
     one = len(conditions) == 1
     title = f"Measured with {conditions[0]}" if one else "Measured"

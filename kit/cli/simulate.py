@@ -109,12 +109,9 @@ def bandwidth(
     from kit.papers.bandwidth.simulate import simulate
 
     run_seeds = engine.seeds_of(seed, seeds, quick)
-    with show.progress("simulate") as update:
-        simulation = simulate(
-            figure or (), delay=delay, seeds=run_seeds, steps=steps, quick=quick, device=device, out=out,
-            report=with_remaining_time(update),
-        )  # fmt: skip
-    finish(simulation, out, json)
+    run(
+        simulate, figure, out, json, delay=delay, seeds=run_seeds, steps=steps, quick=quick, device=device
+    )  # fmt: skip
 
 
 def offloading(
@@ -135,12 +132,9 @@ def offloading(
     from kit.papers.offloading.simulate import simulate
 
     run_seeds = engine.seeds_of(seed, seeds, quick)
-    with show.progress("simulate") as update:
-        simulation = simulate(
-            figure or (), delay=delay, seeds=run_seeds, steps=steps, quick=quick, device=device, out=out,
-            report=with_remaining_time(update),
-        )  # fmt: skip
-    finish(simulation, out, json)
+    run(
+        simulate, figure, out, json, delay=delay, seeds=run_seeds, steps=steps, quick=quick, device=device
+    )  # fmt: skip
 
 
 def placement(
@@ -176,12 +170,10 @@ def placement(
 
     measured = measured_models(models, light, middle, heavy, end, edge, noisy, percentile)
     run_seeds = engine.seeds_of(seed, seeds, quick)
-    with show.progress("simulate") as update:
-        simulation = simulate(
-            figure or (), spectrum=spectrum, models=measured, trace=trace, policies=policy or (), delay=models, seeds=run_seeds,
-            steps=steps, quick=quick, device=device, log=log, out=out, report=with_remaining_time(update),
-        )  # fmt: skip
-    finish(simulation, out, json)
+    run(
+        simulate, figure, out, json, spectrum=spectrum, models=measured, trace=trace, policies=policy or (), delay=models,
+        seeds=run_seeds, steps=steps, quick=quick, device=device, log=log,
+    )  # fmt: skip
 
 
 # ------------------------------------------------------------------------------------------------------- for every simulation
@@ -248,6 +240,15 @@ def with_remaining_time(update: show.Update) -> Callable[[str, float], None]:
         update(text, share, spent_s * (1 - share) / share if share > 0.02 else None)
 
     return report
+
+
+def run(
+    simulate: Callable[..., Simulation], figure: Sequence[str] | None, out: Path, json: bool, **options: object
+) -> None:
+    """Run a paper's ``simulate`` with these options under a progress bar, and show what it returns. Raises as it does."""
+    with show.progress("simulate") as update:
+        simulation = simulate(figure or (), out=out, report=with_remaining_time(update), **options)
+    finish(simulation, out, json)
 
 
 def finish(simulation: Simulation, out: Path, json: bool) -> None:

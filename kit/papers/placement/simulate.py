@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from kit.papers import engine
@@ -28,7 +29,7 @@ class Scene:
     trace: Trace | None
     policies: Mapping[str, tuple[str, Policy]]  # name -> (hash of its network, policy)
 
-    @property
+    @cached_property
     def world(self) -> PlacementWorld:
         """With the measured models, where they are given."""
         return measured.world_of(self.base, self.models) if self.models else self.base
