@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from printed import printed_count
 
 from kit import spaces
 from kit.allocators import fileformat
@@ -45,7 +46,7 @@ def size_of(spec: AllocatorSpec) -> tuple[int, int]:
 @pytest.mark.parametrize("k", [1, 2, 5, 10, 20, 30])
 def test_paper_a_counts(k: int) -> None:
     sub = spaces.subnetwork(f"allocator_a-d2-w{k / 30:.2f}-fp32-30")
-    assert k * 2174 == fileformat.dynamic_parameters(A) * k // 30
+    assert printed_count(sub) == k * 2174 == fileformat.dynamic_parameters(A) * k // 30
     assert fileformat.macs(A, Size(k, 2), 30) == spaces.macs(sub)
 
 
@@ -54,6 +55,7 @@ def test_paper_a_counts(k: int) -> None:
 def test_paper_b_counts(k: int, layers: int) -> None:
     sub = spaces.subnetwork(f"allocator_b-d{layers}-w{k / 10:.2f}-fp32-30")
     assert fileformat.macs(B, Size(k, layers), 30) == spaces.macs(sub)
+    assert printed_count(sub) == 2 * fileformat.expert_macs(B, Size(k, layers), 30) + 30 * k * 64
 
 
 def test_paper_b_prints_87040_parameters_and_computes_2553600_macs() -> None:

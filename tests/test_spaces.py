@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from printed import experts_of, printed_count
 
 from kit import spaces
 from kit.errors import UnknownName, UsageError
@@ -202,17 +203,10 @@ def allocator_of(root: str, experts: int, depth: int = 2, users: int = 30) -> Su
     return spaces.subnetwork(f"{root}-d{depth}-w{width:.2f}-fp32-{users}")
 
 
-def printed_count(sub: SubNetwork) -> int:
-    """The amount of computing as the paper prints it: multiply-accumulates with biases in paper A, operations in paper B (tables I)."""
-    experts = round(sub.width * allocator.EXPERTS[sub.root])
-    if sub.root == "allocator_a":
-        return experts * (36 * 32 + 32 + 32 * 30 + 30)
-    return sub.resolution_px * experts * (2 * (5 * 64 + (sub.depth - 1) * 64**2) + 64)
-
-
 @pytest.mark.parametrize("experts", range(1, 31))
 def test_paper_a_counts_multiply_accumulates_with_biases(experts: int) -> None:
     sub = allocator_of("allocator_a", experts)
+    assert experts_of(sub) == experts
     assert printed_count(sub) == experts * 2174
     outside = 90 * 36 + 36 * 30  # input layer, gate: the paper leaves them out
     biases, weighted_sum = experts * (32 + 30), experts * 30

@@ -12,7 +12,7 @@ import synthetic
 from invoke import kit
 from typer.testing import CliRunner
 
-from kit import delivery, latency, store
+from kit import delivery, latency, store, units
 from kit.cli import app
 from kit.latency import explore
 from kit.measure import profiler, scenario
@@ -194,3 +194,7 @@ def test_a_command_that_kit_suggests_measures_the_point_that_it_is_about(
     assert (
         job.settings.gap_s == pytest.approx(2.5e-3) and job.settings.clock_cap_hz == 1.5e9 and job.settings.threads == 1
     )
+
+
+def test_sizes_in_messages_are_in_megabytes() -> None:
+    assert units.size(30_000_000) == "30.0 MB" and units.size(29_949_999) == "29.9 MB"
