@@ -191,6 +191,12 @@ def write(
     return fileformat.write(network_of(net, width, depth, users), path, seed=seed, steps=tuple(steps))
 
 
+def read(path: Path) -> Allocator:
+    """The trained network of an ``.alloc.npz``. Raises as :func:`kit.allocators.fileformat.read` does."""
+    network = fileformat.read(path)
+    return Allocator(network.spec, network.arrays).eval()
+
+
 def normalise(features: Sequence[Feature], tasks: Tensor, mask: Tensor | None = None) -> Tensor:
     """Inputs ``(samples, users, features)`` from raw quantities ``(samples, features, users)``, in the units of the features' names."""
     present = torch.ones_like(tasks[:, 0]) if mask is None else mask.to(tasks.dtype)

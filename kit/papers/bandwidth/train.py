@@ -234,8 +234,7 @@ def train(
         allocator.write(trained.net, network, seed=recipe.seed, steps=steps)
 
     def load(network: Path, record: Path) -> TrainedAllocator:
-        stored = fileformat.read(network)
-        return TrainedAllocator(name, Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, Training))
+        return TrainedAllocator(name, allocator.read(network), store.read_record(record, Training))
 
     suffixes = (fileformat.SUFFIX, ".training.json")
     return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)

@@ -343,8 +343,7 @@ def train(
         store.write_record(record, trained.report)
 
     def load(network: Path, record: Path) -> TrainedAllocator:
-        stored = fileformat.read(network)
-        return TrainedAllocator(Allocator(stored.spec, stored.arrays).eval(), store.read_record(record, TrainingReport))
+        return TrainedAllocator(allocator.read(network), store.read_record(record, TrainingReport))
 
     suffixes = (fileformat.SUFFIX, ".training.json")
     return engine.load_or_train(folder, name, suffixes, load=load, train=learn, save=save)
