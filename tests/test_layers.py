@@ -11,11 +11,18 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 
 import pytest
 
 KIT = Path(__file__).parent.parent / "kit"
+_LOADER = SourceFileLoader("import_graph", str(KIT.parent / "scripts" / "import-graph"))
+GRAPH = module_from_spec(spec_from_loader("import_graph", _LOADER))  # type: ignore[arg-type]
+_LOADER.exec_module(GRAPH)
+modules = lru_cache(GRAPH.modules)  # name -> file
 
 #: package or module -> (layer, third-party packages that it may import). A longer name beats a shorter one.
 LAYERS: dict[str, tuple[int, set[str]]] = {
@@ -99,14 +106,6 @@ def on_board(module: str) -> bool:
     return package is not None and module.removeprefix(f"{package}.") not in BOARD[package].split()
 
 
-def modules() -> dict[str, Path]:
-    found = {}
-    for path in sorted(KIT.rglob("*.py")):
-        name = ".".join(path.relative_to(KIT.parent).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path
-    return found
-
-
 def layer_of(module: str) -> tuple[int, set[str]]:
     parts = module.split(".")
     for end in range(len(parts), 1, -1):
@@ -116,24 +115,11 @@ def layer_of(module: str) -> tuple[int, set[str]]:
     return LAYERS["kit"]
 
 
-def imports(module: str, path: Path) -> set[str]:
-    """Every module that ``path`` imports anywhere, ``if TYPE_CHECKING`` included, as full names."""
-    known, found = modules(), set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{module}: relative imports hide the layer"
-            names = {f"{node.module}.{alias.name}" for alias in node.names}
-            found |= {n for n in names if n in known} or {node.module or ""}
-    return found
-
-
 @pytest.mark.parametrize("module", modules())
 def test_imports_go_only_down(module: str) -> None:
     # kit itself names what its packages hold, for type checkers, and loads it when it is used: test_importing_kit_does_no_work.
     layer, allowed = (max(level for level, _ in LAYERS.values()), set()) if module == "kit" else layer_of(module)
-    for name in sorted(imports(module, modules()[module])):
+    for name in sorted(GRAPH.imported(modules()[module], modules())):
         top = name.split(".")[0]
         assert top not in {"bench", "tests", "scripts"}, f"{module} imports {name}"
         if top == "kit":
