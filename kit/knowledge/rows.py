@@ -128,9 +128,9 @@ def _row(artifact: Artifact, measured: Promise, **more: Any) -> KnowledgeRow:
     accuracy = artifact.accuracy
     fields: dict[str, Any] = {
         "artifact_id": artifact.artifact_id,
-        "sha256": artifact.model.sha256,
+        "sha256": artifact.content_sha256,
         "precision": artifact.precision,
-        "size_bytes": artifact.model.size_bytes,
+        "size_bytes": artifact.size_bytes,
         "macs": artifact.macs,
         "accuracy": accuracy.top1 if accuracy else None,
         "dataset": accuracy.dataset if accuracy else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import ClassVar, Literal
 
@@ -11,8 +12,8 @@ from kit import units
 from kit.errors import UsageError
 from kit.records.record import AliasedRecord, Record
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp64", "mixed"]
+BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "fp64": 64}
 
 
 class SubNetwork(Record):
@@ -144,6 +145,27 @@ class FileRef(Record):
         return value
 
 
+def inner_path(name: str) -> str:
+    """``name`` itself where it is a plain relative path (``w.bin``, ``weights/w.bin``). Raises ValueError: it could leave its folder."""
+    parts = name.split("/")
+    if any(not part or part.startswith(".") or set(part) & set("\\:\0") for part in parts) or len(name) > 1024:
+        raise ValueError(f"'{name[:80]}' is no plain path inside a folder")
+    return name
+
+
+class DataFile(Record):
+    """A file of weights of a model: ``file`` is its path relative to the model's folder, with slashes, and never leaves it."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return inner_path(value)
+
+
 class Origin(AliasedRecord):
     """Where the weights come from: data, seed, the versions that trained them and what they were made from."""
 
@@ -175,6 +197,8 @@ class Artifact(Record):
     schema_version: Literal[1] = 1
     artifact_id: str
     model: FileRef  # the ONNX file (or the fake workload)
+    data: tuple[DataFile, ...] = ()  # the files besides it that hold weights
+    dims: tuple[tuple[str, int], ...] = ()  # what free dimensions were fixed to: symbol (or input:axis), size
     torch_program: FileRef | None = None  # torch.export archive of the same network, for the pytorch backend
     subnetwork: SubNetwork | None = None
     precision: Precision = "fp32"
@@ -195,6 +219,19 @@ class Artifact(Record):
     origin: Origin | None = None
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model and of the files that hold its weights."""
+        return self.model.size_bytes + sum(file.size_bytes for file in self.data)
+
+    @property
+    def content_sha256(self) -> str:
+        """What the network is, whatever it is called: the hash of the model, with those of its files of weights and its dimensions."""
+        if not self.data and not self.dims:
+            return self.model.sha256
+        parts = [self.model.sha256, *(f"{f.file}={f.sha256}" for f in self.data), *(f"{k}={n}" for k, n in self.dims)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
     def summary(self) -> dict[str, str]:
         """The artifact as name and text, for people."""
         about = self.accuracy
@@ -203,7 +240,7 @@ class Artifact(Record):
             "precision": self.precision,
             "multiply-accumulates": units.macs(self.macs),
             "accuracy": f"{units.percent(about.top1)} ({about.dataset}, {about.count} images)" if about else "",
-            "file": f"{self.model.file}, {units.size(self.model.size_bytes)}",
+            "file": f"{self.model.file}, {units.size(self.size_bytes)}",
             "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
             "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),
         }

@@ -18,7 +18,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, inliner, shape_inference
 
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
 from kit.errors import BadModel
 from kit.records import Kernel, Precision, TensorSpec
 from kit.store import explained
@@ -67,7 +67,7 @@ def load(path: Path) -> onnx.ModelProto:
         raise BadModel(
             f"{path} is not an ONNX model, or an empty one: export one, for example with kit export resnet18."
         )
-    onnxgraph.refuse_external(data, str(path))
+    onnxdata.refuse_external(data, str(path))
     return model
 
 
