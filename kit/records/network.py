@@ -11,8 +11,15 @@ from kit import units
 from kit.errors import UsageError
 from kit.records.record import AliasedRecord, Record
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp64"]
+BITS: dict[str, int] = {
+    "fp32": 32,
+    "fp16": 16,
+    "bf16": 16,
+    "int8": 8,
+    "int4": 4,
+    "fp64": 64,
+}  # stored latency models count their order
 
 
 class SubNetwork(Record):
