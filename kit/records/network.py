@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -20,6 +21,8 @@ BITS: dict[str, int] = {
     "int4": 4,
     "fp64": 64,
 }  # stored latency models count their order
+
+_KINDS_SHOWN = 4  # of operators that could not be counted
 
 
 class SubNetwork(Record):
@@ -175,7 +178,8 @@ class Artifact(Record):
     """The JSON sidecar of an exported network: ``x.onnx`` travels with ``x.json``.
 
     1 MAC = 2 FLOP. ``weight_bytes`` counts the stored parameters, ``activation_bytes`` the tensors that the network writes
-    for one input, both at the artifact's own precision. Sizes that nobody computed are None.
+    for one input, both at the artifact's own precision. Sizes that nobody computed are None. ``macs`` is None, too, where a part of
+    the graph could not be counted: ``uncounted`` names its nodes, ``counted_macs`` is the sum of the others.
     """
 
     kind: Literal["artifact"] = "artifact"
@@ -185,8 +189,12 @@ class Artifact(Record):
     torch_program: FileRef | None = None  # torch.export archive of the same network, for the pytorch backend
     subnetwork: SubNetwork | None = None
     precision: Precision = "fp32"
-    quantization: str | None = None  # "static-qdq-u8s8", "dynamic-u8s8"
+    quantization: str | None = (
+        None  # "static-qdq-u8s8", "dynamic-u8s8"; of a foreign file "static-qdq", "weight-only-int4"
+    )
     macs: int | None = None
+    counted_macs: int | None = None
+    uncounted: tuple[str, ...] = ()  # "Loop 'decoder'"
     parameters: int | None = None
     weight_bytes: int | None = None
     activation_bytes: int | None = None
@@ -201,6 +209,21 @@ class Artifact(Record):
     licence: str | None = None
     origin: Origin | None = None
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
+    notes: tuple[str, ...] = ()  # what the numbers assume, and which formats are mixed
+
+    @property
+    def macs_text(self) -> str:
+        """The multiply-accumulates for people; where they are unknown, what could be counted and what is missing.
+
+        >>> Artifact(..., counted_macs=12_300_000, uncounted=("Loop 'a'", "Loop 'b'", "Det 'c'")).macs_text
+        'unknown (12.3 M in what could be counted; missing: 2 Loop, 1 Det)'
+        """
+        if self.macs is not None or not self.uncounted:
+            return units.macs(self.macs)
+        kinds = Counter(name.partition(" ")[0] for name in self.uncounted).most_common()
+        missing = ", ".join(f"{count} {kind}" for kind, count in kinds[:_KINDS_SHOWN])
+        more = f" and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
+        return f"unknown ({units.count(self.counted_macs)} in what could be counted; missing: {missing}{more})"
 
     def summary(self) -> dict[str, str]:
         """The artifact as name and text, for people."""
@@ -208,9 +231,10 @@ class Artifact(Record):
         return {
             "network": self.artifact_id,
             "precision": self.precision,
-            "multiply-accumulates": units.macs(self.macs),
+            "multiply-accumulates": self.macs_text,
             "accuracy": f"{units.percent(about.top1)} ({about.dataset}, {about.count} images)" if about else "",
             "file": f"{self.model.file}, {units.size(self.model.size_bytes)}",
             "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
             "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),
+            "notes": "; ".join(self.notes),
         }

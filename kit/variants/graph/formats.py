@@ -64,8 +64,8 @@ def formats_of(workload: Workload) -> Formats:
     if sum(quantized.values()) > SHARE_MIN or (not shares and (quantized := _declared(workload.graph.model))):
         best = max(quantized, key=lambda form: quantized[form])
         return Formats(best.precision, best.method, mixed)
-    precision: Precision = max(by_weights, key=lambda kind: by_weights[kind], default="fp32")
-    return Formats(precision, None, mixed)
+    plain: Float = max(by_weights, key=lambda kind: by_weights[kind], default="fp32")
+    return Formats(plain, None, mixed)
 
 
 def _shares(amounts: Counter[_Format]) -> dict[_Format, float]:
