@@ -477,7 +477,7 @@ def test_precision_is_read_from_the_graph(tmp_path: Path) -> None:
         (np.float64, T.DOUBLE, "fp64"),
     ]:
         path = product(tmp_path / f"{expected}.onnx", np.ones((8, 8), dtype), kind)
-        assert precision.of(graph_of(path)) == (expected, None)
+        assert precision.of(graph_of(path)) == precision.Formats(expected)
         assert resolve([str(path)], backend="onnxruntime")[0].artifact.precision == expected
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["a"]),
@@ -486,14 +486,14 @@ def test_precision_is_read_from_the_graph(tmp_path: Path) -> None:
     ]
     weights = [stored("w", np.ones((8, 8), np.float32)), stored("v", np.ones((8, 8), np.float16))]
     path = save(tmp_path / "mixed.onnx", nodes, [value("x", T.FLOAT, [1, 8])], [value("y", T.FLOAT16, [1, 8])], weights)
-    assert precision.of(graph_of(path)) == ("mixed", None)
+    assert precision.of(graph_of(path)).mixed == "weights: 50% fp32, 50% fp16"
 
 
 def test_a_name_is_only_a_name(tmp_path: Path) -> None:
     weights = [stored("QuantizeLinear_scale", np.ones((8, 8), np.float32))]
     node = helper.make_node("MatMul", ["x", "QuantizeLinear_scale"], ["y"], name="DynamicQuantizeLinear")
     path = save(tmp_path / "x.onnx", [node], [value("x", T.FLOAT, [1, 8])], [value("y", T.FLOAT, [1, 8])], weights)
-    assert precision.of(graph_of(path)) == ("fp32", None)
+    assert precision.of(graph_of(path)) == precision.Formats("fp32")
 
 
 def test_forms_of_quantization(tmp_path: Path) -> None:
@@ -531,10 +531,8 @@ def test_forms_of_quantization(tmp_path: Path) -> None:
         expected[form] = precision.of(graph_of(file))
     quantization.quantize_dynamic(str(path), str(tmp_path / "dynamic.onnx"))
     expected["dynamic"] = precision.of(graph_of(tmp_path / "dynamic.onnx"))
-    assert {form: name for form, (name, _) in expected.items()} == dict.fromkeys(
-        ("QDQ", "QOperator", "dynamic"), "int8"
-    )
-    assert [how and how.rsplit("-", 1)[0] for _, how in expected.values()] == [
+    assert {form: f.precision for form, f in expected.items()} == dict.fromkeys(("QDQ", "QOperator", "dynamic"), "int8")
+    assert [str(f.quantization).rsplit("-", 1)[0] for f in expected.values()] == [
         "static-qdq",
         "static-qoperator",
         "dynamic",

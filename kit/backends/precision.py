@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from kit.backends.onnxgraph import DTYPES, Graph, Node, Tensor
 from kit.records import Precision
@@ -16,26 +18,38 @@ _DYNAMIC = frozenset(
 _FOUR_BITS = ("int4", "uint4")
 
 
-def of(graph: Graph) -> tuple[Precision, str | None]:
-    """(precision, quantization) of a network, such as ``("int8", "static-qdq-u8s8")``, ``("fp16", None)``.
+@dataclass(frozen=True)
+class Formats:
+    """``quantization`` is None for a graph of floats, else such as "static-qdq-u8s8". ``mixed`` says what is in two formats, with more
+    than a hundredth of the weights in each; empty where nothing is."""
 
-    "mixed" where two precisions hold more than a hundredth of the weights each: floats of two types, or integers in some products and
-    floats in others. A network without weights has the type of its inputs. Raises ValueError, IndexError of a damaged file.
+    precision: Precision
+    quantization: str | None = None
+    mixed: str = ""
+
+
+def of(graph: Graph) -> Formats:
+    """The precision of most weights: integers where a graph is quantized, else the float type of most; without weights that of its inputs.
+
+    Raises ValueError, IndexError of a damaged file.
     """
     parts = list(graph.every())
     kinds = Counter(node.kind for part in parts for node in part.nodes)
     floats = _float_elements(parts)
-    total = sum(floats.values())
-    usual: list[Precision] = [p for p, count in floats.most_common() if count > SHARE * total]
-    if not usual:
-        usual = [_FLOATS[v.dtype] for v in graph.inputs if v.dtype in _FLOATS][:1] or ["fp32"]
     quantization = _quantization(parts, kinds)
-    if quantization is None:
-        return ("mixed" if len(usual) > 1 else usual[0]), None
-    integers, left = _product_elements(parts)
-    if left > SHARE * (integers + left):
-        return "mixed", quantization
-    return ("int4" if quantization.endswith("int4") else "int8"), quantization
+    if quantization is not None:
+        integers, left = _product_elements(parts)
+        few = "int4" if quantization.endswith("int4") else "int8"
+        return Formats("int4" if few == "int4" else "int8", quantization, _mixed({few: integers, "floats": left}))
+    usual = [_FLOATS[v.dtype] for v in graph.inputs if v.dtype in _FLOATS]
+    most = floats.most_common(1)[0][0] if floats else (usual or ["fp32"])[0]
+    return Formats(most, None, _mixed(dict(floats)))
+
+
+def _mixed(elements: Mapping[str, int] | Mapping[Precision, int]) -> str:
+    total = sum(elements.values())
+    parts = [f"{count / total:.0%} {name}" for name, count in elements.items() if count > SHARE * total]
+    return f"weights: {', '.join(parts)}" if len(parts) > 1 else ""
 
 
 def _float_elements(parts: list[Graph]) -> Counter[Precision]:

@@ -122,6 +122,13 @@ def describe(
     if json:
         show.emit({"file": str(file.with_suffix(".json")), "artifact": artifact.model_dump(mode="json")})
     else:
-        print(
-            f"{file.with_suffix('.json')}: {units.in_unit(artifact.macs or 0, units.MMAC)} MMACs, {artifact.parameters} parameters"
-        )
+        print(f"{file.with_suffix('.json')}: {_macs(artifact)}, {units.known(artifact.parameters)} parameters")
+        for note in artifact.notes:
+            print(f"  {note}")
+
+
+def _macs(artifact: Artifact) -> str:
+    """Millions of multiply-accumulates; where they are unknown, what is missing."""
+    if artifact.macs is None:
+        return f"MACs: {artifact.macs_text}"
+    return f"{units.in_unit(artifact.macs, units.MMAC)} MMACs"

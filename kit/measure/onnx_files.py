@@ -10,7 +10,7 @@ from kit import store, trust
 from kit.backends import dimensions, onnxdata, onnxgraph, precision
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.measure import forkserver, worker
-from kit.records import Artifact, Precision
+from kit.records import Artifact
 
 #: Stems and folders that say nothing about a network: hubs call every file so.
 GENERIC = frozenset({"model", "model_quantized", "onnx", "weights", "saved_model", "snapshots", "blobs"})
@@ -59,13 +59,16 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     )
     if reply.status != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
-    precision, quantization = _precision(graph)
+    formats = _formats(graph)
     chosen = fixed.chosen if fixed else ()
     new_id = "-".join([name, *(_dim_name(key, size) for key, size in chosen)])
     shape = {"artifact_id": new_id, "inputs": reply.inputs, "outputs": reply.outputs, "dims": chosen}
     if known is not None:
         return known.model_copy(update={**shape, "macs": None, "activation_bytes": None, "kernels": None})
-    return bare.model_copy(update={**shape, "precision": precision, "quantization": quantization})
+    notes = (formats.mixed,) if formats.mixed else ()
+    return bare.model_copy(
+        update={**shape, "precision": formats.precision, "quantization": formats.quantization, "notes": notes}
+    )
 
 
 def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tuple[str, int]], path: Path) -> bool:
@@ -80,11 +83,11 @@ def _dim_name(key: str, size: int) -> str:
     return f"{word}-{size}" if word[-1:].isdigit() else f"{word}{size}"
 
 
-def _precision(graph: onnxgraph.Graph | None) -> tuple[Precision, str | None]:
+def _formats(graph: onnxgraph.Graph | None) -> precision.Formats:
     try:
-        return ("fp32", None) if graph is None else precision.of(graph)
+        return precision.Formats("fp32") if graph is None else precision.of(graph)
     except (ValueError, IndexError):
-        return "fp32", None
+        return precision.Formats("fp32")
 
 
 def artifact_name(path: Path) -> str:

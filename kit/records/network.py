@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -12,8 +13,17 @@ from kit import units
 from kit.errors import UsageError
 from kit.records.record import AliasedRecord, Record
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp64", "mixed"]
-BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4, "fp64": 64}
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp64"]
+BITS: dict[str, int] = {
+    "fp32": 32,
+    "fp16": 16,
+    "bf16": 16,
+    "int8": 8,
+    "int4": 4,
+    "fp64": 64,
+}  # stored latency models count their order
+
+_KINDS_SHOWN = 4  # of operators that could not be counted
 
 
 class SubNetwork(Record):
@@ -190,7 +200,8 @@ class Artifact(Record):
     """The JSON sidecar of an exported network: ``x.onnx`` travels with ``x.json``.
 
     1 MAC = 2 FLOP. ``weight_bytes`` counts the stored parameters, ``activation_bytes`` the tensors that the network writes
-    for one input, both at the artifact's own precision. Sizes that nobody computed are None.
+    for one input, both at the artifact's own precision. Sizes that nobody computed are None. ``macs`` is None, too, where a part of
+    the graph could not be counted: ``uncounted`` names its nodes, ``counted_macs`` is the sum of the others.
     """
 
     kind: Literal["artifact"] = "artifact"
@@ -202,8 +213,12 @@ class Artifact(Record):
     torch_program: FileRef | None = None  # torch.export archive of the same network, for the pytorch backend
     subnetwork: SubNetwork | None = None
     precision: Precision = "fp32"
-    quantization: str | None = None  # "static-qdq-u8s8", "dynamic-u8s8"
+    quantization: str | None = (
+        None  # "static-qdq-u8s8", "dynamic-u8s8"; of a foreign file "static-qdq", "weight-only-int4"
+    )
     macs: int | None = None
+    counted_macs: int | None = None
+    uncounted: tuple[str, ...] = ()  # "Loop 'decoder'"
     parameters: int | None = None
     weight_bytes: int | None = None
     activation_bytes: int | None = None
@@ -218,6 +233,21 @@ class Artifact(Record):
     licence: str | None = None
     origin: Origin | None = None
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
+    notes: tuple[str, ...] = ()  # what the numbers assume, and which formats are mixed
+
+    @property
+    def macs_text(self) -> str:
+        """The multiply-accumulates for people; where they are unknown, what could be counted and what is missing.
+
+        >>> Artifact(..., counted_macs=12_300_000, uncounted=("Loop 'a'", "Loop 'b'", "Det 'c'")).macs_text
+        'unknown (12.3 M in what could be counted; missing: 2 Loop, 1 Det)'
+        """
+        if self.macs is not None or not self.uncounted:
+            return units.macs(self.macs)
+        kinds = Counter(name.partition(" ")[0] for name in self.uncounted).most_common()
+        missing = ", ".join(f"{count} {kind}" for kind, count in kinds[:_KINDS_SHOWN])
+        more = f" and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
+        return f"unknown ({units.count(self.counted_macs)} in what could be counted; missing: {missing}{more})"
 
     @property
     def size_bytes(self) -> int:
@@ -238,9 +268,10 @@ class Artifact(Record):
         return {
             "network": self.artifact_id,
             "precision": self.precision,
-            "multiply-accumulates": units.macs(self.macs),
+            "multiply-accumulates": self.macs_text,
             "accuracy": f"{units.percent(about.top1)} ({about.dataset}, {about.count} images)" if about else "",
             "file": f"{self.model.file}, {units.size(self.size_bytes)}",
             "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
             "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),
+            "notes": "; ".join(self.notes),
         }

@@ -115,7 +115,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
     stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
     model = save_file(out, f"{stem}.onnx", files.onnx)
     described = graph.with_batch(graph.load(out / model.file), batch or 1)
-    facts = graph.facts(described, stem)
+    contents = graph.contents(described, stem)
     outputs = evaluate.logits(out / model.file, example)
     check = evaluate.compare(outputs, expected)
     assert_same(check, outputs, stem)
@@ -123,19 +123,13 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         artifact_id=stem,
         model=model,
         torch_program=save_file(out, f"{stem}.pt2", files.program),
-        macs=facts.macs,
-        parameters=facts.parameters,
-        weight_bytes=facts.weight_bytes,
-        activation_bytes=facts.activation_bytes,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
+        **stated(contents),
         preprocessing=Preprocessing(
             resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=outputs.shape[1]
         ),
         check=check,
         sample=save_sample(out, stem, example[: batch or 1].numpy(), outputs[: batch or 1]),
         licence=LICENCE,
-        kernels=graph.distinct(graph.kernels(described, stem)),
         origin=Origin(
             root=name, seed=seed, producer=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
         ),
@@ -242,42 +236,63 @@ def first_line(error: Exception) -> str:
 
 
 def describe_onnx(path: Path) -> Artifact:
-    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it. A sidecar that already fits the file is kept,
-    with the kernels of the graph where it lists none.
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it. A sidecar that already fits the file is kept; what an
+    older kit could not count or list of the graph is added to it.
 
     Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
     """
     model = graph.load(path)
-    facts = graph.facts(model, str(path))
+    contents = graph.contents(model, str(path))
     reference = FileRef(file=path.name, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
     sidecar = path.with_suffix(".json")
     existing = _existing(sidecar)
     if existing is not None and existing.model == reference:
-        if existing.kernels is None and (kernels := graph.distinct(graph.kernels(model, str(path)))):
-            existing = existing.model_copy(update={"kernels": kernels})  # a sidecar of an older kit
-            store.write_record(sidecar, existing)
-        return existing
+        return _completed(existing, contents, sidecar)
     evaluate.open_session(path)
     artifact = Artifact(
         artifact_id=store.slug(path.stem),
         model=reference,
-        precision=facts.precision,
-        macs=facts.macs,
-        parameters=facts.parameters,
-        weight_bytes=facts.weight_bytes,
-        activation_bytes=facts.activation_bytes,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
-        kernels=graph.distinct(graph.kernels(model, str(path))),
         origin=Origin(
             root=store.slug(path.stem),
             producer=f"kit {kit.__version__}",
             versions=installed(("onnx", "onnxruntime", "numpy")),
             steps=("a file that kit did not make, described",),
         ),
+        **stated(contents),
+        precision=contents.facts.precision,
+        quantization=contents.facts.quantization,
+        notes=(*contents.facts.notes, *contents.facts.mixed),
     )
     store.write_record(sidecar, artifact)
     return artifact
+
+
+def stated(contents: graph.Contents) -> dict[str, Any]:
+    """The fields of an artifact that its graph decides: what it computes, holds, takes and gives."""
+    facts = contents.facts
+    return {
+        "macs": facts.macs,
+        "counted_macs": facts.counted_macs if facts.macs is None else None,
+        "uncounted": facts.uncounted,
+        "parameters": facts.parameters,
+        "weight_bytes": facts.weight_bytes,
+        "activation_bytes": facts.activation_bytes,
+        "inputs": facts.inputs,
+        "outputs": facts.outputs,
+        "kernels": graph.distinct(contents.kernels),
+    }
+
+
+def _completed(existing: Artifact, contents: graph.Contents, sidecar: Path) -> Artifact:
+    """A sidecar of an older kit with the multiply-accumulates and kernels that it lacks."""
+    counts = stated(contents)
+    added = {name: counts[name] for name in ("macs", "counted_macs", "uncounted") if existing.macs is None}
+    if existing.kernels is None:
+        added["kernels"] = counts["kernels"]
+    if any(getattr(existing, name) != value for name, value in added.items()):
+        existing = existing.model_copy(update=added)
+        store.write_record(sidecar, existing)
+    return existing
 
 
 def _existing(sidecar: Path) -> Artifact | None:
