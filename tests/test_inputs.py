@@ -537,3 +537,91 @@ def test_forms_of_quantization(tmp_path: Path) -> None:
         "static-qoperator",
         "dynamic",
     ]
+
+
+# ---------------------------------------------------------------------------------------------------------- end to end
+
+
+def test_python_gives_shapes_and_values(tmp_path: Path) -> None:
+    import kit
+
+    path = loop(tmp_path / "x.onnx")
+    assumed = kit.profile(path, budget=4, run_s=0.1)
+    assert assumed.label in ("assumed", "inconclusive") and not assumed.trusted
+    assert any("--input n=VALUE" in sentence for sentence in assumed.evidence)
+    given = kit.profile(path, inputs={"n": 400, "x": np.ones((4, 8), np.float32)}, budget=4, run_s=0.1)
+    assert given.label != "assumed" and {f.name: f.given for f in given.feeds} == {"x": True, "n": True}
+    assert given.measurement is not None and assumed.measurement is not None
+    assert given.measurement.median_s > 5 * assumed.measurement.median_s, "400 iterations for 8"
+    np.savez(tmp_path / "samples.npz", n=np.array([1, 800]), x=np.ones((4, 8), np.float32))
+    several = kit.profile(path, inputs=tmp_path / "samples.npz", budget=4, run_s=0.1)
+    assert several.measurement is not None and len(several.measurement.samples_s) == 2
+    short_s, long_s = several.measurement.samples_s
+    assert long_s > 20 * short_s and any("2 samples took turns" in sentence for sentence in several.evidence)
+
+
+def test_a_model_with_its_weights_beside_it_is_described_packed_and_installed(tmp_path: Path) -> None:
+    from kit.library import package, swap
+    from kit.variants.export import describe_onnx
+
+    folder = tmp_path / "net"
+    (folder / "weights").mkdir(parents=True)
+    path = product(folder / "net.onnx", np.full((8, 8), 0.5, np.float32), T.FLOAT)
+    model = onnx.load(path)
+    for tensor, location in zip(model.graph.initializer, ["weights/w.bin"], strict=True):
+        onnx.external_data_helper.set_external_data(tensor, location=location)
+    onnx.external_data_helper.write_external_data_tensors(model, str(folder))
+    onnx.save(model, path)
+    artifact = describe_onnx(path)
+    assert artifact.macs == 64 and artifact.parameters == 64 and [d.file for d in artifact.data] == ["weights/w.bin"]
+    (manifest,) = package.add(tmp_path / "library", folder, [artifact], {})
+    assert {f.file for f in manifest.files} == {"net.onnx", "net.json", "weights/w.bin"}
+    assert package.read_packages(tmp_path / "library") == [manifest]
+    staged = tmp_path / "staged"
+    for ref in manifest.files:
+        (staged / ref.file).parent.mkdir(parents=True, exist_ok=True)
+        (staged / ref.file).write_bytes(package.blob_path(tmp_path / "library", f"sha256:{ref.sha256}").read_bytes())
+    (staged / "weights" / "more.bin").write_bytes(b"never named")
+    swap.keep_only(staged, manifest)
+    assert {p.relative_to(staged).as_posix() for p in staged.rglob("*.bin")} == {"weights/w.bin"}
+    session = backends.load("onnxruntime").open(staged / "net.onnx", manifest.artifact, 1)
+    assert np.allclose(session.run({"x": np.ones((1, 8), np.float32)})[0], 4.0)
+    (folder / "weights" / "w.bin").write_bytes(bytes(256))
+    with pytest.raises(IntegrityError, match="w.bin is not the file"):
+        package.add(tmp_path / "library", folder, [artifact], {})
+
+
+def test_describing_another_shape_writes_another_sidecar(tmp_path: Path) -> None:
+    from kit.variants.export import describe_onnx
+
+    weight = stored("w", np.ones((8, 8), np.float32))
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    path = save(
+        tmp_path / "x.onnx",
+        nodes,
+        [value("x", T.FLOAT, ["n", "seq", 8])],
+        [value("y", T.FLOAT, ["n", "seq", 8])],
+        [weight],
+    )
+    with pytest.raises(BadModel, match="--dim seq=128"):
+        describe_onnx(path)
+    assert not path.with_suffix(".json").exists()
+    first = describe_onnx(path, {"seq": 10})
+    assert (first.artifact_id, first.macs, first.dims) == ("x-seq10", 10 * 64, (("seq", 10),))
+    assert describe_onnx(path) == first
+    second = describe_onnx(path, {"seq": 20})
+    assert (second.artifact_id, second.macs) == ("x-seq20", 20 * 64)
+    (known,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("seq", 20),)))
+    (other,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("seq", 30),)))
+    assert known.artifact == second and (other.artifact.artifact_id, other.artifact.macs) == ("x-seq30", None)
+    named = describe_onnx(path, {"seq": 20}, "mine")
+    assert named.artifact_id == "mine" and named.macs == second.macs
+
+
+def test_layers_count_no_time_twice(tmp_path: Path) -> None:
+    session = backends.load("onnxruntime").open(loop(tmp_path / "x.onnx"), None, 1)
+    layers = session.layers({"x": np.ones((4, 8), np.float32), "n": np.array(200)}, calls=10)
+    parents = {node.name: node.parent for node in layers.nodes}
+    assert parents["loop"] is None and parents["inner"] == "loop"
+    assert layers.sum_s <= layers.total_s * 1.02
+    assert sum(node.time_s for node in layers.nodes if node.parent) > 0

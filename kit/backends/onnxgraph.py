@@ -215,6 +215,14 @@ def read(path: Path) -> Graph | None:
         return None
 
 
+def parse(data: bytes) -> Graph | None:
+    """The graph of a model in memory, or None when it is none."""
+    try:
+        return _model(memoryview(data))
+    except (ValueError, IndexError):
+        return None
+
+
 def bits(code: int) -> int:
     """Bits of one element of a TensorProto.DataType; 8 of one that this file does not know."""
     name = DTYPES.get(code, "uint8")

@@ -111,14 +111,19 @@ def export(
 
 
 def describe(
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Your own ONNX model with fixed shapes.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Your own ONNX model.")],
+    dim: options.Dim = None,
+    name: Annotated[
+        str | None, typer.Option("--id", help="Id of the network (default: the file's name).", rich_help_panel="Output")
+    ] = None,
     json: show.Json = False,
 ) -> None:
     """Write the JSON sidecar of an ONNX file: hash, MACs, parameters, bytes, tensors. kit fit needs the MACs."""
     need_training_tools()
+    from kit.backends import dimensions
     from kit.variants.export import describe_onnx
 
-    artifact = describe_onnx(file)
+    artifact = describe_onnx(file, dict(dimensions.parse(dim or [])), name)
     if json:
         show.emit({"file": str(file.with_suffix(".json")), "artifact": artifact.model_dump(mode="json")})
     else:

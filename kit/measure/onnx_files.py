@@ -51,7 +51,7 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
         return known
     if known is None:
         _refuse_untrusted(path, backend)
-    name = known.artifact_id if known else artifact_name(path)
+    name = base_id(known) if known else artifact_name(path)
     bare = Artifact(artifact_id=name, model=store.file_ref(path), data=onnxdata.hashed(path), dims=tuple(dims))
     fixed = dimensions.of_artifact(graph, bare, None, path) if graph else None
     reply = forkserver.ask(
@@ -61,8 +61,7 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
     formats = _formats(graph)
     chosen = fixed.chosen if fixed else ()
-    new_id = "-".join([name, *(_dim_name(key, size) for key, size in chosen)])
-    shape = {"artifact_id": new_id, "inputs": reply.inputs, "outputs": reply.outputs, "dims": chosen}
+    shape = {"artifact_id": id_with(name, chosen), "inputs": reply.inputs, "outputs": reply.outputs, "dims": chosen}
     if known is not None:
         return known.model_copy(update={**shape, "macs": None, "activation_bytes": None, "kernels": None})
     notes = (formats.mixed,) if formats.mixed else ()
@@ -76,6 +75,20 @@ def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tupl
         return True
     shapes = dimensions.fixed(graph, {**dict(artifact.dims), **dict(dims)}, None, path).shapes
     return all(shapes.get(spec.name, spec.shape) == spec.shape for spec in artifact.inputs)
+
+
+def id_with(name: str, dims: Sequence[tuple[str, int]]) -> str:
+    """The id of a network at sizes of its free dimensions.
+
+    >>> id_with("net", [("seq", 128), ("x:2", 224)])
+    'net-seq128-x.2-224'
+    """
+    return "-".join([name, *(_dim_name(key, size) for key, size in dims)])
+
+
+def base_id(artifact: Artifact) -> str:
+    """The id without the sizes of free dimensions."""
+    return artifact.artifact_id.removesuffix(id_with("", artifact.dims)) if artifact.dims else artifact.artifact_id
 
 
 def _dim_name(key: str, size: int) -> str:

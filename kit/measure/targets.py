@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from kit import backends, spaces, store
 from kit.allocators import registry
@@ -93,6 +97,33 @@ def _of_onnx(path: Path, backend: str, inputs: Inputs) -> Target:
     if inputs.rules or inputs.samples is not None:
         feeds.fed(artifact.inputs, rules=inputs.rules, samples=inputs.samples)
     return Target(path, artifact, inputs.rules, inputs.samples)
+
+
+def feeding_of(
+    inputs: Mapping[str, Any] | str | os.PathLike[str] | None, folder: Path
+) -> tuple[tuple[InputRule, ...], Path | None]:
+    """(rules for single inputs, path of samples), from arrays, numbers and texts by input, or from a path.
+
+    Arrays are written to ``folder``.
+
+    Raises UsageError.
+    """
+    if inputs is None or isinstance(inputs, (str, os.PathLike)):
+        return (), None if inputs is None else Path(inputs).absolute()
+    rules = []
+    for index, (name, how) in enumerate(inputs.items()):
+        if isinstance(how, (bool, int, float, str)):
+            rules.append(feeds.rule_of(f"{name}={how}"))
+            continue
+        file = folder / f"input-{index}.npy"
+        array = np.asarray(how.detach().cpu().numpy() if hasattr(how, "detach") else how)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(
+                f"inputs['{name}'] is no array of numbers: give an array, a number, 'zeros' or 'random:0..99'."
+            )
+        np.save(file, array)
+        rules.append(InputRule(name=name, form="file", file=str(file)))
+    return tuple(rules), None
 
 
 def _refuse_clash(targets: Sequence[Target]) -> None:

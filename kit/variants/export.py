@@ -7,7 +7,7 @@ they open the file.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 import kit
 from kit import store, units
+from kit.backends import onnxdata
 from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
+from kit.measure import onnx_files
 from kit.nets.export import archive_of, onnx_of, program_of, quiet
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
 from kit.variants import evaluate, graph, train
@@ -235,25 +237,51 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def describe_onnx(path: Path) -> Artifact:
-    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it. A sidecar that already fits the file is kept; what an
-    older kit could not count or list of the graph is added to it.
+def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str | None = None) -> Artifact:
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it, with ``dims`` as the sizes of its free dimensions (the batch
+    is 1 where they do not say) and ``name`` as its id.
 
-    Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
+    A sidecar that already fits the file and the sizes is kept; what an older kit could not count or list of the graph is added to it. One
+    of other sizes keeps its accuracy and origin.
+
+    Raises UsageError (missing; ``x.json`` is some other file of the user's), UnknownName, BadModel (no ONNX, a dimension left free).
     """
-    model = graph.load(path)
-    contents = graph.contents(model, str(path))
-    reference = FileRef(file=path.name, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
     sidecar = path.with_suffix(".json")
     existing = _existing(sidecar)
-    if existing is not None and existing.model == reference:
+    plain = graph.load(path)
+    same = {"model": store.file_ref(path), "data": onnxdata.hashed(path)}
+    if existing is not None and any(getattr(existing, key) != value for key, value in same.items()):
+        existing = None
+    model, chosen = graph.fixed(plain, path, dims or dict(existing.dims if existing else ()))
+    contents = graph.contents(model, str(path), path.parent)
+    if existing is not None and name in (None, existing.artifact_id) and (not dims or _same_inputs(existing, contents)):
         return _completed(existing, contents, sidecar)
     evaluate.open_session(path)
-    artifact = Artifact(
-        artifact_id=store.slug(path.stem),
-        model=reference,
+    artifact = existing or _foreign(path, contents)
+    artifact = artifact.model_copy(
+        update={
+            **same,
+            **stated(contents),
+            "dims": chosen,
+            "artifact_id": name or onnx_files.id_with(onnx_files.base_id(artifact), chosen),
+        }
+    )
+    store.write_record(sidecar, artifact)
+    return artifact
+
+
+def _same_inputs(artifact: Artifact, contents: graph.Contents) -> bool:
+    return artifact.inputs == contents.facts.inputs
+
+
+def _foreign(path: Path, contents: graph.Contents) -> Artifact:
+    """The sidecar of a file that kit did not make."""
+    name = store.slug(onnx_files.artifact_name(path))
+    return Artifact(
+        artifact_id=name,
+        model=store.file_ref(path),
         origin=Origin(
-            root=store.slug(path.stem),
+            root=name,
             producer=f"kit {kit.__version__}",
             versions=installed(("onnx", "onnxruntime", "numpy")),
             steps=("a file that kit did not make, described",),
@@ -263,8 +291,6 @@ def describe_onnx(path: Path) -> Artifact:
         quantization=contents.facts.quantization,
         notes=(*contents.facts.notes, *contents.facts.mixed),
     )
-    store.write_record(sidecar, artifact)
-    return artifact
 
 
 def stated(contents: graph.Contents) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 
@@ -20,7 +21,7 @@ from kit.variants.graph.formats import Formats, formats_of, precision_of
 from kit.variants.graph.fusion import Fusion
 from kit.variants.graph.macs import Workload
 from kit.variants.graph.operators import VIEWS, settings_of
-from kit.variants.graph.reading import dtype_of, load, with_batch
+from kit.variants.graph.reading import dtype_of, fixed, load, with_batch
 from kit.variants.graph.running import seen_shapes
 from kit.variants.graph.shapes import Graph
 from kit.variants.graph.weights import weights_of
@@ -32,6 +33,7 @@ __all__ = [
     "contents",
     "distinct",
     "facts",
+    "fixed",
     "kernels",
     "load",
     "precision_of",
@@ -71,12 +73,12 @@ class Contents:
     kernels: tuple[Kernel, ...] | None
 
 
-def contents(model: ModelProto, name: str) -> Contents:
-    """Facts and kernels of a graph in one go. ``name`` is what errors call it.
+def contents(model: ModelProto, name: str, folder: Path | None = None) -> Contents:
+    """Facts and kernels of a graph in one go. ``name`` is what errors call it, ``folder`` holds weights that lie in other files.
 
     Raises BadModel: dynamic shapes, or a broken graph.
     """
-    workload = Workload(Graph.of(model, name))
+    workload = Workload(Graph.of(model, name, folder))
     return Contents(_facts(workload), _kernels(workload))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from kit.backends import onnxdata
+from kit.backends import dimensions, onnxdata, onnxgraph
 from kit.errors import BadModel
 from kit.store import explained
 
@@ -34,6 +34,43 @@ def load(path: Path) -> ModelProto:
         )
     onnxdata.files_of(path)
     return model
+
+
+def with_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:
+    """A copy whose inputs have ``shapes`` and whose outputs have the shapes that follow; ``model`` itself where nothing is free.
+
+    What other dimensions of the model are called by a symbol that is fixed so, gets its size, too.
+    """
+    free = [
+        v for v in true_inputs(model.graph) if any(not d.HasField("dim_value") for d in v.type.tensor_type.shape.dim)
+    ]
+    if not free:
+        return model
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    symbols: dict[str, int] = {}
+    for value in true_inputs(copy.graph):
+        for dim, size in zip(value.type.tensor_type.shape.dim, shapes.get(value.name, ()), strict=False):
+            if dim.dim_param:
+                symbols[dim.dim_param] = size
+            dim.dim_value = size
+    for value in (*copy.graph.output, *copy.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in symbols:
+                dim.dim_value = symbols[dim.dim_param]
+    return copy
+
+
+def fixed(model: ModelProto, path: Path, dims: Mapping[str, int]) -> tuple[ModelProto, tuple[tuple[str, int], ...]]:
+    """The model of the file ``path`` with its free dimensions fixed, and which of them were chosen (a batch of 1 is not listed).
+
+    Raises UnknownName, UsageError (a dimension that is not free), BadModel (one is left over).
+    """
+    graph = onnxgraph.read(path)
+    if graph is None:
+        return model, ()
+    sizes = dimensions.fixed(graph, dims, None, path)
+    return with_shapes(model, sizes.shapes), sizes.chosen
 
 
 def with_batch(model: ModelProto, batch: int) -> ModelProto:

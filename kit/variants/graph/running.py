@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,21 +34,25 @@ def seen_shapes(model: ModelProto, feeds: Feeds) -> dict[str, Shape]:
     return {name: seen.shape for name, seen in seen_tensors(model, feeds, names).items()}
 
 
-def seen_tensors(model: ModelProto, feeds: Feeds, names: Iterable[str]) -> dict[str, Seen]:
+def seen_tensors(model: ModelProto, feeds: Feeds, names: Iterable[str], folder: Path | None = None) -> dict[str, Seen]:
     """Of the tensors ``names``, those that a run writes; empty where onnxruntime cannot run the model on ``feeds``."""
-    values = run(model, feeds, names)
+    values = run(model, feeds, names, folder)
     return {name: Seen(value.shape, _code(value)) for name, value in values.items()}
 
 
-def run(model: ModelProto, feeds: Feeds, names: Iterable[str]) -> Mapping[str, NDArray[Any]]:
+def run(
+    model: ModelProto, feeds: Feeds, names: Iterable[str], folder: Path | None = None
+) -> Mapping[str, NDArray[Any]]:
     """The arrays that a run of ``model`` on one thread gives the tensors ``names``; nothing where it does not run.
+
+    ``folder`` holds the files of weights, whose names and ranges were checked.
 
     Optimizations are off, so that each tensor of the file is one of the run.
     """
     exposed = list(dict.fromkeys(name for name in names if name))
     try:
         session = ort.InferenceSession(
-            _exposing(model, exposed).SerializeToString(), _options(), providers=["CPUExecutionProvider"]
+            _exposing(model, exposed).SerializeToString(), _options(folder), providers=["CPUExecutionProvider"]
         )
         values = session.run(exposed, dict(feeds))
     except Exception:  # a runtime says in many ways that it cannot
@@ -66,8 +71,10 @@ def _exposing(model: ModelProto, names: Iterable[str]) -> ModelProto:
     return copy
 
 
-def _options() -> ort.SessionOptions:
+def _options(folder: Path | None) -> ort.SessionOptions:
     options = ort.SessionOptions()
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from onnx import (
     shape_inference,
 )
 
-from kit.backends import make_feeds
+from kit.backends import feeds, onnxgraph
 from kit.errors import BadModel
 from kit.records import TensorSpec
 from kit.variants.graph import running
@@ -39,9 +40,12 @@ _SEED = 0
 class Graph:
     """A graph with its shapes looked up by tensor name; a body of a loop or branch is one of its own (:meth:`nested`)."""
 
-    def __init__(self, model: ModelProto, name: str, outer: Graph | None = None) -> None:
-        """``name`` is what errors call it. Raises BadModel: dynamic shapes, or a broken graph that no runtime runs either."""
-        self.name, self.model, self.outer = name, model, outer
+    def __init__(self, model: ModelProto, name: str, outer: Graph | None = None, folder: Path | None = None) -> None:
+        """``name`` is what errors call it, ``folder`` where weights lie that are in other files.
+
+        Raises BadModel: dynamic shapes, or a broken graph that no runtime runs either.
+        """
+        self.name, self.model, self.outer, self.folder = name, model, outer, folder
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.inputs = true_inputs(model.graph)
         self.outputs = [value.name for value in model.graph.output]
@@ -54,11 +58,11 @@ class Graph:
             self._learn(problem)
 
     @classmethod
-    def of(cls, model: ModelProto, name: str) -> Graph:
+    def of(cls, model: ModelProto, name: str, folder: Path | None = None) -> Graph:
         """The graph of a whole model, its functions put in place. Raises BadModel as the constructor."""
         inlined = inliner.inline_local_functions(model) if model.functions else model
         _refuse_dynamic(true_inputs(inlined.graph), name)
-        return cls(inlined, name)
+        return cls(inlined, name, folder=folder)
 
     def _infer(self) -> str | None:
         """Shapes by ONNX's inference; its complaint where it finds the graph broken."""
@@ -79,8 +83,8 @@ class Graph:
         missing = [name for name in written if problem or name not in self.shapes or not self.types.get(name)]
         if not missing:
             return
-        feeds = self._feeds()
-        seen = {} if feeds is None else running.seen_tensors(self.model, feeds, missing)
+        values = self._feeds()
+        seen = {} if values is None else running.seen_tensors(self.model, values, missing, self.folder)
         for name, tensor in seen.items():
             self.shapes.setdefault(name, tensor.shape)
             self.types[name] = self.types.get(name) or tensor.code
@@ -89,7 +93,8 @@ class Graph:
 
     def _feeds(self) -> dict[str, NDArray[Any]] | None:
         try:
-            return make_feeds(self.specs([value.name for value in self.inputs]), _SEED)
+            specs = self.specs([value.name for value in self.inputs])
+            return dict(feeds.fed(specs, graph=onnxgraph.parse(self.model.SerializeToString()), seed=_SEED).samples[0])
         except (BadModel, TypeError, ValueError):  # inputs that are no tensors of numbers
             return None
 
@@ -203,15 +208,11 @@ class Graph:
 def _refuse_dynamic(values: Iterable[ValueInfoProto], name: str) -> None:
     for value in values:
         for index, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value < 1:
-                kind = (
-                    f"--dim_param {dim.dim_param} --dim_value 1"
-                    if dim.dim_param
-                    else f"--input_name {value.name} --input_shape ..."
-                )
+            if not dim.HasField("dim_value") or dim.dim_value < 0:
+                key = dim.dim_param or f"{value.name}:{index}"
                 raise BadModel(
                     f"{name} has a dynamic shape (dimension {index} of input '{value.name}'): fix it with "
-                    f"python -m onnxruntime.tools.make_dynamic_shape_fixed {kind} IN.onnx OUT.onnx, or export with a fixed batch of 1."
+                    f"kit describe FILE --dim {key}=SIZE."
                 )
 
 
@@ -267,6 +268,6 @@ def _bytes_of(tensor: TensorProto) -> int:
 
 def _shape(value: ValueInfoProto) -> Shape | None:
     kind = value.type.tensor_type
-    if not kind.HasField("shape") or any(not d.HasField("dim_value") for d in kind.shape.dim):
+    if not kind.HasField("shape") or any(not d.HasField("dim_value") or d.dim_value < 0 for d in kind.shape.dim):
         return None
     return tuple(d.dim_value for d in kind.shape.dim)
