@@ -79,7 +79,7 @@ def test_the_advice_is_a_command_that_works(tmp_path: Path) -> None:
     options = str(refusal.value).split(f"{path} --dim ")[1].split(" --dim ")
     (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=dimensions.parse(options)))
     assert target.artifact.inputs[0].shape == (1, 3, 224, 224) and target.artifact.outputs[0].shape == (1, 16, 224, 224)
-    assert target.artifact.artifact_id == "x-h224-image.3-224"
+    assert target.artifact.artifact_id == "x-h224-image-3-224"
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

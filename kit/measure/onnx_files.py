@@ -81,7 +81,7 @@ def id_with(name: str, dims: Sequence[tuple[str, int]]) -> str:
     """The id of a network at sizes of its free dimensions.
 
     >>> id_with("net", [("seq", 128), ("x:2", 224)])
-    'net-seq128-x.2-224'
+    'net-seq128-x-2-224'
     """
     return "-".join([name, *(_dim_name(key, size) for key, size in dims)])
 
@@ -92,8 +92,8 @@ def base_id(artifact: Artifact) -> str:
 
 
 def _dim_name(key: str, size: int) -> str:
-    word = store.slug(key.replace(":", "."))
-    return f"{word}-{size}" if word[-1:].isdigit() else f"{word}{size}"
+    word = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-") or "dim"
+    return f"{word}-{size}" if word[-1].isdigit() else f"{word}{size}"
 
 
 def _formats(graph: onnxgraph.Graph | None) -> precision.Formats:

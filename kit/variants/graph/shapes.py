@@ -28,7 +28,7 @@ from kit.records import TensorSpec
 from kit.variants.graph import running
 from kit.variants.graph.links import Links
 from kit.variants.graph.products import Shape, UnknownExtent
-from kit.variants.graph.reading import captured, constants_of, dtype_of, tensor_bytes, true_inputs
+from kit.variants.graph.reading import captured, constants_of, tensor_bytes, true_inputs
 
 #: Stored tensors that decide shapes are small; larger ones only make the inference slow.
 _SHAPE_BYTES_MAX = 1 << 14
@@ -105,7 +105,7 @@ class Graph:
     def _spec(self, name: str) -> TensorSpec:
         if name not in self.shapes:
             raise BadModel(f"{self.name} does not state the shape of '{name}': export it with fixed shapes.")
-        return TensorSpec(name=name, shape=self.shapes[name], dtype=str(dtype_of(self.types[name])))
+        return TensorSpec(name=name, shape=self.shapes[name], dtype=onnxgraph.DTYPES.get(self.types[name], "unknown"))
 
     # ------------------------------------------------------------------------------------------------- for counting products
 
