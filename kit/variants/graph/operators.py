@@ -90,6 +90,11 @@ def has_no_products(node: NodeProto) -> bool:
     return domain in LAYOUTS and kind in _LAYOUT_LIGHT
 
 
+def is_known(node: NodeProto) -> bool:
+    """Whether ``node`` is a lighter operator, a loop or a branch."""
+    return has_no_products(node) or (node.domain in STANDARD and node.op_type in CONTROL_FLOW)
+
+
 #: Kinds of the kernels of the lighter operators; every other one is elementwise.
 LIGHT_KINDS: dict[str, str] = {
     name: kind
