@@ -139,11 +139,14 @@ _COMPUTED_WITH: dict[str, tuple[int, ...]] = {
         (0,),
     ),
     "GatherBlockQuantized": (0,),
+    "If": (),
 }
 
 
 def settings_of(node: NodeProto) -> list[str]:
     """Inputs of ``node`` that say how to compute and are not computed with."""
+    if node.op_type == "Loop":  # how often, and whether at all
+        return list(node.input[:2])
     used = _COMPUTED_WITH.get(node.op_type)
     return [] if used is None else [name for i, name in enumerate(node.input) if i not in used]
 
