@@ -249,6 +249,7 @@ def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str |
     sidecar = path.with_suffix(".json")
     existing = _existing(sidecar)
     plain = graph.load(path)
+    evaluate.open_session(path)  # before anything is counted: what no runtime opens is not worth a number
     same = {"model": store.file_ref(path), "data": onnxdata.hashed(path)}
     if existing is not None and any(getattr(existing, key) != value for key, value in same.items()):
         existing = None
@@ -256,7 +257,6 @@ def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str |
     contents = graph.contents(model, str(path), path.parent)
     if existing is not None and name in (None, existing.artifact_id) and (not dims or _same_inputs(existing, contents)):
         return _completed(existing, contents, sidecar)
-    evaluate.open_session(path)
     artifact = existing or _foreign(path, contents)
     artifact = artifact.model_copy(
         update={

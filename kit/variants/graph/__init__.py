@@ -103,7 +103,7 @@ def kernels(model: ModelProto, name: str) -> tuple[Kernel, ...] | None:
 
 def _facts(workload: Workload) -> Facts:
     graph, formats = workload.graph, formats_of(workload)
-    weights = weights_of(graph.model.graph)
+    weights = weights_of(graph.source.graph)
     return Facts(
         inputs=graph.specs(value.name for value in graph.inputs),
         outputs=graph.specs(graph.outputs),

@@ -58,10 +58,10 @@ def precision_of(model: ModelProto, name: str = "the model") -> Formats:
 def formats_of(workload: Workload) -> Formats:
     """The formats of a graph whose work is counted."""
     shares = _shares(_macs_by_format(workload))
-    by_weights = _weights_by_float(workload.graph.model)
+    by_weights = _weights_by_float(workload.graph.source)
     mixed = tuple(filter(None, (_mixed_products(shares), _mixed_weights(by_weights))))
     quantized = {form: share for form, share in shares.items() if form.method}
-    if sum(quantized.values()) > SHARE_MIN or (not shares and (quantized := _declared(workload.graph.model))):
+    if sum(quantized.values()) > SHARE_MIN or (not shares and (quantized := _declared(workload.graph.source))):
         best = max(quantized, key=lambda form: quantized[form])
         return Formats(best.precision, best.method, mixed)
     plain: Float = max(by_weights, key=lambda kind: by_weights[kind], default="fp32")

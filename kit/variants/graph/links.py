@@ -96,7 +96,7 @@ class Links:
             if node.op_type == "DequantizeLinear":
                 source = node.input[0]
                 return self._bits.get(source) or (8 if source in self.stored else None)
-            if node.op_type not in VIEWS | {"Transpose", "Cast"}:
+            if node.op_type not in VIEWS | {"Transpose", "Cast"} or not node.input:
                 return None
             name = node.input[0]
         return None

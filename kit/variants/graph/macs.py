@@ -11,7 +11,7 @@ from functools import cached_property
 from onnx import GraphProto, NodeProto
 
 from kit.variants.graph import operators
-from kit.variants.graph.products import Product, Shape, UnknownExtent, products_of
+from kit.variants.graph.products import Product, Shape, UnknownExtent, is_product, products_of
 from kit.variants.graph.reading import subgraphs_of
 from kit.variants.graph.shapes import Graph
 
@@ -177,16 +177,25 @@ def _scan(node: NodeProto, graph: Graph) -> Work:
 
 
 def _branch(node: NodeProto, graph: Graph) -> Work:
-    """The branch that a constant condition takes; else the larger one, which is said where they differ."""
+    """The larger branch of an If without a constant condition (kit.variants.graph.branches has the others), which is said where they
+    differ. A branch that no runtime runs at these shapes is none."""
     bodies = subgraphs_of(node)
-    condition = graph.whole_number(node.input[0])
-    if condition is not None:
-        return Work(bodies=((Workload(graph.nested(bodies["then_branch" if condition else "else_branch"], {})), 1),))
     both = [Workload(graph.nested(bodies[name], {})) for name in ("then_branch", "else_branch")]
+    possible = [body for body in both if not _is_impossible(body)]
+    if len(possible) == 1:
+        note = f"one branch of {operators.label(node)} does not run at these shapes: the other counts"
+        return Work(bodies=((possible[0], 1),), notes=(note,))
     larger, other = sorted(both, key=lambda body: body.counted_macs, reverse=True)
     differ = larger.counted_macs != other.counted_macs
     note = f"the larger branch of {operators.label(node)} counts"
     return Work(bodies=((larger, 1),), uncounted=other.uncounted, notes=(note,) if differ else ())
+
+
+def _is_impossible(body: Workload) -> bool:
+    """Whether a branch of known operators lacks extents because its shapes do not fit together."""
+    if not body.uncounted or not all(operators.is_known(node) or is_product(node) for node in body.graph.nodes):
+        return False
+    return body.graph.runs() is False
 
 
 def _sequence_map(node: NodeProto, graph: Graph) -> Work:

@@ -90,6 +90,11 @@ def has_no_products(node: NodeProto) -> bool:
     return domain in LAYOUTS and kind in _LAYOUT_LIGHT
 
 
+def is_known(node: NodeProto) -> bool:
+    """Whether ``node`` is a lighter operator, a loop or a branch."""
+    return has_no_products(node) or (node.domain in STANDARD and node.op_type in CONTROL_FLOW)
+
+
 #: Kinds of the kernels of the lighter operators; every other one is elementwise.
 LIGHT_KINDS: dict[str, str] = {
     name: kind
@@ -134,11 +139,14 @@ _COMPUTED_WITH: dict[str, tuple[int, ...]] = {
         (0,),
     ),
     "GatherBlockQuantized": (0,),
+    "If": (),
 }
 
 
 def settings_of(node: NodeProto) -> list[str]:
     """Inputs of ``node`` that say how to compute and are not computed with."""
+    if node.op_type == "Loop":  # how often, and whether at all
+        return list(node.input[:2])
     used = _COMPUTED_WITH.get(node.op_type)
     return [] if used is None else [name for i, name in enumerate(node.input) if i not in used]
 

@@ -78,6 +78,11 @@ def products_of(node: NodeProto, tensors: Tensors) -> tuple[Product, ...] | None
         raise UnknownExtent(node.op_type) from None
 
 
+def is_product(node: NodeProto) -> bool:
+    """Whether ``node`` is an operator whose products kit can count."""
+    return (_family(node.domain), node.op_type) in PRODUCTS
+
+
 def _family(domain: str) -> str:
     return "" if domain in STANDARD or domain in LAYOUTS else domain
 
@@ -209,6 +214,8 @@ def _recurrent(transposed: bool) -> Count:
 
     def count(node: NodeProto, tensors: Tensors) -> tuple[Product, ...]:
         x, weights, recurrence = (tensors.shape(node.input[i]) for i in range(3))
+        if not len(x) == len(weights) == len(recurrence) == 3:
+            raise UnknownExtent(node.op_type)
         steps, batch = (x[1], x[0]) if integer(node, "layout") else (x[0], x[1])
         features, gates = (weights[1], weights[2]) if transposed else (weights[2], weights[1])
         hidden = recurrence[1 if transposed else 2]

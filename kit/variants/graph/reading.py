@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, external_data_helper, helper
 
 from kit.backends import dimensions, onnxdata, onnxgraph
 from kit.errors import BadModel
 from kit.store import explained
 
+#: Tensors in other files up to this size are read: they decide shapes.
+SMALL_BYTES = 1 << 14
 _BITS = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}
 
 
@@ -32,8 +35,23 @@ def load(path: Path) -> ModelProto:
         raise BadModel(
             f"{path} is not an ONNX model, or an empty one: export one, for example with kit export resnet18."
         )
+    if onnxgraph.read(path) is None or any(not node.output for graph in all_graphs(model.graph) for node in graph.node):
+        raise BadModel(
+            f"{path} is a damaged ONNX model (names that are no text, or operators without a result): export it again."
+        )
     onnxdata.files_of(path)
+    for tensor in _external_tensors(model.graph):
+        if tensor_bytes(math.prod(tensor.dims), tensor.data_type) <= SMALL_BYTES:
+            external_data_helper.load_external_data_for_tensor(tensor, str(path.parent.resolve()))
+            tensor.data_location = TensorProto.DEFAULT
+            del tensor.external_data[:]
     return model
+
+
+def _external_tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for part in all_graphs(graph):
+        constants = [a.t for node in part.node for a in node.attribute if a.HasField("t")]
+        yield from (t for t in (*part.initializer, *constants) if t.data_location == TensorProto.EXTERNAL)
 
 
 def with_shapes(model: ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> ModelProto:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,21 @@ from onnx import (
     shape_inference,
 )
 
-from kit.backends import feeds, onnxgraph
+from kit.backends import onnxgraph
 from kit.errors import BadModel
 from kit.records import TensorSpec
 from kit.variants.graph import running
+from kit.variants.graph.branches import with_branches, with_constants
 from kit.variants.graph.links import Links
+from kit.variants.graph.operators import CONTROL_FLOW
 from kit.variants.graph.products import Shape, UnknownExtent
 from kit.variants.graph.reading import captured, constants_of, tensor_bytes, true_inputs
 
 #: Stored tensors that decide shapes are small; larger ones only make the inference slow.
 _SHAPE_BYTES_MAX = 1 << 14
 _FOLDED_NODES_MAX = 1000
+#: How often shapes are inferred anew, and for how many nodes in all: a run shows what is left.
+_ROUNDS_MAX, _INFERRED_NODES_MAX = 50, 100_000
 _RANDOM = {"RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "Bernoulli", "Multinomial"}
 _SEED = 0
 
@@ -40,22 +44,61 @@ _SEED = 0
 class Graph:
     """A graph with its shapes looked up by tensor name; a body of a loop or branch is one of its own (:meth:`nested`)."""
 
-    def __init__(self, model: ModelProto, name: str, outer: Graph | None = None, folder: Path | None = None) -> None:
-        """``name`` is what errors call it, ``folder`` where weights lie that are in other files.
+    def __init__(
+        self, model: ModelProto, name: str, outer: Graph | None = None, bound: frozenset[str] = frozenset(),
+        folder: Path | None = None,
+    ) -> None:  # fmt: skip
+        """``name`` is what errors call it, ``folder`` where weights lie that are in other files; ``bound`` are the inputs that a body is
+        given anew each time.
 
         Raises BadModel: dynamic shapes, or a broken graph that no runtime runs either.
         """
-        self.name, self.model, self.outer, self.folder = name, model, outer, folder
+        self.name, self.source, self.outer, self.bound = name, model, outer, bound
+        self.folder = folder
+        self._read(model)
+        for _ in range(min(_ROUNDS_MAX, 1 + _INFERRED_NODES_MAX // max(1, len(self.nodes)))):
+            if taken := self._decided_branches():
+                self._read(with_branches(self.model, taken))
+            elif known := self._deciding_values():
+                self._read(with_constants(self.model, known))
+            else:
+                break
+        if outer is None:
+            self._learn()
+
+    def _read(self, model: ModelProto) -> None:
+        self.__dict__.pop("links", None)
+        self.model = model
         self.nodes: list[NodeProto] = list(model.graph.node)
         self.inputs = true_inputs(model.graph)
         self.outputs = [value.name for value in model.graph.output]
         self.constants = constants_of(model.graph)
         self.shapes: dict[str, Shape] = {}
         self.types: dict[str, int] = {}
-        problem = self._infer()
+        self._problem = self._infer()
         self.shapes |= {key: tuple(t.dims) for key, t in self.constants.items()}
-        if outer is None:
-            self._learn(problem)
+
+    def _decided_branches(self) -> dict[int, str]:
+        """Index of each If with a constant condition -> the branch that it takes."""
+        conditions = {i: node.input[0] for i, node in enumerate(self.nodes) if node.op_type == "If"}
+        values = {i: self.whole_number(name) for i, name in conditions.items()}
+        return {i: "then_branch" if value else "else_branch" for i, value in values.items() if value is not None}
+
+    def _deciding_values(self) -> dict[str, TensorProto]:
+        """Computed whole numbers that ONNX's inference does not follow, where the first unknown shapes depend on them."""
+        known: dict[str, TensorProto] = {}
+        for node in self.nodes:
+            if all(name in self.shapes for name in node.output if name) or node.op_type in CONTROL_FLOW:
+                continue
+            if not all(name in self.shapes for name in node.input if name):  # it waits for an earlier one
+                continue
+            for name in node.input[1:] if node.op_type != "ConstantOfShape" else node.input:
+                index = self.links.producer.get(name)
+                if name in self.constants or name in known or index is None or len(self.nodes[index].output) > 1:
+                    continue
+                if (value := self.value(name)) is not None:
+                    known[name] = _tensor(name, value)
+        return known
 
     @classmethod
     def of(cls, model: ModelProto, name: str, folder: Path | None = None) -> Graph:
@@ -77,26 +120,35 @@ class Graph:
             self.types[value.name] = value.type.tensor_type.elem_type
         return problem
 
-    def _learn(self, problem: str | None) -> None:
+    def _learn(self) -> None:
         """What no inference knows, from one run. Raises BadModel for a graph that is broken and does not run."""
         written = [name for node in self.nodes for name in node.output if name]
-        missing = [name for name in written if problem or name not in self.shapes or not self.types.get(name)]
+        missing = [name for name in written if self._problem or name not in self.shapes or not self.types.get(name)]
         if not missing:
             return
-        values = self._feeds()
-        seen = {} if values is None else running.seen_tensors(self.model, values, missing, self.folder)
+        seen: dict[str, running.Seen] = {}
+        for values in self._feeds():
+            seen = seen or running.seen_tensors(self.model, values, missing, self.folder)
         for name, tensor in seen.items():
             self.shapes.setdefault(name, tensor.shape)
             self.types[name] = self.types.get(name) or tensor.code
-        if problem is not None and not seen:
-            raise BadModel(f"{self.name} is a broken ONNX graph ({problem}): export it again.")
+        if self._problem is not None and not seen:
+            raise BadModel(f"{self.name} is a broken ONNX graph ({self._problem}): export it again.")
 
-    def _feeds(self) -> dict[str, NDArray[Any]] | None:
+    def _feeds(self) -> Iterator[dict[str, NDArray[Any]]]:
+        """Inputs of a run, chosen by what consumes them; should it fail, with zeros for whole numbers."""
         try:
             specs = self.specs([value.name for value in self.inputs])
-            return dict(feeds.fed(specs, graph=onnxgraph.parse(self.model.SerializeToString()), seed=_SEED).samples[0])
+            graph = onnxgraph.parse(self.source.SerializeToString())
+            for zeros in (False, True):
+                yield dict(feeds.fed(specs, graph=graph, seed=_SEED, zeros=zeros).samples[0])
         except (BadModel, TypeError, ValueError):  # inputs that are no tensors of numbers
-            return None
+            return
+
+    def runs(self) -> bool | None:
+        """Whether onnxruntime runs the graph; None where kit cannot feed it."""
+        values = list(self._feeds())
+        return any(running.run(self.model, one, self.outputs, self.folder) for one in values) if values else None
 
     def specs(self, names: Iterable[str]) -> tuple[TensorSpec, ...]:
         """Shape and type of each tensor. Raises BadModel where the graph states no shape."""
@@ -139,7 +191,7 @@ class Graph:
         if name in self.constants:
             return _whole_numbers(numpy_helper.to_array(self.constants[name]))
         if name not in self.links.producer:
-            return None if self.outer is None or name in self._bound else self.outer.value(name)
+            return self._value_around(name)
         sources = self._sources(name)
         if sources is None:
             return None
@@ -147,9 +199,9 @@ class Graph:
         model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
         return _whole_numbers(running.run(model, {}, [name]).get(name))
 
-    @cached_property
-    def _bound(self) -> set[str]:
-        return {value.name for value in self.model.graph.input}
+    def _value_around(self, name: str) -> NDArray[Any] | None:
+        """The value of a tensor that a body reads from the graph around it."""
+        return None if self.outer is None or name in self.bound else self.outer.value(name)
 
     def _sources(self, name: str) -> tuple[list[NodeProto], list[TensorProto]] | None:
         """The nodes, in order, and stored tensors that ``name`` is computed from; None where an input of the network is among them."""
@@ -159,9 +211,15 @@ class Graph:
         while waiting:
             one = waiting.pop()
             if one in self.constants:
-                stored[one] = self.constants[one]
+                constant = self._small_constant(one)
+                if constant is None:
+                    return None
+                stored[one] = constant
                 continue
             index = self.links.producer.get(one)
+            if index is None and (around := self._value_around(one)) is not None:
+                stored[one] = _tensor(one, around)
+                continue
             if index is None or len(indices) > _FOLDED_NODES_MAX:
                 return None
             node = self.nodes[index]
@@ -172,8 +230,6 @@ class Graph:
             elif index not in indices:
                 indices.add(index)
                 waiting += [source for source in node.input if source]
-        if sum(t.ByteSize() for t in stored.values()) > 4 * _SHAPE_BYTES_MAX:
-            return None
         return [self.nodes[i] for i in sorted(indices)], list(stored.values())
 
     # ------------------------------------------------------------------------------------------------------ loops and branches
@@ -187,18 +243,23 @@ class Graph:
             if value.name in given:
                 _declare(value, *given[value.name])
         for name in captured(body):
-            constant = self._small_constant(name)
-            if constant is not None:
-                graph.initializer.append(constant)
+            stored = self._small_constant(name)
+            if stored is not None:
+                graph.initializer.append(stored)
             elif name in self.shapes and self.types.get(name):
                 _declare(graph.input.add(name=name), self.shapes[name], self.types[name])
         model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=self.model.ir_version)
-        return Graph(model, self.name, self)
+        return Graph(model, self.name, self, frozenset(value.name for value in body.input))
 
     def _small_constant(self, name: str) -> TensorProto | None:
+        """A small tensor of the graph that is stored, or whose whole numbers are known, under its own name."""
         if name in self.constants:
-            stored = self.constants[name]
-            return stored if _bytes_of(stored) <= _SHAPE_BYTES_MAX else None
+            if _bytes_of(self.constants[name]) > _SHAPE_BYTES_MAX:
+                return None
+            stored = TensorProto()
+            stored.CopyFrom(self.constants[name])
+            stored.name = name  # that in a Constant node has none
+            return stored
         if self.types.get(name) not in (TensorProto.INT64, TensorProto.INT32) or len(self.shapes.get(name, (1, 1))) > 1:
             return None
         value = self.value(name)
