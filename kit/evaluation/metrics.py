@@ -14,7 +14,7 @@ from kit.records import Accuracy
 
 BoolArray = NDArray[np.bool_]
 TOP = {"top1": 1, "top5": 5}
-OwnMetric = Callable[[NDArray[Any], NDArray[Any]], Any]
+OwnMetric = Callable[[NDArray[Any], Any], Any]
 
 
 def hits(outputs: NDArray[Any], labels: NDArray[np.int64], k: int = 1) -> BoolArray:
@@ -55,7 +55,9 @@ class Top:
 
     def add(self, outputs: NDArray[Any], labels: Sequence[Any]) -> None:
         """Raises UsageError: outputs that are no row of classes, labels that are no class."""
-        rows = outputs.reshape(outputs.shape[:2]) if outputs.ndim > 2 and outputs[0].size == outputs.shape[1] else outputs
+        rows = (
+            outputs.reshape(outputs.shape[:2]) if outputs.ndim > 2 and outputs[0].size == outputs.shape[1] else outputs
+        )
         if rows.ndim != 2 or rows.shape[1] < 2:
             raise UsageError(
                 f"The output has the shape {list(outputs.shape)} and {self.name} needs [N, classes]: name another with --output, or give a "
@@ -71,15 +73,23 @@ class Top:
         array = np.asarray(label)
         number = int(array.item()) if array.size == 1 and np.issubdtype(array.dtype, np.integer) else None
         if number is None:
-            raise UsageError(f"The label of sample {index + 1} is {str(label)[:40]!r}: {self.name} needs a whole number.")
+            raise UsageError(
+                f"The label of sample {index + 1} is {str(label)[:40]!r}: {self.name} needs a whole number."
+            )
         if not 0 <= number < classes:
-            raise UsageError(f"The label {number} of sample {index + 1} is no class of the network: it has 0 to {classes - 1}.")
+            raise UsageError(
+                f"The label {number} of sample {index + 1} is no class of the network: it has 0 to {classes - 1}."
+            )
         return number
 
     def accuracy(self, dataset: str) -> Accuracy:
         """The share, with the counts."""
         return Accuracy(
-            top1=self._correct / self._count, count=self._count, dataset=dataset, metric=self.name, correct=self._correct
+            top1=self._correct / self._count,
+            count=self._count,
+            dataset=dataset,
+            metric=self.name,
+            correct=self._correct,
         )
 
 
@@ -98,14 +108,15 @@ class Own:
 
     def accuracy(self, dataset: str) -> Accuracy:
         """The mean of the scores, or the number. Raises UsageError: the function fails, or gives neither."""
-        labels = np.asarray(self._labels)
         count = len(self._labels)
-        given = own.call(self._function, self.name, np.concatenate(self._outputs), labels)
+        given = own.call(self._function, self.name, np.concatenate(self._outputs), _stacked(self._labels))
         try:
             scores = np.asarray(given, dtype=np.float64)
         except (ValueError, TypeError, RuntimeError):
             scores = np.full(0, np.nan)
-        if scores.shape not in ((), (count,)) or not (np.isfinite(scores).all() and (0 <= scores).all() and (scores <= 1).all()):
+        if scores.shape not in ((), (count,)) or not (
+            np.isfinite(scores).all() and (scores >= 0).all() and (scores <= 1).all()
+        ):
             raise UsageError(
                 f"{self.name} must return a number from 0 to 1, or an array of {count} of them, one for each sample: correct it."
             )
@@ -114,6 +125,14 @@ class Own:
         return Accuracy(
             top1=share, count=count, dataset=dataset, metric=self.name, correct=int(scores.sum()) if counted else None
         )
+
+
+def _stacked(labels: list[Any]) -> Any:
+    """An array of all labels; a list where they differ in shape."""
+    try:
+        return np.asarray(labels)
+    except ValueError:
+        return labels
 
 
 def of(metric: str | OwnMetric) -> Metric:

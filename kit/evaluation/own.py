@@ -143,7 +143,9 @@ def _by_name(given: Any, inputs: Sequence[TensorSpec], subject: str) -> dict[str
     else:
         arrays = {}
     if set(arrays) != set(names):
-        raise UsageError(f"{subject} does not give the inputs {', '.join(names)}: yield a dict of arrays with these names.")
+        raise UsageError(
+            f"{subject} does not give the inputs {', '.join(names)}: yield a dict of arrays with these names."
+        )
     return {spec.name: _cast(arrays[spec.name], spec, subject) for spec in inputs}
 
 
@@ -151,7 +153,9 @@ def _cast(given: Any, spec: TensorSpec, subject: str) -> NDArray[Any]:
     try:
         array = np.asarray(given)
         if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-            raise UsageError(f"{subject} gives {array.dtype} where the input '{spec.name}' takes {spec.dtype}: convert it.")
+            raise UsageError(
+                f"{subject} gives {array.dtype} where the input '{spec.name}' takes {spec.dtype}: convert it."
+            )
         return array.astype(spec.dtype, copy=False)
     except (ValueError, TypeError, RuntimeError):
         raise UsageError(f"{subject} is no array of numbers: yield NumPy arrays.") from None

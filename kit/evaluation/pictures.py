@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 ENTRIES_MAX = 2_000_000  # of a zip or a folder
 IMAGE_BYTES_MAX = 64 * 2**20
 PIXELS_MAX = 50_000_000  # of one image, 150 MB once it is decoded
-ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})  # as torchvision has them
+ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
+)  # as torchvision has them
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
 SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls such an image
@@ -229,5 +231,7 @@ def output_of_classes(classes: Sequence[str], order: Sequence[str] | None, outpu
     number = {c: i for i, c in enumerate(order)}
     absent = [c for c in classes if c not in number]
     if absent:
-        raise UsageError(f"The class folder {absent[0]!r} of {name} is not among those of --classes: add it or take it out.")
+        raise UsageError(
+            f"The class folder {absent[0]!r} of {name} is not among those of --classes: add it or take it out."
+        )
     return tuple(number[c] for c in classes)

@@ -101,8 +101,8 @@ def _values(
         if (wishes.mean, wishes.std, wishes.scale) != (None, None, None):
             raise UsageError(f"{subject} takes raw pixels (uint8): leave out --mean, --std and --scale.")
         return {"scale": float(WHITE), "mean": (0.0,) * frame.channels, "std": (1.0,) * frame.channels}
-    mean = wishes.mean if wishes.mean is not None else recorded and recorded.mean
-    std = wishes.std if wishes.std is not None else recorded and recorded.std
+    mean = wishes.mean if wishes.mean is not None or recorded is None else recorded.mean
+    std = wishes.std if wishes.std is not None or recorded is None else recorded.std
     if mean is None or std is None:
         missing = " and ".join(flag for flag, value in (("--mean", mean), ("--std", std)) if value is None)
         raise UsageError(
@@ -163,7 +163,7 @@ def array_of(image: Image, how: Preprocessing, frame: Frame, dtype: str) -> NDAr
 
 
 def _normalized(pixels: NDArray[np.uint8], how: Preprocessing, target: np.dtype[Any]) -> NDArray[Any]:
-    values = pixels.astype(np.float32)
+    values: NDArray[Any] = pixels.astype(np.float32)
     if how.scale != WHITE:
         values = values / np.float32(WHITE) * np.float32(how.scale)
     values = (values - np.asarray(how.mean, np.float32)) / np.asarray(how.std, np.float32)

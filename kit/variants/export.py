@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import kit
 from kit import store, units
+from kit.backends import onnxgraph
 from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
 from kit.nets.export import archive_of, onnx_of, program_of, quiet
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
@@ -248,7 +249,6 @@ def describe_onnx(path: Path) -> Artifact:
     Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
     """
     model = graph.load(path)
-    facts = graph.facts(model, str(path))
     reference = FileRef(file=path.name, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
     sidecar = path.with_suffix(".json")
     existing = _existing(sidecar)
@@ -257,10 +257,29 @@ def describe_onnx(path: Path) -> Artifact:
             existing = existing.model_copy(update={"kernels": kernels})  # a sidecar of an older kit
             store.write_record(sidecar, existing)
         return existing
+    artifact = _described(path, model)
+    store.write_record(sidecar, artifact)
+    return artifact
+
+
+def artifact_of(path: Path) -> Artifact:
+    """What :func:`describe_onnx` writes, and writes nothing; a free batch is described as a batch of one.
+
+    Raises UsageError (missing), BadModel (no ONNX, other dynamic shapes).
+    """
+    model = graph.load(path)
+    read = onnxgraph.read(path)
+    if read is not None and read.free_batch is not None:
+        model = graph.with_batch(model, 1)
+    return _described(path, model)
+
+
+def _described(path: Path, model: Any) -> Artifact:
+    facts = graph.facts(model, str(path))
     evaluate.open_session(path)
-    artifact = Artifact(
+    return Artifact(
         artifact_id=store.slug(path.stem),
-        model=reference,
+        model=store.file_ref(path),
         precision=facts.precision,
         macs=facts.macs,
         parameters=facts.parameters,
@@ -276,8 +295,6 @@ def describe_onnx(path: Path) -> Artifact:
             steps=("a file that kit did not make, described",),
         ),
     )
-    store.write_record(sidecar, artifact)
-    return artifact
 
 
 def _existing(sidecar: Path) -> Artifact | None:
