@@ -462,7 +462,7 @@ def evaluate(
     Raises UsageError (it says what is missing), BadModel, BadRecord, BackendUnavailable (no Pillow), IntegrityError, MeasurementError.
 
     Example:
-        >>> evaluated = kit.evaluate(NETWORK, lambda: [([[0.1, 0.9]], 1), ([[0.8, 0.2]], 1)])
+        >>> evaluated = kit.evaluate(NETWORK, lambda: [([0.1, 0.9], 1), ([0.8, 0.2], 1)])
         >>> evaluated.accuracy.top1, evaluated.accuracy.correct, evaluated.accuracy.count
         (0.5, 1, 2)
     """

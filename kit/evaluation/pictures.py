@@ -181,7 +181,8 @@ def _sorted_into_classes(name: str, data: Path, keys: Sequence[str], read: Calla
             f"{data} holds {what}: kit reads CLASS/NAME.jpg (or .png, .bmp, .webp, ...), a folder for each class."
         )
     if {c.lower() for c in classes} <= SPLITS:
-        raise UsageError(f"{data} holds the splits {', '.join(classes)}: name one of them, {data}/{classes[-1]}.")
+        held_out = next((c for c in classes if not c.lower().startswith("train")), classes[0])
+        raise UsageError(f"{data} holds the splits {', '.join(classes)}: name one of them, {data}/{held_out}.")
     number = {c: i for i, c in enumerate(classes)}
     inside = sorted((top, key) for top, key in zip(tops, (k for k in keys if "/" in k), strict=True))
     return Pictures(
