@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         build,
         compare,
         device,
+        evaluate,
         fit,
         predict,
         profile,
@@ -56,6 +57,7 @@ __all__ = [
     "compare",
     "device",
     "errors",
+    "evaluate",
     "fit",
     "predict",
     "profile",
@@ -66,7 +68,19 @@ __all__ = [
 
 _HOMES = {
     **dict.fromkeys(
-        ("KnowledgeBase", "Server", "build", "compare", "device", "fit", "predict", "profile", "pull", "serve"),
+        (
+            "KnowledgeBase",
+            "Server",
+            "build",
+            "compare",
+            "device",
+            "evaluate",
+            "fit",
+            "predict",
+            "profile",
+            "pull",
+            "serve",
+        ),
         "kit.api",
     ),
     **dict.fromkeys(("Answer", "Artifact", "DeviceSpec", "LatencyModel", "ProfileRecord"), "kit.records"),

@@ -13,9 +13,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
-from kit import delivery, knowledge, latency, store, variants, versions
+from kit import delivery, evaluation, knowledge, latency, store, variants, versions
 from kit.delivery import Delivery
 from kit.devices import operating_point, recognise
 from kit.errors import MeasurementError, UsageError
@@ -27,6 +27,7 @@ from kit.measure import compare as comparing
 from kit.measure import jobs, profiler, targets
 from kit.measure.compare import Comparison
 from kit.records import (
+    Accuracy,
     Answer,
     Artifact,
     DeviceSpec,
@@ -335,7 +336,7 @@ class KnowledgeBase:
     """What was measured (or predicted) of which variant on which device, and the answers that follow from it.
 
     ``source`` is a file that ``kit knowledge build`` wrote (.json), or profiles: records, files, folders. ``accuracies`` gives the accuracy
-    of variants that do not know their own, from 0 to 1 by id.
+    of variants that do not know their own: from 0 to 1 by id, or a CSV, JSON or folder as ``kit knowledge build --accuracy`` takes it.
 
     Example:
         >>> base = kit.KnowledgeBase(PROFILES)
@@ -344,17 +345,24 @@ class KnowledgeBase:
         True
     """
 
-    def __init__(self, source: KnowledgeRecord | Profiles, *, accuracies: dict[str, float] | None = None) -> None:
+    def __init__(
+        self, source: KnowledgeRecord | Profiles, *, accuracies: dict[str, float] | PathLike | None = None
+    ) -> None:
         if isinstance(source, (str, os.PathLike)) and Path(source).suffix == ".json":
             self.record = store.read_record(Path(source), KnowledgeRecord)
         elif isinstance(source, KnowledgeRecord):
             self.record = source
         else:
             self.record = knowledge.build(_read(source))
-        for name, share in (accuracies or {}).items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"The accuracy {share:g} of {name} is no share: give a number from 0 to 1.")
-        self.record = knowledge.with_accuracies(self.record, {n: (a, None) for n, a in (accuracies or {}).items()})
+        given: dict[str, Accuracy] = {}
+        if isinstance(accuracies, (str, os.PathLike)):
+            given = evaluation.read_accuracies(Path(accuracies))
+        elif accuracies is not None:
+            for name, share in accuracies.items():
+                if not 0 <= share <= 1:
+                    raise UsageError(f"The accuracy {share:g} of {name} is no share: give a number from 0 to 1.")
+            given = {name: Accuracy(top1=share) for name, share in accuracies.items()}
+        self.record = knowledge.with_accuracies(self.record, given)
 
     @property
     def rows(self) -> tuple[KnowledgeRow, ...]:
@@ -441,6 +449,35 @@ class KnowledgeBase:
 
 
 # ------------------------------------------------------------------------------------------------- variants and delivery
+
+
+def evaluate(
+    path: PathLike, data: PathLike | Callable[[], Any], *, metric: str | Callable[[Any, Any], Any] = "top1",
+    resize: int | None = None, crop: int | None = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None,
+    scale: float | None = None, layout: Literal["NCHW", "NHWC"] | None = None, limit: int | None = None, batch: int | None = None,
+    backend: str = "onnxruntime", threads: int | None = None, classes: PathLike | Sequence[str] | None = None,
+    output: str | None = None, dataset: str | None = None, progress: Progress | None = None,
+) -> Artifact:  # fmt: skip
+    """The accuracy of your own .onnx file on your own data, written into its sidecar, by which ``kit.KnowledgeBase`` chooses.
+
+    ``data`` is a folder or zip of images in class folders (``CLASS/NAME.jpg``; ``"images.zip/test"`` for a folder inside), or a function
+    of no arguments that yields pairs of inputs and label, one by one or in batches (or its name, ``"file.py:function"``: the file is
+    run). ``metric`` is "top1", "top5", or a function of all outputs ``(N, ...)`` and labels ``(N,)`` that returns a number from 0 to 1,
+    or one for each sample. How images become inputs stands in the sidecar; ``resize`` (pixels of the shorter side) to ``layout`` win, and
+    are written there. ``classes`` names the class of each output (default: the folders, sorted), ``limit`` takes so many samples.
+
+    Raises UsageError (it says what is missing), BadModel, BadRecord, BackendUnavailable (no Pillow), IntegrityError, MeasurementError.
+
+    Example:
+        >>> evaluated = kit.evaluate(NETWORK, lambda: [([0.1, 0.9], 1), ([0.8, 0.2], 1)])
+        >>> evaluated.accuracy.top1, evaluated.accuracy.correct, evaluated.accuracy.count
+        (0.5, 1, 2)
+    """
+    given = evaluation.Wishes(resize, crop, mean, std, scale, layout)
+    names = Path(classes) if isinstance(classes, (str, os.PathLike)) else classes
+    request = evaluation.Request(metric, given, limit, batch, backend, threads, names, output, dataset)
+    source = data if callable(data) else os.fspath(data)
+    return evaluation.evaluate(Path(path), source, request, describe=variants.artifact, progress=progress)
 
 
 def build(

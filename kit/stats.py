@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import comb, log, log1p
+from math import comb, log, log1p, sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +44,25 @@ def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[
     low = (1 - weight) * ordered[k - 1] + weight * ordered[k]
     high = (1 - weight) * ordered[-k] + weight * ordered[-k - 1]
     return low, high, confidence
+
+
+def wilson_interval(correct: int, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """(low, high): Wilson's score interval (1927) of a share of which ``correct`` out of ``count`` independent trials were drawn.
+
+    It stays within [0, 1] and is no point where all or none are correct. Raises ValueError unless 0 <= correct <= count > 0.
+
+    >>> low, high = wilson_interval(393, 450)
+    >>> round(low, 4), round(high, 4)
+    (0.8394, 0.9009)
+    """
+    if not 0 <= correct <= count or count == 0:
+        raise ValueError(f"{correct} of {count} is no share")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = correct / count, z * z / count
+    centre = share + weight / 2
+    half = z * sqrt(share * (1 - share) / count + weight / (4 * count))
+    low, high = (centre - half) / (1 + weight), (centre + half) / (1 + weight)
+    return (0.0 if correct == 0 else max(0.0, low)), (1.0 if correct == count else min(1.0, high))
 
 
 def halves_drift(values: Sequence[float] | Float64Array) -> float:

@@ -17,7 +17,12 @@ from kit.errors import BackendUnavailable
 
 DISTRIBUTION = "insitu-kit"
 #: Module -> the distribution that holds it, of those whose names differ.
-DISTRIBUTIONS = {"torch_pruning": "torch-pruning", "sklearn": "scikit-learn", "stable_baselines3": "stable-baselines3"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "stable_baselines3": "stable-baselines3",
+    "torch_pruning": "torch-pruning",
+}
 _REQUIREMENT = re.compile(r"""([\w.-]+).*\bextra\s*==\s*['"]([\w-]+)['"]""")
 
 

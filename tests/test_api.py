@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import colours
 import pytest
 import synthetic
 
@@ -28,7 +29,7 @@ SMALL = "resnet18-d1.1.1.1-w0.25-fp32-96"
 #: What kit.compare prints of two records.
 COMPARED = re.compile(rf"^label +({'|'.join(COMPARISON_LABELS)})$", re.MULTILINE)
 SHIPPED = ROOT / "profiles" / "amd-epyc-f25m17-2c-kvm" / "resnet18-variants.jsonl"
-VERBS = ("profile", "compare", "fit", "predict", "KnowledgeBase", "build", "serve", "pull", "device")
+VERBS = ("profile", "compare", "fit", "predict", "KnowledgeBase", "build", "serve", "pull", "device", "evaluate")
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,8 @@ def test_examples_of_the_docstrings_hold(example: doctest.DocTest, library: Path
         return
     assert example.examples, f"{example.name} has no example"
     example.globs = {"kit": kit, "PROFILES": SHIPPED, "LIBRARY": library, "FOLDER": tmp_path / "models"}
+    if example.name == "kit.evaluate":
+        example.globs["NETWORK"] = colours.identity(tmp_path / "net.onnx", 2)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     output: list[str] = []
     runner.run(example, out=output.append)

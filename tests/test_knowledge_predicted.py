@@ -17,10 +17,11 @@ from invoke import kit
 from kit import knowledge, latency, spaces, store
 from kit.cli.front import thinned
 from kit.errors import BadRecord, KitError, NoAnswer, UsageError
-from kit.knowledge import measuring, read_accuracies
+from kit.evaluation import read_accuracies
+from kit.knowledge import measuring
 from kit.knowledge.predicted import MEMORY_LEAST, fit_memory
 from kit.knowledge.rows import Tail
-from kit.records import KnowledgeBase, KnowledgeRow, Need, ProfileRecord, SubNetwork
+from kit.records import Accuracy, KnowledgeBase, KnowledgeRow, Need, ProfileRecord, SubNetwork
 
 SPACE = spaces.space_of("resnet18")
 FP32 = [sub for sub in SPACE.sample(120, 0) if sub.precision == "fp32"]
@@ -277,7 +278,7 @@ def test_a_front_of_thousands_fits_a_screen(base: KnowledgeBase) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", "{}", '{"a": 91}', '{"a": NaN}', '{"a": true}', '{"a": "0.9"}', '{"a": {"top1": 0.9, "set": 1}}',
+    ["[]", "{}", '{"a": 91}', '{"a": NaN}', '{"a": true}', '{"a": "high"}', '{"a": {"top1": 0.9, "set": 1}}',
      '{"a": {"dataset": "d"}}', '{"a": {"top1": 0.9, "dataset": 3}}', "no json"],
 )  # fmt: skip
 def test_accuracies_that_are_none_are_one_sentence(tmp_path: Path, text: str) -> None:
@@ -289,7 +290,10 @@ def test_accuracies_that_are_none_are_one_sentence(tmp_path: Path, text: str) ->
 
 def test_accuracies_of_both_shapes(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"a": 0.9, "b": {"top1": 1, "dataset": "d"}}')
-    assert read_accuracies(tmp_path / "a.json") == {"a": (0.9, None), "b": (1.0, "d")}
+    assert read_accuracies(tmp_path / "a.json") == {
+        "a": Accuracy(top1=0.9),
+        "b": Accuracy(top1=1.0, dataset="d"),
+    }
 
 
 def test_wrong_words_are_one_sentence(folder: Path, predictor: latency.Predictor) -> None:

@@ -17,6 +17,7 @@ import typer
 from kit import __version__
 from kit.cli import (
     compare,
+    evaluate,
     examples,
     explore,
     judge,
@@ -95,6 +96,7 @@ for verbs in (
     scenario,
     session,
     compare,
+    evaluate,
     produce,
     judge,
     predict,

@@ -25,6 +25,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "build": ("kit build --root resnet18", "kit build --quick --out small"),
     "export": ("kit export resnet18 --resolution 224 --out models",),
     "describe": ("kit describe model.onnx",),
+    "evaluate": (
+        "kit evaluate model.onnx --data images.zip/test --mean 0.5 --std 0.25",
+        "kit evaluate model.onnx --data mine.py:test_set --metric top5",
+        "kit evaluate --from accuracies.csv models",
+    ),
     "fit": ("kit fit profiles --out model.json", "kit fit profiles --backend onnxruntime --plots fit.html"),
     "report": ("kit report profiles --out report.html",),
     "predict": ("kit predict resnet18-d2.2.2.2-w1.00-fp32-224 --model model.json",),

@@ -73,17 +73,21 @@ def build(
     profiles: Profiles,
     predictions: Predictions,
     accuracy: Annotated[
-        Path | None, typer.Option(help='JSON of accuracies: {"ID": 0.91} or {"ID": {"top1": 0.91, "dataset": "..."}}.')
+        Path | None,
+        typer.Option(
+            help='Accuracies as a CSV (file,accuracy), JSON ({"ID": 0.91} or {"ID": {"top1": 0.91, "dataset": "..."}}), or a folder of '
+            "networks that kit evaluate has been at."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="The knowledge base to write.")] = needs.KNOWLEDGE,
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
     """Build the knowledge base from measured profiles; with [bold]--model[/] and [bold]--space[/] also for networks nobody measured."""
-    from kit import knowledge, store
+    from kit import evaluation, knowledge, store
 
     members = predictions.members(seed)
-    accuracies = knowledge.read_accuracies(accuracy) if accuracy else {}
+    accuracies = evaluation.read_accuracies(accuracy) if accuracy else {}
     base = knowledge.build(store.read_profiles(profiles))
     added = knowledge.rows_by_model(base, predictions.model, members) if predictions.model else None
     base = knowledge.with_accuracies(knowledge.joined(base, added.rows if added else ()), accuracies)
@@ -92,7 +96,8 @@ def build(
         show.emit(_build_json(out, base, added))
         return
     _print_built(out, base, added)
-    if absent := len(set(accuracies) - {r.artifact_id for r in base.rows}):
+    here = {store.slug(r.artifact_id) for r in base.rows}
+    if absent := sum(store.slug(name) not in here for name in accuracies):
         show.say(f"{absent} of {len(accuracies)} accuracies in {accuracy} are of no row here.")
 
 

@@ -114,13 +114,13 @@ class Update(Protocol):
 
 
 @contextmanager
-def progress(title: str) -> Iterator[Update]:
-    """A live line on standard error. An interruption prints how to resume."""
+def progress(title: str, *, resumes: bool = True) -> Iterator[Update]:
+    """A live line on standard error. An interruption prints how to resume, or, where nothing ``resumes``, that nothing was written."""
     try:
         with _progress(title) as update:
             yield update
     except KeyboardInterrupt:
-        say("kit: stopped; the same command goes on from here.")
+        say(f"kit: stopped; {'the same command goes on from here' if resumes else 'nothing was written'}.")
         raise
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ from kit import __version__, stats, store
 from kit.errors import BadRecord
 from kit.records import (
     DECIDING,
+    Accuracy,
     Artifact,
     KnowledgeBase,
     KnowledgeRow,
@@ -60,36 +60,17 @@ def joined(base: KnowledgeBase, rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
     return _base(r for r in by_key.values() if r.origin == "measured" or key(r) not in trusted)
 
 
-def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, tuple[float, str | None]]) -> KnowledgeBase:
-    """Rows without an accuracy take that of their id: (top-1 share, data set or None)."""
+def with_accuracies(base: KnowledgeBase, accuracies: Mapping[str, Accuracy]) -> KnowledgeBase:
+    """Rows without an accuracy take that of their id."""
+    by_slug = {store.slug(name): accuracy for name, accuracy in accuracies.items()}
 
     def completed(row: KnowledgeRow) -> KnowledgeRow:
-        new_accuracy = accuracies.get(row.artifact_id)
-        if row.accuracy is not None or new_accuracy is None:
+        new = accuracies.get(row.artifact_id) or by_slug.get(store.slug(row.artifact_id))
+        if row.accuracy is not None or new is None:
             return row
-        return row.model_copy(update={"accuracy": new_accuracy[0], "dataset": new_accuracy[1]})
+        return row.model_copy(update={"accuracy": new.top1, "dataset": new.basis})
 
     return base.model_copy(update={"rows": tuple(completed(r) for r in base.rows)})
-
-
-def read_accuracies(file: Path) -> dict[str, tuple[float, str | None]]:
-    """id -> (top-1 share, data set or None). Raises UsageError (missing), BadRecord with the id whose value is no share."""
-    data = store.read_json(file)
-    if not isinstance(data, dict) or not data:
-        raise BadRecord(
-            f'{file} holds no accuracies: write {{"ID": 0.91}} or {{"ID": {{"top1": 0.91, "dataset": "..."}}}}.'
-        )
-    accuracies = {}
-    for name, value in data.items():
-        accuracy = value if isinstance(value, dict) else {"top1": value}
-        top1, dataset = accuracy.get("top1"), accuracy.get("dataset")
-        share = top1 if isinstance(top1, (int, float)) and not isinstance(top1, bool) else -1.0
-        if not 0 <= share <= 1 or set(accuracy) - {"top1", "dataset"} or not isinstance(dataset, str | None):
-            raise BadRecord(
-                f"{file}: the accuracy of {name} is no share from 0 to 1 (with a data set or without): correct it."
-            )
-        accuracies[name] = (float(share), dataset)
-    return accuracies
 
 
 def row_of(profile: ProfileRecord) -> KnowledgeRow:
@@ -133,7 +114,7 @@ def _row(artifact: Artifact, measured: Promise, **more: Any) -> KnowledgeRow:
         "size_bytes": artifact.size_bytes,
         "macs": artifact.macs,
         "accuracy": accuracy.top1 if accuracy else None,
-        "dataset": accuracy.dataset if accuracy else None,
+        "dataset": accuracy.basis if accuracy else None,
     }
     return KnowledgeRow(**{**fields, **measured.model_dump(), **more})
 

@@ -47,7 +47,7 @@ class KnowledgeRow(Record):
     energy_j: float | None = None
     clock_hz: float | None = None
     accuracy: float | None
-    dataset: str | None = None  # what the accuracy was counted on
+    dataset: str | None = None  # what the accuracy was counted on, and by which metric if it is not top-1
     record_id: str  # the profile record, or the latency model of a predicted row
 
     @model_validator(mode="after")

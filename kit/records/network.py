@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from kit import units
+from kit import stats, units
 from kit.errors import UsageError
 from kit.records.record import AliasedRecord, Record
 
@@ -123,21 +123,75 @@ class TensorSpec(Record):
 
 
 class Preprocessing(Record):
-    """From an image with values in [0, 1] to the input tensor: resize, then (x - mean) / std per channel, NCHW."""
+    """From an image with values in [0, 1] to the input tensor: the shorter side to ``resize_px``, the centre of ``crop_px`` cut out
+    (None: of the network's own size), then (x * scale - mean) / std per channel, in ``layout``."""
 
     resize_px: int
+    crop_px: int | None = None
+    scale: float = 1.0  # what a white pixel is before mean and std: 255 for networks that take pixels as they are
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    layout: Literal["NCHW"] = "NCHW"
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
     classes: int
 
 
 class Accuracy(Record):
-    """Top-1 share of correct answers in [0, 1] on ``count`` held-out images of ``dataset``."""
+    """The share of correct answers in [0, 1] on ``count`` held-out samples of ``dataset``; what nobody stated is None.
+
+    ``metric`` says what counts as correct: "top1", "top5", or the name of somebody's own function. The key ``top1`` holds the share by
+    that metric (it is of the time when top-1 was the only one).
+    """
 
     top1: float = Field(ge=0, le=1)
-    count: int = Field(ge=1)
-    dataset: str
+    count: int | None = Field(default=None, ge=1)
+    dataset: str | None = None
+    metric: str = Field(default="top1", min_length=1)
+    correct: int | None = Field(default=None, ge=0)  # None: not counted, or no whole number, as of an own metric
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Accuracy:
+        if self.correct is None:
+            return self
+        if self.count is None or self.correct > self.count:
+            raise ValueError(f"{self.correct} correct of {self.count} cannot be")
+        if abs(self.top1 - self.correct / self.count) > 0.5 / self.count:
+            raise ValueError(f"{self.correct} of {self.count} is not the share {self.top1:g}")
+        return self
+
+    @property
+    def correct_count(self) -> int | None:
+        """How many answers were correct; of a top-1 or top-5 share on a known count it is computed where it was not stored."""
+        if self.correct is None and self.count is not None and self.metric in ("top1", "top5"):
+            return round(self.top1 * self.count)
+        return self.correct
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """(low, high): between which shares the true one lies (Wilson, 95 %); None where the answers are not counted.
+
+        >>> [round(bound, 3) for bound in Accuracy(top1=0.95, count=100).interval]
+        [0.888, 0.978]
+        """
+        correct = self.correct_count
+        return None if correct is None or self.count is None else stats.wilson_interval(correct, self.count)
+
+    @property
+    def basis(self) -> str | None:
+        """What two accuracies must share to be compared: the data set, and the metric where it is not top-1."""
+        if self.metric == "top1":
+            return self.dataset
+        return f"{self.dataset or 'unknown data set'}, {self.metric}"
+
+    def text(self, noun: str = "images") -> str:
+        """For people: ``87.3 % (83.9 to 90.1), 393 of 450 images of digits/test``; ``noun`` is what the samples are called."""
+        low, high = self.interval or (None, None)
+        within = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        kind = "" if self.metric == "top1" else f" by {self.metric}"
+        counted = "" if self.count is None else f"{self.count} {noun}"
+        if self.count is not None and self.correct_count is not None:
+            counted = f"{self.correct_count} of {counted}"
+        parts = (f"{units.percent(self.top1)}{within}{kind}", " of ".join(filter(None, (counted, self.dataset))))
+        return ", ".join(filter(None, parts))
 
 
 class FileRef(Record):
@@ -262,14 +316,18 @@ class Artifact(Record):
         parts = [self.model.sha256, *(f"{f.file}={f.sha256}" for f in self.data), *(f"{k}={n}" for k, n in self.dims)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
+    @property
+    def noun(self) -> str:
+        """What its inputs are called: "images" where it takes four dimensions, or where nobody knows."""
+        return "images" if not self.inputs or len(self.inputs[0].shape) == 4 else "samples"
+
     def summary(self) -> dict[str, str]:
         """The artifact as name and text, for people."""
-        about = self.accuracy
         return {
             "network": self.artifact_id,
             "precision": self.precision,
             "multiply-accumulates": self.macs_text,
-            "accuracy": f"{units.percent(about.top1)} ({about.dataset}, {about.count} images)" if about else "",
+            "accuracy": self.accuracy.text(self.noun) if self.accuracy else "",
             "file": f"{self.model.file}, {units.size(self.size_bytes)}",
             "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
             "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),

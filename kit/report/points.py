@@ -267,7 +267,8 @@ def _small_print(drawn: Sequence[PlotPoint], models: Sequence[LatencyModel]) -> 
         )
     if (loops := max((v.loops for v in runs), default=1)) > 1:
         sentences.append(f"A raw value averages up to {loops} calls, so p99 smooths the peaks of single calls.")
-    images = min((p.record.artifact.accuracy.count for p in drawn if p.record.artifact.accuracy), default=0)
+    accuracies = [p.record.artifact.accuracy for p in drawn]
+    images = min((a.count for a in accuracies if a is not None and a.count), default=0)
     if 0 < images < 10_000:
         sentences.append(f"Accuracy comes from {images} held-out images: one image weighs {100 / images:.2g} %.")
     if models and (worst := max(m.quality.worst for m in models)) > 0.1:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kit.records import Kernel
+from kit.measure import onnx_files
+from kit.records import Artifact, Kernel
 
-__all__ = ["kernels"]
+__all__ = ["artifact", "kernels"]
+
+
+def artifact(file: Path) -> Artifact:
+    """What the sidecar of an ONNX file holds, by the training tools where they are here; else as onnxruntime reads it, without MACs.
+
+    Nothing is written. Raises UsageError (missing), BadModel.
+    """
+    try:
+        from kit.variants import export
+    except ImportError:
+        return onnx_files.artifact_of(file, "onnxruntime")
+    return export.artifact_of(file)
 
 
 def kernels(file: Path) -> tuple[Kernel, ...] | None:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kit.errors import BadModel
+from kit.evaluation import metrics
 from kit.records import Accuracy, NumericCheck
 from kit.variants import data
 
@@ -44,8 +45,8 @@ def logits(path: Path, images: Tensor) -> Logits:
 
 def accuracy(outputs: Logits, split: data.Split) -> Accuracy:
     """The share of the labels that the logits hit."""
-    share = float(np.mean(outputs.argmax(1) == split.labels.numpy()))
-    return Accuracy(top1=share, count=len(split), dataset=data.NAME)
+    correct = int(metrics.hits(outputs, split.labels.numpy()).sum())
+    return Accuracy(top1=correct / len(split), count=len(split), dataset=data.NAME, correct=correct)
 
 
 def compare(outputs: Logits, expected: Logits) -> NumericCheck:

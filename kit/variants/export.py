@@ -247,7 +247,16 @@ def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str |
     Raises UsageError (missing; ``x.json`` is some other file of the user's), UnknownName, BadModel (no ONNX, a dimension left free).
     """
     sidecar = path.with_suffix(".json")
-    existing = _existing(sidecar)
+    artifact = artifact_of(path, dims, name, _existing(sidecar))
+    if not sidecar.exists() or store.read_record(sidecar, Artifact) != artifact:
+        store.write_record(sidecar, artifact)
+    return artifact
+
+
+def artifact_of(
+    path: Path, dims: Mapping[str, int] | None = None, name: str | None = None, existing: Artifact | None = None
+) -> Artifact:
+    """What :func:`describe_onnx` writes, and writes nothing. ``existing`` is the sidecar so far. Raises as it does."""
     plain = graph.load(path)
     evaluate.open_session(path)  # before anything is counted: what no runtime opens is not worth a number
     same = {"model": store.file_ref(path), "data": onnxdata.hashed(path)}
@@ -255,23 +264,15 @@ def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str |
         existing = None
     model, chosen = graph.fixed(plain, path, dims or dict(existing.dims if existing else ()))
     contents = graph.contents(model, str(path), path.parent)
-    if existing is not None and name in (None, existing.artifact_id) and (not dims or _same_inputs(existing, contents)):
-        return _completed(existing, contents, sidecar)
+    if (
+        existing is not None
+        and name in (None, existing.artifact_id)
+        and not (dims and existing.inputs != contents.facts.inputs)
+    ):
+        return _completed(existing, contents)
     artifact = existing or _foreign(path, contents)
-    artifact = artifact.model_copy(
-        update={
-            **same,
-            **stated(contents),
-            "dims": chosen,
-            "artifact_id": name or onnx_files.id_with(onnx_files.base_id(artifact), chosen),
-        }
-    )
-    store.write_record(sidecar, artifact)
-    return artifact
-
-
-def _same_inputs(artifact: Artifact, contents: graph.Contents) -> bool:
-    return artifact.inputs == contents.facts.inputs
+    new_id = name or onnx_files.id_with(onnx_files.base_id(artifact), chosen)
+    return artifact.model_copy(update={**same, **stated(contents), "dims": chosen, "artifact_id": new_id})
 
 
 def _foreign(path: Path, contents: graph.Contents) -> Artifact:
@@ -309,16 +310,13 @@ def stated(contents: graph.Contents) -> dict[str, Any]:
     }
 
 
-def _completed(existing: Artifact, contents: graph.Contents, sidecar: Path) -> Artifact:
+def _completed(existing: Artifact, contents: graph.Contents) -> Artifact:
     """A sidecar of an older kit with the multiply-accumulates and kernels that it lacks."""
     counts = stated(contents)
     added = {name: counts[name] for name in ("macs", "counted_macs", "uncounted") if existing.macs is None}
     if existing.kernels is None:
         added["kernels"] = counts["kernels"]
-    if any(getattr(existing, name) != value for name, value in added.items()):
-        existing = existing.model_copy(update=added)
-        store.write_record(sidecar, existing)
-    return existing
+    return existing.model_copy(update=added)
 
 
 def _existing(sidecar: Path) -> Artifact | None:

@@ -22,7 +22,7 @@ from onnx import (
     shape_inference,
 )
 
-from kit.backends import onnxgraph
+from kit.backends import feeds, onnxgraph
 from kit.errors import BadModel
 from kit.records import TensorSpec
 from kit.variants.graph import running
