@@ -20,6 +20,7 @@ Shape = tuple[int, ...]
 SIZE_MAX = 2**31 - 1
 _BATCH = re.compile(r"n|b|bs|none|.*batch.*", re.IGNORECASE)
 _CHANNELS = (1, 3, 4)  # of an image
+_STATE = re.compile(r".*(state|hidden|cell).*|[hc][_n0]*", re.IGNORECASE)  # of a recurrent net: layers, batch, units
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Free:
             return 3 if self.axis == channel else 224
         if re.search("past|cache", self.value.name, re.IGNORECASE):
             return 0
+        if rank == 3 and self.axis == 1 and re.fullmatch(_STATE, self.value.name):
+            return 1
         if re.search("audio|wave|pcm|speech|samples", f"{self.value.name} {self.symbol}", re.IGNORECASE):
             return 16000
         return 128 if rank < 4 else 16
@@ -83,13 +86,14 @@ def _free(graph: Graph) -> Iterator[Free]:
 
 
 def batch_keys(graph: Graph) -> frozenset[str]:
-    """The keys of what is the batch: first dimensions alone, of all inputs with several dimensions or called so."""
+    """The keys of what is the batch: what is called so, and what is the first dimension, and nothing else, of every input with several."""
     free = of(graph)
     other = {f.key for f in free if f.axis}
     first = [f for f in free if not f.axis and f.key not in other]
     rest = [v for v in graph.inputs if len(v.shape) > 1 and v.name not in {f.value.name for f in first}]
     everywhere = not rest and len({f.symbol for f in first}) == 1 and any(len(f.value.shape) > 1 for f in first)
-    return frozenset(f.key for f in first if everywhere or (f.symbol is not None and _BATCH.fullmatch(f.symbol)))
+    called = {f.key for f in free if f.symbol is not None and _BATCH.fullmatch(f.symbol)}
+    return frozenset(called | {f.key for f in first if everywhere})
 
 
 def fixed(graph: Graph, dims: Mapping[str, int], batch: int | None, path: Path) -> Fixed:

@@ -156,7 +156,10 @@ class Graph:
 
     def _spec(self, name: str) -> TensorSpec:
         if name not in self.shapes:
-            raise BadModel(f"{self.name} does not state the shape of '{name}': export it with fixed shapes.")
+            raise BadModel(
+                f"{self.name} does not state the shape of '{name}', and does not run at these sizes either: give others with --dim, or "
+                "export it with fixed shapes."
+            )
         return TensorSpec(name=name, shape=self.shapes[name], dtype=onnxgraph.DTYPES.get(self.types[name], "unknown"))
 
     # ------------------------------------------------------------------------------------------------- for counting products
