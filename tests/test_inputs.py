@@ -553,6 +553,8 @@ def test_python_gives_shapes_and_values(tmp_path: Path) -> None:
     assert given.label != "assumed" and {f.name: f.given for f in given.feeds} == {"x": True, "n": True}
     assert given.measurement is not None and assumed.measurement is not None
     assert given.measurement.median_s > 5 * assumed.measurement.median_s, "400 iterations for 8"
+    (comparison,) = kit.compare([assumed], [given])
+    assert comparison.label == "not comparable" and "input n differs" in str(comparison.why)
     np.savez(tmp_path / "samples.npz", n=np.array([1, 800]), x=np.ones((4, 8), np.float32))
     several = kit.profile(path, inputs=tmp_path / "samples.npz", budget=4, run_s=0.1)
     assert several.measurement is not None and len(several.measurement.samples_s) == 2

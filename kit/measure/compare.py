@@ -109,9 +109,11 @@ def deciding(profiles: Sequence[ProfileRecord]) -> list[ProfileRecord]:
 
 
 def conditions(profile: ProfileRecord) -> dict[str, Any]:
-    """What two records must share besides the device: backend, threads, operating point, whatever else the settings hold."""
+    """What two records must share besides the device: backend, threads, operating point, whatever else the settings hold, and the values
+    of inputs that decide how much is computed."""
     settings = profile.settings.model_dump(mode="json")
-    return {name: value for name, value in settings.items() if name not in HOW_LONG}
+    steering = {f"input {f.name}": f"{f.rule}, {(f.sha256 or '')[:8]}" for f in profile.feeds if f.steers}
+    return {name: value for name, value in settings.items() if name not in HOW_LONG} | steering
 
 
 def differences(a: ProfileRecord, b: ProfileRecord) -> list[str]:
