@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
@@ -83,6 +83,8 @@ def profile(
     timeout_s: float = 120.0,
     layers: bool = False,
     seed: int = 0,
+    dims: Mapping[str, int] | None = None,
+    inputs: Mapping[str, Any] | PathLike | None = None,
     profiles: PathLike | None = None,
     progress: Progress | None = None,
 ) -> ProfileRecord:
@@ -93,6 +95,10 @@ def profile(
     ``"10m"``. ``batch`` fixes a free batch dimension, ``affinity`` names logical CPUs, ``gap_ms`` is idle time before each call, ``load``
     a number of busy background processes. ``precision`` is the half-width of the interval over the median at which it stops, after
     ``rounds_min`` to ``rounds_max`` processes that collect for ``run_s`` seconds each. ``layers`` adds the times per layer.
+
+    ``dims`` are sizes of free dimensions of an .onnx file, by name or as ``"input:axis"``. ``inputs`` says what it is fed: an array, a
+    number or ``"random:0..99"`` for each input that matters, or the path of samples (a .npz, a .npy, a folder of them), which take turns.
+    A network whose work follows an input that nobody gave is labelled ``assumed``.
 
     Nothing is kept unless ``profiles`` names a folder; the record is then appended to ``profiles/<device_id>/<name>.jsonl``.
 
@@ -111,8 +117,9 @@ def profile(
     operating_point.require_cpus(settings.threads, settings.affinity)
     with tempfile.TemporaryDirectory(prefix="kit-") as folder:
         text = str(_exported(network, example_input, name, Path(folder)))
+        feeding = targets.Inputs(tuple((dims or {}).items()), *targets.feeding_of(inputs, Path(folder)))
         matches = targets.resolve(
-            [text], backend=backend, build=jobs.usual_build(), folder=Path(folder), program=_program
+            [text], backend=backend, build=jobs.usual_build(), folder=Path(folder), program=_program, inputs=feeding
         )
         if len(matches) != 1:
             raise UsageError(f"{text} holds {len(matches)} networks: name one of their .onnx files.")

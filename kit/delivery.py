@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit import backends, knowledge, store, trust, units
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
 from kit.devices import recognise
 from kit.errors import BrokenPromise, NoAnswer
 from kit.library import client, swap
@@ -24,7 +24,7 @@ def promises(profiles: Iterable[ProfileRecord]) -> dict[str, list[Promise]]:
     by_file: dict[str, list[Promise]] = {}
     of_the_file = (p for p in profiles if p.plain and p.settings.backend in trust.ONNX_BACKENDS)
     for p in store.decisive(p for p in of_the_file if p.measurement and p.label):
-        by_file.setdefault(p.artifact.model.sha256, []).append(knowledge.promise_of(p))
+        by_file.setdefault(p.artifact.content_sha256, []).append(knowledge.promise_of(p))
     return by_file
 
 
@@ -39,7 +39,7 @@ def choose(manifests: Sequence[Manifest], need: Need) -> Answer:
 def check(folder: Path, manifest: Manifest) -> str:
     """Read the staged model and run it on its sample before it is installed. Raises UntrustedPackage, IntegrityError."""
     model = folder / manifest.artifact.model.file
-    onnxgraph.refuse_programs(model)
+    onnxdata.refuse_programs(model)
     return backends.run_sample(model, manifest.artifact)
 
 

@@ -76,7 +76,7 @@ def file_ref(path: Path) -> records.FileRef:
         ) from None
 
 
-def file_matches(path: Path, file: records.FileRef) -> bool:
+def file_matches(path: Path, file: records.FileRef | records.DataFile) -> bool:
     """Whether the file at ``path`` is the one that ``file`` promises (reads all of it)."""
     return path.is_file() and path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
 
@@ -254,7 +254,7 @@ def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileR
     for profile in profiles:
         how = profile.settings
         point = how.model_copy(update={"batch": profile.batch or 1}).name  # t1 and t1-b1 of a free batch are one point
-        key = (profile.artifact.model.sha256, profile.device.device_id, how.backend, point)
+        key = (profile.artifact.content_sha256, profile.device.device_id, how.backend, point)
         if key not in deciding or profile.trusted or not deciding[key].trusted:
             deciding[key] = profile
     return list(deciding.values())

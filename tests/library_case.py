@@ -64,7 +64,7 @@ def choose(packages: list[Manifest], need: Need) -> Answer:
     promise, artifact = best.promises[0], best.artifact
     row = KnowledgeRow(
         artifact_id=artifact.artifact_id,
-        sha256=artifact.model.sha256,
+        sha256=artifact.content_sha256,
         device_id=promise.device_id,
         backend=promise.backend,
         threads=promise.threads,
@@ -73,7 +73,7 @@ def choose(packages: list[Manifest], need: Need) -> Answer:
         p99_s=promise.p99_s,
         label=promise.label,
         memory_bytes=promise.memory_bytes,
-        size_bytes=artifact.model.size_bytes,
+        size_bytes=artifact.size_bytes,
         macs=artifact.macs,
         accuracy=artifact.accuracy.top1 if artifact.accuracy else None,
         record_id=promise.record_id,
@@ -85,7 +85,8 @@ def choose(packages: list[Manifest], need: Need) -> Answer:
 
 def check(folder: Path, manifest: Manifest) -> str:
     """Stands in for the sample run: the staged folder holds exactly the package's files."""
-    assert {p.name for p in folder.iterdir()} - {"install.json", "manifest.json"} == {f.file for f in manifest.files}
+    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert present - {"install.json", "manifest.json"} == {f.file for f in manifest.files}
     return "compared the sample"
 
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from kit import backends, store
-from kit.backends import cuda, fake, onnxgraph, stages
+from kit.backends import cuda, dimensions, fake, onnxdata, onnxgraph, stages
 from kit.cli import runtimes
 from kit.errors import BackendUnavailable, BadModel, IntegrityError, MeasurementError, UnknownName, UsageError
 from kit.measure import targets
@@ -295,23 +295,14 @@ def test_text_named_onnx(tmp_path: Path) -> None:
     assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
 
 
-def test_weights_in_another_file_are_refused(tmp_path: Path) -> None:
-    """The hash of the .onnx would not cover them, and two networks would pass for one."""
-    needs("onnxruntime")
-    onnx = pytest.importorskip("onnx")
-    save(tmp_path / "whole.onnx", [("MatMul", ["x", "w"], ["y"])], [1, 64], w=np.ones((64, 64), np.float32))
-    model = onnx.load(tmp_path / "whole.onnx")
-    onnx.save(model, tmp_path / "x.onnx", save_as_external_data=True, location="x.bin", size_threshold=0)
-    with pytest.raises(BadModel, match="keeps its weights in another file"):
-        targets.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
-
-
-def borrowing(where: str, location: str) -> Any:
+def borrowing(where: str, location: str, length: int | None = None) -> Any:
     """A model whose 64 x 64 weights, a tensor in the place ``where``, lie in the file ``location``."""
     onnx = pytest.importorskip("onnx")
     helper, kind = onnx.helper, onnx.TensorProto.FLOAT
     weight = onnx.TensorProto(name="w", data_type=kind, dims=[64, 64], data_location=onnx.TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value=location)
+    if length is not None:
+        weight.external_data.add(key="length", value=str(length))
     product = helper.make_node("MatMul", ["x", "w"], ["y"])
     constant = helper.make_node("Constant", [], ["w"], value=weight)
     values = [helper.make_tensor_value_info(name, kind, [1, 64]) for name in "xy"]
@@ -330,22 +321,66 @@ def borrowing(where: str, location: str) -> Any:
     return helper.make_model(graph, opset_imports=opsets, functions=functions, ir_version=8)
 
 
-@pytest.mark.parametrize("where", ["initializer", "constant", "branch", "function"])
-@pytest.mark.parametrize("location", ["inside.bin", "../secret.bin", "absolute", "link.bin"])
-def test_a_model_borrows_no_weights_wherever_it_asks_for_them(where: str, location: str, tmp_path: Path) -> None:
+PLACES = ["initializer", "constant", "branch", "function"]
+
+
+@pytest.mark.parametrize("where", PLACES)
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "absolute", "link.bin", "a/../../secret.bin", "missing.bin", "short.bin"]
+)
+def test_a_model_borrows_no_weights_from_outside_wherever_it_asks_for_them(
+    where: str, location: str, tmp_path: Path
+) -> None:
     """onnxruntime before 1.25 opens each of these files, and Python 3.10 has none later: kit refuses before any runtime looks."""
     needs("onnxruntime")
     folder = tmp_path / "models"
     folder.mkdir()
-    for file in (tmp_path / "secret.bin", folder / "inside.bin"):
-        file.write_bytes(np.ones((64, 64), np.float32).tobytes())
+    (tmp_path / "secret.bin").write_bytes(np.ones((64, 64), np.float32).tobytes())
+    (folder / "short.bin").write_bytes(bytes(100))
     (folder / "link.bin").symlink_to("../secret.bin")
-    data = borrowing(where, str(tmp_path / "secret.bin") if location == "absolute" else location).SerializeToString()
+    name = str(tmp_path / "secret.bin") if location == "absolute" else location
+    data = borrowing(where, name, length=64 * 64 * 4).SerializeToString()
     (folder / "x.onnx").write_bytes(data)
-    with pytest.raises(BadModel, match="keeps its weights in another file"):
+    with pytest.raises(BadModel, match="keeps weights in|expects 16384 bytes in short.bin, which has 100"):
         backends.load("onnxruntime").open(folder / "x.onnx", None, 1)
     with pytest.raises(BadModel, match="^This network keeps its weights in another file"):
-        onnxgraph.refuse_external(data, "This network")
+        onnxdata.refuse_external(data, "This network")
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch"])
+@pytest.mark.parametrize("location", ["w.bin", "weights/w.bin"])
+def test_weights_beside_the_model_are_part_of_the_artifact(where: str, location: str, tmp_path: Path) -> None:
+    needs("onnxruntime")
+    file = tmp_path / location
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(np.full((64, 64), 0.5, np.float32).tobytes())
+    (tmp_path / "x.onnx").write_bytes(borrowing(where, location).SerializeToString())
+    (target,) = targets.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
+    assert [(d.file, d.size_bytes) for d in target.artifact.data] == [(location, 64 * 64 * 4)]
+    assert target.artifact.size_bytes > 64 * 64 * 4
+    session = backends.load("onnxruntime").open(target.path, target.artifact, 1)
+    feeds = backends.make_feeds(session.inputs, 0)
+    assert np.allclose(session.run(feeds)[0], feeds["x"].sum() * 0.5, atol=1e-3)
+    file.write_bytes(np.full((64, 64), 2.0, np.float32).tobytes())
+    (other,) = targets.resolve([str(tmp_path / "x.onnx")], backend="onnxruntime")
+    assert other.artifact.content_sha256 != target.artifact.content_sha256, "other weights are another network"
+    unlisted = target.artifact.model_copy(update={"data": ()})
+    with pytest.raises(IntegrityError, match="its sidecar does not list"):
+        backends.load("onnxruntime").open(target.path, unlisted, 1)
+
+
+def test_the_cache_of_a_hub_is_made_of_links(tmp_path: Path) -> None:
+    needs("onnxruntime")
+    blobs, snapshot = tmp_path / "models--ann--net" / "blobs", tmp_path / "models--ann--net" / "snapshots" / ("0a" * 20)
+    for folder in (blobs, snapshot):
+        folder.mkdir(parents=True)
+    (blobs / "b1").write_bytes(np.ones((64, 64), np.float32).tobytes())
+    (blobs / "b2").write_bytes(borrowing("initializer", "model.onnx_data").SerializeToString())
+    (snapshot / "model.onnx").symlink_to("../../blobs/b2")
+    (snapshot / "model.onnx_data").symlink_to("../../blobs/b1")
+    (target,) = targets.resolve([str(snapshot / "model.onnx")], backend="onnxruntime")
+    assert target.artifact.artifact_id == "net-model" and len(target.artifact.data) == 1
+    backends.load("onnxruntime").open(target.path, target.artifact, 1).close()
 
 
 @pytest.mark.parametrize(
@@ -368,7 +403,7 @@ def test_a_disguised_reference_is_parsed_as_protobuf_parses_it(written: bytes, d
     for data in (model, b"\xa3\x06\x08\x01\xa4\x06" + model):
         assert onnx.ModelProto.FromString(data).graph.initializer[0].name == "w"
         with pytest.raises(BadModel, match="keeps its weights in another file"):
-            onnxgraph.refuse_external(data, "x.onnx")
+            onnxdata.refuse_external(data, "x.onnx")
 
 
 def message(number: int, content: bytes) -> bytes:
@@ -427,7 +462,7 @@ def test_a_free_batch_is_fixed(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("shape", [[1, "width"], ["batch", "batch"], ["batch", "width"], [None, 3]])
+@pytest.mark.parametrize("shape", [[1, "width"], ["rows", "rows"], ["batch", "width"], [1, None]])
 def test_other_dynamic_shapes_are_refused(name: str, shape: list[Any], tmp_path: Path) -> None:
     needs(name)
     save(tmp_path / "x.onnx", [("Relu", ["x"], ["y"])], shape)
@@ -474,15 +509,20 @@ def test_shapes_survive_the_wire(shapes: list[list[int | str | None]]) -> None:
     assert graph is not None
     expected_shapes = [tuple("?" if d is None else d for d in shape) for shape in shapes]
     assert [value.shape for value in graph.inputs] == expected_shapes
-    symbols = {(i, d) for shape in expected_shapes for i, d in enumerate(shape) if isinstance(d, str)}
-    one = len(symbols) == 1 and all(shape and shape[0] == next(iter(symbols))[1] for shape in expected_shapes)
-    assert graph.free_batch == (expected_shapes[0][0] if one and expected_shapes[0][0] != "?" else None)
+    free = [(i, a, d) for i, shape in enumerate(expected_shapes) for a, d in enumerate(shape) if isinstance(d, str)]
+    assert [(f.value.name, f.axis, f.symbol or "?") for f in dimensions.of(graph)] == [
+        (f"x{i}", a, d) for i, a, d in free
+    ]
+    assert all(
+        not f.axis or f.symbol in ("batch", "n") for f in dimensions.of(graph) if f.key in dimensions.batch_keys(graph)
+    )
 
 
 def test_a_dimension_of_minus_one_is_unknown(tmp_path: Path) -> None:
     save(tmp_path / "x.onnx", [("Relu", ["x"], ["y"])], [-1, 3])
     graph = onnxgraph.read(tmp_path / "x.onnx")
-    assert graph is not None and graph.inputs[0].shape == ("?", 3) and graph.free_batch is None
+    assert graph is not None and graph.inputs[0].shape == ("?", 3)
+    assert dimensions.batch_keys(graph) == {"x:0"}, "the first dimension of the only input"
 
 
 def test_a_model_that_is_cut_off_is_none(tmp_path: Path) -> None:
@@ -516,7 +556,7 @@ def test_a_damaged_model_is_a_graph_of_names_and_shapes_or_none(data: st.DataObj
     for value in (*graph.inputs, *graph.outputs):
         assert value.name not in graph.weights or value in graph.outputs
         assert all((isinstance(d, str) and d) or (isinstance(d, int) and 0 <= d < 1 << 63) for d in value.shape)
-    assert graph.free_batch is None or all(value.shape[0] == graph.free_batch for value in graph.inputs)
+    assert dimensions.batch_keys(graph) <= {f.key for f in dimensions.of(graph)}
     assert set(graph.stages()) >= {node.name for node in graph.nodes}
 
 
@@ -911,7 +951,7 @@ class Parser:
     def __init__(self, trt: TensorRT, network: Any, logger: Any) -> None:
         self.trt, self.num_errors = trt, 1
 
-    def parse(self, data: bytes) -> bool:
+    def parse(self, data: bytes, path: str) -> bool:
         return self.trt.parse_error is None
 
     def get_error(self, index: int) -> Any:
@@ -1034,7 +1074,8 @@ def test_the_engine_key_holds_what_an_engine_depends_on(
     trt = importlib.import_module("kit.backends.tensorrt_rt")
 
     def key(batch: int | None = None) -> str:
-        return trt.engine_key(tmp_path / "x.onnx", cuda.load(), batch)  # type: ignore[no-any-return]
+        shapes = {"x": (batch, 3)} if batch else {}
+        return trt.engine_key(tmp_path / "x.onnx", cuda.load(), shapes)  # type: ignore[no-any-return]
 
     keys = [key(), key(4)]
     assert key() == keys[0]

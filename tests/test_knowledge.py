@@ -603,3 +603,19 @@ def test_every_artifact_of_packages_is_a_row_like_any_other() -> None:
     assert of_package.size_bytes == manifest.size_bytes and profile.artifact.accuracy == Accuracy(
         top1=0.9, count=100, dataset="synthetic"
     )
+
+
+def test_two_networks_of_one_name_are_told_apart() -> None:
+    """A file that was exported again: the newest keeps its name, and neither row is lost."""
+    old = synthetic.profile("net", 1e-3)
+    changed = old.artifact.model.model_copy(update={"sha256": "e" * 64})
+    new = old.model_copy(
+        update={
+            "artifact": old.artifact.model_copy(update={"model": changed}),
+            "record_id": "newer",
+            "created_utc": "2099-01-01T00:00:00Z",
+        }
+    )
+    rows = knowledge.build([old, new]).rows
+    names = {row.sha256: row.artifact_id for row in rows}
+    assert names == {"e" * 64: "net", old.artifact.model.sha256: f"net@{old.artifact.model.sha256[:8]}"}

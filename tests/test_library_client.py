@@ -20,7 +20,7 @@ from library_case import check, choose, make_artifact, make_promise, read_only, 
 from kit import store
 from kit.errors import BadRecord, IntegrityError, KitError, LinkError, NoAnswer, StorageError, UsageError
 from kit.library import client, oci, package, server, swap
-from kit.records import Artifact, Manifest, Need
+from kit.records import Artifact, DataFile, Manifest, Need, load
 
 SIZE = 300_000
 
@@ -102,6 +102,44 @@ def flip(response: httpx.Response, body: bytes) -> httpx.Response:
 
 def cut(response: httpx.Response, body: bytes) -> httpx.Response:
     return reply(response, body[:100_000])
+
+
+def test_weights_beside_the_model_arrive_with_it(site: Site) -> None:
+    """Also in a folder below it, and an install whose file of weights was damaged is mended."""
+    build = site.root / "build"
+    artifact = make_artifact(build, "net-b", size=5000, accuracy=0.99)
+    files = []
+    for name in ("net-b.onnx.data", "weights/layer.1.bin"):
+        (build / name).parent.mkdir(exist_ok=True)
+        (build / name).write_bytes(name.encode() * 1000)
+        data = (build / name).read_bytes()
+        files.append(DataFile(file=name, sha256=store.sha256_bytes(data), size_bytes=len(data)))
+    artifact = artifact.model_copy(update={"data": tuple(files)})
+    store.write_record(build / "net-b.json", artifact)
+    package.add(site.library, build, [artifact], {"net-b": [make_promise()]})
+    pulled = site.pull()
+    assert pulled.manifest.artifact.data == tuple(files) and pulled.receipt.bytes_downloaded > sum(
+        f.size_bytes for f in files
+    )
+    for file in files:
+        assert store.file_matches(pulled.folder / file.file, file)
+    damaged = pulled.folder / "weights" / "layer.1.bin"
+    damaged.write_bytes(b"other weights")
+    again = site.pull()
+    assert store.file_matches(damaged, files[1]) and again.folder == pulled.folder
+
+
+@pytest.mark.parametrize(
+    "name", ["../w.bin", "/etc/passwd", "a/../../w.bin", ".hidden", "a/.b", "a\\b", "install.json", "net-c.json"]
+)
+def test_files_of_weights_stay_in_their_folder(name: str, site: Site) -> None:
+    artifact = make_artifact(site.root / "build", "net-c", size=5000)
+    entry = {"file": name, "sha256": artifact.model.sha256, "size_bytes": artifact.model.size_bytes}
+    data = {**artifact.model_dump(mode="json"), "data": [entry]}
+    with pytest.raises((BadRecord, IntegrityError, UsageError)):
+        package.add(
+            site.library, site.root / "build", [load(Artifact, data, "net-c.json")], {"net-c": [make_promise()]}
+        )
 
 
 def installed(to: Path) -> dict[str, bytes]:

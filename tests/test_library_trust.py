@@ -22,7 +22,7 @@ from library_case import choose, make_promise
 from typer.testing import CliRunner
 
 from kit import backends, delivery, store, trust
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
 from kit.cli import app
 from kit.errors import IntegrityError, KitError, UntrustedPackage
 from kit.library import oci, package, server, swap
@@ -489,7 +489,7 @@ def test_folders_that_are_no_install(tiny_build: Path, tmp_path: Path) -> None:
     assert trust.install_of(tmp_path / f"{NAME}.onnx") is None
     assert trust.install_of(tmp_path / "not there") is None
     assert [t.artifact for t in resolve([str(tmp_path / f"{NAME}.onnx")], backend="pytorch")] == [artifact]
-    onnxgraph.refuse_programs(tmp_path / f"{NAME}.onnx")
+    onnxdata.refuse_programs(tmp_path / f"{NAME}.onnx")
 
 
 def test_a_model_does_not_configure_its_own_session(tiny_build: Path, tmp_path: Path) -> None:

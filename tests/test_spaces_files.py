@@ -200,7 +200,7 @@ def test_the_sidecar_says_what_the_file_says(written: Any, text: str) -> None:
 @pytest.mark.parametrize("text", [t for t in WRITTEN if "allocator" not in t])
 def test_the_kernels_hold_all_weights(written: Any, text: str) -> None:
     path, artifact = written(text)
-    aside = {n for node in graph.load(path).graph.node for n in graph._settings_of(node)}
+    aside = {n for node in graph.load(path).graph.node for n in graph.settings_of(node)}
     stored = [
         t for t in onnx.load(path).graph.initializer if t.name not in aside and t.data_type != onnx.TensorProto.INT64
     ]

@@ -108,9 +108,9 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         export.describe_onnx(tmp_path / "gone.onnx")
 
 
-def test_a_dynamic_batch_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(BadModel, match=r"make_dynamic_shape_fixed --dim_param N --dim_value 1"):
-        export.describe_onnx(saved(tmp_path / "x.onnx", conv_model("N")))
+def test_a_free_batch_is_described_as_one(tmp_path: Path) -> None:
+    artifact = export.describe_onnx(saved(tmp_path / "x.onnx", conv_model("N")))
+    assert artifact.inputs[0].shape[0] == 1 and artifact.dims == () and artifact.macs
 
 
 def test_a_graph_that_the_runtime_refuses_gets_no_sidecar(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit import trust, versions
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
+from kit.backends.feeds import Feeds as Feeds
+from kit.backends.feeds import make_feeds as make_feeds
 from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
-Feeds = Mapping[str, NDArray[Any]]
 Target = Literal["cpu", "gpu"]
 _ORT_GPU = "in place of onnxruntime (on a Jetson: NVIDIA's wheel)."
 _CUDA = "install a torch build with CUDA on a machine with an NVIDIA GPU and its driver."
@@ -207,8 +208,17 @@ class Backend:
         for file in (path, path.parent / program.file) if program else (path,):
             trust.refuse_install(self.name, file)
         if self.name in trust.ONNX_BACKENDS:
-            onnxgraph.refuse_external(path, str(path))
+            _refuse_unlisted(path, artifact)
         return self.leaf.open(path, artifact, threads, LEAVES[self.name].mode, batch)
+
+
+def _refuse_unlisted(path: Path, artifact: Artifact | None) -> None:
+    """Every file of weights that the model names has to be one whose hash the artifact holds. Raises BadModel, IntegrityError."""
+    names = onnxdata.files_of(path) if path.is_file() else ()
+    if artifact is not None and (unlisted := sorted(set(names) - {file.file for file in artifact.data})):
+        raise IntegrityError(
+            f"{path} keeps weights in {unlisted[0]}, which its sidecar does not list: make the sidecar again with kit describe {path}"
+        )
 
 
 def load(name: str) -> Backend:
@@ -250,18 +260,6 @@ def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> 
         raise UsageError(
             f"{path} has the fixed batch {own}, not {batch}: export it for that batch (kit export NAME --batch {batch})."
         )
-
-
-def make_feeds(inputs: tuple[TensorSpec, ...], seed: int) -> dict[str, NDArray[Any]]:
-    """Inputs of the right shapes: standard normal for floats (no denormals, no zeros to skip), zeros for integers."""
-    rng = np.random.default_rng(seed)
-    feeds: dict[str, NDArray[Any]] = {}
-    for spec in inputs:
-        if np.issubdtype(np.dtype(spec.dtype), np.floating):
-            feeds[spec.name] = rng.standard_normal(spec.shape).astype(spec.dtype)
-        else:
-            feeds[spec.name] = np.zeros(spec.shape, dtype=spec.dtype)
-    return feeds
 
 
 def _read_sample(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:

@@ -1,38 +1,101 @@
-"""The graph of an .onnx file without the onnx package, which a board does not have: names, shapes and operators, no weights.
+"""The graph of an .onnx file without the onnx package, which a board does not have: nodes, shapes, types and small constants.
 
-It reads the few fields of ModelProto that kit needs straight from the protobuf wire format (onnx/onnx.proto: field numbers
-never change their meaning). Weights are stepped over in a memory map, so a file of any size costs a few pages.
+It reads the few fields of ModelProto that kit needs straight from the protobuf wire format. Weights are stepped over in a memory
+map, so a file of any size costs a few pages; attributes of a node are read when somebody asks for them.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from kit import store
-from kit.backends import stages
-from kit.errors import BadModel, UntrustedPackage
+import numpy as np
+from numpy.typing import NDArray
+
+from kit.backends import protobuf, stages
+from kit.backends.protobuf import child, fields, text
 
 UINT8 = 2  # TensorProto.DataType
-COMPILED = (
-    b"EPContext"  # onnxruntime's operator that holds what TensorRT, OpenVINO or QNN compiled, or names a file of it
-)
-
-EXTERNAL = 1  # TensorProto.DataLocation
-_UINT32 = 2**32 - 1  # what protobuf keeps of a tag or an enum that is written longer
-#: Where tensors lie in a model: the fields of each kind of message that lead to them (onnx/onnx.proto).
-_WAYS_TO_TENSORS = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "function": {7: "node", 11: "attribute"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "training": {1: "graph", 2: "graph"},
+FLOAT16, BFLOAT16 = 10, 16
+#: TensorProto.DataType -> NumPy dtype, or ONNX's own name where NumPy has none.
+DTYPES = {
+    1: "float32", 2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 8: "string", 9: "bool",
+    10: "float16", 11: "float64", 12: "uint32", 13: "uint64", 14: "complex64", 15: "complex128", 16: "bfloat16",
+    17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4",
+    23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2",
+}  # fmt: skip
+BITS = {
+    "complex128": 128,
+    "complex64": 64,
+    "bfloat16": 16,
+    "uint4": 4,
+    "int4": 4,
+    "float4e2m1": 4,
+    "uint2": 2,
+    "int2": 2,
 }
-_DATA_LOCATION = 14  # of a tensor
+EXTERNAL = 1  # TensorProto.DataLocation
+#: Elements of a constant that :meth:`Tensor.values` reads: shapes, axes, trip counts and thresholds are small.
+SMALL = 4096
+_FORMS = {1: "tensor", 4: "sequence", 5: "map", 8: "sparse", 9: "optional"}  # the fields of TypeProto
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A stored constant: what kind of numbers, how many, and where its bytes lie in the file."""
+
+    name: str
+    code: int  # TensorProto.DataType
+    dims: tuple[int, ...]
+    view: memoryview = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.dims)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the elements, those of less than a byte packed."""
+        return (self.size * bits(self.code) + 7) // 8
+
+    @property
+    def external(self) -> Mapping[str, str] | None:
+        """``location``, ``offset`` and ``length`` of a tensor whose bytes lie in another file; else None."""
+        entries: dict[str, str] = {}
+        location = 0
+        for number, value in fields(self.view):
+            if number == 14 and isinstance(value, int):
+                location = protobuf.enum(value)
+            elif number == 13 and isinstance(value, memoryview):
+                entries[text(child(value, 1))] = text(child(value, 2))
+        return entries if location == EXTERNAL else None
+
+    def values(self) -> NDArray[Any] | None:
+        """The numbers, of :attr:`dims`, of a constant of at most :data:`SMALL` elements.
+
+        None of a larger one, of one in another file and of a type that NumPy has not.
+        """
+        dtype = DTYPES.get(self.code, "string")
+        if self.size > SMALL or dtype in BITS or dtype.startswith(("float8", "string")):
+            return None
+        raw = child(self.view, 9)
+        if raw is not None:
+            data = np.frombuffer(raw, np.dtype(dtype).newbyteorder("<"))
+        else:
+            packed = {1: 4, 11: 10}.get(self.code)
+            if packed is not None:
+                data = np.frombuffer(child(self.view, packed) or b"", np.dtype(dtype).newbyteorder("<"))
+            else:
+                stored = [i for n, v in fields(self.view) if n in (5, 7, 11) for i in protobuf.integers(v)]
+                data = np.array(stored, np.int64)
+                data = data.astype(np.uint16).view(np.float16) if self.code == FLOAT16 else data.astype(dtype)
+        return data.reshape(self.dims) if len(data) == self.size else None
 
 
 @dataclass(frozen=True)
@@ -43,6 +106,34 @@ class Node:
     kind: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    domain: str = ""
+    views: tuple[memoryview, ...] = field(default=(), repr=False, compare=False)  # its attributes, unread
+
+    @cached_property
+    def _attributes(self) -> dict[str, memoryview]:
+        return {text(child(view, 1)): view for view in self.views}
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """An attribute of one whole number."""
+        view = self._attributes.get(name)
+        number = None if view is None else next((v for n, v in fields(view) if n == 3 and isinstance(v, int)), None)
+        return default if number is None else protobuf.signed(number)
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """An attribute of several whole numbers; empty where there is none."""
+        view = self._attributes.get(name)
+        return () if view is None else tuple(i for n, v in fields(view) if n == 8 for i in protobuf.integers(v))
+
+    def tensor(self, name: str) -> Tensor | None:
+        """An attribute that is a tensor."""
+        view = child(self._attributes.get(name), 5)
+        return None if view is None else _tensor(view)
+
+    @cached_property
+    def graphs(self) -> dict[str, Graph]:
+        """The subgraphs that it runs (the body of a Loop, the branches of an If), by the attribute's name."""
+        bodies = {name: child(view, 6) for name, view in self._attributes.items()}
+        return {name: _graph(view) for name, view in bodies.items() if view is not None}
 
 
 @dataclass(frozen=True)
@@ -51,6 +142,13 @@ class Value:
 
     name: str
     shape: tuple[int | str, ...]
+    code: int = field(default=0, compare=False)  # TensorProto.DataType of its elements
+    form: str = field(default="tensor", compare=False)  # "tensor", "sequence", "optional", "map", "sparse"
+
+    @property
+    def dtype(self) -> str:
+        """NumPy's name of the elements' type, or ONNX's own where NumPy has none."""
+        return DTYPES.get(self.code, "unknown")
 
 
 @dataclass(frozen=True)
@@ -61,16 +159,27 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     weights: dict[str, int]  # name -> TensorProto.DataType
+    tensors: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    functions: dict[tuple[str, str], Graph] = field(default_factory=dict, repr=False, compare=False)  # (domain, name)
 
-    @property
-    def free_batch(self) -> str | None:
-        """The name of the one symbolic dimension, where it is the first of every input and of nothing else; else None."""
-        loose = {(i, d) for value in self.inputs for i, d in enumerate(value.shape) if not isinstance(d, int)}
-        named = {d for _, d in loose}
-        firsts = [value.shape[0] if value.shape else None for value in self.inputs]
-        if len(loose) != 1 or "?" in named or set(firsts) != named:
-            return None
-        return str(firsts[0])
+    @cached_property
+    def stored(self) -> dict[str, Tensor]:
+        """Constants of this graph by name: its initializers and what its Constant nodes hold."""
+        inline = {n.outputs[0]: t for n in self.nodes if n.kind == "Constant" and (t := n.tensor("value")) is not None}
+        return self.tensors | inline
+
+    def constants(self) -> Iterator[Tensor]:
+        """Every stored tensor: initializers, and those of Constant nodes, in subgraphs and functions, too."""
+        for graph in self.every():
+            yield from graph.stored.values()
+
+    def every(self) -> Iterator[Graph]:
+        """This graph, its functions, and all graphs inside their nodes."""
+        left = [self, *self.functions.values()]
+        while left:
+            graph = left.pop()
+            yield graph
+            left += [inner for node in graph.nodes if node.views for inner in node.graphs.values()]
 
     def stages(self) -> dict[str, str]:
         """Names of nodes and of what they write -> stage (kit.backends.stages has the rule)."""
@@ -101,159 +210,106 @@ def read(path: Path) -> Graph | None:
     try:
         with path.open("rb") as file:
             view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        graph = next((value for number, value in _fields(view) if number == 7 and isinstance(value, memoryview)), None)
-        return None if graph is None else _graph(graph)
+        return _model(view)
     except (OSError, ValueError, IndexError):
         return None
 
 
-def refuse_programs(path: Path) -> None:
-    """Raises UntrustedPackage unless the file, which came over a link, is an ONNX model of operators and weights alone.
-
-    A compiled part is looked for in the bytes, in which a protobuf holds each name as it is: also of a graph inside an operator.
-    """
-    if read(path) is None:
-        raise UntrustedPackage(f"{path.name} came over a link and is no ONNX model: refused; add the package again.")
-    with (
-        store.explained(path, "read"),
-        path.open("rb") as file,
-        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view,
-    ):
-        compiled = view.find(COMPILED) >= 0
-    if compiled:
-        raise UntrustedPackage(
-            f"{path.name} came over a link and holds a part that was compiled elsewhere ({COMPILED.decode()}): refused; export the "
-            "network itself."
-        )
-
-
-def refuse_external(model: Path | bytes, subject: str) -> None:
-    """Raises BadModel, a sentence that begins with ``subject``, when a tensor of the ONNX ``model`` lies in another file.
-
-    No hash covers that file, and runtimes read it from any path that the model names (onnxruntime before 1.25 also outside of the
-    model's folder, and none later exists for Python 3.10). What is no readable ONNX model passes: a runtime then says why.
-    """
+def parse(data: bytes) -> Graph | None:
+    """The graph of a model in memory, or None when it is none."""
     try:
-        if isinstance(model, Path):
-            with model.open("rb") as file:
-                external = _holds_external(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-        else:
-            external = _holds_external(memoryview(model))
-    except (OSError, ValueError, IndexError):
-        return
-    if external:
-        raise BadModel(
-            f"{subject} keeps its weights in another file, which no hash covers: export with external_data=False, or "
-            "onnx.save(onnx.load(FILE), ONE_FILE)."
-        )
+        return _model(memoryview(data))
+    except (ValueError, IndexError):
+        return None
 
 
-def _holds_external(model: memoryview) -> bool:
-    """Whether any tensor of ``model``, also in a subgraph or a function, says that its data lie elsewhere. Raises as :func:`_fields`."""
-    left = [("model", model)]
-    while left:
-        kind, view = left.pop()
-        for number, value in _fields(view):
-            if isinstance(value, memoryview):
-                if inner := _WAYS_TO_TENSORS.get(kind, {}).get(number):
-                    left.append((inner, value))
-            elif kind == "tensor" and number == _DATA_LOCATION and value & _UINT32 == EXTERNAL:
-                return True
-    return False
+def bits(code: int) -> int:
+    """Bits of one element of a TensorProto.DataType; 8 of one that this file does not know."""
+    name = DTYPES.get(code, "uint8")
+    return BITS.get(name) or (8 if name.startswith(("float8", "string")) else 8 * np.dtype(name).itemsize)
+
+
+def _model(view: memoryview) -> Graph | None:
+    graph, functions = None, {}
+    for number, value in fields(view):
+        if number == 7 and isinstance(value, memoryview):
+            graph = value
+        elif number == 25 and isinstance(value, memoryview):
+            key = (text(child(value, 10)), text(child(value, 1)))
+            functions[key] = _function(value)
+    if graph is None:
+        return None
+    parts = _graph(graph)
+    return Graph(parts.nodes, parts.inputs, parts.outputs, parts.weights, parts.tensors, functions)
+
+
+def _function(view: memoryview) -> Graph:
+    names: dict[int, list[Value]] = {4: [], 5: []}
+    nodes = []
+    for number, value in fields(view):
+        if number in names and isinstance(value, memoryview):
+            names[number].append(Value(text(value), ()))
+        elif number == 7 and isinstance(value, memoryview):
+            nodes.append(_node(value))
+    return Graph(tuple(nodes), tuple(names[4]), tuple(names[5]), {})
 
 
 def _graph(view: memoryview) -> Graph:
-    parts: dict[int, list[memoryview]] = {1: [], 5: [], 11: [], 12: []}
-    for number, value in _fields(view):
+    parts: dict[int, list[memoryview]] = {1: [], 5: [], 11: [], 12: [], 15: []}
+    for number, value in fields(view):
         if number in parts and isinstance(value, memoryview):
             parts[number].append(value)
-    weights = dict(map(_weight, parts[5]))
-    inputs = tuple(value for value in map(_value, parts[11]) if value.name not in weights)
-    return Graph(tuple(map(_node, parts[1])), inputs, tuple(map(_value, parts[12])), weights)
+    sparse = [values for part in parts[15] if (values := child(part, 1)) is not None]  # its name is that of its values
+    tensors = {tensor.name: tensor for tensor in map(_tensor, parts[5] + sparse)}
+    inputs = tuple(value for value in map(_value, parts[11]) if value.name not in tensors)
+    weights = {name: tensor.code for name, tensor in tensors.items()}
+    return Graph(tuple(map(_node, parts[1])), inputs, tuple(map(_value, parts[12])), weights, tensors)
 
 
 def _node(view: memoryview) -> Node:
-    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: []}
-    for number, value in _fields(view):
+    texts: dict[int, list[str]] = {1: [], 2: [], 3: [], 4: [], 7: []}
+    views = []
+    for number, value in fields(view):
         if number in texts and isinstance(value, memoryview):
-            texts[number].append(_text(value))
-    return Node("".join(texts[3]), "".join(texts[4]), tuple(texts[1]), tuple(texts[2]))
+            texts[number].append(text(value))
+        elif number == 5 and isinstance(value, memoryview):
+            views.append(value)
+    domain = "".join(texts[7])
+    name, kind = "".join(texts[3]), "".join(texts[4])
+    return Node(name, kind, tuple(texts[1]), tuple(texts[2]), "" if domain == "ai.onnx" else domain, tuple(views))
 
 
-def _weight(view: memoryview) -> tuple[str, int]:
-    name, kind = "", 0
-    for number, value in _fields(view):
+def _tensor(view: memoryview) -> Tensor:
+    name, code = "", 0
+    dims: list[int] = []
+    for number, value in fields(view):
         if number == 8 and isinstance(value, memoryview):
-            name = _text(value)
+            name = text(value)
         elif number == 2 and isinstance(value, int):
-            kind = value
-    return name, kind
+            code = value
+        elif number == 1:
+            dims += protobuf.integers(value)
+    return Tensor(name, code, tuple(dims), view)
 
 
 def _value(view: memoryview) -> Value:
-    fields = dict(_fields(view))
-    name = fields.get(1)
-    return Value(_text(name) if isinstance(name, memoryview) else "", tuple(_shape(fields.get(2))))
+    form, kind = "tensor", child(view, 2)
+    for number, value in fields(kind) if kind is not None else ():
+        if number in _FORMS and isinstance(value, memoryview):
+            form, kind = _FORMS[number], value
+    if form in ("sequence", "optional"):  # of tensors: the type of one of them
+        kind = child(child(kind, 1), 1) or kind
+    code = next((v for n, v in fields(kind) if n == 1 and isinstance(v, int)), 0) if kind is not None else 0
+    return Value(text(child(view, 1)), tuple(_shape(kind)), code, form)
 
 
-def _shape(kind: int | memoryview | None) -> Iterator[int | str]:
-    tensor = _child(_child(kind, 1), 2)  # TypeProto.tensor_type.shape
-    for number, dim in _fields(tensor) if tensor is not None else ():
+def _shape(kind: memoryview | None) -> Iterator[int | str]:
+    tensor = child(kind, 2)  # TypeProto.tensor_type.shape
+    for number, dim in fields(tensor) if tensor is not None else ():
         if number == 1 and isinstance(dim, memoryview):
-            fields = dict(_fields(dim))
-            size, symbol = fields.get(1), fields.get(2)
+            parts = dict(fields(dim))
+            size, symbol = parts.get(1), parts.get(2)
             if isinstance(size, int) and size < 1 << 63:  # some exporters write -1 for a dimension that is not known
                 yield size
             else:
-                yield _text(symbol) or "?" if isinstance(symbol, memoryview) else "?"
-
-
-def _child(message: int | memoryview | None, field: int) -> memoryview | None:
-    if not isinstance(message, memoryview):
-        return None
-    child = dict(_fields(message)).get(field)
-    return child if isinstance(child, memoryview) else None
-
-
-def _text(view: memoryview) -> str:
-    return bytes(view).decode()
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of one message: its number, and its value as an integer or as bytes; numbers of fixed width, of which nothing here is
-    one, are left out. Raises ValueError, IndexError."""
-    at = 0
-    while at < len(view):
-        key, at = _varint(view, at)
-        key &= _UINT32
-        kind = key & 7
-        if kind == 0:
-            value, at = _varint(view, at)
-            yield key >> 3, value
-            continue
-        if kind in (3, 4):  # the ends of a group, which ONNX has none of: what is inside counts like what is around
-            continue
-        if kind == 2:
-            size, at = _varint(view, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError("no protobuf message")
-        if at + size > len(view):
-            raise ValueError("a message that is cut off")
-        if kind == 2:
-            yield key >> 3, view[at : at + size]
-        at += size
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("no protobuf number")
+                yield text(symbol) or "?"

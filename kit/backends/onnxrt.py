@@ -26,7 +26,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kit import store
-from kit.backends import Feeds, Probe, check_batch, cuda, onnxgraph, stages
+from kit.backends import Feeds, Probe, check_batch, cuda, dimensions, onnxgraph, stages
 from kit.errors import BackendUnavailable, BadModel, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -36,19 +36,16 @@ os.environ.pop(
 Options = dict[str, str]
 CPU = "CPUExecutionProvider"
 DEVICE = "cuda"  # where a GPU provider's inputs and outputs are allocated
+CONTROL_FLOW = ("Loop", "If", "Scan")  # operators whose nodes run inside them
 WARMUP_CALLS = 3  # of a profiled session, left out of its means
 LISTS_NODES = hasattr(ort.InferenceSession, "get_provider_graph_assignment_info")  # 1.24.1 does
 NO_MODEL = ("INVALID_PROTOBUF", "Protobuf parsing failed", "No graph was found", "does not have a graph")
 NO_GPU = ("CUDA failure", "CUDNN failure", "Failed to load library", "LoadLibrary", "libcu", "libnvinfer")
 _DTYPES = {
     "tensor(float)": "float32",
-    "tensor(float16)": "float16",
     "tensor(double)": "float64",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
+    **{f"tensor({n})": n for n in ("float16", "bfloat16", "bool", "string")},
+    **{f"tensor({sign}int{size})": f"{sign}int{size}" for sign in ("", "u") for size in (8, 16, 32, 64)},
 }
 
 
@@ -135,23 +132,31 @@ class OrtSession:
         self._batch = batch
         self._device = _Device() if self._provider.gpu else None
         self._graph = onnxgraph.read(path)
-        self._free = self._graph.free_batch if self._graph else None
+        self._fixed = dimensions.of_artifact(self._graph, artifact, batch, path) if self._graph else None
         self._session, takes_all = self._open(self._options())
-        fixed = {self._free: batch or 1} if self._free else {}
-        self.inputs = tuple(_spec(path, node, fixed) for node in self._session.get_inputs())
-        self.outputs = tuple(_spec(path, node, fixed) for node in self._session.get_outputs())
+        self.inputs = tuple(_input(path, node, self._fixed) for node in self._session.get_inputs())
+        self.outputs = tuple(_output(node, self._fixed) for node in self._session.get_outputs())
         check_batch(path, self.inputs, batch)
-        self.notes = tuple(filter(None, (self._provider.note, self._coverage(takes_all))))
-        self._run = self._session.run
+        self.notes = tuple(filter(None, (self._provider.note, self._coverage(takes_all), self._overridden())))
+        self._codes = {spec.name: onnxgraph.BFLOAT16 for spec in self.inputs if spec.dtype == "bfloat16"}
 
     def _options(self) -> Any:
         own_pool = self._mode == "xnnpack"  # it has threads of its own: two pools that spin would share the cores
         options = session_options(1 if own_pool else self._threads)
         if own_pool:
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self._free:
-            options.add_free_dimension_override_by_name(self._free, self._batch or 1)
+        for symbol, size in (self._fixed.symbols if self._fixed else {}).items():
+            options.add_free_dimension_override_by_name(symbol, size)
         return options
+
+    def _overridden(self) -> str | None:
+        """What a session of one's own has to set to run as fast."""
+        if not self._fixed or not self._fixed.symbols:
+            return None
+        calls = ", ".join(f"{symbol}={size}" for symbol, size in self._fixed.symbols.items())
+        return (
+            f"Free dimensions were fixed before the graph was optimized (add_free_dimension_override_by_name: {calls})."
+        )
 
     def _open(self, options: Any) -> tuple[Any, bool | None]:
         """The session, and whether its provider takes every node of the graph (None: onnxruntime can list the nodes itself)."""
@@ -203,15 +208,24 @@ class OrtSession:
     def run(self, feeds: Feeds) -> list[NDArray[Any]]:
         """One call from named arrays to a list of arrays."""
         if self._device is None:
-            return self._run(None, feeds)  # type: ignore[no-any-return]
+            return self._called(self._session, feeds)()
         self.prepare(feeds)()
         return self._device.outputs()
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
         """A function of no arguments that runs these inputs once."""
         if self._device is None:
-            return partial(self._run, None, feeds)
+            return self._called(self._session, feeds)
         return self._device.bind(self._session, feeds, self.inputs, self.outputs)
+
+    def _called(self, session: Any, feeds: Feeds) -> Callable[[], list[NDArray[Any]]]:
+        """A call on the CPU; numbers of types that NumPy has not go in as values of onnxruntime's own, and come out so."""
+        if not self._codes and not any(spec.dtype in onnxgraph.BITS for spec in self.outputs):
+            return partial(session.run, None, feeds)
+        of_numpy = ort.OrtValue.ortvalue_from_numpy
+        typed = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
+        values = {k: typed(v, self._codes[k]) if k in self._codes else of_numpy(v) for k, v in feeds.items()}
+        return partial(session.run_with_ort_values, None, values)
 
     @property
     def device_ns(self) -> Callable[[int], float] | None:
@@ -233,8 +247,9 @@ class OrtSession:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "ort")
             session = self._create(options)
+            call = self._called(session, feeds)
             for _ in range(WARMUP_CALLS + calls):
-                session.run(None, feeds)
+                call()
             events = json.loads(Path(session.end_profiling()).read_text())
         return parse_profile(events, self._graph.stages() if self._graph else {}, calls)
 
@@ -246,7 +261,7 @@ class OrtSession:
         """Free the session."""
         if self._device:
             self._device.close()
-        del self._run, self._session
+        del self._session
 
 
 class _Device:
@@ -326,19 +341,44 @@ def parse_profile(events: list[dict[str, Any]], stage_of: Mapping[str, str], cal
     if len(runs) < calls:
         raise UsageError("onnxruntime's profile holds too few runs: time fewer calls, it stores a million events.")
     begin = runs[0]["ts"]
-    rows: dict[str, stages.Timed] = {}
-    for event in events:
-        if event.get("cat") != "Node" or not event["name"].endswith("_kernel_time") or event["ts"] < begin:
-            continue
-        name, arguments = event["name"].removesuffix("_kernel_time"), event["args"]
-        key = f"{name}#{arguments.get('node_index')}"
+    rows: dict[tuple[str, ...], stages.Timed] = {}
+    for event, outer in _nested([e for e in events if _is_kernel(e) and e["ts"] >= begin]):
+        name, arguments = _name(event), event["args"]
+        parent = _name(outer) if outer else None
+        key = (parent or "", name, str(arguments.get("node_index")))
         before = rows[key].total_s if key in rows else 0.0
         shapes = [tuple(size) for kind in arguments.get("output_type_shape", [])[:1] for size in kind.values()]
         shape = shapes[0] if shapes else None
-        rows[key] = stages.Timed(name, arguments["op_name"], before + event["dur"] * 1e-6, shape)
+        rows[key] = stages.Timed(name, arguments["op_name"], before + event["own_us"] * 1e-6, shape, parent)
     total_s = sum(event["dur"] for event in runs) * 1e-6 / calls
     nodes = stages.label(rows.values(), stage_of, calls)
     return Layers(nodes=nodes, total_s=total_s, calls=calls, source=f"onnxruntime {ort.__version__} profiler")
+
+
+def _is_kernel(event: dict[str, Any]) -> bool:
+    return event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+
+
+def _name(event: dict[str, Any]) -> str:
+    return str(event["name"].removesuffix("_kernel_time"))
+
+
+def _nested(events: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+    """Each event, with its own time (``own_us``: without what runs inside it), and the event of a Loop, If or Scan around it."""
+    ordered = sorted((dict(e, own_us=float(e["dur"])) for e in events), key=lambda e: (e["ts"], -e["dur"]))
+    pairs: list[tuple[dict[str, Any], dict[str, Any] | None]] = []
+    around: list[dict[str, Any]] = []
+    for event in ordered:
+        end = event["ts"] + event["dur"]
+        while around and around[-1]["ts"] + around[-1]["dur"] < end:
+            around.pop()
+        outer = around[-1] if around else None
+        if outer is not None:
+            outer["own_us"] = max(0.0, outer["own_us"] - event["dur"])
+        pairs.append((event, outer))
+        if event["args"].get("op_name") in CONTROL_FLOW:
+            around.append(event)
+    return pairs
 
 
 def _reason(path: Path, text: str) -> str:
@@ -348,14 +388,31 @@ def _reason(path: Path, text: str) -> str:
     return f"ONNX Runtime {ort.__version__} cannot load {path}: {first}."
 
 
-def _spec(path: Path, node: Any, fixed: Mapping[str, int]) -> TensorSpec:
-    shape = [fixed.get(d, d) for d in node.shape]
-    loose = [d for d in shape if not isinstance(d, int)]
-    if loose:
+def _input(path: Path, node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:
+    """Raises BadModel: a kind of input that kit does not feed, or a dimension that nothing fixes."""
+    dtype = _dtype(node.type)
+    if dtype is None:
         raise BadModel(
-            f"{path} has the dynamic dimension '{loose[0]}' in '{node.name}': a latency belongs to one shape, so export it with a fixed "
-            f"shape, or fix it with: python -m onnxruntime.tools.make_dynamic_shape_fixed --dim_param {loose[0]} --dim_value 1 IN OUT"
+            f"{path} has the input '{node.name}' of type {node.type}, which kit does not feed: give it tensors."
         )
-    if node.type not in _DTYPES:
-        raise BadModel(f"{path} has the input or output '{node.name}' of type {node.type}, which kit does not feed.")
-    return TensorSpec(name=node.name, shape=tuple(shape), dtype=_DTYPES[node.type])
+    shape = fixed.shapes.get(node.name) if fixed else None
+    if shape is None:
+        shape = tuple(node.shape)
+    if any(not isinstance(size, int) for size in shape):
+        raise BadModel(
+            f"{path} has a dynamic dimension in '{node.name}': a latency belongs to one shape, so export it with a fixed one."
+        )
+    return TensorSpec(name=node.name, shape=tuple(shape), dtype=dtype)
+
+
+def _output(node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:
+    """An output; a dimension that nothing states before the network runs is -1."""
+    symbols = fixed.symbols if fixed else {}
+    shape = tuple(d if isinstance(d, int) else symbols.get(d, -1) for d in node.shape)
+    return TensorSpec(name=node.name, shape=shape, dtype=_dtype(node.type) or node.type)
+
+
+def _dtype(name: str) -> str | None:
+    """NumPy's name of an onnxruntime type, also of an optional one; None of what is no tensor, or none that kit fills."""
+    inner = name.removeprefix("optional(").removesuffix(")" if name.startswith("optional(") else "")
+    return _DTYPES.get(inner)

@@ -19,7 +19,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from kit.backends import Feeds, Probe, check_batch, onnxgraph, stages
+from kit.backends import Feeds, Probe, check_batch, dimensions, onnxgraph, stages
 from kit.errors import BackendUnavailable, BadModel, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -48,7 +48,7 @@ class OpenvinoSession:
     def __init__(self, path: Path, artifact: Artifact | None, threads: int, batch: int | None) -> None:
         self._core = ov.Core()
         self._path, self._graph = path, onnxgraph.read(path)
-        self._model = self._read(path, batch)
+        self._model = self._read(path, artifact, batch)
         hint = PRECISION.get(artifact.precision if artifact else "fp32", "f32")
         self._settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -60,21 +60,22 @@ class OpenvinoSession:
         self._compiled = self._compile({})
         self._request = self._compiled.create_infer_request()
         self.inputs = tuple(_spec(path, port) for port in self._compiled.inputs)
-        self.outputs = tuple(_spec(path, port) for port in self._compiled.outputs)
+        self.outputs = tuple(_spec(path, port, output=True) for port in self._compiled.outputs)
         check_batch(path, self.inputs, batch)
         used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.notes: tuple[str, ...] = (precision_note(hint, NAMES.get(used, used)),)
         self._bound: list[Any] = []
 
-    def _read(self, path: Path, batch: int | None) -> Any:
+    def _read(self, path: Path, artifact: Artifact | None, batch: int | None) -> Any:
         if self._graph is None:
             raise BadModel(
                 f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
             )
+        fixed = dimensions.of_artifact(self._graph, artifact, batch, path)
         try:
             model = self._core.read_model(str(path))
-            if self._graph.free_batch:
-                model.reshape({port: [batch or 1, *list(port.get_partial_shape())[1:]] for port in model.inputs})
+            if dimensions.of(self._graph):
+                model.reshape({port: list(fixed.shapes[port.get_any_name()]) for port in model.inputs})
         except Exception as error:
             raise BadModel(_reason(path, error)) from None
         return model
@@ -92,12 +93,14 @@ class OpenvinoSession:
         return [np.array(outputs[index]) for index in range(len(self.outputs))]
 
     def prepare(self, feeds: Feeds) -> Callable[[], Any]:
-        """A function of no arguments that runs these inputs once."""
-        return self._bind(self._request, feeds)
+        """A function of no arguments that runs these inputs once; each further one has a request of its own."""
+        request = self._request if not self._bound else self._compiled.create_infer_request()
+        return self._bind(request, feeds)
 
     def _bind(self, request: Any, feeds: Feeds) -> Callable[[], Any]:
-        self._bound = [ov.Tensor(np.ascontiguousarray(feeds[spec.name]), shared_memory=True) for spec in self.inputs]
-        for index, tensor in enumerate(self._bound):
+        tensors = [ov.Tensor(np.ascontiguousarray(feeds[spec.name]), shared_memory=True) for spec in self.inputs]
+        self._bound.append(tensors)  # a request reads where they lie
+        for index, tensor in enumerate(tensors):
             request.set_input_tensor(index, tensor)
         return partial(request.infer, share_outputs=True)
 
@@ -192,9 +195,9 @@ def _shapes(compiled: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _spec(path: Path, port: Any) -> TensorSpec:
+def _spec(path: Path, port: Any, *, output: bool = False) -> TensorSpec:
     shape = port.get_partial_shape()
-    if not shape.is_static:
+    if not shape.is_static and not output:
         raise BadModel(
             f"{path} has the dynamic shape {shape} in '{port.get_any_name()}': a latency belongs to one shape, export it with a fixed one."
         )
@@ -204,7 +207,8 @@ def _spec(path: Path, port: Any) -> TensorSpec:
         raise BadModel(
             f"{path} has the input or output '{port.get_any_name()}' of a type that kit does not feed."
         ) from None
-    return TensorSpec(name=port.get_any_name(), shape=tuple(port.get_shape()), dtype=str(np.dtype(dtype)))
+    sizes = tuple(d.get_length() if d.is_static else -1 for d in shape) if shape.rank.is_static else (-1,)
+    return TensorSpec(name=port.get_any_name(), shape=sizes, dtype=str(np.dtype(dtype)))
 
 
 def _reason(path: Path, error: Exception) -> str:

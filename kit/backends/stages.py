@@ -28,6 +28,7 @@ class Timed:
     kind: str
     total_s: float
     shape: tuple[int, ...] | None = None
+    parent: str | None = None
 
 
 def of_parameter(name: str) -> str | None:
@@ -98,6 +99,13 @@ def label(rows: Iterable[Timed], stage_of: Mapping[str, str], calls: int) -> tup
         stages.append(stage or (stages[-1] if stages else None))
     first = next((stage for stage in stages if stage), OTHER)
     return tuple(
-        LayerTime(name=row.name, kind=row.kind, stage=stage or first, time_s=row.total_s / calls, calls=calls)
+        LayerTime(
+            name=row.name,
+            kind=row.kind,
+            stage=stage or first,
+            time_s=row.total_s / calls,
+            calls=calls,
+            parent=row.parent,
+        )
         for row, stage in zip(timed, stages, strict=True)
     )

@@ -13,7 +13,7 @@ Untested on hardware: written after the 10.x and 11.x documentation and tested o
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import tensorrt as trt
 from numpy.typing import NDArray
 
 from kit import store
-from kit.backends import Feeds, Probe, check_batch, cuda, onnxgraph, stages
+from kit.backends import Feeds, Probe, check_batch, cuda, dimensions, onnxdata, onnxgraph, stages
 from kit.errors import BackendUnavailable, BadModel, StorageError, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -48,7 +48,7 @@ def major() -> int:
 class TrtSession:
     """A TensorRT engine, built from ONNX; see :class:`kit.backends.Session`."""
 
-    def __init__(self, path: Path, batch: int | None) -> None:
+    def __init__(self, path: Path, artifact: Artifact | None, batch: int | None) -> None:
         self._cuda = cuda.load()
         self._path, self._graph = path, onnxgraph.read(path)
         if self._graph is None:
@@ -56,7 +56,8 @@ class TrtSession:
                 f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
             )
         refuse_unsigned(path, self._graph)
-        self._free_batch = (batch or 1) if self._graph.free_batch else None
+        fixed = dimensions.of_artifact(self._graph, artifact, batch, path)
+        self._shapes = fixed.shapes if dimensions.of(self._graph) else {}
         self._runtime = trt.Runtime(LOGGER)  # must outlive its engines
         self._engine, how = self._ready_engine()
         self._stream = self._cuda.stream()
@@ -73,12 +74,12 @@ class TrtSession:
 
     def _ready_engine(self) -> tuple[Any, str]:
         """The engine of this model for this device, from the cache where it still loads, and how it was come by."""
-        place = cuda.cache_folder("tensorrt") / f"{engine_key(self._path, self._cuda, self._free_batch)}.engine"
+        place = cuda.cache_folder("tensorrt") / f"{engine_key(self._path, self._cuda, self._shapes)}.engine"
         if place.is_file():
             engine = self._runtime.deserialize_cuda_engine(place.read_bytes())
             if engine is not None:
                 return engine, "the engine was built earlier and stored"
-        plan = build(self._path, self._free_batch)
+        plan = build(self._path, self._shapes)
         engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise BackendUnavailable(
@@ -96,8 +97,8 @@ class TrtSession:
             raise MemoryError("TensorRT found no memory for an execution context.")
         for name in self._names(trt.TensorIOMode.INPUT):
             shape = tuple(self._engine.get_tensor_shape(name))
-            if -1 in shape and self._free_batch:
-                context.set_input_shape(name, (self._free_batch, *shape[1:]))
+            if -1 in shape and name in self._shapes:
+                context.set_input_shape(name, self._shapes[name])
         return context
 
     def _names(self, mode: Any) -> list[str]:
@@ -209,7 +210,7 @@ def open(  # noqa: A001
     path: Path, artifact: Artifact | None, threads: int, mode: str = "", batch: int | None = None
 ) -> TrtSession:
     """Open an ONNX file; the engine is built, or read from the cache. Raises BadModel."""
-    return TrtSession(path, batch)
+    return TrtSession(path, artifact, batch)
 
 
 # ---------------------------------------------------------------------------------------------------------------- build
@@ -225,36 +226,37 @@ def refuse_unsigned(path: Path, graph: onnxgraph.Graph) -> None:
             )
 
 
-def engine_key(path: Path, device: cuda.Cuda, free_batch: int | None) -> str:
+def engine_key(path: Path, device: cuda.Cuda, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """The hash of everything that an engine depends on."""
     return store.sha256_bytes(
         store.canonical_json(
             {
                 "model": store.sha256_file(path),
+                "weights": [file.sha256 for file in onnxdata.hashed(path)],
                 "gpu": cuda.gpu_name(),
                 "compute_capability": device.compute_capability(),
                 "driver": device.driver_version(),
                 "cuda": device.runtime_version(),
                 "tensorrt": trt.__version__,
-                "batch": free_batch,
+                "shapes": {name: list(shape) for name, shape in shapes.items()},
                 "settings": "strongly typed, no tf32",
             }
         )
     )
 
 
-def build(path: Path, free_batch: int | None) -> bytes:
+def build(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> bytes:
     """The serialized engine of the model in ``path``. Raises BadModel when it is not read, UsageError when it cannot be built."""
     builder = trt.Builder(LOGGER)
     network = builder.create_network(creation_flags())
     parser = trt.OnnxParser(network, LOGGER)
-    if not parser.parse(path.read_bytes()):
+    if not parser.parse(path.read_bytes(), str(path)):  # the path, because weights may lie beside the file
         message = parser.get_error(0).desc() if parser.num_errors else "no reason given"
         raise BadModel(f"TensorRT {trt.__version__} cannot read {path}: {message.splitlines()[0].rstrip('.')}.")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)
-    if free_batch is not None:
-        config.add_optimization_profile(_profile(builder, network, free_batch))
+    if shapes:
+        config.add_optimization_profile(_profile(builder, network, shapes))
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise UsageError(
@@ -268,12 +270,12 @@ def creation_flags() -> int:
     return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED) if major() < 11 else 0
 
 
-def _profile(builder: Any, network: Any, batch: int) -> Any:
-    """One batch size: smallest, usual and largest are the same."""
+def _profile(builder: Any, network: Any, shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """One shape of each input: smallest, usual and largest are the same."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
         tensor = network.get_input(index)
-        shape = (batch, *tuple(tensor.shape)[1:])
+        shape = shapes[tensor.name]
         profile.set_shape(tensor.name, shape, shape, shape)
     return profile
 

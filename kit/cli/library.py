@@ -49,14 +49,15 @@ def add(
     from kit.measure.targets import resolve
 
     measured = delivery.promises(store.read_profiles([profiles])) if profiles.exists() else {}
+    targets = resolve([str(build) for build in builds], backend="onnxruntime")  # two networks of one name are refused
+    folders = list(dict.fromkeys(target.path.parent for target in targets))
     added: list[Manifest] = []
     with show.progress("package") as update:
-        for number, build in enumerate(builds):
-            update(str(build), number / len(builds))
-            targets = resolve([str(build)], backend="onnxruntime")
-            artifacts = [t.artifact for t in targets]
-            by_id = {a.artifact_id: measured.get(a.model.sha256, []) for a in artifacts}
-            added += package.add(to, targets[0].path.parent, artifacts, by_id)
+        for number, folder in enumerate(folders):
+            update(str(folder), number / len(folders))
+            artifacts = [t.artifact for t in targets if t.path.parent == folder]
+            by_id = {a.artifact_id: measured.get(a.content_sha256, []) for a in artifacts}
+            added += package.add(to, folder, artifacts, by_id)
     _print_packages(added, to, json=json)
     if not json:
         _warn_unmeasured(added)

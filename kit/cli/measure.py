@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from kit.allocators.fileformat import AllocatorNetwork
     from kit.measure.profiler import Job
+    from kit.measure.targets import Inputs
     from kit.records import FileRef, MeasureSettings, ProfileRecord
 
 device_app = typer.Typer(
@@ -106,7 +107,7 @@ class Sweep:
         typer.Option(
             metavar="KEY=V,V", rich_help_panel=options.POINT,
             help="Operating points; again for more keys: threads=1,2 gap-ms=0,10 load=0,1 affinity=0,1 (or 0+1) batch=1,8 "
-            "clock-ghz=1.5,2 power-mode=15W,MAXN.",
+            "clock-ghz=1.5,2 power-mode=15W,MAXN dim.seq=64,128.",
         ),
     ] = None  # fmt: skip
     control: Annotated[
@@ -117,11 +118,15 @@ class Sweep:
         ),
     ] = False  # fmt: skip
 
-    def points(self, settings: MeasureSettings) -> list[MeasureSettings]:
-        """Every combination. Raises UsageError."""
+    def points(
+        self, settings: MeasureSettings, inputs: options.InputOptions
+    ) -> tuple[list[MeasureSettings], list[Inputs]]:
+        """Every combination of points, and of sizes of free dimensions. Raises UsageError."""
         from kit.measure import jobs
 
-        return jobs.points(settings.model_copy(update={"batch": self.batch}), self.sweep or [])
+        dims, sweeps = jobs.dim_sweeps(inputs.dim or [], self.sweep or [])
+        points = jobs.points(settings.model_copy(update={"batch": self.batch}), sweeps)
+        return points, [inputs.of(sizes) for sizes in dims]
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ Budget = Annotated[
 
 def profile(
     target: TargetOptions,
+    inputs: options.InputOptions,
     point: options.PointOptions,
     sweep: Sweep,
     precision: options.Precision,
@@ -173,9 +179,10 @@ def profile(
 
     settings = precision.settings(point, jobs.duration_s(budget) if budget else None, file.seed)
     with jobs.workspace(file.keep) as folder:
+        points, shapes = sweep.points(settings, inputs)
         planned = jobs.jobs(
-            targets or [], sweep.points(settings), target.backend, folder, build=target.build, every=target.every,
-            program=_program,
+            targets or [], points, target.backend, folder, build=target.build, every=target.every, program=_program,
+            inputs=shapes,
         )  # fmt: skip
         name = file.name or jobs.stem(targets or [], target.backend, point.threads)
         _measure(planned, file, name, control=sweep.control, layers=layers, json=json)

@@ -17,6 +17,7 @@ from kit import folders
 from kit.cli import show
 
 if TYPE_CHECKING:
+    from kit.measure.targets import Inputs
     from kit.records import MeasureSettings
 
 TARGET, POINT, PRECISION, OUTPUT = "Target", "Operating point", "Precision and budget", "Output"
@@ -95,6 +96,49 @@ Device = Annotated[
         rich_help_panel=TARGET,
     ),
 ]  # fmt: skip
+Dim = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=SIZE", rich_help_panel=TARGET,
+        help="Size of a free dimension, by its name or as INPUT:AXIS; again for more: --dim seq=128 --dim image:2=224.",
+    ),
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Shapes and values of the inputs of .onnx files."""
+
+    dim: Dim = None
+    input: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=HOW", rich_help_panel=TARGET,
+            help="Values of an input: NAME=FILE.npy, NAME=5, NAME=random:0..99 or NAME=zeros; again for more.",
+        ),
+    ] = None  # fmt: skip
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER|NPZ", rich_help_panel=TARGET,
+            help="Samples that take turns: a .npz with an array for each input, a .npy, or a folder of them.",
+        ),
+    ] = None  # fmt: skip
+
+    def of(self, dims: tuple[tuple[str, int], ...]) -> Inputs:
+        """With these sizes of free dimensions. Raises UsageError."""
+        from kit.backends.feeds import rule_of
+        from kit.errors import UsageError
+        from kit.measure.targets import Inputs
+
+        rules = tuple(rule_of(text) for text in self.input or [])
+        if len({rule.name for rule in rules}) < len(rules):
+            raise UsageError("--input names one input twice: give each input once.")
+        if self.inputs is not None and not self.inputs.exists():
+            raise UsageError(f"--inputs {self.inputs} does not exist: give a .npz, a .npy or a folder of them.")
+        return Inputs(dims, rules, None if self.inputs is None else self.inputs.absolute())
+
+
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.", rich_help_panel=POINT)]
 Profiles = Annotated[
     Path,

@@ -111,17 +111,29 @@ def export(
 
 
 def describe(
-    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Your own ONNX model with fixed shapes.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE.onnx", help="Your own ONNX model.")],
+    dim: options.Dim = None,
+    name: Annotated[
+        str | None, typer.Option("--id", help="Id of the network (default: the file's name).", rich_help_panel="Output")
+    ] = None,
     json: show.Json = False,
 ) -> None:
     """Write the JSON sidecar of an ONNX file: hash, MACs, parameters, bytes, tensors. kit fit needs the MACs."""
     need_training_tools()
+    from kit.backends import dimensions
     from kit.variants.export import describe_onnx
 
-    artifact = describe_onnx(file)
+    artifact = describe_onnx(file, dict(dimensions.parse(dim or [])), name)
     if json:
         show.emit({"file": str(file.with_suffix(".json")), "artifact": artifact.model_dump(mode="json")})
     else:
-        print(
-            f"{file.with_suffix('.json')}: {units.in_unit(artifact.macs or 0, units.MMAC)} MMACs, {artifact.parameters} parameters"
-        )
+        print(f"{file.with_suffix('.json')}: {_macs(artifact)}, {units.known(artifact.parameters)} parameters")
+        for note in artifact.notes:
+            print(f"  {note}")
+
+
+def _macs(artifact: Artifact) -> str:
+    """Millions of multiply-accumulates; where they are unknown, what is missing."""
+    if artifact.macs is None:
+        return f"MACs: {artifact.macs_text}"
+    return f"{units.in_unit(artifact.macs, units.MMAC)} MMACs"

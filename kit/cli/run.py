@@ -168,7 +168,7 @@ def _deliver(
     from kit.library import package, server
 
     promised = delivery.promises(profiles)
-    by_id = {a.artifact_id: promised.get(a.model.sha256, []) for a in artifacts}
+    by_id = {a.artifact_id: promised.get(a.content_sha256, []) for a in artifacts}
     manifests = package.add(out / "library", out / "build", list(artifacts), by_id)
     if not answers:
         show.say("No row is trusted enough to decide, so nothing is pulled: run it again when the machine is quieter.")

@@ -206,7 +206,7 @@ def variant(profile: ProfileRecord) -> dict[str, Any]:
         "width": sub.width if sub else None,
         "bits": sub.bits if sub else None,
         "accuracy": artifact.accuracy.top1 if artifact.accuracy else None,
-        "size_bytes": artifact.model.size_bytes,
+        "size_bytes": artifact.size_bytes,
         "macs": artifact.macs,
         "backend": profile.settings.backend,
         "threads": profile.settings.threads,
@@ -376,7 +376,7 @@ def artifact_cells(artifact: Artifact) -> tuple[str, str, str]:
     macs = units.in_unit(artifact.macs or None, units.MMAC)
     return (
         accuracy_text(artifact.accuracy.top1 if artifact.accuracy else None),
-        units.in_unit(artifact.model.size_bytes, units.MB, 3),
+        units.in_unit(artifact.size_bytes, units.MB, 3),
         macs,
     )
 
@@ -424,7 +424,8 @@ def layer_table(profile: ProfileRecord) -> Table:
     for node in sorted(layers.nodes, key=lambda n: -n.time_s)[:LAYER_ROWS]:
         bar = "█" * max(1, round(BAR * node.time_s / longest)) if node.time_s else ""
         share = f"{node.time_s / layers.sum_s:.1%}"
-        table.add_row(node.name, node.kind, node.stage, units.in_unit(node.time_s, units.US), share, bar)
+        name = f"{node.parent} > {node.name}" if node.parent else node.name
+        table.add_row(name, node.kind, node.stage, units.in_unit(node.time_s, units.US), share, bar)
     by_stage, by_kind = (
         ", ".join(f"{key} {value / layers.sum_s:.0%}" for key, value in layers.grouped(group).items())
         for group in ("stage", "kind")

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit import backends, store, units
-from kit.backends import Session, onnxgraph
+from kit.backends import Session, dimensions, onnxgraph
 from kit.errors import BadModel, KitError, MeasurementError, UsageError
 from kit.evaluation import metrics, own, pictures, preprocess, sidecars
 from kit.evaluation.metrics import Metric, OwnMetric
@@ -88,7 +88,7 @@ def evaluate(
 
 def _session(network: Path, artifact: Artifact, request: Request) -> Session:
     graph = onnxgraph.read(network)
-    free = graph is not None and graph.free_batch is not None
+    free = graph is not None and bool(dimensions.batch_keys(graph))
     threads = request.threads or len(os.sched_getaffinity(0))
     batch = request.batch or (FREE_BATCH if free else None)
     try:

@@ -35,12 +35,28 @@ def build(profiles: Sequence[ProfileRecord], predicted: Iterable[KnowledgeRow] =
     machine are kept, and decide only where a need names their point. Raises BadRecord when there is no row at all.
     """
     measured = [p for p in profiles if p.measurement and p.label and p.settings.backend != "fake"]
-    rows = [_row_of(profile) for profile in store.decisive(measured)]
+    decisive = store.decisive(measured)
+    names = _distinct_names(decisive)
+    rows = [_row_of(p).model_copy(update={"artifact_id": names[p.artifact.content_sha256]}) for p in decisive]
     trusted = {key(r) for r in rows if r.label in DECIDING}
     rows += [r for r in {key(r): r for r in predicted}.values() if key(r) not in trusted]
     if not rows:
         raise BadRecord("None of these profiles holds a measurement: run kit profile first.")
     return _base(rows)
+
+
+def _distinct_names(profiles: Sequence[ProfileRecord]) -> dict[str, str]:
+    """Content -> id. Of several networks of one id the newest keeps it, the others are told apart by their hash: ``net@1f2e3d4c``."""
+    newest: dict[str, ProfileRecord] = {}
+    for profile in profiles:
+        before = newest.get(profile.artifact.artifact_id)
+        if before is None or profile.created_utc >= before.created_utc:
+            newest[profile.artifact.artifact_id] = profile
+    names = {}
+    for profile in profiles:
+        name, content = profile.artifact.artifact_id, profile.artifact.content_sha256
+        names[content] = name if newest[name].artifact.content_sha256 == content else f"{name}@{content[:8]}"
+    return names
 
 
 def _base(rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
@@ -109,9 +125,9 @@ def _row(artifact: Artifact, measured: Promise, **more: Any) -> KnowledgeRow:
     accuracy = artifact.accuracy
     fields: dict[str, Any] = {
         "artifact_id": artifact.artifact_id,
-        "sha256": artifact.model.sha256,
+        "sha256": artifact.content_sha256,
         "precision": artifact.precision,
-        "size_bytes": artifact.model.size_bytes,
+        "size_bytes": artifact.size_bytes,
         "macs": artifact.macs,
         "accuracy": accuracy.top1 if accuracy else None,
         "dataset": accuracy.basis if accuracy else None,

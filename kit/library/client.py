@@ -22,7 +22,7 @@ import httpx
 from kit import records, store, trust, units
 from kit.errors import IntegrityError, KitError, LinkError, NoAnswer, StorageError, UntrustedPackage, UsageError
 from kit.library import oci, package, swap
-from kit.records import Answer, FileRef, InstallReceipt, Manifest, Need
+from kit.records import Answer, DataFile, FileRef, InstallReceipt, Manifest, Need
 
 Check = Callable[[Path, Manifest], str]  # runs the staged model; returns what was compared, or raises to refuse
 Progress = Callable[[int, int], None]  # (bytes received, bytes in total)
@@ -217,7 +217,7 @@ def _fetch_manifest(client: httpx.Client, choice: _Choice) -> Manifest:
 def _check_answer(choice: _Choice, manifest: Manifest) -> None:
     """The promise that the device is given belongs to the very file that it installs. Raises IntegrityError."""
     chosen = choice.answer.chosen
-    if chosen is None or chosen.sha256 != manifest.artifact.model.sha256:
+    if chosen is None or chosen.sha256 != manifest.artifact.content_sha256:
         raise IntegrityError(
             f"The library's answer is about another model than package {choice.package} holds: refused, nothing "
             "installed; add the package again."
@@ -276,7 +276,7 @@ class _Partial:
     """A file in transfer, and the running hash of the bytes received: resuming reads the old bytes once, then each new one
     is hashed as it is written."""
 
-    def __init__(self, staged: Path, ref: FileRef) -> None:
+    def __init__(self, staged: Path, ref: FileRef | DataFile) -> None:
         self.ref = ref
         # hidden, so that it can never be mistaken for a file of the package
         self.path = staged / f".{ref.sha256}.partial"
@@ -329,7 +329,7 @@ def _fetch_files(client: httpx.Client, manifest: Manifest, staged: Path, progres
     return received
 
 
-def _check_room(staged: Path, missing: list[FileRef]) -> None:
+def _check_room(staged: Path, missing: list[FileRef | DataFile]) -> None:
     partials = [staged / f".{f.sha256}.partial" for f in missing]
     partial_bytes = sum(p.stat().st_size for p in partials if p.exists())
     needed = sum(f.size_bytes for f in missing) - partial_bytes + SPARE_BYTES
@@ -342,11 +342,14 @@ def _check_room(staged: Path, missing: list[FileRef]) -> None:
         )
 
 
-def _fetch_file(client: httpx.Client, name: str, ref: FileRef, staged: Path, progress: Callable[[int], None]) -> int:
+def _fetch_file(
+    client: httpx.Client, name: str, ref: FileRef | DataFile, staged: Path, progress: Callable[[int], None]
+) -> int:
     partial = _Partial(staged, ref)
     try:
         with partial.file:
             received = _stream(client, name, partial, progress) if partial.size_bytes != ref.size_bytes else 0
+            (staged / ref.file).parent.mkdir(parents=True, exist_ok=True)
             partial.finish(staged / ref.file)
     except IntegrityError:
         partial.path.unlink(missing_ok=True)

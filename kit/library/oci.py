@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kit import records, store, trust
 from kit.errors import BadRecord, IntegrityError, UntrustedPackage
-from kit.records import Artifact, FileRef, Manifest
+from kit.records import Artifact, DataFile, FileRef, Manifest
 
 PACKAGE_TYPE = "application/vnd.insitu-kit.package.v1+json"
 CONFIG_TYPE = "application/vnd.insitu-kit.manifest.v1+json"
@@ -153,9 +153,9 @@ def parse_json(data: bytes, source: str) -> Any:
 
 
 def _refuse_escape(name: object, source: str) -> None:
-    """A name that is not bare is an attack or a fault, never a matter of schema: it gets its own sentence."""
+    """A name that could leave its folder is an attack or a fault, never a matter of schema: it gets its own sentence."""
     try:
-        FileRef(file=name, sha256="0" * 64, size_bytes=0)
+        DataFile(file=name, sha256="0" * 64, size_bytes=0)
     except ValidationError:
         raise IntegrityError(
             f"{source} names a file outside its folder ({str(name)[:80]!r}): refused, nothing installed."
@@ -170,10 +170,18 @@ def check_files(manifest: Manifest, source: str) -> None:
             f"{source} names a file twice or takes a name that installing needs ({trust.RECEIPT_FILE}, {MANIFEST_FILE}): "
             "name the model differently."
         )
-    needed = {manifest.artifact.model} | ({manifest.artifact.sample} if manifest.artifact.sample else set())
+    artifact = manifest.artifact
+    needed = {artifact.model, *map(package_file, artifact.data)} | ({artifact.sample} if artifact.sample else set())
     if not needed <= set(manifest.files):
-        raise IntegrityError(f"{source} does not hold the model and sample that it describes: add the package again.")
+        raise IntegrityError(
+            f"{source} does not hold the model, weights and sample that it describes: add the package again."
+        )
     _refuse_programs(manifest, source)
+
+
+def package_file(file: DataFile) -> FileRef | DataFile:
+    """A file of weights as a manifest lists it: a bare name like all other files."""
+    return FileRef(**file.model_dump()) if "/" not in file.file else file
 
 
 def sidecar_name(artifact: Artifact) -> str:
@@ -182,17 +190,19 @@ def sidecar_name(artifact: Artifact) -> str:
 
 
 def _refuse_programs(manifest: Manifest, source: str) -> None:
-    """A package is one ONNX model, its sidecar and perhaps a sample, promised for runtimes that take ONNX: nothing else is let in."""
+    """A package is one ONNX model, its sidecar, its files of weights and perhaps a sample, promised for runtimes that take ONNX: nothing
+    else is let in."""
     artifact = manifest.artifact
     samples = {artifact.sample.file} if artifact.sample else set()
+    weights = {file.file for file in artifact.data}
     formats = artifact.model.file.endswith(".onnx") and all(name.endswith(".npz") for name in samples)
-    strangers = {f.file for f in manifest.files} - {artifact.model.file, sidecar_name(artifact)} - samples
+    strangers = {f.file for f in manifest.files} - {artifact.model.file, sidecar_name(artifact)} - samples - weights
     if artifact.torch_program is not None:
         strangers.add(artifact.torch_program.file)
-    if strangers or not formats or len(manifest.files) != 2 + len(samples):
+    if strangers or not formats or len(manifest.files) != 2 + len(samples) + len(weights):
         listed = ", ".join(repr(name[:80]) for name in sorted(strangers or {f.file for f in manifest.files}))
         raise UntrustedPackage(
-            f"{source} is more or other than an ONNX model, its sidecar and a sample ({listed}), and a package holds no "
+            f"{source} is more or other than an ONNX model, its sidecar, weights and a sample ({listed}), and a package holds no "
             "programs: refused, nothing installed; add the package again with this kit."
         )
     for promise in manifest.promises:

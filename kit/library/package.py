@@ -27,7 +27,7 @@ from kit import records, store
 from kit.errors import BadRecord, IntegrityError, KitError, UsageError
 from kit.library import oci
 from kit.library.oci import Descriptor
-from kit.records import Artifact, FileRef, Manifest, Promise
+from kit.records import Artifact, DataFile, FileRef, Manifest, Promise
 
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -110,7 +110,7 @@ def _read_blob(layout_dir: Path, descriptor: Descriptor, source: str) -> bytes:
         return oci.check_bytes(path.read_bytes(), descriptor.digest, source)
 
 
-def _check_in_place(layout_dir: Path, name: str, ref: FileRef) -> None:
+def _check_in_place(layout_dir: Path, name: str, ref: FileRef | DataFile) -> None:
     path = blob_path(layout_dir, f"sha256:{ref.sha256}")
     if not path.is_file():
         raise IntegrityError(_broken(name, ref.file, "is missing"))
@@ -143,7 +143,7 @@ def _read_index(layout_dir: Path) -> dict[str, Any]:
 
 
 def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise]) -> Manifest:
-    """The manifest of ``artifact``, whose files lie in ``folder``: model, sidecar and, where there is one, the sample.
+    """The manifest of ``artifact``, whose files lie in ``folder``: model, sidecar, files of weights and, where there is one, the sample.
 
     The torch program stays behind, and the package's sidecar names none: a device never loads a program that came over a link.
     Raises UsageError (a missing file, a name that cannot be a package's), IntegrityError (a file that is not what the sidecar
@@ -151,7 +151,8 @@ def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise])
     """
     name = _package_name(artifact)
     sidecar = oci.sidecar_name(artifact)
-    files = [artifact.model] + ([artifact.sample] if artifact.sample else [])
+    files: list[FileRef | DataFile] = [artifact.model, *map(oci.package_file, artifact.data)]
+    files += [artifact.sample] if artifact.sample else []
     for ref in files:
         _check_source(folder, ref)
     if store.read_record(folder / sidecar, Artifact) != artifact:
@@ -179,7 +180,7 @@ def _package_name(artifact: Artifact) -> str:
         raise UsageError(f"{artifact.artifact_id!r} cannot become a package's name: {error}") from None
 
 
-def _check_source(folder: Path, ref: FileRef) -> None:
+def _check_source(folder: Path, ref: FileRef | DataFile) -> None:
     path = folder / ref.file
     if store.sha256_file(path) != ref.sha256:
         raise IntegrityError(f"{path} is not the file that its sidecar describes (sha256 differs): build it again.")
@@ -281,7 +282,7 @@ def _stored_manifest(layout_dir: Path, entry: object, manifest: Manifest) -> Man
 
 
 def _copy_blob(
-    layout_dir: Path, source: Path, ref: FileRef, progress: Progress | None, bytes_done: int, total: int
+    layout_dir: Path, source: Path, ref: FileRef | DataFile, progress: Progress | None, bytes_done: int, total: int
 ) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")

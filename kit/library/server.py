@@ -123,7 +123,7 @@ def _answer(catalog: _Catalog, choose: Choose, need: Need) -> Response:
     chosen_id = answer.chosen.artifact_id
     for listed in packages:
         artifact = listed.manifest.artifact
-        if (artifact.artifact_id, artifact.model.sha256) == (chosen_id, answer.chosen.sha256):
+        if (artifact.artifact_id, artifact.content_sha256) == (chosen_id, answer.chosen.sha256):
             return JSONResponse({**_summary(listed), "answer": answer.model_dump(mode="json")})
     return _refusal(404, "not_packaged", f"The choice is {chosen_id}, and this library does not hold that very file.")
 

@@ -18,7 +18,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kit import store, trust
 from kit.errors import KitError, UsageError
@@ -91,8 +91,10 @@ def discard(path: Path) -> None:
 def keep_only(staged: Path, manifest: Manifest) -> None:
     """Remove from ``staged`` what the manifest does not name: nothing else is ever installed."""
     names = {f.file for f in manifest.files}
-    for path in staged.iterdir():
-        if path.name not in names:
+    folders = {folder.as_posix() for name in names for folder in PurePosixPath(name).parents}
+    for path in list(staged.rglob("*")):
+        name = path.relative_to(staged).as_posix()
+        if name not in names and (name not in folders or path.is_symlink() or not path.is_dir()):
             discard(path)
 
 
@@ -106,8 +108,9 @@ def install(to: Path, staged: Path, receipt: InstallReceipt, manifest: Manifest)
     store.write_record(staged / trust.RECEIPT_FILE, receipt)
     with store.explained(target, "install"):
         if target.is_dir():  # a damaged install of the same package is repaired file by file: readers never miss one
-            for path in sorted(staged.iterdir(), key=lambda p: p.name == trust.RECEIPT_FILE):
-                path.replace(target / path.name)
+            for name in (*(f.file for f in manifest.files), oci.MANIFEST_FILE, trust.RECEIPT_FILE):
+                (target / name).parent.mkdir(parents=True, exist_ok=True)
+                (staged / name).replace(target / name)
         else:
             staged.replace(target)
     return target

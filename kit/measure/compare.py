@@ -109,9 +109,11 @@ def deciding(profiles: Sequence[ProfileRecord]) -> list[ProfileRecord]:
 
 
 def conditions(profile: ProfileRecord) -> dict[str, Any]:
-    """What two records must share besides the device: backend, threads, operating point, whatever else the settings hold."""
+    """What two records must share besides the device: backend, threads, operating point, whatever else the settings hold, and the values
+    of inputs that decide how much is computed."""
     settings = profile.settings.model_dump(mode="json")
-    return {name: value for name, value in settings.items() if name not in HOW_LONG}
+    steering = {f"input {f.name}": f"{f.rule}, {(f.sha256 or '')[:8]}" for f in profile.feeds if f.steers}
+    return {name: value for name, value in settings.items() if name not in HOW_LONG} | steering
 
 
 def differences(a: ProfileRecord, b: ProfileRecord) -> list[str]:
@@ -151,7 +153,7 @@ def _same_name(a: ProfileRecord, b: ProfileRecord) -> bool:
 
 
 def _same_file_elsewhere(a: ProfileRecord, b: ProfileRecord) -> bool:
-    return a.artifact.model.sha256 == b.artifact.model.sha256
+    return a.artifact.content_sha256 == b.artifact.content_sha256
 
 
 def _same_name_elsewhere(a: ProfileRecord, b: ProfileRecord) -> bool:
@@ -168,8 +170,8 @@ def compare_pair(a: ProfileRecord, b: ProfileRecord, within: float, *, across: b
     conditions_differ = _other_conditions(a, b)
     remarks = _remarks(a, b) + (tuple(conditions_differ) if across else ())
     about: dict[str, Any] = {
-        "a_sha256": a.artifact.model.sha256,
-        "b_sha256": b.artifact.model.sha256,
+        "a_sha256": a.artifact.content_sha256,
+        "b_sha256": b.artifact.content_sha256,
         "a_record_id": a.record_id,
         "b_record_id": b.record_id,
         "lost": a.trusted and b.status != "ok",
@@ -294,7 +296,7 @@ def _machine_moved(a: Measurement, b: Measurement, within: float) -> dict[str, f
 def _remarks(a: ProfileRecord, b: ProfileRecord) -> tuple[str, ...]:
     """What else differs: it may be the very thing that is compared."""
     out = []
-    one_file = a.artifact.model.sha256 == b.artifact.model.sha256
+    one_file = a.artifact.content_sha256 == b.artifact.content_sha256
     names = f"A {a.artifact.artifact_id}, B {b.artifact.artifact_id}"
     if a.artifact.artifact_id != b.artifact.artifact_id:
         out.append(f"one file under two names ({names})" if one_file else f"two networks ({names})")

@@ -14,12 +14,12 @@ from pydantic import ValidationError
 
 from kit import store
 from kit.allocators.registry import FAMILIES, WriteProgram
-from kit.backends import check_batch, onnxgraph, require
+from kit.backends import check_batch, dimensions, onnxgraph, require
 from kit.errors import MeasurementError, UnknownName, UsageError
 from kit.measure import profiler
 from kit.measure.onnx_files import is_onnx
 from kit.measure.profiler import Job, Progress
-from kit.measure.targets import Target, resolve
+from kit.measure.targets import Inputs, Target, resolve
 from kit.records import DeviceSpec, MeasureSettings, ProfileRecord, ScenarioRecord, first_problem
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|min|h)")
@@ -30,7 +30,7 @@ BUILDS = (Path("build"), Path("run/build"))  # where kit build and kit run leave
 
 def targets(
     names: Sequence[str], backend: str, folder: Path | None = None, *, build: Path | None = None, every: bool = False,
-    program: WriteProgram | None = None,
+    program: WriteProgram | None = None, inputs: Inputs | None = None,
 ) -> list[Target]:  # fmt: skip
     """What ``names`` are for one backend: :func:`kit.measure.targets.resolve`, with variants looked up in the usual builds.
 
@@ -43,14 +43,16 @@ def targets(
         )
     if every and not set(names) & set(FAMILIES):
         raise UsageError(f"--all is about a family of allocators: name {', '.join(FAMILIES)}, or leave it away.")
-    return resolve(names, backend=backend, build=build or usual_build(), folder=folder, every=every, program=program)
+    return resolve(
+        names, backend=backend, build=build or usual_build(), folder=folder, every=every, program=program, inputs=inputs
+    )
 
 
 def jobs(
     names: Sequence[str], points: Sequence[MeasureSettings], backends: str, folder: Path, *, build: Path | None = None,
-    every: bool = False, program: WriteProgram | None = None,
+    every: bool = False, program: WriteProgram | None = None, inputs: Sequence[Inputs] = (Inputs(),),
 ) -> list[Job]:  # fmt: skip
-    """Every target with every one of the comma-separated ``backends`` at every one of ``points``.
+    """Every target, with every one of ``inputs``, with every one of the comma-separated ``backends`` at every one of ``points``.
 
     All of it is checked before any of it runs. Raises as :func:`targets` does, and UsageError for a batch that a network has not.
     """
@@ -60,7 +62,7 @@ def jobs(
     listed = [
         Job(target, point.model_copy(update={"backend": runtime}))
         for runtime in runtimes
-        for target in targets(names, runtime, folder, build=build, every=every, program=program)
+        for target in _with_inputs(names, runtime, folder, inputs, build=build, every=every, program=program)
         for point in points
     ]
     for job in listed:
@@ -68,12 +70,20 @@ def jobs(
     return listed
 
 
+def _with_inputs(
+    names: Sequence[str], backend: str, folder: Path, inputs: Sequence[Inputs], **more: Any
+) -> list[Target]:
+    """The targets with each of ``inputs``; those that have no free dimension stand once."""
+    every = [t for one in inputs for t in targets(names, backend, folder, inputs=one, **more)]
+    return list({t.artifact.content_sha256: t for t in every}.values())
+
+
 def _refuse_batch(target: Target, batch: int | None) -> None:
     """Raises UsageError where ``batch`` is requested of a file with another, fixed one."""
     if batch is None or not target.path.is_file():
         return
     graph = onnxgraph.read(target.path) if is_onnx(target.path) else None
-    if graph is None or graph.free_batch is None:
+    if graph is None or not dimensions.batch_keys(graph):
         check_batch(target.path, target.artifact.inputs, batch)
 
 
@@ -172,6 +182,28 @@ def points(settings: MeasureSettings, sweeps: Sequence[str]) -> list[MeasureSett
             raise UsageError(f"--sweep {key} does not take '{values}': {takes}.") from None
         axes[field] = list(dict.fromkeys([*axes.get(field, []), *values_read]))
     return [_point(settings, dict(zip(axes, combination, strict=True))) for combination in product(*axes.values())]
+
+
+def dim_sweeps(dims: Sequence[str], sweeps: Sequence[str]) -> tuple[list[tuple[tuple[str, int], ...]], list[str]]:
+    """(every combination of sizes of free dimensions, the other sweeps), from ``--dim seq=64`` and ``--sweep dim.seq=64,128``.
+
+    Raises UsageError.
+
+    >>> dim_sweeps(["H=224"], ["dim.seq=64,128", "threads=1,2"])
+    ([(('H', 224), ('seq', 64)), (('H', 224), ('seq', 128))], ['threads=1,2'])
+    """
+    fixed = dimensions.parse(list(dims))
+    axes = []
+    for sweep in sweeps:
+        if sweep.startswith("dim."):
+            key, _, values = sweep.removeprefix("dim.").rpartition("=")
+            axes.append(
+                [dimensions.parse([f"{key}={value.strip()}"])[0] for value in values.split(",") if value.strip()]
+            )
+            if not axes[-1]:
+                raise UsageError(f"--sweep '{sweep}' cannot be read: write it like --sweep dim.seq=64,128.")
+    rest = [sweep for sweep in sweeps if not sweep.startswith("dim.")]
+    return [(*fixed, *combination) for combination in product(*axes)], rest
 
 
 def _point(settings: MeasureSettings, changes: dict[str, object]) -> MeasureSettings:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from kit import store, trust
-from kit.backends import onnxgraph
+from kit.backends import dimensions, onnxdata, onnxgraph, precision
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.measure import forkserver, worker
-from kit.records import Artifact, Precision
+from kit.records import Artifact
+
+#: Stems and folders that say nothing about a network: hubs call every file so.
+GENERIC = frozenset({"model", "model_quantized", "onnx", "weights", "saved_model", "snapshots", "blobs"})
+_HASH = re.compile(r"[0-9a-f]{16,}")
 
 
 def is_onnx(path: Path) -> bool:
@@ -31,24 +37,88 @@ def of_build(folder: Path) -> list[Path]:
     return paths
 
 
-def artifact_of(path: Path, backend: str) -> Artifact:
-    """What a file is: as its sidecar says, else as the runtime ``backend`` reads it (its MACs then stay unknown).
+def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) -> Artifact:
+    """What a file is: as its sidecar says, else as its graph states and the runtime ``backend`` reads it (its MACs then stay unknown).
 
-    Raises UsageError (no such file, a name that cannot be stored), BadModel, and what :func:`described` raises.
+    ``dims`` are sizes of free dimensions. Another shape than the sidecar's is another artifact, whose MACs are unknown, too. Raises
+    UsageError (no such file, a name that cannot be stored, a dimension that is not free), BadModel, and what :func:`described` raises.
     """
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
-    if store.is_of_kind(path.with_suffix(".json"), "artifact"):
-        return described(path, backend)
-    _refuse_untrusted(path, backend)
+    known = described(path, backend) if store.is_of_kind(path.with_suffix(".json"), "artifact") else None
+    graph = onnxgraph.read(path)
+    if known is not None and (graph is None or _same_shapes(known, graph, dims, path)):
+        return known
+    if known is None:
+        _refuse_untrusted(path, backend)
+    name = base_id(known) if known else artifact_name(path)
+    bare = Artifact(artifact_id=name, model=store.file_ref(path), data=onnxdata.hashed(path), dims=tuple(dims))
+    fixed = dimensions.of_artifact(graph, bare, None, path) if graph else None
     reply = forkserver.ask(
-        worker.WorkerRequest(path=str(path), artifact=None, backend=backend, threads=1, describe=True), timeout_s=120
+        worker.WorkerRequest(path=str(path), artifact=bare, backend=backend, threads=1, describe=True), timeout_s=120
     )
     if reply.status != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
-    model = store.file_ref(path)
-    precision: Precision = "int8" if b"QuantizeLinear" in path.read_bytes() else "fp32"
-    return Artifact(artifact_id=path.stem, model=model, precision=precision, inputs=reply.inputs, outputs=reply.outputs)
+    formats = _formats(graph)
+    chosen = fixed.chosen if fixed else ()
+    shape = {"artifact_id": id_with(name, chosen), "inputs": reply.inputs, "outputs": reply.outputs, "dims": chosen}
+    if known is not None:
+        return known.model_copy(update={**shape, "macs": None, "activation_bytes": None, "kernels": None})
+    notes = (formats.mixed,) if formats.mixed else ()
+    return bare.model_copy(
+        update={**shape, "precision": formats.precision, "quantization": formats.quantization, "notes": notes}
+    )
+
+
+def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tuple[str, int]], path: Path) -> bool:
+    if not dims:
+        return True
+    shapes = dimensions.fixed(graph, {**dict(artifact.dims), **dict(dims)}, None, path).shapes
+    return all(shapes.get(spec.name, spec.shape) == spec.shape for spec in artifact.inputs)
+
+
+def id_with(name: str, dims: Sequence[tuple[str, int]]) -> str:
+    """The id of a network at sizes of its free dimensions.
+
+    >>> id_with("net", [("seq", 128), ("x:2", 224)])
+    'net-seq128-x-2-224'
+    """
+    return "-".join([name, *(_dim_name(key, size) for key, size in dims)])
+
+
+def base_id(artifact: Artifact) -> str:
+    """The id without the sizes of free dimensions."""
+    return artifact.artifact_id.removesuffix(id_with("", artifact.dims)) if artifact.dims else artifact.artifact_id
+
+
+def _dim_name(key: str, size: int) -> str:
+    word = re.sub(r"[^a-z0-9]+", "-", key.lower()).strip("-") or "dim"
+    return f"{word}-{size}" if word[-1].isdigit() else f"{word}{size}"
+
+
+def _formats(graph: onnxgraph.Graph | None) -> precision.Formats:
+    try:
+        return precision.Formats("fp32") if graph is None else precision.of(graph)
+    except (ValueError, IndexError):
+        return precision.Formats("fp32")
+
+
+def artifact_name(path: Path) -> str:
+    """The id of a file that nobody described: its stem, after the folder's name where hubs call every network alike.
+
+    >>> artifact_name(Path("nets/whisper/onnx/model.onnx")), artifact_name(Path("nets/resnet.onnx"))
+    ('whisper-model', 'resnet')
+    """
+    stem = path.stem
+    if stem.lower() not in GENERIC:
+        return stem
+    for folder in path.absolute().parents:
+        name = folder.name
+        if name.startswith("models--"):  # the cache of a hub: models--OWNER--NAME/snapshots/HASH
+            return f"{name.split('--')[-1]}-{stem}"
+        if name and name.lower() not in GENERIC and not _HASH.fullmatch(name):
+            return f"{name}-{stem}"
+    return stem
 
 
 def described(path: Path, backend: str) -> Artifact:
@@ -62,6 +132,11 @@ def described(path: Path, backend: str) -> Artifact:
         raise IntegrityError(
             f"{path} is not the file that {sidecar.name} describes: make the sidecar again with kit describe {path}"
         )
+    for file in artifact.data:
+        if not store.file_matches(path.parent / file.file, file):
+            raise IntegrityError(
+                f"{file.file} is not the file of weights that {sidecar.name} describes: make the sidecar again with kit describe {path}"
+            )
     program = artifact.torch_program
     if backend == "pytorch" and program is not None and not store.file_matches(path.parent / program.file, program):
         raise IntegrityError(
@@ -72,8 +147,8 @@ def described(path: Path, backend: str) -> Artifact:
 
 def _refuse_untrusted(path: Path, backend: str) -> None:
     """What lies in an install came over a link: it runs as an ONNX model or not at all. Raises UntrustedPackage, and BadModel when the
-    model's weights lie in another file."""
+    model keeps weights outside its folder."""
     trust.refuse_install(backend, path)
     if trust.install_of(path) is not None:
-        onnxgraph.refuse_programs(path)
-    onnxgraph.refuse_external(path, str(path))
+        onnxdata.refuse_programs(path)
+    onnxdata.files_of(path)

@@ -27,6 +27,7 @@ from kit.measure import drift, forkserver, quality, worker
 from kit.measure.targets import Target
 from kit.records import (
     DeviceSpec,
+    FedInput,
     Layers,
     Measurement,
     MeasureSettings,
@@ -77,6 +78,7 @@ class _Results:
     run_id: str
     runs: dict[int, list[Run]] = field(default_factory=dict)
     failures: dict[int, tuple[RunStatus, str]] = field(default_factory=dict)
+    feeds: dict[int, tuple[FedInput, ...]] = field(default_factory=dict)  # of the last run
     written: set[int] = field(default_factory=set)  # jobs whose record is on the disk
     wall_s: float = 0.0
     steps_done: int = 0  # runs and failures
@@ -137,7 +139,10 @@ def profile(
 
 def _journal_key(jobs: Sequence[Job], device: DeviceSpec) -> str:
     """Two commands share a journal when networks, settings, machine and versions are the same."""
-    parts = [[j.target.artifact.model_dump(mode="json"), j.settings.model_dump(mode="json")] for j in jobs]
+    parts = [
+        [j.target.artifact.model_dump(mode="json"), j.settings.model_dump(mode="json"), *j.target.feeding()]
+        for j in jobs
+    ]
     machine = [device.device_id, device.kernel, device.runtimes, __version__]
     return store.sha256_bytes(store.canonical_json([machine, parts]))[:12]
 
@@ -164,6 +169,7 @@ def _read_journal(journal: Path) -> _Results:
         results.steps_done += 1
         if "visit" in line:
             results.runs.setdefault(line["job"], []).append(load(Run, line["visit"], str(journal)))
+            results.feeds[line["job"]] = tuple(load(FedInput, f, str(journal)) for f in line.get("feeds", ()))
         else:
             results.failures[line["job"]] = (line["outcome"], line["reason"])
     return results
@@ -183,7 +189,7 @@ def _order(jobs: Sequence[Job]) -> list[int]:
 
     def size(network: str) -> tuple[int, int]:
         artifact = jobs[members[network][0]].target.artifact
-        return artifact.macs or 0, artifact.model.size_bytes
+        return artifact.macs or 0, artifact.size_bytes
 
     by_size = sorted(members, key=size)
     mirrored = sorted(range(len(by_size)), key=lambda k: _van_der_corput(k + 1))
@@ -332,8 +338,11 @@ class _Session:
             return
         self.results.overhead_s += (wall_s - run_s - self.results.overhead_s) / min(4, self.results.steps_done + 1)
         self.results.runs.setdefault(index, []).append(reply.run)
+        self.results.feeds[index] = reply.feeds
         self.results.steps_done += 1
-        store.append_line(self.journal, {"job": index, "wall_s": wall_s, "visit": reply.run.model_dump(mode="json")})
+        fed = [f.model_dump(mode="json") for f in reply.feeds]
+        line = {"job": index, "wall_s": wall_s, "visit": reply.run.model_dump(mode="json"), "feeds": fed}
+        store.append_line(self.journal, line)
 
     def _fail(self, index: int, status: RunStatus, reason: str, wall_s: float) -> None:
         self.results.failures[index] = (status, reason)
@@ -444,6 +453,8 @@ def _request(
         idle_power_w=idle_power_w.get(backends.LEAVES[settings.backend].target) if settings.is_default_state else None,
         references={name: reference_networks[name] for name in names if name in reference_networks},
         seed=settings.seed,
+        rules=job.target.rules,
+        samples=None if job.target.samples is None else str(job.target.samples),
     )
 
 
@@ -461,7 +472,7 @@ def _write_records(
                 written[data["record_id"]] = load(ProfileRecord, data, place)
     scale, records = _scale(results, jobs), []
     for index in batch:
-        record_id = f"{results.run_id}-{index:03d}-{jobs[index].target.artifact.model.sha256[:8]}"
+        record_id = f"{results.run_id}-{index:03d}-{jobs[index].target.artifact.content_sha256[:8]}"
         if record_id not in written:
             written[record_id] = _record(record_id, results, index, jobs[index], scale, device, layers=layers)
             store.append_line(out, written[record_id])
@@ -482,6 +493,10 @@ def _record(
     measurement = _measurement(results, index, job, scale) if results.runs.get(index) else None
     status, reason = results.failures.get(index, ("ok", None))
     label, evidence = quality.label_of(measurement, job.settings) if measurement and status == "ok" else (None, ())
+    feeds = results.feeds.get(index, ())
+    if label is not None:
+        label, facts = quality.label_by_inputs(label, feeds)
+        evidence += facts
     nodes, why = _layers_of(job) if layers and status == "ok" else (None, None)
     return ProfileRecord(
         record_id=record_id,
@@ -496,6 +511,7 @@ def _record(
         label=label,
         evidence=evidence if why is None else (*evidence, why),
         layers=nodes,
+        feeds=feeds,
     )
 
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kit import stats
+from kit import stats, units
 from kit.devices import telemetry
-from kit.records import Label, Measurement, MeasureSettings, ProfileRecord, Run
+from kit.records import DECIDING, FedInput, Label, Measurement, MeasureSettings, ProfileRecord, Run
 
 DRIFT_LIMIT = 0.05  # medians of a process's two halves
 MOVED_LIMIT = 0.10  # the reference workloads between processes, where their drift is not divided out
@@ -47,6 +47,16 @@ def label_of(measurement: Measurement, settings: MeasureSettings) -> tuple[Label
     if _half_width(measurement) <= SETTLED_LIMIT and _drift(measurement) <= DRIFT_LIMIT:
         return "settled", tuple(evidence)
     return "inconclusive", tuple(evidence)
+
+
+def label_by_inputs(label: Label, feeds: Sequence[FedInput]) -> tuple[Label, tuple[str, ...]]:
+    """The label, ``assumed`` where the work follows an input that nobody gave, and sentences on what the inputs got."""
+    assumed = [f for f in feeds if f.assumed]
+    facts = tuple(
+        f"input '{f.name}' is the {f.steers} and nobody gave it: kit fed {f.rule}; give it with {f.option}"
+        for f in assumed
+    )
+    return ("assumed" if assumed and label in DECIDING else label), facts
 
 
 def failed_checks(measurement: Measurement, settings: MeasureSettings) -> list[str]:
@@ -90,6 +100,12 @@ def _facts(measurement: Measurement) -> list[str]:
         facts.append(f"{cold} of {len(runs)} processes were still changing when warm-up ended")
     if (interrupted := _interrupted(runs)) > 0.05:
         facts.append(f"another process took the core in {interrupted:.0%} of the blocks, which the mode leaves out")
+    if samples_s := measurement.samples_s:
+        low, high = min(samples_s), max(samples_s)
+        facts.append(
+            f"{len(samples_s)} samples took turns: {units.seconds(low)} to {units.seconds(high)}, "
+            f"{(high - low) / float(np.median(samples_s)):.0%} of their median apart"
+        )
     notes = dict.fromkeys(note for run in runs for note in run.notes)
     return [*facts, *notes]
 
@@ -136,6 +152,7 @@ def warnings_of(records: Sequence[ProfileRecord]) -> tuple[str, ...]:
     runs = [run for r in measured if r.measurement for run in r.measurement.runs]
     calm = [run for r in measured if r.measurement and not r.settings.load for run in r.measurement.runs]
     sentences = [_wide(measured), _few(measured), _short(measured), _taken(calm), _not_idle(calm), _throttled(measured)]
+    sentences.append(_assumed(measured))
     if _worst(runs, "major_faults") > 0:
         sentences.append("Models were read from the disk while they ran: free some memory.")
     return tuple(sentence for sentence in sentences if sentence)
@@ -183,6 +200,18 @@ def _not_idle(runs: Sequence[Run]) -> str | None:
         return None
     return (
         f"The machine was not idle: other processes used {elsewhere:.0%} of its CPU time; stop them and measure again."
+    )
+
+
+def _assumed(records: Sequence[ProfileRecord]) -> str | None:
+    steering = [f for r in records for f in r.feeds if f.assumed]
+    count = sum(any(f.assumed for f in r.feeds) for r in records)
+    if not steering:
+        return None
+    first = steering[0]
+    return (
+        f"{count} of {len(records)} were timed on an input that decides how much they compute and that nobody gave ('{first.name}', "
+        f"{first.steers}; kit fed {first.rule}): give it with {first.option}, or samples with --inputs FOLDER."
     )
 
 

@@ -44,6 +44,7 @@ from kit.records import (
     PERCENTILES,
     Artifact,
     DeviceSpec,
+    InputRule,
     Latencies,
     Memory,
     Record,
@@ -205,6 +206,8 @@ class ScenarioRequest(Record):
     bound_s: float | None = None
     warmup_max_s: float = 1.0
     seed: int = 0
+    rules: tuple[InputRule, ...] = ()
+    samples: str | None = None
 
 
 def main() -> None:
@@ -231,7 +234,7 @@ def _run(request: ScenarioRequest) -> ScenarioRun:
     runtime = worker.resident_bytes()
     session = backend.open(Path(request.path), request.artifact, request.threads, batch=request.batch)
     opened = worker.resident_bytes()
-    call = session.prepare(backends.make_feeds(session.inputs, request.seed))
+    call = session.prepare(worker.fed_by(request, session).samples[0])
     call()
     stopwatch.warm_up(call, request.warmup_max_s)
     allowed = None
@@ -337,7 +340,7 @@ def measure(
             show = partial(_show, progress, target, index, len(targets), steps)
             result = run_target(_asker(target, settings, show), settings)
             record = ScenarioRecord(
-                record_id=f"{stamp}-{target.artifact.model.sha256[:8]}",
+                record_id=f"{stamp}-{target.artifact.content_sha256[:8]}",
                 created_utc=store.utc_now(),
                 kit_version=__version__,
                 device=device,
@@ -487,6 +490,8 @@ def _ask(
         bound_s=None if rate_hz is None else settings.bound_s,
         warmup_max_s=settings.warmup_max_s,
         seed=settings.seed,
+        rules=target.rules,
+        samples=None if target.samples is None else str(target.samples),
     )
     request_json = json.dumps(request.model_dump(mode="json"))
     line, status, reason = forkserver.spawn(CODE, request_json, request.threads, settings.timeout_s + SLACK * planned_s)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from kit import backends, spaces, store
 from kit.allocators import registry
 from kit.allocators.registry import WriteProgram
-from kit.backends import fake
+from kit.backends import fake, feeds
 from kit.errors import UsageError
 from kit.measure import onnx_files
-from kit.records import Artifact, FileRef, SubNetwork
+from kit.records import Artifact, FileRef, InputRule, SubNetwork
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,23 @@ class Target:
 
     path: Path
     artifact: Artifact
+    rules: tuple[InputRule, ...] = ()  # how single inputs are filled
+    samples: Path | None = None  # a .npz, a .npy or a folder of them
+
+    def feeding(self) -> list[object]:
+        """What decides the inputs besides the artifact, as plain data; empty where nobody chose any."""
+        if not self.rules and self.samples is None:
+            return []
+        return [[rule.model_dump(mode="json") for rule in self.rules], str(self.samples)]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a command says about the inputs of its networks: sizes of free dimensions, rules for single inputs, samples."""
+
+    dims: tuple[tuple[str, int], ...] = ()
+    rules: tuple[InputRule, ...] = ()
+    samples: Path | None = None
 
 
 def resolve(
@@ -32,18 +53,21 @@ def resolve(
     folder: Path | None = None,
     every: bool = False,
     program: WriteProgram | None = None,
+    inputs: Inputs | None = None,
 ) -> list[Target]:
     """Targets from what a person writes: an .onnx file, a build folder, a variant id of ``build``, or ``fake:250us``.
 
     An id that ``build`` does not hold but a space does is written to ``folder`` with random weights. A family of allocators
-    (``allocator``, ``allocator_b``) is a choice of its sizes, or ``every`` one; ``program`` makes what PyTorch runs of one. Raises
-    UsageError, BackendUnavailable, BadModel (no usable model), IntegrityError (a model that is not the one its sidecar describes;
-    UntrustedPackage: a file that came over a link, for a runtime that could run code of it).
+    (``allocator``, ``allocator_b``) is a choice of its sizes, or ``every`` one; ``program`` makes what PyTorch runs of one; ``inputs``
+    are for the .onnx files. Raises UsageError (two networks of one name, too), BackendUnavailable, BadModel (no usable model),
+    IntegrityError (a model that is not the one its sidecar describes; UntrustedPackage: a file that came over a link, for a runtime that
+    could run code of it).
 
     >>> [target.artifact.artifact_id for target in resolve(["fake:250us"], backend="fake")]
     ['fake:250us']
     """
     backends.require(backend)
+    feeding = inputs or Inputs()
     targets: list[Target] = []
     for name in registry.expanded(_checked(names), every=every):
         path = Path(name)
@@ -52,7 +76,7 @@ def resolve(
         elif path.is_dir():
             targets += [Target(p, onnx_files.described(p, backend)) for p in onnx_files.of_build(path)]
         elif onnx_files.is_onnx(path):
-            targets.append(Target(path, onnx_files.artifact_of(path, backend)))
+            targets.append(_of_onnx(path, backend, feeding))
         elif registry.is_allocator(path) and path.is_file():
             targets.append(Target(*registry.of_file(path, backend, folder, program)))
         elif build is not None and (build / f"{name}.json").is_file():
@@ -62,7 +86,57 @@ def resolve(
             targets.append(_of_subnetwork(sub, backend, folder, program))
         else:
             raise UsageError(_unresolved(name, build))
-    return list({t.artifact.model.sha256: t for t in targets}.values())
+    distinct = list({t.artifact.content_sha256: t for t in targets}.values())
+    _refuse_clash(distinct)
+    return distinct
+
+
+def _of_onnx(path: Path, backend: str, inputs: Inputs) -> Target:
+    """A file with the inputs that a command gives it, which are tried before anything runs."""
+    artifact = onnx_files.artifact_of(path, backend, inputs.dims)
+    if inputs.rules or inputs.samples is not None:
+        feeds.fed(artifact.inputs, rules=inputs.rules, samples=inputs.samples)
+    return Target(path, artifact, inputs.rules, inputs.samples)
+
+
+def feeding_of(
+    inputs: Mapping[str, Any] | str | os.PathLike[str] | None, folder: Path
+) -> tuple[tuple[InputRule, ...], Path | None]:
+    """(rules for single inputs, path of samples), from arrays, numbers and texts by input, or from a path.
+
+    Arrays are written to ``folder``.
+
+    Raises UsageError.
+    """
+    if inputs is None or isinstance(inputs, (str, os.PathLike)):
+        return (), None if inputs is None else Path(inputs).absolute()
+    rules = []
+    for index, (name, how) in enumerate(inputs.items()):
+        if isinstance(how, (bool, int, float, str)):
+            rules.append(feeds.rule_of(f"{name}={how}"))
+            continue
+        file = folder / f"input-{index}.npy"
+        array = np.asarray(how.detach().cpu().numpy() if hasattr(how, "detach") else how)
+        if array.dtype.kind not in "biuf":
+            raise UsageError(
+                f"inputs['{name}'] is no array of numbers: give an array, a number, 'zeros' or 'random:0..99'."
+            )
+        np.save(file, array)
+        rules.append(InputRule(name=name, form="file", file=str(file)))
+    return tuple(rules), None
+
+
+def _refuse_clash(targets: Sequence[Target]) -> None:
+    """Raises UsageError for two networks of one name: their rows could not be told apart."""
+    paths: dict[str, Path] = {}
+    for target in targets:
+        name = target.artifact.artifact_id
+        if name in paths:
+            raise UsageError(
+                f"{paths[name]} and {target.path} are two networks and would both be called {name}: rename one, or describe it under "
+                f"another name (kit describe {target.path} --id NAME)."
+            )
+        paths[name] = target.path
 
 
 def _checked(names: Sequence[str]) -> Sequence[str]:

@@ -10,30 +10,48 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import json
 import os
+import re
 import resource
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, Protocol, TextIO, TypeVar
 
 import numpy as np
 from pydantic import Field
 
 from kit import backends
+from kit.backends import feeds, onnxgraph
 from kit.devices import telemetry
 from kit.errors import KitError, UsageError
 from kit.measure import drift, stopwatch
 from kit.packed import Series
-from kit.records import AliasedRecord, Artifact, Energy, Layers, Memory, Record, Run, RunStatus, TensorSpec
+from kit.records import (
+    AliasedRecord,
+    Artifact,
+    Energy,
+    FedInput,
+    InputRule,
+    Layers,
+    Memory,
+    Record,
+    Run,
+    RunStatus,
+    TensorSpec,
+)
 
+T = TypeVar("T")
+CAUSE_MAX = 240  # characters of a runtime's reason
 PR_SET_PDEATHSIG = 1
+SAMPLES_TIMED, SAMPLE_ROUNDS = 64, 5  # of several samples, each timed on its own after the run
 LAYER_CALLS = 30
 ENERGY_MIN_S = {"cpu": 0.5, "gpu": 2.0}  # a GPU's counter steps every 20 to 100 ms
 # Not `-m`: that would let a random.py or numpy/ in the user's folder stand in for the real one.
@@ -66,8 +84,25 @@ class WorkerRequest(AliasedRecord):
     idle_power_w: float | None = None
     references: dict[str, WorkerNetwork] = Field(default_factory=dict)
     seed: int = 0
+    rules: tuple[InputRule, ...] = ()
+    samples: str | None = None  # a .npz, a .npy or a folder of them, whose inputs take turns
     describe: bool = False
     layers: bool = False
+
+
+class FedRequest(Protocol):
+    """What decides the inputs of a request."""
+
+    @property
+    def path(self) -> str: ...
+    @property
+    def artifact(self) -> Artifact | None: ...
+    @property
+    def rules(self) -> tuple[InputRule, ...]: ...
+    @property
+    def samples(self) -> str | None: ...
+    @property
+    def seed(self) -> int: ...
 
 
 class WorkerReply(AliasedRecord):
@@ -77,6 +112,7 @@ class WorkerReply(AliasedRecord):
     reason: str | None = None
     run: Run | None = Field(default=None, alias="visit")
     layers: Layers | None = None
+    feeds: tuple[FedInput, ...] = ()  # what the inputs of the run got
     inputs: tuple[TensorSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
 
@@ -213,7 +249,7 @@ def answer(request: WorkerRequest, baseline: Baseline) -> WorkerReply:
             os.sched_setaffinity(0, request.affinity)
         if request.describe:
             return _describe(request)
-        return _layers(request) if request.layers else WorkerReply(status="ok", run=_run(request, baseline))
+        return _layers(request) if request.layers else _timed(request, baseline)
     except Exception as error:  # a runtime's own exception: a failure is a record, not a traceback
         status, reason = failure(error)
         return WorkerReply(status=status, reason=reason)
@@ -227,8 +263,28 @@ def failure(error: Exception) -> tuple[RunStatus, str]:
         return "out_of_memory", "The process ran out of memory."
     if isinstance(error, KitError):
         return "failed", str(error)
-    text = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-    return "out_of_memory" if is_out_of_memory(text) else "failed", text
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return "out_of_memory" if is_out_of_memory(text) else "failed", cause(text)
+
+
+def cause(text: str) -> str:
+    """A runtime's message as one sentence: which operator failed and why, without the path, line and signature of its source.
+
+    >>> cause("Fail: [ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Concat node. Name:'c' Status Message: "
+    ...       "concat.h:9 Prepare Axis 2 has mismatched dimensions of 1 and 4")
+    "The runtime failed in Concat 'c': Axis 2 has mismatched dimensions of 1 and 4."
+    """
+    operator = re.findall(r"while running (\S+) node\. Name:'([^']*)'", text)
+    reason = text.split("Status Message: ")[-1]
+    reason = re.sub(r"^\S+: \[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)
+    reason = re.sub(r"^\S+\.(h|cc|cpp|hpp|cu):\d+ \S*(?=[\s(])", "", reason).strip()
+    while "::" in reason.split(") ")[0] and ") " in reason:  # a C++ signature
+        reason = reason.split(") ", 1)[1].removeprefix("const ").strip()
+    reason = re.sub(r"^\[with [^\]]*\] ", "", reason)[:CAUSE_MAX].strip().rstrip(".")
+    if not operator:
+        return f"{reason}."
+    kind, name = operator[-1]
+    return f"The runtime failed in {kind} '{name}': {reason}."
 
 
 def is_out_of_memory(text: str) -> bool:
@@ -247,29 +303,75 @@ def is_out_of_memory(text: str) -> bool:
 
 
 def _describe(request: WorkerRequest) -> WorkerReply:
+    """The tensors; where an output's shape shows only when the network runs, it is run once."""
     session = _opened(request)
-    return WorkerReply(status="ok", inputs=session.inputs, outputs=session.outputs)
+    outputs = session.outputs
+    if any(size < 0 for spec in outputs for size in spec.shape):
+        arrays = _tried(request, session, lambda fed: session.run(fed.samples[0]))
+        outputs = tuple(s.model_copy(update={"shape": a.shape}) for s, a in zip(outputs, arrays, strict=True))
+    return WorkerReply(status="ok", inputs=session.inputs, outputs=outputs)
 
 
 def _layers(request: WorkerRequest) -> WorkerReply:
     session = _opened(request)
-    return WorkerReply(
-        status="ok", layers=session.layers(backends.make_feeds(session.inputs, request.seed), calls=LAYER_CALLS)
-    )
+    layers = _tried(request, session, lambda fed: session.layers(fed.samples[0], calls=LAYER_CALLS))
+    return WorkerReply(status="ok", layers=layers)
+
+
+def _tried(request: WorkerRequest, session: backends.Session, use: Callable[[feeds.Fed], T]) -> T:
+    """What ``use`` makes of the inputs; where the runtime does not take whole numbers that kit chose, of zeros in their place."""
+    fed = fed_by(request, session)
+    try:
+        return use(fed)
+    except Exception as error:
+        if isinstance(error, KitError) or not fed.synthetic:
+            raise
+        try:
+            return use(fed_by(request, session, zeros=True))
+        except Exception:
+            raise error from None
+
+
+def fed_by(request: FedRequest, session: backends.Session, *, zeros: bool = False) -> feeds.Fed:
+    """The inputs of a request: by its rules and samples, else the sidecar's sample, else chosen by what consumes them."""
+    path = Path(request.path)
+    sample = request.artifact.sample if request.artifact else None
+    return feeds.fed(
+        session.inputs, graph=onnxgraph.read(path) if path.suffix.lower() == ".onnx" else None, rules=request.rules,
+        samples=Path(request.samples) if request.samples else None,
+        sidecar=path.parent / sample.file if sample else None, seed=request.seed, zeros=zeros,
+    )  # fmt: skip
 
 
 def _opened(request: WorkerRequest) -> backends.Session:
     return backends.load(request.backend).open(Path(request.path), request.artifact, request.threads, request.batch)
 
 
-def _run(request: WorkerRequest, baseline: Baseline) -> Run:
+def _timed(request: WorkerRequest, baseline: Baseline) -> WorkerReply:
     backend = backends.load(request.backend)
     version, target = backend.probe().version, backend.target
     start = time.perf_counter()
     session = _opened(request)
     open_s, opened = time.perf_counter() - start, baseline.resident_bytes()
-    feeds = backends.make_feeds(session.inputs, request.seed)
-    call = session.prepare(feeds)
+    opening = _Opening(baseline, open_s, opened, target, version)
+    return _tried(request, session, lambda fed: _run(request, session, fed, opening))
+
+
+@dataclass(frozen=True)
+class _Opening:
+    """What opening the network took, and by what it is run."""
+
+    baseline: Baseline
+    open_s: float
+    opened_bytes: int
+    target: backends.Target
+    version: str | None
+
+
+def _run(request: WorkerRequest, session: backends.Session, fed: feeds.Fed, opening: _Opening) -> WorkerReply:
+    baseline, target = opening.baseline, opening.target
+    calls = [session.prepare(sample) for sample in fed.samples[: 1 if target == "gpu" else None]]
+    call = calls[0] if len(calls) == 1 else _in_turn(calls)
     peaks = _Peaks(baseline)
     readers = telemetry.readers_here(target)
     before, counters = telemetry.read_environment(readers), telemetry.Counters.read()
@@ -286,7 +388,7 @@ def _run(request: WorkerRequest, baseline: Baseline) -> Run:
     after = telemetry.read_environment(readers)
     clock_hz, clock_source, remarks = _clock(watch, before.clock_hz, after.clock_hz)
     gpu = session.gpu_memory()
-    return Run(
+    run = Run(
         round=request.round,
         elapsed_ns=Series(watch.elapsed_ns),
         loops=watch.loops,
@@ -304,21 +406,44 @@ def _run(request: WorkerRequest, baseline: Baseline) -> Run:
         timer_resolution_ns=watch.resolution_ns,
         collected_s=watch.collected_ns * 1e-9,
         runtime_s=baseline.runtime_s,
-        open_s=open_s,
+        open_s=opening.open_s,
         first_ns=watch.first_ns,
         memory=Memory(
             at_start_bytes=baseline.at_start_bytes,
             runtime_bytes=baseline.runtime_bytes,
-            opened_bytes=opened,
+            opened_bytes=opening.opened_bytes,
             peak_bytes=max(peaks.opening_bytes, peaks.until_collecting_bytes),
             running_peak_bytes=peaks.running_bytes,
             gpu_bytes=None if gpu is None else gpu.get("allocated_bytes"),
         ),
         before=before,
         after=after,
-        versions={request.backend: version or "unknown", **_versions()},
+        versions={request.backend: opening.version or "unknown", **_versions()},
         notes=(*session.notes, *remarks),
+        samples_ns=_of_each(calls) if len(calls) > 1 else (),
     )
+    return WorkerReply(status="ok", run=run, feeds=fed.inputs)
+
+
+def _in_turn(calls: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+    """One call that runs the samples one after the other, over and over."""
+    following = itertools.cycle(calls).__next__
+
+    def call() -> Any:
+        return following()()
+
+    return call
+
+
+def _of_each(calls: Sequence[Callable[[], Any]]) -> tuple[float, ...]:
+    """Nanoseconds of each sample: the median of five calls, which are spread over five rounds."""
+    times_ns = np.empty((SAMPLE_ROUNDS, min(len(calls), SAMPLES_TIMED)))
+    for row in times_ns:
+        for index in range(len(row)):
+            start = time.perf_counter_ns()
+            calls[index]()
+            row[index] = time.perf_counter_ns() - start
+    return tuple(map(float, np.median(times_ns, axis=0)))
 
 
 class _Peaks:

@@ -6,6 +6,7 @@
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
 from kit.records.device import CacheSpec, ClockSpec, DeviceMode, DeviceSpec, GpuSpec
+from kit.records.inputs import FedInput, InputRule
 from kit.records.knowledge import (
     STORED_PERCENTILES,
     AllocationQuality,
@@ -45,6 +46,7 @@ from kit.records.network import (
     BITS,
     Accuracy,
     Artifact,
+    DataFile,
     FileRef,
     Kernel,
     NumericCheck,
@@ -53,6 +55,7 @@ from kit.records.network import (
     Preprocessing,
     SubNetwork,
     TensorSpec,
+    inner_path,
 )
 from kit.records.record import AliasedRecord, R, Record, first_problem, load
 from kit.records.scenario import PERCENTILES, Latencies, ScenarioKind, ScenarioRecord, ScenarioRun, ScenarioSettings
@@ -72,6 +75,7 @@ __all__ = [
     "CacheSpec",
     "ClockSpec",
     "CurvePoint",
+    "DataFile",
     "DeviceMode",
     "DeviceSpec",
     "Disturbance",
@@ -79,10 +83,12 @@ __all__ = [
     "Energy",
     "Environment",
     "Explanation",
+    "FedInput",
     "FileRef",
     "FitQuality",
     "FormScore",
     "GpuSpec",
+    "InputRule",
     "InstallReceipt",
     "Kernel",
     "KnowledgeBase",
@@ -126,5 +132,6 @@ __all__ = [
     "TensorSpec",
     "WorkingSet",
     "first_problem",
+    "inner_path",
     "load",
 ]

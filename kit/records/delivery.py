@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from kit.records.measurement import Label
-from kit.records.network import Artifact, FileRef
+from kit.records.network import Artifact, DataFile, FileRef
 from kit.records.record import Record
 
 
@@ -33,7 +33,7 @@ class Manifest(Record):
     created_utc: str
     kit_version: str
     artifact: Artifact
-    files: tuple[FileRef, ...] = Field(min_length=1)
+    files: tuple[FileRef | DataFile, ...] = Field(min_length=1)
     promises: tuple[Promise, ...] = ()
 
     @property

@@ -13,10 +13,11 @@ from pydantic import Field, model_validator
 from kit import stats, units
 from kit.packed import Series
 from kit.records.device import DeviceSpec
+from kit.records.inputs import FedInput
 from kit.records.network import Artifact
 from kit.records.record import AliasedRecord, Record
 
-Label = Literal["stable", "settled", "throttled", "inconclusive"]
+Label = Literal["stable", "settled", "throttled", "inconclusive", "assumed"]
 DECIDING: tuple[Label, ...] = ("stable", "settled")  # the labels on which something may be decided
 #: How each quality label is printed.
 LABELS = {
@@ -24,6 +25,7 @@ LABELS = {
     "settled": "settled (converged late)",
     "throttled": "throttled",
     "inconclusive": "inconclusive",
+    "assumed": "assumed input",  # the work follows an input that nobody gave
 }
 RunStatus = Literal["ok", "unsupported", "failed", "crashed", "timeout", "out_of_memory"]
 
@@ -159,13 +161,17 @@ class Memory(Record):
 
 
 class LayerTime(Record):
-    """One node of a network as a runtime ran it; ``time_s`` is its mean per call of the whole network, in seconds."""
+    """One node of a network as a runtime ran it; ``time_s`` is its mean per call of the whole network, in seconds.
+
+    A node inside a Loop, If or Scan names it as its ``parent``, whose own time is without that of the nodes inside.
+    """
 
     name: str
     kind: str  # operator type, in the runtime's words
     stage: str  # the part of the network that it belongs to; kit/backends/stages.py has the rule
     time_s: float = Field(ge=0)
     calls: int = Field(ge=1)
+    parent: str | None = None
 
 
 class Layers(AliasedRecord):
@@ -250,6 +256,7 @@ class Run(Record):
     after: Environment
     versions: dict[str, str]
     notes: tuple[str, ...] = ()  # what the backend says about how it ran
+    samples_ns: tuple[float, ...] = ()  # nanoseconds of each of several samples, timed after the run
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Run:
@@ -413,6 +420,13 @@ class Measurement(AliasedRecord):
         }
 
     @property
+    def samples_s(self) -> tuple[float, ...]:
+        """Seconds of each of several samples that took turns, the median over processes; empty for one."""
+        rows = [run.samples_ns for run in self.runs if run.samples_ns]
+        count = min(map(len, rows), default=0)
+        return tuple(float(np.median([row[i] for row in rows])) * 1e-9 for i in range(count))
+
+    @property
     def clock_hz(self) -> float | None:
         """Core clock during the measurement, in hertz; None where nothing reports it."""
         clocks_hz = [run.clock_hz for run in self.runs if run.clock_hz is not None]
@@ -472,6 +486,7 @@ class ProfileRecord(AliasedRecord):
     label: Label | None = None
     evidence: tuple[str, ...] = ()  # what the label rests on, as sentences
     layers: Layers | None = None
+    feeds: tuple[FedInput, ...] = ()  # what each input got; empty in records of an older kit
 
     @property
     def batch(self) -> int | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from collections import Counter
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -11,8 +13,17 @@ from kit import stats, units
 from kit.errors import UsageError
 from kit.records.record import AliasedRecord, Record
 
-Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-BITS: dict[str, int] = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8, "int4": 4}
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4", "fp64"]
+BITS: dict[str, int] = {
+    "fp32": 32,
+    "fp16": 16,
+    "bf16": 16,
+    "int8": 8,
+    "int4": 4,
+    "fp64": 64,
+}  # stored latency models count their order
+
+_KINDS_SHOWN = 4  # of operators that could not be counted
 
 
 class SubNetwork(Record):
@@ -198,6 +209,27 @@ class FileRef(Record):
         return value
 
 
+def inner_path(name: str) -> str:
+    """``name`` itself where it is a plain relative path (``w.bin``, ``weights/w.bin``). Raises ValueError: it could leave its folder."""
+    parts = name.split("/")
+    if any(not part or part.startswith(".") or set(part) & set("\\:\0") for part in parts) or len(name) > 1024:
+        raise ValueError(f"'{name[:80]}' is no plain path inside a folder")
+    return name
+
+
+class DataFile(Record):
+    """A file of weights of a model: ``file`` is its path relative to the model's folder, with slashes, and never leaves it."""
+
+    file: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    size_bytes: int = Field(ge=0)
+
+    @field_validator("file")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        return inner_path(value)
+
+
 class Origin(AliasedRecord):
     """Where the weights come from: data, seed, the versions that trained them and what they were made from."""
 
@@ -222,18 +254,25 @@ class Artifact(Record):
     """The JSON sidecar of an exported network: ``x.onnx`` travels with ``x.json``.
 
     1 MAC = 2 FLOP. ``weight_bytes`` counts the stored parameters, ``activation_bytes`` the tensors that the network writes
-    for one input, both at the artifact's own precision. Sizes that nobody computed are None.
+    for one input, both at the artifact's own precision. Sizes that nobody computed are None. ``macs`` is None, too, where a part of
+    the graph could not be counted: ``uncounted`` names its nodes, ``counted_macs`` is the sum of the others.
     """
 
     kind: Literal["artifact"] = "artifact"
     schema_version: Literal[1] = 1
     artifact_id: str
     model: FileRef  # the ONNX file (or the fake workload)
+    data: tuple[DataFile, ...] = ()  # the files besides it that hold weights
+    dims: tuple[tuple[str, int], ...] = ()  # what free dimensions were fixed to: symbol (or input:axis), size
     torch_program: FileRef | None = None  # torch.export archive of the same network, for the pytorch backend
     subnetwork: SubNetwork | None = None
     precision: Precision = "fp32"
-    quantization: str | None = None  # "static-qdq-u8s8", "dynamic-u8s8"
+    quantization: str | None = (
+        None  # "static-qdq-u8s8", "dynamic-u8s8"; of a foreign file "static-qdq", "weight-only-int4"
+    )
     macs: int | None = None
+    counted_macs: int | None = None
+    uncounted: tuple[str, ...] = ()  # "Loop 'decoder'"
     parameters: int | None = None
     weight_bytes: int | None = None
     activation_bytes: int | None = None
@@ -248,6 +287,34 @@ class Artifact(Record):
     licence: str | None = None
     origin: Origin | None = None
     kernels: tuple[Kernel, ...] | None = None  # what a runtime runs as a whole, in order; None where nobody listed them
+    notes: tuple[str, ...] = ()  # what the numbers assume, and which formats are mixed
+
+    @property
+    def macs_text(self) -> str:
+        """The multiply-accumulates for people; where they are unknown, what could be counted and what is missing.
+
+        >>> Artifact(..., counted_macs=12_300_000, uncounted=("Loop 'a'", "Loop 'b'", "Det 'c'")).macs_text
+        'unknown (12.3 M in what could be counted; missing: 2 Loop, 1 Det)'
+        """
+        if self.macs is not None or not self.uncounted:
+            return units.macs(self.macs)
+        kinds = Counter(name.partition(" ")[0] for name in self.uncounted).most_common()
+        missing = ", ".join(f"{count} {kind}" for kind, count in kinds[:_KINDS_SHOWN])
+        more = f" and {len(kinds) - _KINDS_SHOWN} more kinds" if len(kinds) > _KINDS_SHOWN else ""
+        return f"unknown ({units.count(self.counted_macs)} in what could be counted; missing: {missing}{more})"
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the model and of the files that hold its weights."""
+        return self.model.size_bytes + sum(file.size_bytes for file in self.data)
+
+    @property
+    def content_sha256(self) -> str:
+        """What the network is, whatever it is called: the hash of the model, with those of its files of weights and its dimensions."""
+        if not self.data and not self.dims:
+            return self.model.sha256
+        parts = [self.model.sha256, *(f"{f.file}={f.sha256}" for f in self.data), *(f"{k}={n}" for k, n in self.dims)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     @property
     def noun(self) -> str:
@@ -259,9 +326,10 @@ class Artifact(Record):
         return {
             "network": self.artifact_id,
             "precision": self.precision,
-            "multiply-accumulates": units.macs(self.macs),
+            "multiply-accumulates": self.macs_text,
             "accuracy": self.accuracy.text(self.noun) if self.accuracy else "",
-            "file": f"{self.model.file}, {units.size(self.model.size_bytes)}",
+            "file": f"{self.model.file}, {units.size(self.size_bytes)}",
             "inputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.inputs),
             "outputs": ", ".join(f"{t.name} {list(t.shape)} {t.dtype}" for t in self.outputs),
+            "notes": "; ".join(self.notes),
         }

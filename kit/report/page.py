@@ -238,7 +238,7 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[PlotPoint]) -> Mar
 
 
 def _file_size(point: PlotPoint) -> str:
-    return show.size(point.record.artifact.model.size_bytes)
+    return show.size(point.record.artifact.size_bytes)
 
 
 def _all_variants(drawn: Sequence[PlotPoint]) -> Markup:
@@ -438,7 +438,7 @@ def _packages(packages: Sequence[Manifest], pull: PullResult | None) -> Markup:
     rows = [
         [
             p.name,
-            code(show.short_hash(p.artifact.model.sha256)),
+            code(show.short_hash(p.artifact.content_sha256)),
             show.known(p.artifact.licence),
             str(len(p.files)),
             show.size(p.size_bytes),

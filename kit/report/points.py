@@ -12,7 +12,7 @@ Key = tuple[str, str, int]  # artifact id, backend, threads
 SeriesKey = tuple[str, int, str]  # backend, threads, precision: what one latency model covers
 
 CUTS = ("full", "depth", "width", "depth + width", "other")
-PRECISIONS = ("fp32", "bf16", "fp16", "int8", "int4")
+PRECISIONS = ("fp64", "fp32", "bf16", "fp16", "int8", "int4")
 
 
 @dataclass(frozen=True)

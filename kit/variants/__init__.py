@@ -26,4 +26,4 @@ def kernels(file: Path) -> tuple[Kernel, ...] | None:
     """The kernels of an ONNX file, by the onnx package; None where kit cannot count them. Raises BadModel."""
     from kit.variants import graph
 
-    return graph.kernels(graph.load(file), str(file))
+    return graph.contents(graph.fixed(graph.load(file), file, {})[0], str(file), file.parent).kernels

@@ -254,8 +254,7 @@ class _Builder:
         program: FileRef | None = None,
         quantized: quantize.Quantized | None = None,
     ) -> Artifact:
-        onnx = graph.load(self.out / model.file)
-        facts = graph.facts(onnx, sub.id)
+        contents = graph.contents(graph.load(self.out / model.file), sub.id)
         return Artifact(
             artifact_id=sub.id,
             model=model,
@@ -263,12 +262,7 @@ class _Builder:
             subnetwork=sub,
             precision=sub.precision,
             quantization=quantized.how if quantized else None,
-            macs=facts.macs,
-            parameters=facts.parameters,
-            weight_bytes=facts.weight_bytes,
-            activation_bytes=facts.activation_bytes,
-            inputs=facts.inputs,
-            outputs=facts.outputs,
+            **export.stated(contents),
             preprocessing=data.preprocessing(),
             accuracy=evaluate.accuracy(logits, self.digits.test),
             check=check,
@@ -276,7 +270,6 @@ class _Builder:
                 self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), logits[:_SAMPLE_IMAGES]
             ),
             licence=export.LICENCE,
-            kernels=graph.distinct(graph.kernels(onnx, sub.id)),
             origin=Origin(
                 root=self.root.name,
                 dataset=data.NAME,

@@ -7,7 +7,7 @@ they open the file.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 import kit
 from kit import store, units
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
 from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
+from kit.measure import onnx_files
 from kit.nets.export import archive_of, onnx_of, program_of, quiet
 from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
 from kit.variants import evaluate, graph, train
@@ -116,7 +117,7 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
     stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
     model = save_file(out, f"{stem}.onnx", files.onnx)
     described = graph.with_batch(graph.load(out / model.file), batch or 1)
-    facts = graph.facts(described, stem)
+    contents = graph.contents(described, stem)
     outputs = evaluate.logits(out / model.file, example)
     check = evaluate.compare(outputs, expected)
     assert_same(check, outputs, stem)
@@ -124,19 +125,13 @@ def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None =
         artifact_id=stem,
         model=model,
         torch_program=save_file(out, f"{stem}.pt2", files.program),
-        macs=facts.macs,
-        parameters=facts.parameters,
-        weight_bytes=facts.weight_bytes,
-        activation_bytes=facts.activation_bytes,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
+        **stated(contents),
         preprocessing=Preprocessing(
             resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=outputs.shape[1]
         ),
         check=check,
         sample=save_sample(out, stem, example[: batch or 1].numpy(), outputs[: batch or 1]),
         licence=LICENCE,
-        kernels=graph.distinct(graph.kernels(described, stem)),
         origin=Origin(
             root=name, seed=seed, producer=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
         ),
@@ -242,59 +237,86 @@ def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def describe_onnx(path: Path) -> Artifact:
-    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it. A sidecar that already fits the file is kept,
-    with the kernels of the graph where it lists none.
+def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str | None = None) -> Artifact:
+    """The sidecar ``x.json`` of the user's own ``x.onnx``, written next to it, with ``dims`` as the sizes of its free dimensions (the batch
+    is 1 where they do not say) and ``name`` as its id.
 
-    Raises UsageError (missing; ``x.json`` is some other file of the user's), BadModel (no ONNX, dynamic shapes).
+    A sidecar that already fits the file and the sizes is kept; what an older kit could not count or list of the graph is added to it. One
+    of other sizes keeps its accuracy and origin.
+
+    Raises UsageError (missing; ``x.json`` is some other file of the user's), UnknownName, BadModel (no ONNX, a dimension left free).
     """
-    model = graph.load(path)
-    reference = FileRef(file=path.name, sha256=store.sha256_file(path), size_bytes=path.stat().st_size)
     sidecar = path.with_suffix(".json")
-    existing = _existing(sidecar)
-    if existing is not None and existing.model == reference:
-        if existing.kernels is None and (kernels := graph.distinct(graph.kernels(model, str(path)))):
-            existing = existing.model_copy(update={"kernels": kernels})  # a sidecar of an older kit
-            store.write_record(sidecar, existing)
-        return existing
-    artifact = _described(path, model)
-    store.write_record(sidecar, artifact)
+    artifact = artifact_of(path, dims, name, _existing(sidecar))
+    if not sidecar.exists() or store.read_record(sidecar, Artifact) != artifact:
+        store.write_record(sidecar, artifact)
     return artifact
 
 
-def artifact_of(path: Path) -> Artifact:
-    """What :func:`describe_onnx` writes, and writes nothing; a free batch is described as a batch of one.
+def artifact_of(
+    path: Path, dims: Mapping[str, int] | None = None, name: str | None = None, existing: Artifact | None = None
+) -> Artifact:
+    """What :func:`describe_onnx` writes, and writes nothing. ``existing`` is the sidecar so far. Raises as it does."""
+    plain = graph.load(path)
+    evaluate.open_session(path)  # before anything is counted: what no runtime opens is not worth a number
+    same = {"model": store.file_ref(path), "data": onnxdata.hashed(path)}
+    if existing is not None and any(getattr(existing, key) != value for key, value in same.items()):
+        existing = None
+    model, chosen = graph.fixed(plain, path, dims or dict(existing.dims if existing else ()))
+    contents = graph.contents(model, str(path), path.parent)
+    if (
+        existing is not None
+        and name in (None, existing.artifact_id)
+        and not (dims and existing.inputs != contents.facts.inputs)
+    ):
+        return _completed(existing, contents)
+    artifact = existing or _foreign(path, contents)
+    new_id = name or onnx_files.id_with(onnx_files.base_id(artifact), chosen)
+    return artifact.model_copy(update={**same, **stated(contents), "dims": chosen, "artifact_id": new_id})
 
-    Raises UsageError (missing), BadModel (no ONNX, other dynamic shapes).
-    """
-    model = graph.load(path)
-    read = onnxgraph.read(path)
-    if read is not None and read.free_batch is not None:
-        model = graph.with_batch(model, 1)
-    return _described(path, model)
 
-
-def _described(path: Path, model: Any) -> Artifact:
-    facts = graph.facts(model, str(path))
-    evaluate.open_session(path)
+def _foreign(path: Path, contents: graph.Contents) -> Artifact:
+    """The sidecar of a file that kit did not make."""
+    name = store.slug(onnx_files.artifact_name(path))
     return Artifact(
-        artifact_id=store.slug(path.stem),
+        artifact_id=name,
         model=store.file_ref(path),
-        precision=facts.precision,
-        macs=facts.macs,
-        parameters=facts.parameters,
-        weight_bytes=facts.weight_bytes,
-        activation_bytes=facts.activation_bytes,
-        inputs=facts.inputs,
-        outputs=facts.outputs,
-        kernels=graph.distinct(graph.kernels(model, str(path))),
         origin=Origin(
-            root=store.slug(path.stem),
+            root=name,
             producer=f"kit {kit.__version__}",
             versions=installed(("onnx", "onnxruntime", "numpy")),
             steps=("a file that kit did not make, described",),
         ),
+        **stated(contents),
+        precision=contents.facts.precision,
+        quantization=contents.facts.quantization,
+        notes=(*contents.facts.notes, *contents.facts.mixed),
     )
+
+
+def stated(contents: graph.Contents) -> dict[str, Any]:
+    """The fields of an artifact that its graph decides: what it computes, holds, takes and gives."""
+    facts = contents.facts
+    return {
+        "macs": facts.macs,
+        "counted_macs": facts.counted_macs if facts.macs is None else None,
+        "uncounted": facts.uncounted,
+        "parameters": facts.parameters,
+        "weight_bytes": facts.weight_bytes,
+        "activation_bytes": facts.activation_bytes,
+        "inputs": facts.inputs,
+        "outputs": facts.outputs,
+        "kernels": graph.distinct(contents.kernels),
+    }
+
+
+def _completed(existing: Artifact, contents: graph.Contents) -> Artifact:
+    """A sidecar of an older kit with the multiply-accumulates and kernels that it lacks."""
+    counts = stated(contents)
+    added = {name: counts[name] for name in ("macs", "counted_macs", "uncounted") if existing.macs is None}
+    if existing.kernels is None:
+        added["kernels"] = counts["kernels"]
+    return existing.model_copy(update=added)
 
 
 def _existing(sidecar: Path) -> Artifact | None:

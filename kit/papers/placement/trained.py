@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue
 
 from kit import store, versions
-from kit.backends import onnxgraph
+from kit.backends import onnxdata
 from kit.errors import BackendUnavailable, BadModel, BadRecord, UsageError
 from kit.papers.placement.observation import action_width, decision_of, observation_width, observe
 from kit.papers.placement.world import Decision, Models, PlacementWorld, Policy, State, Tasks
@@ -133,7 +133,7 @@ def _network(onnx: bytes, method: str) -> Callable[[NDArray[Any]], NDArray[Any]]
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    onnxgraph.refuse_external(onnx, f"This {method} network")
+    onnxdata.refuse_external(onnx, f"This {method} network")
     try:
         session = ort.InferenceSession(onnx, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own exceptions have no common root
