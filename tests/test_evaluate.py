@@ -533,6 +533,8 @@ def test_what_is_no_network_is_refused(tmp_path: Path, images: Path) -> None:
         with pytest.raises(UsageError, match=text):
             kit.evaluate(tmp_path / path, images, **PLAIN)
     network = colours.network(tmp_path / "net.onnx")
+    with pytest.raises(UsageError, match="Backend fake runs no ONNX network"):
+        kit.evaluate(network, images, backend="fake", **PLAIN)
     with pytest.raises(UnknownName, match="did you mean 'onnxruntime'"):
         kit.evaluate(network, images, backend="onnxruntim", **PLAIN)
 

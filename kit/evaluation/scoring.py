@@ -65,6 +65,12 @@ def evaluate(
         value = getattr(request, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value} cannot be: give 1 or more.")
+    if request.backend in backends.LEAVES and not request.backend.startswith(
+        ("onnxruntime", "openvino", "pytorch", "tensorrt")
+    ):
+        raise UsageError(
+            f"Backend {request.backend} runs no ONNX network: evaluate with onnxruntime, or another that does."
+        )
     artifact = sidecars.sidecar(network, request.backend, describe)
     metric = metrics.of(request.metric)
     with ExitStack() as opened:
