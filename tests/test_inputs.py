@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from kit import backends
-from kit.backends import dimensions, feeds, onnxgraph, precision, steering
+from kit.backends import dimensions, feeds, onnxgraph, precision, reasons, steering
 from kit.errors import BadModel, IntegrityError, UnknownName, UsageError
 from kit.measure import jobs, onnx_files, quality
 from kit.measure.targets import Inputs, resolve
@@ -627,3 +627,27 @@ def test_layers_count_no_time_twice(tmp_path: Path) -> None:
     assert parents["loop"] is None and parents["inner"] == "loop"
     assert layers.sum_s <= layers.total_s * 1.02
     assert sum(node.time_s for node in layers.nodes if node.parent) > 0
+
+
+SIGNATURE = (
+    "Fail: [ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: /src/core/framework/session_state_utils.cc:294 "
+    "onnxruntime::common::Status onnxruntime::Save(const onnxruntime::Env&, const std::function<void(int)>&) index.Max() > -1 was false. "
+    "Indexes should\nhave been populated."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (SIGNATURE, "Exception during initialization: index.Max() > -1 was false. Indexes should have been populated."),
+        (
+            "Non-zero status code returned while running If node. Name:'a' Status Message: Non-zero status code returned while running "
+            "Conv node. Name:'b' Status Message: Invalid input shape: {192}",
+            "The runtime failed in Conv 'b': Invalid input shape: {192}.",
+        ),
+        ("ValueError: bad", "ValueError: bad."),
+        ("x" * 999, "x" * 239 + "…."),
+    ],
+)
+def test_a_runtimes_failure_is_one_sentence(message: str, sentence: str) -> None:
+    assert reasons.cause(message) == sentence

@@ -26,7 +26,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from kit import store
-from kit.backends import Feeds, Probe, check_batch, cuda, dimensions, onnxgraph, stages
+from kit.backends import Feeds, Probe, check_batch, cuda, dimensions, onnxgraph, reasons, stages
 from kit.errors import BackendUnavailable, BadModel, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -384,8 +384,7 @@ def _nested(events: list[dict[str, Any]]) -> list[tuple[dict[str, Any], dict[str
 def _reason(path: Path, text: str) -> str:
     if any(word in text for word in NO_MODEL):
         return f"{path} is not an ONNX model: give a file that kit export, kit build or an ONNX exporter wrote."
-    first = text.splitlines()[0].split(" : ")[-1].strip().rstrip(".")
-    return f"ONNX Runtime {ort.__version__} cannot load {path}: {first}."
+    return f"ONNX Runtime {ort.__version__} cannot load {path}: {reasons.cause(text)}"
 
 
 def _input(path: Path, node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:

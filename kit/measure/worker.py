@@ -13,7 +13,6 @@ import gc
 import itertools
 import json
 import os
-import re
 import resource
 import signal
 import sys
@@ -29,7 +28,7 @@ import numpy as np
 from pydantic import Field
 
 from kit import backends
-from kit.backends import feeds, onnxgraph
+from kit.backends import feeds, onnxgraph, reasons
 from kit.devices import telemetry
 from kit.errors import KitError, UsageError
 from kit.measure import drift, stopwatch
@@ -49,7 +48,6 @@ from kit.records import (
 )
 
 T = TypeVar("T")
-CAUSE_MAX = 240  # characters of a runtime's reason
 PR_SET_PDEATHSIG = 1
 SAMPLES_TIMED, SAMPLE_ROUNDS = 64, 5  # of several samples, each timed on its own after the run
 LAYER_CALLS = 30
@@ -264,27 +262,7 @@ def failure(error: Exception) -> tuple[RunStatus, str]:
     if isinstance(error, KitError):
         return "failed", str(error)
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return "out_of_memory" if is_out_of_memory(text) else "failed", cause(text)
-
-
-def cause(text: str) -> str:
-    """A runtime's message as one sentence: which operator failed and why, without the path, line and signature of its source.
-
-    >>> cause("Fail: [ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running Concat node. Name:'c' Status Message: "
-    ...       "concat.h:9 Prepare Axis 2 has mismatched dimensions of 1 and 4")
-    "The runtime failed in Concat 'c': Axis 2 has mismatched dimensions of 1 and 4."
-    """
-    operator = re.findall(r"while running (\S+) node\. Name:'([^']*)'", text)
-    reason = text.split("Status Message: ")[-1]
-    reason = re.sub(r"^\S+: \[ONNXRuntimeError\] : \d+ : \w+ : ", "", reason)
-    reason = re.sub(r"^\S+\.(h|cc|cpp|hpp|cu):\d+ \S*(?=[\s(])", "", reason).strip()
-    while "::" in reason.split(") ")[0] and ") " in reason:  # a C++ signature
-        reason = reason.split(") ", 1)[1].removeprefix("const ").strip()
-    reason = re.sub(r"^\[with [^\]]*\] ", "", reason)[:CAUSE_MAX].strip().rstrip(".")
-    if not operator:
-        return f"{reason}."
-    kind, name = operator[-1]
-    return f"The runtime failed in {kind} '{name}': {reason}."
+    return "out_of_memory" if is_out_of_memory(text) else "failed", reasons.cause(text)
 
 
 def is_out_of_memory(text: str) -> bool:

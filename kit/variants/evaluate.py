@@ -9,6 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from torch import Tensor
 
+from kit.backends import reasons
 from kit.errors import BadModel
 from kit.evaluation import metrics
 from kit.records import Accuracy, NumericCheck
@@ -26,7 +27,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise BadModel(f"onnxruntime cannot open {path.name}: {str(error).splitlines()[0]}") from None
+        raise BadModel(f"onnxruntime cannot open {path.name}: {reasons.cause(str(error))}") from None
 
 
 def logits(path: Path, images: Tensor) -> Logits:
