@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,14 +75,12 @@ class Fixed:
 
 def of(graph: Graph) -> tuple[Free, ...]:
     """The free dimensions of all inputs, in order."""
-    return tuple(_free(graph))
-
-
-def _free(graph: Graph) -> Iterator[Free]:
-    for value in graph.inputs:
-        for axis, size in enumerate(value.shape):
-            if not isinstance(size, int):
-                yield Free(value, axis, None if size == "?" else size)
+    return tuple(
+        Free(value, axis, None if size == "?" else size)
+        for value in graph.inputs
+        for axis, size in enumerate(value.shape)
+        if not isinstance(size, int)
+    )
 
 
 def batch_keys(graph: Graph) -> frozenset[str]:

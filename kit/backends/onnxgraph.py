@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,16 +29,8 @@ DTYPES = {
     17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4", 22: "int4",
     23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2",
 }  # fmt: skip
-BITS = {
-    "complex128": 128,
-    "complex64": 64,
-    "bfloat16": 16,
-    "uint4": 4,
-    "int4": 4,
-    "float4e2m1": 4,
-    "uint2": 2,
-    "int2": 2,
-}
+#: Types of :data:`DTYPES` whose numbers kit does not handle as NumPy arrays of the same type; names of 8-bit floats begin with float8.
+NOT_NUMPY = frozenset({"complex128", "complex64", "bfloat16", "uint4", "int4", "float4e2m1", "uint2", "int2"})
 EXTERNAL = 1  # TensorProto.DataLocation
 #: Elements of a constant that :meth:`Tensor.values` reads: shapes, axes, trip counts and thresholds are small.
 SMALL = 4096
@@ -59,30 +51,13 @@ class Tensor:
         """Elements."""
         return math.prod(self.dims)
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the elements, those of less than a byte packed."""
-        return (self.size * bits(self.code) + 7) // 8
-
-    @property
-    def external(self) -> Mapping[str, str] | None:
-        """``location``, ``offset`` and ``length`` of a tensor whose bytes lie in another file; else None."""
-        entries: dict[str, str] = {}
-        location = 0
-        for number, value in fields(self.view):
-            if number == 14 and isinstance(value, int):
-                location = protobuf.enum(value)
-            elif number == 13 and isinstance(value, memoryview):
-                entries[text(child(value, 1))] = text(child(value, 2))
-        return entries if location == EXTERNAL else None
-
     def values(self) -> NDArray[Any] | None:
         """The numbers, of :attr:`dims`, of a constant of at most :data:`SMALL` elements.
 
         None of a larger one, of one in another file and of a type that NumPy has not.
         """
         dtype = DTYPES.get(self.code, "string")
-        if self.size > SMALL or dtype in BITS or dtype.startswith(("float8", "string")):
+        if self.size > SMALL or dtype in NOT_NUMPY or dtype.startswith(("float8", "string")):
             return None
         raw = child(self.view, 9)
         if raw is not None:
@@ -118,11 +93,6 @@ class Node:
         view = self._attributes.get(name)
         number = None if view is None else next((v for n, v in fields(view) if n == 3 and isinstance(v, int)), None)
         return default if number is None else protobuf.signed(number)
-
-    def integers(self, name: str) -> tuple[int, ...]:
-        """An attribute of several whole numbers; empty where there is none."""
-        view = self._attributes.get(name)
-        return () if view is None else tuple(i for n, v in fields(view) if n == 8 for i in protobuf.integers(v))
 
     def tensor(self, name: str) -> Tensor | None:
         """An attribute that is a tensor."""
@@ -167,11 +137,6 @@ class Graph:
         """Constants of this graph by name: its initializers and what its Constant nodes hold."""
         inline = {n.outputs[0]: t for n in self.nodes if n.kind == "Constant" and (t := n.tensor("value")) is not None}
         return self.tensors | inline
-
-    def constants(self) -> Iterator[Tensor]:
-        """Every stored tensor: initializers, and those of Constant nodes, in subgraphs and functions, too."""
-        for graph in self.every():
-            yield from graph.stored.values()
 
     def every(self) -> Iterator[Graph]:
         """This graph, its functions, and all graphs inside their nodes."""
@@ -221,12 +186,6 @@ def parse(data: bytes) -> Graph | None:
         return _model(memoryview(data))
     except (ValueError, IndexError):
         return None
-
-
-def bits(code: int) -> int:
-    """Bits of one element of a TensorProto.DataType; 8 of one that this file does not know."""
-    name = DTYPES.get(code, "uint8")
-    return BITS.get(name) or (8 if name.startswith(("float8", "string")) else 8 * np.dtype(name).itemsize)
 
 
 def _model(view: memoryview) -> Graph | None:

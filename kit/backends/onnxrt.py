@@ -220,7 +220,7 @@ class OrtSession:
 
     def _called(self, session: Any, feeds: Feeds) -> Callable[[], list[NDArray[Any]]]:
         """A call on the CPU; numbers of types that NumPy has not go in as values of onnxruntime's own, and come out so."""
-        if not self._codes and not any(spec.dtype in onnxgraph.BITS for spec in self.outputs):
+        if not self._codes and not any(spec.dtype in onnxgraph.NOT_NUMPY for spec in self.outputs):
             return partial(session.run, None, feeds)
         of_numpy = ort.OrtValue.ortvalue_from_numpy
         typed = ort.OrtValue.ortvalue_from_numpy_with_onnx_type
@@ -406,8 +406,7 @@ def _input(path: Path, node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:
 
 def _output(node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:
     """An output; a dimension that nothing states before the network runs is -1."""
-    symbols = fixed.symbols if fixed else {}
-    shape = tuple(d if isinstance(d, int) else symbols.get(d, -1) for d in node.shape)
+    shape = (fixed or dimensions.Fixed({}, {}, ())).known(tuple(node.shape))
     return TensorSpec(name=node.name, shape=shape, dtype=_dtype(node.type) or node.type)
 
 
