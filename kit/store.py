@@ -76,7 +76,7 @@ def file_ref(path: Path) -> records.FileRef:
         ) from None
 
 
-def file_matches(path: Path, file: records.FileRef | records.DataFile) -> bool:
+def file_matches(path: Path, file: records.DataFile) -> bool:
     """Whether the file at ``path`` is the one that ``file`` promises (reads all of it)."""
     return path.is_file() and path.stat().st_size == file.size_bytes and sha256_file(path) == file.sha256
 

@@ -22,7 +22,7 @@ import httpx
 from kit import records, store, trust, units
 from kit.errors import IntegrityError, KitError, LinkError, NoAnswer, StorageError, UntrustedPackage, UsageError
 from kit.library import oci, package, swap
-from kit.records import Answer, DataFile, FileRef, InstallReceipt, Manifest, Need
+from kit.records import Answer, DataFile, InstallReceipt, Manifest, Need
 
 Check = Callable[[Path, Manifest], str]  # runs the staged model; returns what was compared, or raises to refuse
 Progress = Callable[[int, int], None]  # (bytes received, bytes in total)
@@ -276,7 +276,7 @@ class _Partial:
     """A file in transfer, and the running hash of the bytes received: resuming reads the old bytes once, then each new one
     is hashed as it is written."""
 
-    def __init__(self, staged: Path, ref: FileRef | DataFile) -> None:
+    def __init__(self, staged: Path, ref: DataFile) -> None:
         self.ref = ref
         # hidden, so that it can never be mistaken for a file of the package
         self.path = staged / f".{ref.sha256}.partial"
@@ -329,7 +329,7 @@ def _fetch_files(client: httpx.Client, manifest: Manifest, staged: Path, progres
     return received
 
 
-def _check_room(staged: Path, missing: list[FileRef | DataFile]) -> None:
+def _check_room(staged: Path, missing: list[DataFile]) -> None:
     partials = [staged / f".{f.sha256}.partial" for f in missing]
     partial_bytes = sum(p.stat().st_size for p in partials if p.exists())
     needed = sum(f.size_bytes for f in missing) - partial_bytes + SPARE_BYTES
@@ -342,9 +342,7 @@ def _check_room(staged: Path, missing: list[FileRef | DataFile]) -> None:
         )
 
 
-def _fetch_file(
-    client: httpx.Client, name: str, ref: FileRef | DataFile, staged: Path, progress: Callable[[int], None]
-) -> int:
+def _fetch_file(client: httpx.Client, name: str, ref: DataFile, staged: Path, progress: Callable[[int], None]) -> int:
     partial = _Partial(staged, ref)
     try:
         with partial.file:

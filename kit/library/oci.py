@@ -179,7 +179,7 @@ def check_files(manifest: Manifest, source: str) -> None:
     _refuse_programs(manifest, source)
 
 
-def package_file(file: DataFile) -> FileRef | DataFile:
+def package_file(file: DataFile) -> DataFile:
     """A file of weights as a manifest lists it: a bare name like all other files."""
     return FileRef(**file.model_dump()) if "/" not in file.file else file
 

@@ -110,7 +110,7 @@ def _read_blob(layout_dir: Path, descriptor: Descriptor, source: str) -> bytes:
         return oci.check_bytes(path.read_bytes(), descriptor.digest, source)
 
 
-def _check_in_place(layout_dir: Path, name: str, ref: FileRef | DataFile) -> None:
+def _check_in_place(layout_dir: Path, name: str, ref: DataFile) -> None:
     path = blob_path(layout_dir, f"sha256:{ref.sha256}")
     if not path.is_file():
         raise IntegrityError(_broken(name, ref.file, "is missing"))
@@ -151,7 +151,7 @@ def make_manifest(artifact: Artifact, folder: Path, promises: Sequence[Promise])
     """
     name = _package_name(artifact)
     sidecar = oci.sidecar_name(artifact)
-    files: list[FileRef | DataFile] = [artifact.model, *map(oci.package_file, artifact.data)]
+    files: list[DataFile] = [artifact.model, *map(oci.package_file, artifact.data)]
     files += [artifact.sample] if artifact.sample else []
     for ref in files:
         _check_source(folder, ref)
@@ -180,7 +180,7 @@ def _package_name(artifact: Artifact) -> str:
         raise UsageError(f"{artifact.artifact_id!r} cannot become a package's name: {error}") from None
 
 
-def _check_source(folder: Path, ref: FileRef | DataFile) -> None:
+def _check_source(folder: Path, ref: DataFile) -> None:
     path = folder / ref.file
     if store.sha256_file(path) != ref.sha256:
         raise IntegrityError(f"{path} is not the file that its sidecar describes (sha256 differs): build it again.")
@@ -282,7 +282,7 @@ def _stored_manifest(layout_dir: Path, entry: object, manifest: Manifest) -> Man
 
 
 def _copy_blob(
-    layout_dir: Path, source: Path, ref: FileRef | DataFile, progress: Progress | None, bytes_done: int, total: int
+    layout_dir: Path, source: Path, ref: DataFile, progress: Progress | None, bytes_done: int, total: int
 ) -> None:
     """Copy ``source`` to its blob, hashing what passes: a file that changes meanwhile never becomes a blob."""
     target = blob_path(layout_dir, f"sha256:{ref.sha256}")

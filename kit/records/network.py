@@ -194,21 +194,6 @@ class Accuracy(Record):
         return ", ".join(filter(None, parts))
 
 
-class FileRef(Record):
-    """A file next to the record that names it. ``file`` is a bare name: a path is refused."""
-
-    file: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    size_bytes: int = Field(ge=0)
-
-    @field_validator("file")
-    @classmethod
-    def _bare(cls, value: str) -> str:
-        if not value or value in {".", ".."} or "/" in value or "\\" in value or "\0" in value or value.startswith("."):
-            raise ValueError(f"'{value}' is not a bare file name")
-        return value
-
-
 def inner_path(name: str) -> str:
     """``name`` itself where it is a plain relative path (``w.bin``, ``weights/w.bin``). Raises ValueError: it could leave its folder."""
     parts = name.split("/")
@@ -226,8 +211,19 @@ class DataFile(Record):
 
     @field_validator("file")
     @classmethod
-    def _inside(cls, value: str) -> str:
+    def _check_name(cls, value: str) -> str:
         return inner_path(value)
+
+
+class FileRef(DataFile):
+    """A file next to the record that names it. ``file`` is a bare name: a path is refused."""
+
+    @field_validator("file")
+    @classmethod
+    def _check_name(cls, value: str) -> str:
+        if not value or value in {".", ".."} or "/" in value or "\\" in value or "\0" in value or value.startswith("."):
+            raise ValueError(f"'{value}' is not a bare file name")
+        return value
 
 
 class Origin(AliasedRecord):
