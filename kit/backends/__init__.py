@@ -27,6 +27,7 @@ from kit import trust, versions
 from kit.backends import onnxdata
 from kit.backends.feeds import Feeds as Feeds
 from kit.backends.feeds import make_feeds as make_feeds
+from kit.backends.feeds import unpacked
 from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
@@ -265,8 +266,8 @@ def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> 
 def _read_sample(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Inputs and promised outputs; objects, which would have to be unpickled, are refused with everything that is no .npz."""
     try:
-        with np.load(path, allow_pickle=False) as sample:
-            return sample["input"], sample["output"]
+        sample = unpacked(path)
+        return sample["input"], sample["output"]
     except Exception as error:  # what a file from a link can raise has no list
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrityError(

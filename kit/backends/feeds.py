@@ -270,12 +270,7 @@ def _arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any
         if path.suffix == ".npy":
             arrays = {"input": np.load(path, mmap_mode="r", allow_pickle=False)}
         else:
-            with zipfile.ZipFile(path) as packed:
-                unpacked = sum(entry.file_size for entry in packed.infolist())
-            if unpacked > SAMPLE_BYTES_MAX:
-                raise UsageError(f"{path} unpacks to {unpacked >> 20} MB: give fewer samples (1,024 MB at most).")
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
+            arrays = unpacked(path)
     except UsageError:
         raise
     except Exception as error:  # what a broken or hostile file can raise has no list
@@ -286,6 +281,19 @@ def _arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any
     if len(inputs) == 1 and inputs[0].name not in arrays and "input" in arrays:
         arrays[inputs[0].name] = arrays.pop("input")
     return arrays
+
+
+def unpacked(path: Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a .npz by name; nothing is unpickled.
+
+    Raises UsageError (it unpacks to more than :data:`SAMPLE_BYTES_MAX`), and what NumPy and zipfile raise of a broken or hostile file.
+    """
+    with zipfile.ZipFile(path) as packed:
+        size_bytes = sum(entry.file_size for entry in packed.infolist())
+    if size_bytes > SAMPLE_BYTES_MAX:
+        raise UsageError(f"{path} unpacks to {size_bytes >> 20} MB: give fewer samples (1,024 MB at most).")
+    with np.load(path, allow_pickle=False) as stored:
+        return {name: stored[name] for name in stored.files}
 
 
 def _shaped(array: NDArray[Any], spec: TensorSpec, file: str) -> list[NDArray[Any]]:

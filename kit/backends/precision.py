@@ -121,7 +121,7 @@ def _product_elements(parts: list[Graph]) -> tuple[int, int]:
                 for name in node.inputs[1:2]:
                     tensor = part.stored.get(name)
                     left += tensor.size if tensor is not None else 0
-                    integers += _behind(writers.get(name), part) if tensor is None else 0
+                    integers += _behind(name, writers, part) if tensor is None else 0
             elif (
                 node.kind.startswith(("QLinear", "QGemm"))
                 or node.kind.endswith(("Integer", "NBits"))
@@ -132,13 +132,14 @@ def _product_elements(parts: list[Graph]) -> tuple[int, int]:
     return integers, left
 
 
-def _behind(writer: Node | None, part: Graph) -> int:
-    """The size of the stored weight that a dequantizer hands on."""
+def _behind(name: str, writers: Mapping[str, Node], part: Graph) -> int:
+    """The size of the stored weight that a dequantizer hands on as ``name``."""
+    writer = writers.get(name)
     if writer is None or writer.kind != "DequantizeLinear" or not writer.inputs:
         return 0
     source = part.stored.get(writer.inputs[0])
     if source is not None:
         return source.size
-    before = next((n for n in part.nodes if writer.inputs[0] in n.outputs), None)
-    name = before.inputs[0] if before is not None and before.inputs else ""
-    return part.stored[name].size if name in part.stored else 0
+    before = writers.get(writer.inputs[0])
+    quantized = before.inputs[0] if before is not None and before.inputs else ""
+    return part.stored[quantized].size if quantized in part.stored else 0
