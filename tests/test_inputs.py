@@ -651,3 +651,20 @@ SIGNATURE = (
 )
 def test_a_runtimes_failure_is_one_sentence(message: str, sentence: str) -> None:
     assert reasons.cause(message) == sentence
+
+
+def test_inputs_of_what_is_no_onnx_file_are_refused() -> None:
+    """Nothing that a person says about inputs is passed over in silence."""
+    for inputs in (Inputs(dims=(("seq", 8),)), Inputs(rules=(feeds.rule_of("x=3"),)), Inputs(samples=Path("s.npz"))):
+        with pytest.raises(UsageError, match="fake:250us is none: name the file"):
+            resolve(["fake:250us"], backend="fake", inputs=inputs)
+
+
+def test_a_gpu_needs_the_shapes_of_outputs_before(tmp_path: Path) -> None:
+    from kit.backends import onnxrt
+
+    known = TensorSpec(name="y", shape=(1, 10), dtype="float32")
+    onnxrt.refuse_unknown(tmp_path / "x.onnx", (known,), "CUDA")
+    unknown = known.model_copy(update={"shape": (2, -1)})
+    with pytest.raises(BadModel, match="output 'y' whose shape shows only when it runs, and CUDA needs it before"):
+        onnxrt.refuse_unknown(tmp_path / "x.onnx", (known, unknown), "CUDA")

@@ -136,6 +136,8 @@ class OrtSession:
         self._session, takes_all = self._open(self._options())
         self.inputs = tuple(_input(path, node, self._fixed) for node in self._session.get_inputs())
         self.outputs = tuple(_output(node, self._fixed) for node in self._session.get_outputs())
+        if self._provider.gpu:
+            refuse_unknown(path, self.outputs, self._provider.title)
         check_batch(path, self.inputs, batch)
         self.notes = tuple(filter(None, (self._provider.note, self._coverage(takes_all), self._overridden())))
         self._codes = {spec.name: onnxgraph.BFLOAT16 for spec in self.inputs if spec.dtype == "bfloat16"}
@@ -408,6 +410,16 @@ def _output(node: Any, fixed: dimensions.Fixed | None) -> TensorSpec:
     """An output; a dimension that nothing states before the network runs is -1."""
     shape = (fixed or dimensions.Fixed({}, {}, ())).known(tuple(node.shape))
     return TensorSpec(name=node.name, shape=shape, dtype=_dtype(node.type) or node.type)
+
+
+def refuse_unknown(path: Path, outputs: tuple[TensorSpec, ...], title: str) -> None:
+    """Raises BadModel for an output whose shape shows only when the network runs: on a GPU its memory is allocated before."""
+    for spec in outputs:
+        if -1 in spec.shape:
+            raise BadModel(
+                f"{path} has the output '{spec.name}' whose shape shows only when it runs, and {title} needs it before: export it with "
+                "fixed shapes, or profile it with --backend onnxruntime."
+            )
 
 
 def _dtype(name: str) -> str | None:

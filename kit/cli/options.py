@@ -134,8 +134,6 @@ class InputOptions:
         rules = tuple(rule_of(text) for text in self.input or [])
         if len({rule.name for rule in rules}) < len(rules):
             raise UsageError("--input names one input twice: give each input once.")
-        if self.inputs is not None and not self.inputs.exists():
-            raise UsageError(f"--inputs {self.inputs} does not exist: give a .npz, a .npy or a folder of them.")
         return Inputs(dims, rules, None if self.inputs is None else self.inputs.absolute())
 
 

@@ -46,6 +46,8 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
     known = described(path, backend) if store.is_of_kind(path.with_suffix(".json"), "artifact") else None
+    if known is not None and not dims:
+        return known
     graph = onnxgraph.read(path)
     if known is not None and (graph is None or _same_shapes(known, graph, dims, path)):
         return known
@@ -63,7 +65,8 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     chosen = fixed.chosen if fixed else ()
     shape = {"artifact_id": id_with(name, chosen), "inputs": reply.inputs, "outputs": reply.outputs, "dims": chosen}
     if known is not None:
-        return known.model_copy(update={**shape, "macs": None, "activation_bytes": None, "kernels": None})
+        counted = {"macs": None, "counted_macs": None, "uncounted": (), "activation_bytes": None, "kernels": None}
+        return known.model_copy(update={**shape, **counted})
     notes = (formats.mixed,) if formats.mixed else ()
     return bare.model_copy(
         update={**shape, "precision": formats.precision, "quantization": formats.quantization, "notes": notes}
@@ -71,8 +74,6 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
 
 
 def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tuple[str, int]], path: Path) -> bool:
-    if not dims:
-        return True
     shapes = dimensions.fixed(graph, {**dict(artifact.dims), **dict(dims)}, None, path).shapes
     return all(shapes.get(spec.name, spec.shape) == spec.shape for spec in artifact.inputs)
 

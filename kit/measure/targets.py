@@ -71,6 +71,10 @@ def resolve(
     targets: list[Target] = []
     for name in registry.expanded(_checked(names), every=every):
         path = Path(name)
+        if feeding != Inputs() and not onnx_files.is_onnx(path):
+            raise UsageError(
+                f"--dim, --input and --inputs are about an .onnx file, and {name} is none: name the file, or leave them away."
+            )
         if backend == "fake" or name.startswith("fake:"):
             targets.append(_fake(name, backend))
         elif path.is_dir():
