@@ -619,3 +619,12 @@ def test_two_networks_of_one_name_are_told_apart() -> None:
     rows = knowledge.build([old, new]).rows
     names = {row.sha256: row.artifact_id for row in rows}
     assert names == {"e" * 64: "net", old.artifact.model.sha256: f"net@{old.artifact.model.sha256[:8]}"}
+
+
+def test_one_network_in_several_formats_has_one_name() -> None:
+    onnx = synthetic.profile("net", 1e-3)
+    program = onnx.artifact.model.model_copy(update={"file": "net.pt2", "sha256": "e" * 64})
+    other = onnx.model_copy(
+        update={"artifact": onnx.artifact.model_copy(update={"model": program}), "record_id": "other"}
+    )
+    assert [row.artifact_id for row in knowledge.build([onnx, other]).rows] == ["net", "net"]

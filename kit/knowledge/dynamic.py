@@ -93,7 +93,7 @@ def timings_of(
             raise BadRecord(
                 f"Nobody knows the clock that {row.artifact_id} was measured at: give it with --clock-ghz (in --delay: clock-ghz=...)."
             )
-        size = size_of(SubNetwork.parse(row.artifact_id))
+        size = size_of(_subnetwork(row))
         macs = float(size) * MACS_PER_EXPERT if _counts_experts(family) else row.macs
         out.append(SizeTiming(size=size, clock_hz=hz, median_s=row.median_s, macs=macs, record_id=row.record_id))
     if not out:
@@ -101,11 +101,15 @@ def timings_of(
     return out
 
 
+def _subnetwork(row: KnowledgeRow) -> SubNetwork:
+    return SubNetwork.parse(row.artifact_id.partition("@")[0])  # an older file of it has its hash in its id
+
+
 _APART: dict[str, Callable[[KnowledgeRow], str | int]] = {
     "device": lambda r: r.device_id,
     "backend": lambda r: r.backend,
     "threads": lambda r: r.threads,
-    "users": lambda r: SubNetwork.parse(r.artifact_id).resolution_px,
+    "users": lambda r: _subnetwork(r).resolution_px,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,17 +47,25 @@ def build(profiles: Sequence[ProfileRecord], predicted: Iterable[KnowledgeRow] =
 
 
 def _distinct_names(profiles: Sequence[ProfileRecord]) -> dict[str, str]:
-    """Content -> id. Of several networks of one id the newest keeps it, the others are told apart by their hash: ``net@1f2e3d4c``."""
-    newest: dict[str, ProfileRecord] = {}
+    """Content -> id. Of several files of one id and one format the newest keeps it, the others have their hash: ``net@1f2e3d4c``.
+
+    Files of several formats (an ONNX file, a PyTorch program, an allocator's) are one network in several forms, under one id.
+    """
+    newest: dict[tuple[str, str], ProfileRecord] = {}
     for profile in profiles:
-        before = newest.get(profile.artifact.artifact_id)
-        if before is None or profile.created_utc >= before.created_utc:
-            newest[profile.artifact.artifact_id] = profile
+        key = _name_and_format(profile.artifact)
+        if key not in newest or profile.created_utc >= newest[key].created_utc:
+            newest[key] = profile
     names = {}
     for profile in profiles:
-        name, content = profile.artifact.artifact_id, profile.artifact.content_sha256
-        names[content] = name if newest[name].artifact.content_sha256 == content else f"{name}@{content[:8]}"
+        artifact, content = profile.artifact, profile.artifact.content_sha256
+        is_newest = newest[_name_and_format(artifact)].artifact.content_sha256 == content
+        names[content] = artifact.artifact_id if is_newest else f"{artifact.artifact_id}@{content[:8]}"
     return names
+
+
+def _name_and_format(artifact: Artifact) -> tuple[str, str]:
+    return artifact.artifact_id, PurePosixPath(artifact.model.file).suffix
 
 
 def _base(rows: Iterable[KnowledgeRow]) -> KnowledgeBase:
