@@ -25,10 +25,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Target:
-    from kit.variants.export import export_root
+    from kit.variants.torch_export import export_named
 
     folder = tmp_path_factory.mktemp("export")
-    artifact = export_root("resnet18", 224, folder)
+    artifact = export_named("resnet18", folder)
     return Target(folder / artifact.model.file, artifact)
 
 

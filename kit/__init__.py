@@ -15,19 +15,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kit import errors, records
-    from kit.api import (
-        KnowledgeBase,
-        Server,
-        build,
-        compare,
-        device,
-        evaluate,
-        fit,
-        predict,
-        profile,
-        pull,
-        serve,
-    )
+    from kit.api.choosing import KnowledgeBase
+    from kit.api.delivering import Server, pull, serve
+    from kit.api.measuring import compare, device, profile
+    from kit.api.predicting import fit, predict
+    from kit.api.producing import build, evaluate, export
     from kit.delivery import Delivery
     from kit.errors import KitError
     from kit.latency.fits import LatencyFit
@@ -58,6 +50,7 @@ __all__ = [
     "device",
     "errors",
     "evaluate",
+    "export",
     "fit",
     "predict",
     "profile",
@@ -67,22 +60,11 @@ __all__ = [
 ]
 
 _HOMES = {
-    **dict.fromkeys(
-        (
-            "KnowledgeBase",
-            "Server",
-            "build",
-            "compare",
-            "device",
-            "evaluate",
-            "fit",
-            "predict",
-            "profile",
-            "pull",
-            "serve",
-        ),
-        "kit.api",
-    ),
+    "KnowledgeBase": "kit.api.choosing",
+    **dict.fromkeys(("Server", "pull", "serve"), "kit.api.delivering"),
+    **dict.fromkeys(("compare", "device", "profile"), "kit.api.measuring"),
+    **dict.fromkeys(("fit", "predict"), "kit.api.predicting"),
+    **dict.fromkeys(("build", "evaluate", "export"), "kit.api.producing"),
     **dict.fromkeys(("Answer", "Artifact", "DeviceSpec", "LatencyModel", "ProfileRecord"), "kit.records"),
     "Comparison": "kit.measure.compare",
     "Delivery": "kit.delivery",

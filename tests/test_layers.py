@@ -50,10 +50,22 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.evaluation": (2, {"numpy", "PIL"}),
     "kit.latency": (2, {"numpy", "pydantic", "scipy", "sklearn"}),
     "kit.knowledge": (2, {"numpy"}),
-    "kit.nets": (3, {"torch", "torchvision", "numpy"}),
+    "kit.nets": (3, {"torch", "torchvision", "numpy", "onnx", "onnx_ir"}),
     "kit.variants": (
         3,
-        {"torch", "torchvision", "torch_pruning", "onnx", "onnxruntime", "onnxscript", "sklearn", "numpy", "google"},
+        {
+            "torch",
+            "torchvision",
+            "torch_pruning",
+            "timm",
+            "safetensors",
+            "onnx",
+            "onnxruntime",
+            "onnxscript",
+            "sklearn",
+            "numpy",
+            "google",
+        },
     ),
     "kit.report": (3, {"numpy", "plotly"}),
     "kit.papers": (
@@ -61,7 +73,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
         {"numpy", "scipy", "gymnasium", "stable_baselines3", "torch", "pydantic", "pygad", "onnxruntime"},
     ),
     "kit.delivery": (2, set()),
-    "kit.api": (4, {"pydantic", "torch"}),
+    "kit.api": (4, {"torch"}),
     "kit.cli": (5, {"typer", "rich", "numpy", "psutil", "pydantic"}),
 }
 #: Packages that do not know each other. nets are the families: the training tools and the papers both train them.

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kit import store
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.records import Artifact
-from kit.variants import evaluate, export, graph, quantize
+from kit.variants import evaluate, export, graph, quantize, torch_export
+from kit.variants.sources import Wishes
 
 
 def conv_model(batch: int | str = 1, image: int = 8) -> onnx.ModelProto:
@@ -130,7 +131,7 @@ def test_uncountable_operators_give_no_count() -> None:
 
 
 def test_export_writes_a_checked_network(tmp_path: Path) -> None:
-    artifact = export.export_root("squeezenet1_1", 64, tmp_path, seed=3)
+    artifact = torch_export.export_named("squeezenet1_1", tmp_path, Wishes(resolution_px=64, seed=3))
     assert artifact.artifact_id == "squeezenet1_1-64"
     assert artifact.accuracy is None
     assert artifact.check is not None
@@ -145,12 +146,12 @@ def test_export_writes_a_checked_network(tmp_path: Path) -> None:
         program = torch.export.load(tmp_path / "squeezenet1_1-64.pt2").module()
         output = program(torch.from_numpy(sample["input"])).detach().numpy()
     np.testing.assert_allclose(output, answers, atol=1e-4)
-    again = export.export_root("squeezenet1_1", 64, tmp_path / "again", seed=3)
+    again = torch_export.export_named("squeezenet1_1", tmp_path / "again", Wishes(resolution_px=64, seed=3))
     assert again.model.sha256 == artifact.model.sha256
 
 
 def test_no_path_of_this_machine_leaves_with_a_model(tmp_path: Path) -> None:
-    export.export_root("squeezenet1_1", 64, tmp_path)
+    torch_export.export_named("squeezenet1_1", tmp_path, Wishes(resolution_px=64))
     for name in ("squeezenet1_1-64.onnx", "squeezenet1_1-64.pt2", "squeezenet1_1-64.json"):
         data = (tmp_path / name).read_bytes()
         assert not [
@@ -162,10 +163,10 @@ def test_no_path_of_this_machine_leaves_with_a_model(tmp_path: Path) -> None:
 
 def test_export_of_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
-        export.export_root("resnet81", 224, tmp_path)
+        torch_export.export_named("resnet81", tmp_path, Wishes(resolution_px=224))
 
 
 def test_export_at_an_impossible_resolution(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="vit_b_16 does not take 50x50"):
-        export.export_root("vit_b_16", 50, tmp_path)
+        torch_export.export_named("vit_b_16", tmp_path, Wishes(resolution_px=50))
     assert not list(tmp_path.iterdir())

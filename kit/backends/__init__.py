@@ -263,16 +263,28 @@ def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> 
         )
 
 
-def _read_sample(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Inputs and promised outputs; objects, which would have to be unpickled, are refused with everything that is no .npz."""
+def _read_sample(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, NDArray[Any]]:
+    """Inputs by name and promised outputs; objects, which would have to be unpickled, are refused with everything that is no .npz."""
     try:
         sample = unpacked(path)
-        return sample["input"], sample["output"]
+        promised = sample.pop("output")
+        feeds = {inputs[0].name: sample["input"]} if len(inputs) == 1 else {i.name: sample[i.name] for i in inputs}
+        return feeds, promised
     except Exception as error:  # what a file from a link can raise has no list
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise IntegrityError(
             f"{path.name} is no sample of plain numbers ({reason}): refused; add the package again."
         ) from None
+
+
+def _sample_outputs(session: Session, feeds: Feeds) -> tuple[NDArray[Any], int]:
+    """The first output, and for how many inputs: one call, or of a network of one input as many as the sample holds batches."""
+    (name, array), *others = feeds.items()
+    shape = session.inputs[0].shape
+    if others or array.shape == shape or not shape or not shape[0]:
+        return session.run(feeds)[0], 1
+    parts = [session.run({name: array[i : i + shape[0]]})[0] for i in range(0, len(array), shape[0])]
+    return np.concatenate(parts), len(array)
 
 
 def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> str:
@@ -283,17 +295,20 @@ def run_sample(path: Path, artifact: Artifact, backend: str = "onnxruntime") -> 
     """
     if artifact.sample is None:
         return "no sample in the package: nothing was compared"
-    samples, promised = _read_sample(path.parent / artifact.sample.file)
     session = load(backend).open(path, artifact, threads=1)
-    name, batch = session.inputs[0].name, session.inputs[0].shape[0]
-    parts = [session.run({name: samples[i : i + batch]})[0] for i in range(0, len(samples), batch)]
+    feeds, promised = _read_sample(path.parent / artifact.sample.file, session.inputs)
+    computed, count = _sample_outputs(session, feeds)
     session.close()
-    computed = np.concatenate(parts)
-    error = float(np.abs(computed - promised).max() / max(float(np.abs(promised).max()), 1e-12))
+    if computed.shape != promised.shape:
+        raise IntegrityError(
+            f"{path.name} gives {list(computed.shape)} for its own sample and promised {list(promised.shape)}: it was not installed."
+        )
+    difference = np.abs(computed.astype(np.float64) - promised.astype(np.float64))
+    error = float(difference.max(initial=0.0) / max(float(np.abs(promised).max(initial=0.0)), 1e-12))
     limit = 1e-3 if artifact.precision == "fp32" else 5e-2
-    same = bool((computed.argmax(1) == promised.argmax(1)).all())
+    same = computed.ndim < 2 or not computed.size or bool((computed.argmax(-1) == promised.argmax(-1)).all())
     if not np.isfinite(error) or error > limit or not same:
         raise IntegrityError(
             f"{path.name} does not answer its own sample as promised (relative error {error:.2g}): it was not installed."
         )
-    return f"{len(samples)} sample inputs, largest relative difference {error:.2g}, same answers"
+    return f"{count} sample inputs, largest relative difference {error:.2g}, same answers"

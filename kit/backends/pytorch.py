@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from kit.backends import Feeds, Probe, check_batch, cuda, make_feeds, stages
-from kit.errors import BadModel, UsageError
+from kit.errors import BadModel, KitError, UsageError
 from kit.records import Artifact, Layers, TensorSpec
 
 GPU = ("cuda", "cudagraphs")
@@ -52,7 +52,7 @@ class TorchSession:
         self._mode, self._device = mode, "cuda" if mode in GPU else "cpu"
         if mode in GPU:
             _no_tf32()
-        self._module = _load(program, self._device)
+        self._module = _load(program, self._device, artifact)
         self.inputs: tuple[TensorSpec, ...] = artifact.inputs
         self.outputs: tuple[TensorSpec, ...] = artifact.outputs
         self.notes: tuple[str, ...] = NOTES[mode]
@@ -149,9 +149,10 @@ def open(  # noqa: A001
     return TorchSession(path.parent / artifact.torch_program.file, artifact, threads, mode)
 
 
-def _load(program: Path, device: str) -> Any:
+def _load(program: Path, device: str, artifact: Artifact) -> Any:
     try:
         exported = torch.export.load(program)
+        _refuse_other(exported, program, artifact)
         if device != "cpu":
             from torch.export.passes import move_to_device_pass
 
@@ -160,9 +161,41 @@ def _load(program: Path, device: str) -> Any:
             return _bare(exported.module(check_guards=False))  # guards would check the shapes in each timed call
         except TypeError:  # an older torch, which has no such checks to leave out
             return _bare(exported.module())
+    except KitError:
+        raise
     except Exception as error:
         message = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {message}") from None
+
+
+def _refuse_other(exported: torch.export.ExportedProgram, program: Path, artifact: Artifact) -> None:
+    """Raises UsageError where the program takes other inputs than the model beside it: it is another network, or of another size."""
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    shapes = [_sizes(nodes[str(name)]) for name in exported.graph_signature.user_inputs if str(name) in nodes]
+    own = [spec.shape for spec in artifact.inputs]
+    fits = len(shapes) == len(own) and all(
+        len(s) == len(o) and all(a in (None, b) for a, b in zip(s, o, strict=True))
+        for s, o in zip(shapes, own, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"{program.name} takes inputs {_listed(shapes)} and {artifact.model.file} takes {_listed(own)}: export both again "
+            "(kit export), or profile it with onnxruntime."
+        )
+
+
+def _sizes(node: torch.fx.Node) -> tuple[int | None, ...]:
+    """A placeholder's shape; None for a free dimension."""
+    value = node.meta.get("val")
+    return (
+        tuple(size if isinstance(size, int) else None for size in value.shape)
+        if isinstance(value, torch.Tensor)
+        else ()
+    )
+
+
+def _listed(shapes: Iterable[Iterable[int | None]]) -> str:
+    return ", ".join("x".join("?" if size is None else str(size) for size in shape) or "scalar" for shape in shapes)
 
 
 def _bare(module: Any) -> Any:

@@ -85,29 +85,79 @@ def _variant_table(artifacts: Sequence[Artifact], out: Path) -> Table:
     return table
 
 
+Network = Annotated[
+    str,
+    typer.Argument(
+        metavar="NETWORK",
+        help="resnet18 or another network of torchvision, timm:NAME, FILE.py:NAME or package.module:NAME (a module, or a function that "
+        "returns one), FILE.pt2, or a TorchScript file. Files of Python, .pt2 and TorchScript run code: only your own.",
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="SHAPE",
+        help="Shape of an input, once for each: 1x3x224x224, ids=1x128:int64:0..999, or a .npy file.",
+    ),
+]
+Dynamic = Annotated[
+    list[str] | None,
+    typer.Option(help="Dimension that stays free: batch, seq=1 (axis 1 of every input), seq=INPUT:1.", metavar="DIM"),
+]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="Weights: a state_dict of torch.save, .safetensors or .npz; nothing of it is run.")
+]
+Resolution = Annotated[
+    int | None,
+    typer.Option(min=16, help="Height and width in pixels, of torchvision and timm (default: 224, or timm's)."),
+]
+
+
 def export(
-    name: Annotated[str, typer.Argument(help="A torchvision classification model, such as resnet18.")],
-    resolution: Annotated[int, typer.Option(min=16, help="Input height and width in pixels.")] = 224,
-    batch: Annotated[str, typer.Option(help="Images per inference; 'dynamic' leaves it free.")] = "1",
+    network: Network,
+    inputs: Shapes = None,
+    dynamic: Dynamic = None,
+    checkpoint: Checkpoint = None,
+    resolution: Resolution = None,
+    batch: Annotated[str | None, typer.Option(help="Inputs per inference; 'dynamic' leaves it free.")] = None,
+    name: Annotated[
+        str | None, typer.Option("--id", help="Id of the network (default: from its name).", rich_help_panel="Output")
+    ] = None,
     out: Annotated[
         Path, typer.Option(help="Folder for the .onnx, its sidecar and its .pt2.", rich_help_panel="Output")
     ] = Path("models"),
     seed: show.Seed = 0,
     json: show.Json = False,
 ) -> None:
-    """Export a torchvision architecture (1000 classes, random weights) to ONNX with a sidecar, to be profiled."""
+    """Export a PyTorch network to ONNX with a sidecar, compared with the network; without weights they are random."""
     from kit.errors import UsageError
 
-    if batch != "dynamic" and not (batch.isdecimal() and 1 <= int(batch) <= 4096):
+    if batch not in (None, "dynamic") and not (str(batch).isdecimal() and 1 <= int(str(batch)) <= 4096):
         raise UsageError(f"--batch {batch} cannot be: give a number from 1 to 4096, or dynamic.")
-    need_training_tools()
-    from kit.variants.export import export_root
+    need_training_tools("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
+    from kit.variants import examples, sources, torch_export
 
-    artifact = export_root(name, resolution, out, batch=None if batch == "dynamic" else int(batch), seed=seed)
+    wishes = sources.Wishes(tuple(map(examples.shape_of, inputs or [])), checkpoint, resolution, seed)
+    if code := sources.runs_code(network):
+        show.say(f"Runs the code of {code}.")
+    free = [*(dynamic or []), *(["batch"] if batch == "dynamic" else [])]
+    size = int(batch) if batch and batch != "dynamic" else None
+    artifact = torch_export.export_named(network, out, wishes, batch=size, dynamic=free, name=name)
+    _print_export(artifact, out, json)
+
+
+def _print_export(artifact: Artifact, out: Path, json: bool) -> None:
+    file = out / artifact.model.file
     if json:
-        show.emit({"file": str(out / artifact.model.file), "artifact": artifact.model_dump(mode="json")})
-    else:
-        print(out / artifact.model.file)
+        show.emit({"file": str(file), "artifact": artifact.model_dump(mode="json")})
+        return
+    assert artifact.check is not None
+    inputs = ", ".join(f"{spec.name} {'x'.join(map(str, spec.shape)) or 'scalar'}" for spec in artifact.inputs)
+    show.say(
+        f"{artifact.artifact_id}: {_macs(artifact)}, inputs {inputs}; differs from PyTorch by {artifact.check.max_abs_error:.2g} at most."
+    )
+    print(file)
 
 
 def describe(

@@ -10,7 +10,7 @@ from kit import store, trust
 from kit.backends import dimensions, onnxdata, onnxgraph, precision
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.measure import forkserver, worker
-from kit.records import Artifact
+from kit.records import Artifact, FileRef
 
 #: Stems and folders that say nothing about a network: hubs call every file so.
 GENERIC = frozenset({"model", "model_quantized", "onnx", "weights", "saved_model", "snapshots", "blobs"})
@@ -46,6 +46,8 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
     known = described(path, backend) if store.is_of_kind(path.with_suffix(".json"), "artifact") else None
+    if known is not None and known.torch_program is None:
+        known = known.model_copy(update={"torch_program": _program_of(path, backend)})
     if known is not None and not dims:
         return known
     graph = onnxgraph.read(path)
@@ -54,10 +56,16 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     if known is None:
         _refuse_untrusted(path, backend)
     name = base_id(known) if known else artifact_name(path)
-    bare = Artifact(artifact_id=name, model=store.file_ref(path), data=onnxdata.hashed(path), dims=tuple(dims))
+    bare = Artifact(
+        artifact_id=name, model=store.file_ref(path), data=onnxdata.hashed(path), dims=tuple(dims),
+        torch_program=known.torch_program if known else _program_of(path, backend),
+    )  # fmt: skip
     fixed = dimensions.of_artifact(graph, bare, None, path) if graph else None
+    reader = (
+        "onnxruntime" if _is_torch(backend) else backend
+    )  # a program says less about its inputs than the model beside it
     reply = forkserver.ask(
-        worker.WorkerRequest(path=str(path), artifact=bare, backend=backend, threads=1, describe=True), timeout_s=120
+        worker.WorkerRequest(path=str(path), artifact=bare, backend=reader, threads=1, describe=True), timeout_s=120
     )
     if reply.status != "ok":
         raise BadModel(reply.reason or f"{path} cannot be loaded.")
@@ -71,6 +79,16 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     return bare.model_copy(
         update={**shape, "precision": formats.precision, "quantization": formats.quantization, "notes": notes}
     )
+
+
+def _is_torch(backend: str) -> bool:
+    return backend.partition("-")[0] == "pytorch"
+
+
+def _program_of(path: Path, backend: str) -> FileRef | None:
+    """The .pt2 of the same name beside an .onnx, for PyTorch."""
+    program = path.with_suffix(".pt2")
+    return store.file_ref(program) if _is_torch(backend) and program.is_file() else None
 
 
 def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tuple[str, int]], path: Path) -> bool:
@@ -139,7 +157,7 @@ def described(path: Path, backend: str) -> Artifact:
                 f"{file.file} is not the file of weights that {sidecar.name} describes: make the sidecar again with kit describe {path}"
             )
     program = artifact.torch_program
-    if backend == "pytorch" and program is not None and not store.file_matches(path.parent / program.file, program):
+    if _is_torch(backend) and program is not None and not store.file_matches(path.parent / program.file, program):
         raise IntegrityError(
             f"{program.file} is not the program that {sidecar.name} describes: build or export it again."
         )

@@ -267,7 +267,7 @@ class _Builder:
             accuracy=evaluate.accuracy(logits, self.digits.test),
             check=check,
             sample=export.save_sample(
-                self.out, sub.id, self.digits.test.images[:_SAMPLE_IMAGES].numpy(), logits[:_SAMPLE_IMAGES]
+                self.out, sub.id, {"input": self.digits.test.images[:_SAMPLE_IMAGES].numpy()}, logits[:_SAMPLE_IMAGES]
             ),
             licence=export.LICENCE,
             origin=Origin(

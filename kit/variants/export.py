@@ -7,25 +7,24 @@ they open the file.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import kit
-from kit import store, units
+from kit import store
 from kit.backends import onnxdata
-from kit.errors import BadModel, BadRecord, IntegrityError, UnknownName, UsageError
+from kit.errors import BadRecord, IntegrityError, UsageError
 from kit.measure import onnx_files
-from kit.nets.export import archive_of, onnx_of, program_of, quiet
-from kit.records import Artifact, FileRef, NumericCheck, Origin, Preprocessing
-from kit.variants import evaluate, graph, train
+from kit.nets.export import archive_of, onnx_of, program_of
+from kit.records import Artifact, FileRef, NumericCheck, Origin
+from kit.variants import evaluate, graph
 from kit.versions import installed
 
 LICENCE = "Apache-2.0"
@@ -47,28 +46,13 @@ def versions() -> dict[str, str]:
     return installed(_TOOLS)
 
 
-def to_files(net: nn.Module, example: Tensor, *, free_batch: bool = False) -> Exported:
+def to_files(net: nn.Module, example: Tensor) -> Exported:
     """``net`` (in evaluation mode, one input, one output) exported for inputs of ``example``'s shape ``(N, C, H, W)``.
 
-    ``free_batch`` leaves N open; ``example`` then needs two images or more, because torch takes one for a constant. Call it inside
-    :func:`kit.variants.train.deterministic`. Raises UsageError when it is too large for one ONNX file.
+    Call it inside :func:`kit.variants.train.deterministic`.
     """
-    _refuse_large(net)
-    shapes = ({0: torch.export.Dim("batch")},) if free_batch else None
-    return _exported(net, (example,), shapes, input_names=["input"], output_names=["output"])
-
-
-def _refuse_large(net: nn.Module) -> None:
-    stored = sum(t.numel() * t.element_size() for t in net.state_dict().values())
-    if stored > _PROTOBUF_LIMIT_BYTES:
-        raise UsageError(
-            f"The network holds {units.size(stored)} of weights and one ONNX file holds at most 2 GB: take a smaller one."
-        )
-
-
-def _exported(net: nn.Module, examples: tuple[Tensor, ...], shapes: Any, **names: list[str]) -> Exported:
-    program = program_of(net, examples, shapes)
-    return Exported(onnx_of(program, **names), archive_of(program))
+    program = program_of(net, (example,))
+    return Exported(onnx_of(program, input_names=["input"], output_names=["output"]), archive_of(program))
 
 
 def save_file(folder: Path, name: str, data: bytes) -> FileRef:
@@ -77,10 +61,12 @@ def save_file(folder: Path, name: str, data: bytes) -> FileRef:
     return FileRef(file=name, sha256=store.sha256_bytes(data), size_bytes=len(data))
 
 
-def save_sample(folder: Path, stem: str, image: NDArray[np.float32], output: NDArray[np.float32]) -> FileRef:
-    """``<stem>.sample.npz``: inputs and the file's own outputs for them, by which a device checks its install."""
+def save_sample(folder: Path, stem: str, inputs: Mapping[str, NDArray[Any]], output: NDArray[Any]) -> FileRef:
+    """``<stem>.sample.npz``: inputs by name (the only one is called "input") and the file's own first output for them, by which a device
+    checks its install."""
+    arrays: dict[str, Any] = {**inputs, "output": output}
     buffer = io.BytesIO()
-    np.savez(buffer, input=image, output=output)
+    np.savez(buffer, **arrays)
     return save_file(folder, f"{stem}.sample.npz", buffer.getvalue())
 
 
@@ -94,66 +80,7 @@ def assert_same(check: NumericCheck, outputs: NDArray[np.float32], what: str) ->
         )
 
 
-def export_root(name: str, resolution_px: int, out: Path, *, batch: int | None = 1, seed: int = 0) -> Artifact:
-    """A torchvision classification architecture (1000 classes, random weights) as ``<name>-<px>.onnx``, ``.pt2``, ``.json``.
-
-    ``batch`` other than 1 is in the name; None leaves it free, and the sidecar describes a batch of 1.
-
-    Nothing is downloaded, and there is no accuracy to state. Batch norms take their statistics from random images, so that
-    activations have the scale they would have after training: the time of an inference does not depend on more than that.
-    Raises UnknownName ("did you mean"), UsageError (a resolution that the network does not take), StorageError.
-    """
-    names = torchvision.models.list_models(module=torchvision.models)
-    if name not in names:
-        raise UnknownName("network", name, names)
-    store.make_folder(out)
-    with train.deterministic(seed):
-        net = _architecture(name, resolution_px)
-        example = torch.randn(max(2, batch or 2), 3, resolution_px, resolution_px)
-        _try_forward(net, example, name)
-        _scale_activations(net, example)
-        expected = _try_forward(net, example, name)
-        files = to_files(net, example if batch is None else example[:batch], free_batch=batch is None)
-    stem = f"{name}-{resolution_px}" + ("-bfree" if batch is None else f"-b{batch}" if batch > 1 else "")
-    model = save_file(out, f"{stem}.onnx", files.onnx)
-    described = graph.with_batch(graph.load(out / model.file), batch or 1)
-    contents = graph.contents(described, stem)
-    outputs = evaluate.logits(out / model.file, example)
-    check = evaluate.compare(outputs, expected)
-    assert_same(check, outputs, stem)
-    artifact = Artifact(
-        artifact_id=stem,
-        model=model,
-        torch_program=save_file(out, f"{stem}.pt2", files.program),
-        **stated(contents),
-        preprocessing=Preprocessing(
-            resize_px=resolution_px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=outputs.shape[1]
-        ),
-        check=check,
-        sample=save_sample(out, stem, example[: batch or 1].numpy(), outputs[: batch or 1]),
-        licence=LICENCE,
-        origin=Origin(
-            root=name, seed=seed, producer=f"kit {kit.__version__}", versions=versions(), steps=("random weights",)
-        ),
-    )
-    store.write_record(out / f"{stem}.json", artifact)
-    return artifact
-
-
-def _architecture(name: str, resolution_px: int) -> nn.Module:
-    sizes: dict[str, dict[str, Any]] = {
-        "vit": {"image_size": resolution_px},
-        "maxvit": {"input_size": (resolution_px,) * 2},
-    }
-    try:
-        with quiet():
-            net: nn.Module = torchvision.models.get_model(name, weights=None, **sizes.get(name.split("_")[0], {}))
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise _wrong_resolution(name, resolution_px, error) from None
-    return net.eval()
-
-
-def _scale_activations(net: nn.Module, example: Tensor) -> None:
+def scale_activations(net: nn.Module, example: Tensor) -> None:
     """Give random weights the scale of trained ones, because timing and checks depend on it: untouched, the activations of a
     deep network fade towards denormal numbers or blow up, and a head that starts at zero outputs zero for everything."""
     norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -165,76 +92,6 @@ def _scale_activations(net: nn.Module, example: Tensor) -> None:
         net(example)
     for norm in norms:
         norm.eval()
-
-
-def _try_forward(net: nn.Module, example: Tensor, name: str) -> NDArray[np.float32]:
-    try:
-        with torch.no_grad():
-            outputs: NDArray[np.float32] = net(example).numpy()
-    except (ValueError, AssertionError, RuntimeError) as error:
-        raise _wrong_resolution(name, example.shape[-1], error) from None
-    return outputs
-
-
-def _wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
-    return UsageError(f"{name} does not take {resolution_px}x{resolution_px} pixels ({first_line(error)}): try 224.")
-
-
-def export_module(net: nn.Module, example: Tensor | Sequence[Tensor], out: Path, name: str) -> Artifact:
-    """The user's own network, in evaluation mode, as ``<name>.onnx``, ``.pt2`` and ``.json`` in the folder ``out``.
-
-    ``example`` is its input (several in a sequence), batch first: the files have exactly these shapes. The network is left in the mode
-    that it was in. Raises UsageError (it does not take the example, or is too large), BadModel (torch cannot export it), IntegrityError
-    (the file's outputs differ from the network's).
-    """
-    examples = (example,) if isinstance(example, Tensor) else tuple(example)
-    _refuse_large(net)
-    modes = [(module, module.training) for module in net.modules()]
-    net.eval()
-    try:
-        expected = _first_output(net, examples)
-        try:
-            files = _exported(net, examples, None)
-        except Exception as error:  # torch's exporters raise whatever their passes do
-            raise BadModel(
-                f"torch cannot export {type(net).__name__} ({first_line(error)}): give an .onnx file in its place."
-            ) from None
-    finally:
-        for module, training in modes:
-            module.training = training
-    model = save_file(out, f"{name}.onnx", files.onnx)
-    session = evaluate.open_session(out / model.file)
-    feeds = {node.name: x.detach().cpu().numpy() for node, x in zip(session.get_inputs(), examples, strict=True)}
-    outputs = np.asarray(session.run(None, feeds)[0], dtype=np.float32)
-    check = NumericCheck(
-        max_abs_error=float(np.abs(outputs - expected).max(initial=0.0)), top1_agreement=1.0, count=len(examples[0])
-    )
-    assert_same(check, expected, name)
-    described = describe_onnx(out / model.file)
-    program = save_file(out, f"{name}.pt2", files.program)
-    origin = Origin(root=name, producer=f"kit {kit.__version__}", versions=versions(), steps=("a PyTorch module",))
-    artifact = described.model_copy(update={"torch_program": program, "origin": origin})
-    store.write_record(out / f"{name}.json", artifact)
-    return artifact
-
-
-def _first_output(net: nn.Module, examples: tuple[Tensor, ...]) -> NDArray[np.float32]:
-    """The network's first output. Raises UsageError with torch's own message where it does not take the examples."""
-    try:
-        with torch.no_grad():
-            output = net(*examples)
-    except Exception as error:  # the user's own code
-        raise UsageError(
-            f"{type(net).__name__} does not take the example input ({first_line(error)}): give one of the right shapes and types."
-        ) from None
-    while not isinstance(output, Tensor):
-        output = next(iter(output.values() if isinstance(output, dict) else output))
-    return output.detach().cpu().float().numpy()
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def describe_onnx(path: Path, dims: Mapping[str, int] | None = None, name: str | None = None) -> Artifact:

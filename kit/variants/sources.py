@@ -1,0 +1,418 @@
+"""What a person names becomes a PyTorch network: an architecture of torchvision or timm, a file of Python, a .pt2, TorchScript.
+
+A file of Python is run, and a .pt2 or TorchScript file can run code, too: only those of somebody you trust belong here. Weights are read
+without running anything (:mod:`kit.variants.checkpoints`). Nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+import traceback
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from kit import trust, versions
+from kit.errors import BadModel, UnknownName, UsageError
+from kit.nets.export import quiet
+from kit.records import Preprocessing
+from kit.variants import checkpoints, examples
+from kit.variants.examples import Examples, InputShape
+
+RESOLUTION_PX = 224
+_PYTHON = re.compile(r"(?P<module>.+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_][\w.]*)")
+_USUAL_NAMES = ("make", "model", "net", "network", "build", "create", "get_model")
+_PLAIN = {"input_size": (3, RESOLUTION_PX, RESOLUTION_PX), "mean": (0.5,) * 3, "std": (0.5,) * 3}
+_ARCHIVES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".ckpt", ".bin", ".safetensors", ".npz")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network with inputs for it. ``net`` is a module (in evaluation mode), a program of torch.export, or a TorchScript module."""
+
+    net: Any
+    name: str  # what its files are called
+    root: str  # what it was made from
+    inputs: Examples
+    steps: tuple[str, ...] = ()
+    preprocessing: Preprocessing | None = None
+    random: bool = False  # weights that nobody trained
+    resolution_px: int | None = None
+
+    @property
+    def is_program(self) -> bool:
+        """Whether torch.export wrote it: its free dimensions are fixed."""
+        return isinstance(self.net, torch.export.ExportedProgram)
+
+    @property
+    def is_script(self) -> bool:
+        """Whether it is TorchScript."""
+        return isinstance(self.net, torch.jit.ScriptModule)
+
+    @property
+    def module(self) -> nn.Module:
+        """What can be called."""
+        module: nn.Module = self.net.module() if self.is_program else self.net
+        return module
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a command says besides the network's name."""
+
+    inputs: tuple[InputShape, ...] = ()
+    checkpoint: Path | None = None
+    resolution_px: int | None = None
+    seed: int = 0
+
+
+def runs_code(text: str) -> str | None:
+    """The file (or module) of which code is run when ``text`` is opened; None for an architecture of a library."""
+    if match := _PYTHON.fullmatch(text):
+        return None if match["module"] == "timm" else match["module"]
+    names = _entries(Path(text)) if Path(text).is_file() else []
+    return text if _is_program(names) or _is_script(names) else None
+
+
+def source_of(text: str, wishes: Wishes) -> Source:
+    """The network that ``text`` names: ``resnet18``, ``timm:NAME``, ``FILE.py:NAME``, ``package.module:NAME``, ``FILE.pt2``, TorchScript.
+
+    Raises UsageError (no such file or name, an input is missing, weights that do not fit), UnknownName ("did you mean"), BadModel,
+    IntegrityError, BackendUnavailable (timm is missing).
+    """
+    match = _PYTHON.fullmatch(text)
+    path = Path(text)
+    if match and match["module"] == "timm":
+        return _of_timm(match["name"], wishes)
+    if match:
+        return _of_python(match["module"], match["name"], wishes)
+    if path.suffix in _ARCHIVES or path.is_file():
+        return _of_archive(path, wishes)
+    return _of_torchvision(text, wishes)
+
+
+# ------------------------------------------------------------------------------------------------------- architectures
+
+
+def _of_torchvision(name: str, wishes: Wishes) -> Source:
+    names = torchvision.models.list_models()
+    if name not in names:
+        raise UnknownName("network", name, names)
+    px = wishes.resolution_px or RESOLUTION_PX
+    sizes: dict[str, dict[str, Any]] = {"vit": {"image_size": px}, "maxvit": {"input_size": (px,) * 2}}
+    options = dict(sizes.get(name.split("_")[0], {}))
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        options["weights_backbone"] = None  # which would be downloaded
+
+    def make(**classes: int) -> nn.Module:
+        try:
+            with quiet():
+                net: nn.Module = torchvision.models.get_model(name, weights=None, **options, **classes)
+        except TypeError:
+            options.pop("weights_backbone", None)  # a video network, which has none
+            with quiet():
+                net = torchvision.models.get_model(name, weights=None, **options, **classes)
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise wrong_resolution(name, px, error) from None
+        return net
+
+    net = _architecture(name, make, wishes)
+    return Source(
+        net=net,
+        name=name if wishes.inputs else f"{name}-{px}",
+        root=name,
+        inputs=_inputs(net, wishes, _image(px)),
+        steps=_weights_step(wishes),
+        preprocessing=Preprocessing(
+            resize_px=px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=_outputs(net) or 1000
+        ),
+        random=wishes.checkpoint is None,
+        resolution_px=px,
+    )
+
+
+def _of_timm(name: str, wishes: Wishes) -> Source:
+    versions.need("timm:NAME needs", "timm")
+    import timm
+
+    known = timm.list_models()
+    architecture = name.partition(".")[0]
+    if architecture not in known:
+        raise UnknownName("timm network", architecture, known)
+    create: Any = timm.create_model
+    sized = {} if wishes.resolution_px is None else {"img_size": wishes.resolution_px}
+
+    def make(**classes: int) -> nn.Module:
+        try:
+            net: nn.Module = create(architecture, pretrained=False, exportable=True, **sized, **classes)
+        except TypeError:  # a network of convolutions takes any size
+            net = create(architecture, pretrained=False, exportable=True, **classes)
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise wrong_resolution(architecture, wishes.resolution_px or 0, error) from None
+        return net
+
+    net = _architecture(architecture, make, wishes)
+    usual: Any = getattr(net, "pretrained_cfg", None) or _PLAIN
+    channels, height, width = usual["input_size"]
+    px = wishes.resolution_px or int(height)
+    shape = (1, channels, px, px if wishes.resolution_px else int(width))
+    return Source(
+        net=net,
+        name=architecture if wishes.inputs else f"{architecture}-{px}",
+        root=f"timm:{architecture}",
+        inputs=_inputs(net, wishes, Examples({"x": _normal(shape, wishes.seed)})),
+        steps=_weights_step(wishes),
+        preprocessing=Preprocessing(
+            resize_px=px, mean=tuple(usual["mean"]), std=tuple(usual["std"]), classes=_outputs(net) or 1000
+        ),
+        random=wishes.checkpoint is None,
+        resolution_px=px,
+    )
+
+
+class _Make(Protocol):
+    def __call__(self, **classes: int) -> nn.Module: ...
+
+
+def _architecture(name: str, make: _Make, wishes: Wishes) -> nn.Module:
+    """The network with the weights of the checkpoint, and as many classes as those have."""
+    net = make()
+    if wishes.checkpoint is not None:
+        weights = checkpoints.read(wishes.checkpoint)
+        classes = checkpoints.classes(weights, net)
+        if classes is not None:
+            net = make(num_classes=classes)
+        checkpoints.load(net, weights, wishes.checkpoint, name)
+    return net.eval()
+
+
+def _image(px: int) -> Examples:
+    return Examples({"x": torch.randn(1, 3, px, px)})
+
+
+def _normal(shape: Sequence[int], seed: int) -> Tensor:
+    return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
+
+
+def _inputs(net: nn.Module, wishes: Wishes, usual: Examples) -> Examples:
+    return examples.of(net, wishes.inputs, seed=wishes.seed) if wishes.inputs else usual
+
+
+def _outputs(net: nn.Module) -> int | None:
+    """The classes of the last layer."""
+    heads = [m.out_features for m in net.modules() if isinstance(m, nn.Linear)]
+    return heads[-1] if heads else None
+
+
+def _weights_step(wishes: Wishes) -> tuple[str, ...]:
+    return ("random weights",) if wishes.checkpoint is None else (f"weights of {wishes.checkpoint.name}",)
+
+
+def wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
+    """The sentence for a network that does not take images of this size."""
+    return UsageError(f"{name} does not take {resolution_px}x{resolution_px} pixels ({first_line(error)}): try 224.")
+
+
+# ---------------------------------------------------------------------------------------------------- the user's own code
+
+
+def _of_python(module_name: str, name: str, wishes: Wishes) -> Source:
+    if wishes.resolution_px is not None:
+        raise UsageError("--resolution is for the networks of torchvision and timm: give --input 1x3x224x224.")
+    module = _file(Path(module_name)) if module_name.endswith(".py") else _module(module_name)
+    maker: Any = module
+    for part in name.split("."):
+        if not hasattr(maker, part):
+            names = [
+                n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__ and callable(v)
+            ]
+            names += [n for n, v in vars(module).items() if isinstance(v, nn.Module)]
+            raise UnknownName(f"name in {module_name}", part, dict.fromkeys(names))
+        maker = getattr(maker, part)
+    network = maker if isinstance(maker, nn.Module) else _called(maker, f"{module_name}:{name}")
+    inputs: Any = None
+    if isinstance(network, tuple) and len(network) == 2:
+        network, inputs = network
+    if not isinstance(network, nn.Module):
+        raise UsageError(
+            f"{module_name}:{name} gives {type(network).__name__}: let it return a torch.nn.Module, or a pair of it and its inputs."
+        )
+    stem = Path(module_name).stem if module_name.endswith(".py") else module_name.rpartition(".")[2]
+    label = stem if name in _USUAL_NAMES else f"{stem}-{name}"
+    if wishes.checkpoint is not None:
+        checkpoints.load(network, checkpoints.read(wishes.checkpoint), wishes.checkpoint, label)
+    steps = (f"a PyTorch module of {Path(module_name).name}:{name}",)
+    return Source(
+        net=network.eval(),
+        name=label,
+        root=label,
+        inputs=own_inputs(network, wishes.inputs or inputs, seed=wishes.seed),
+        steps=steps + (() if wishes.checkpoint is None else _weights_step(wishes)),
+    )
+
+
+def own_inputs(net: nn.Module, given: Any, *, seed: int = 0) -> Examples:
+    """Inputs of somebody's network: as given, else its own ``example_input_array``. Raises UsageError when there are none."""
+    if given is None or (isinstance(given, (tuple, list)) and not given):
+        given = getattr(net, "example_input_array", None)  # of Lightning
+    if given is None:
+        raise UsageError(
+            "The network's inputs are not known: give a shape for each (--input 1x3x224x224, or --input ids=1x128:int64:0..999)."
+        )
+    return examples.of(net, given, seed=seed)
+
+
+def _file(path: Path) -> Any:
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist: give a file of Python and a name in it, such as my_net.py:make.")
+    if trust.install_of(path) is not None:
+        raise UsageError(f"{path} came over a link and is not run: name a file of your own.")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    folder = str(path.parent.absolute())
+    before = sys.modules.get(path.stem)
+    sys.path.insert(0, folder)  # as Python does for a script: it imports what lies beside it
+    sys.modules[path.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        if before is None:
+            del sys.modules[path.stem]
+        else:
+            sys.modules[path.stem] = before
+        raise _own_fault(str(path), error) from None
+    finally:
+        sys.path.remove(folder)
+    return module
+
+
+def _module(name: str) -> Any:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        raise _own_fault(name, error) from None
+    finally:
+        sys.path.remove(folder)
+
+
+def _called(maker: Any, text: str) -> Any:
+    if not callable(maker):
+        raise UsageError(f"{text} is a {type(maker).__name__}: name a torch.nn.Module, or a function that returns one.")
+    try:
+        return maker()
+    except BaseException as error:
+        raise _own_fault(text, error) from None
+
+
+def _own_fault(text: str, error: BaseException) -> BaseException:
+    """The sentence for what a person's own code raised; an interrupt stays one."""
+    if isinstance(error, KeyboardInterrupt):
+        return error
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next(
+        (
+            f" in line {f.lineno} of {Path(f.filename).name}"
+            for f in reversed(frames)
+            if "kit/variants" not in f.filename
+        ),
+        "",
+    )
+    return UsageError(
+        f"{text} raised {type(error).__name__}{line} ({first_line(error)[:200]}): mend it, or name another."
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- archives
+
+
+def _of_archive(path: Path, wishes: Wishes) -> Source:
+    if not path.is_file():
+        raise UsageError(
+            f"{path} does not exist: give a .pt2, a TorchScript file, FILE.py:NAME, timm:NAME or a torchvision name."
+        )
+    if path.suffix.lower() == ".onnx":
+        raise UsageError(
+            f"{path} is an ONNX file already: kit describe {path} writes its sidecar, kit profile {path} measures it."
+        )
+    if path.suffix == ".py":
+        raise UsageError(f"{path} is a file of Python: name what makes the network, such as {path}:make.")
+    if trust.install_of(path) is not None:
+        raise UsageError(f"{path} came over a link and is not run: name a file of your own.")
+    if wishes.checkpoint is not None or wishes.resolution_px is not None:
+        raise UsageError(f"{path} holds its weights and shapes: leave --checkpoint and --resolution away.")
+    names = _entries(path)
+    if _is_program(names):
+        return _of_program(path, wishes)
+    if _is_script(names):
+        return _of_script(path, wishes)
+    checkpoints.read(path)  # its sentence, when it is no file of weights either
+    raise UsageError(
+        f"{path} holds weights and no network: name the network, too (kit export FILE.py:NAME --checkpoint {path}, or a torchvision name)."
+    )
+
+
+def _entries(path: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except (zipfile.BadZipFile, OSError):
+        return []
+
+
+def _is_program(names: Sequence[str]) -> bool:
+    return any(re.fullmatch(r"(?:[^/]+/)?(?:models/[^/]+|serialized_exported_program)\.json", name) for name in names)
+
+
+def _is_script(names: Sequence[str]) -> bool:
+    return any("/code/" in f"/{name}" for name in names)
+
+
+def _of_program(path: Path, wishes: Wishes) -> Source:
+    try:
+        with quiet():
+            program = torch.export.load(path)
+    except Exception as error:  # whatever a broken archive raises
+        raise BadModel(f"PyTorch {torch.__version__} cannot load {path}: {first_line(error)}") from None
+    inputs: Any = wishes.inputs
+    if not inputs:
+        args, kwargs = program.example_inputs or ((), {})
+        names = program.graph_signature.user_inputs
+        tensors = [*args, *kwargs.values()]
+        if not tensors or not all(isinstance(t, Tensor) for t in tensors):
+            raise UsageError(f"{path} keeps no inputs of its own: give their shapes (--input 1x3x224x224).")
+        inputs = Examples(dict(zip(map(str, names), tensors, strict=False)), named=not args)
+    else:
+        inputs = examples.of(program.module(), inputs, seed=wishes.seed)
+    return Source(program, path.stem, path.stem, inputs, (f"a program of torch.export, {path.name}",))
+
+
+def _of_script(path: Path, wishes: Wishes) -> Source:
+    try:
+        with quiet():
+            module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
+    except Exception as error:  # whatever a broken archive raises
+        raise BadModel(f"PyTorch {torch.__version__} cannot load {path}: {first_line(error)}") from None
+    return Source(
+        module.eval(),
+        path.stem,
+        path.stem,
+        own_inputs(module, wishes.inputs, seed=wishes.seed),
+        (f"TorchScript, {path.name}",),
+    )
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
