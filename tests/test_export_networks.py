@@ -17,7 +17,7 @@ onnx = pytest.importorskip("onnx")
 from torch import nn  # noqa: E402
 
 import kit  # noqa: E402
-from kit import backends, store  # noqa: E402
+from kit import backends, store, usercode  # noqa: E402
 from kit.errors import BadModel, IntegrityError, KitError, UnknownName, UsageError  # noqa: E402
 from kit.nets import export as nets_export  # noqa: E402
 from kit.records import Artifact  # noqa: E402
@@ -120,7 +120,7 @@ def export(folder: Path, maker: str, out: Path, *shapes: str, **settings: Any) -
 def net_of(folder: Path) -> Any:
     """The class Net, with seeded weights and statistics that are not those of a new network."""
     torch.manual_seed(1)
-    return sources._file(folder / "my_net.py").Net()
+    return usercode.load(f"{folder / 'my_net.py'}:Net")()
 
 
 # ------------------------------------------------------------------------------------------------------- networks in Python
@@ -170,9 +170,9 @@ def test_a_network_that_brings_its_inputs(folder: Path, tmp_path: Path) -> None:
     [
         ("make", (), "inputs are not known: give a shape for each"),
         ("mak", ("1x3",), "did you mean 'make'"),
-        ("failing", ("1x3",), r"failing raised ValueError in line \d+ of my_net.py \(no such thing\)"),
+        ("failing", ("1x3",), r"failing failed \(ValueError: no such thing, my_net.py line \d+\)"),
         ("wrong", ("1x3",), "gives str: let it return a torch.nn.Module"),
-        ("number", ("1x3",), "is a int: name a torch.nn.Module"),
+        ("number", ("1x3",), "is int: name a torch.nn.Module"),
         ("make", ("1x5x32x32",), r"does not take the inputs x 1x5x32x32 \("),
         ("make", ("y=1x3x32x32",), "Unknown input of the network 'y'.*Known: x"),
         ("Deciding", ("1x3",), "decides by values of a tensor, which torch.export cannot follow"),
@@ -193,7 +193,7 @@ def test_an_interrupt_stays_one(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         sources.source_of(f"{tmp_path / 'stopped.py'}:make", Wishes())
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
-    with pytest.raises(UsageError, match="raised SystemExit in line 1"):
+    with pytest.raises(UsageError, match="failed .SystemExit: 3, leaving.py line 1"):
         sources.source_of(f"{tmp_path / 'leaving.py'}:make", Wishes())
 
 
@@ -335,7 +335,7 @@ def test_batch_is_the_first_dimension_of_every_input(folder: Path, tmp_path: Pat
     ],
 )
 def test_weights_as_training_scripts_store_them(folder: Path, tmp_path: Path, wrapped: Any) -> None:
-    trained, fresh = net_of(folder), sources._file(folder / "my_net.py").Net()
+    trained, fresh = net_of(folder), usercode.load(f"{folder / 'my_net.py'}:Net")()
     torch.save(wrapped(trained.state_dict()), tmp_path / "weights.pth")
     checkpoints.load(fresh, checkpoints.read(tmp_path / "weights.pth"), tmp_path / "weights.pth", "net")
     assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), trained.parameters(), strict=True))

@@ -36,6 +36,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.stats": (0, {"numpy"}),
     "kit.trust": (0, set()),
     "kit.units": (0, set()),
+    "kit.usercode": (0, set()),
     "kit.versions": (0, set()),
     "kit.devices": (1, {"numpy", "numba", "psutil", "pydantic", "pynvml", "tomli", "tomllib"}),
     "kit.measure": (1, {"numpy", "psutil", "pydantic"}),
@@ -104,6 +105,7 @@ BOARD: dict[str, str] = {
     "kit.store": "",
     "kit.trust": "",
     "kit.units": "",
+    "kit.usercode": "",
     "kit.versions": "",
 }
 #: Modules of fewer than 30 lines, and why each is one; a package's face may be short.

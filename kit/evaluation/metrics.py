@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from kit import usercode
 from kit.errors import UnknownName, UsageError
-from kit.evaluation import own
 from kit.records import Accuracy
 
 BoolArray = NDArray[np.bool_]
@@ -109,7 +109,7 @@ class Own:
     def accuracy(self, dataset: str) -> Accuracy:
         """The mean of the scores, or the number. Raises UsageError: the function fails, or gives neither."""
         count = len(self._labels)
-        given = own.call(self._function, self.name, np.concatenate(self._outputs), _stacked(self._labels))
+        given = usercode.call(self._function, self.name, np.concatenate(self._outputs), _stacked(self._labels))
         try:
             scores = np.asarray(given, dtype=np.float64)
         except (ValueError, TypeError, RuntimeError):
@@ -138,9 +138,9 @@ def _stacked(labels: list[Any]) -> Any:
 def of(metric: str | OwnMetric) -> Metric:
     """The metric by its name, or by ``module:function``. Raises UnknownName, UsageError."""
     if not isinstance(metric, str):
-        return Own(metric, own.name_of(metric))
+        return Own(metric, usercode.name_of(metric))
     if metric in TOP:
         return Top(metric)
-    if not own.names_a_function(metric):
+    if not usercode.names_an_object(metric):
         raise UnknownName("metric", metric, [*TOP, "FILE.py:FUNCTION", "MODULE:FUNCTION"])
-    return Own(own.load(metric), own.name_of(metric))
+    return Own(usercode.load(metric), usercode.name_of(metric))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kit import backends, store, units
+from kit import backends, store, units, usercode
 from kit.backends import Session, dimensions, onnxgraph
 from kit.errors import BadModel, KitError, MeasurementError, UsageError
 from kit.evaluation import metrics, own, pictures, preprocess, sidecars
@@ -105,7 +105,7 @@ def _session(network: Path, artifact: Artifact, request: Request) -> Session:
 def _source(
     data: Data, session: Session, artifact: Artifact, request: Request, network: Path, opened: ExitStack
 ) -> _Source:
-    if callable(data) or (own.names_a_function(str(data)) and not Path(data).exists()):
+    if callable(data) or (usercode.names_an_object(str(data)) and not Path(data).exists()):
         return _own(data if callable(data) else str(data), session, request)
     if len(session.inputs) != 1:
         names = ", ".join(spec.name for spec in session.inputs)
@@ -132,8 +132,8 @@ def _own(data: Callable[[], Any] | str, session: Session, request: Request) -> _
         raise UsageError(
             "Data of a function are fed as they are: leave out --resize, --crop, --mean, --std, --scale, --layout and --classes."
         )
-    name = own.name_of(data)
-    items = own.call(own.load(data) if isinstance(data, str) else data, name)
+    name = usercode.name_of(data)
+    items = usercode.call(usercode.load(data) if isinstance(data, str) else data, name)
     return _Source(name, request.limit, islice(own.samples(items, session.inputs, name), request.limit))
 
 

@@ -6,11 +6,7 @@ without running anything (:mod:`kit.variants.checkpoints`). Nothing is downloade
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import re
-import sys
-import traceback
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +17,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from kit import trust, versions
+from kit import trust, usercode, versions
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.nets.export import quiet
 from kit.records import Preprocessing
@@ -29,7 +25,6 @@ from kit.variants import checkpoints, examples
 from kit.variants.examples import Examples, InputShape
 
 RESOLUTION_PX = 224
-_PYTHON = re.compile(r"(?P<module>.+\.py|[A-Za-z_]\w*(?:\.\w+)*):(?P<name>[A-Za-z_][\w.]*)")
 _USUAL_NAMES = ("make", "model", "net", "network", "build", "create", "get_model")
 _PLAIN = {"input_size": (3, RESOLUTION_PX, RESOLUTION_PX), "mean": (0.5,) * 3, "std": (0.5,) * 3}
 _ARCHIVES = (".pt", ".pth", ".pt2", ".ts", ".torchscript", ".ckpt", ".bin", ".safetensors", ".npz")
@@ -77,8 +72,10 @@ class Wishes:
 
 def runs_code(text: str) -> str | None:
     """The file (or module) of which code is run when ``text`` is opened; None for an architecture of a library."""
-    if match := _PYTHON.fullmatch(text):
-        return None if match["module"] == "timm" else match["module"]
+    if text.startswith("timm:"):
+        return None
+    if usercode.names_an_object(text):
+        return text.rpartition(":")[0]
     names = _entries(Path(text)) if Path(text).is_file() else []
     return text if _is_program(names) or _is_script(names) else None
 
@@ -89,12 +86,11 @@ def source_of(text: str, wishes: Wishes) -> Source:
     Raises UsageError (no such file or name, an input is missing, weights that do not fit), UnknownName ("did you mean"), BadModel,
     IntegrityError, BackendUnavailable (timm is missing).
     """
-    match = _PYTHON.fullmatch(text)
     path = Path(text)
-    if match and match["module"] == "timm":
-        return _of_timm(match["name"], wishes)
-    if match:
-        return _of_python(match["module"], match["name"], wishes)
+    if text.startswith("timm:"):
+        return _of_timm(text.removeprefix("timm:"), wishes)
+    if usercode.names_an_object(text):
+        return _of_python(text, wishes)
     if path.suffix in _ARCHIVES or path.is_file():
         return _of_archive(path, wishes)
     return _of_torchvision(text, wishes)
@@ -225,32 +221,29 @@ def wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageEr
 # ---------------------------------------------------------------------------------------------------- the user's own code
 
 
-def _of_python(module_name: str, name: str, wishes: Wishes) -> Source:
+def _of_python(text: str, wishes: Wishes) -> Source:
     if wishes.resolution_px is not None:
         raise UsageError("--resolution is for the networks of torchvision and timm: give --input 1x3x224x224.")
-    module = _file(Path(module_name)) if module_name.endswith(".py") else _module(module_name)
-    maker: Any = module
-    for part in name.split("."):
-        if not hasattr(maker, part):
-            names = [
-                n for n, v in vars(module).items() if getattr(v, "__module__", None) == module.__name__ and callable(v)
-            ]
-            names += [n for n, v in vars(module).items() if isinstance(v, nn.Module)]
-            raise UnknownName(f"name in {module_name}", part, dict.fromkeys(names))
-        maker = getattr(maker, part)
-    network = maker if isinstance(maker, nn.Module) else _called(maker, f"{module_name}:{name}")
+    place, _, name = text.rpartition(":")
+    network = usercode.load(text)
+    if not isinstance(network, nn.Module):
+        if not callable(network):
+            raise UsageError(
+                f"{text} is {type(network).__name__}: name a torch.nn.Module, or a function that returns one."
+            )
+        network = usercode.call(network, text)
     inputs: Any = None
     if isinstance(network, tuple) and len(network) == 2:
         network, inputs = network
     if not isinstance(network, nn.Module):
         raise UsageError(
-            f"{module_name}:{name} gives {type(network).__name__}: let it return a torch.nn.Module, or a pair of it and its inputs."
+            f"{text} gives {type(network).__name__}: let it return a torch.nn.Module, or a pair of it and its inputs."
         )
-    stem = Path(module_name).stem if module_name.endswith(".py") else module_name.rpartition(".")[2]
+    stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     label = stem if name in _USUAL_NAMES else f"{stem}-{name}"
     if wishes.checkpoint is not None:
         checkpoints.load(network, checkpoints.read(wishes.checkpoint), wishes.checkpoint, label)
-    steps = (f"a PyTorch module of {Path(module_name).name}:{name}",)
+    steps = (f"a PyTorch module of {usercode.name_of(text)}",)
     return Source(
         net=network.eval(),
         name=label,
@@ -269,69 +262,6 @@ def own_inputs(net: nn.Module, given: Any, *, seed: int = 0) -> Examples:
             "The network's inputs are not known: give a shape for each (--input 1x3x224x224, or --input ids=1x128:int64:0..999)."
         )
     return examples.of(net, given, seed=seed)
-
-
-def _file(path: Path) -> Any:
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist: give a file of Python and a name in it, such as my_net.py:make.")
-    if trust.install_of(path) is not None:
-        raise UsageError(f"{path} came over a link and is not run: name a file of your own.")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    folder = str(path.parent.absolute())
-    before = sys.modules.get(path.stem)
-    sys.path.insert(0, folder)  # as Python does for a script: it imports what lies beside it
-    sys.modules[path.stem] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        if before is None:
-            del sys.modules[path.stem]
-        else:
-            sys.modules[path.stem] = before
-        raise _own_fault(str(path), error) from None
-    finally:
-        sys.path.remove(folder)
-    return module
-
-
-def _module(name: str) -> Any:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        return importlib.import_module(name)
-    except BaseException as error:
-        raise _own_fault(name, error) from None
-    finally:
-        sys.path.remove(folder)
-
-
-def _called(maker: Any, text: str) -> Any:
-    if not callable(maker):
-        raise UsageError(f"{text} is a {type(maker).__name__}: name a torch.nn.Module, or a function that returns one.")
-    try:
-        return maker()
-    except BaseException as error:
-        raise _own_fault(text, error) from None
-
-
-def _own_fault(text: str, error: BaseException) -> BaseException:
-    """The sentence for what a person's own code raised; an interrupt stays one."""
-    if isinstance(error, KeyboardInterrupt):
-        return error
-    frames = traceback.extract_tb(error.__traceback__)
-    line = next(
-        (
-            f" in line {f.lineno} of {Path(f.filename).name}"
-            for f in reversed(frames)
-            if "kit/variants" not in f.filename
-        ),
-        "",
-    )
-    return UsageError(
-        f"{text} raised {type(error).__name__}{line} ({first_line(error)[:200]}): mend it, or name another."
-    )
 
 
 # -------------------------------------------------------------------------------------------------------------- archives
