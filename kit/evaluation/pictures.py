@@ -11,9 +11,10 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -43,6 +44,7 @@ class Pictures:
     keys: tuple[str, ...]
     labels: tuple[int, ...]  # of each key, into classes
     read: Callable[[str], bytes]
+    fingerprint: Callable[[], str]  # changes when a file does
 
     def spread(self, limit: int | None) -> Iterator[tuple[str, int]]:
         """(key, label) of ``limit`` images, evenly over all of them and so over the classes: the same for every network."""
@@ -88,7 +90,8 @@ def pictures(data: Path) -> Iterator[Pictures]:
     versions.need("Reading images needs", "PIL")
     if data.is_dir():
         keys = _files_of(data)
-        yield _sorted_into_classes(_name(data.resolve().parts), data, keys, lambda key: _read_file(data / key))
+        stamps = partial(_stamps, data, keys)
+        yield _sorted_into_classes(_name(data.resolve().parts), data, keys, lambda key: _read_file(data / key), stamps)
         return
     archive = next((p for p in (data, *data.parents) if p.is_file()), None)
     if archive is None:
@@ -98,9 +101,32 @@ def pictures(data: Path) -> Iterator[Pictures]:
         prefix = "".join(f"{part}/" for part in inner)
         entries = {name.removeprefix(prefix): name for name in _entries(archive, file) if name.startswith(prefix)}
         name = _name((*archive.with_suffix("").parts[-1:], *inner))
+        keys = sorted(entries)
+        sums = [file.getinfo(entries[key]).CRC for key in keys]
         yield _sorted_into_classes(
-            name, data, sorted(entries), lambda key: _read_entry(file, entries[key], f"{archive}: {key!r}")
+            name,
+            data,
+            keys,
+            lambda key: _read_entry(file, entries[key], f"{archive}: {key!r}"),
+            lambda: store.sha256_bytes(store.canonical_json(sums)),
         )
+
+
+def folders(data: Path) -> tuple[str, ...]:
+    """The names of the folders at the top of a folder, a zip, or a folder inside a zip, that images lie below; sorted.
+
+    Raises UsageError (no such folder), BadRecord (a broken zip).
+    """
+    if data.is_dir():
+        keys: Iterable[str] = _files_of(data)
+    else:
+        archive = next((p for p in (data, *data.parents) if p.is_file()), None)
+        if archive is None:
+            raise UsageError(f"{data} does not exist: give a folder or a zip of class folders, or module:function.")
+        prefix = "".join(f"{part}/" for part in data.parts[len(archive.parts) :])
+        with _zip(archive) as file:
+            keys = [n.removeprefix(prefix) for n in _entries(archive, file) if n.startswith(prefix)]
+    return tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
 
 
 def _name(parts: Sequence[str]) -> str:
@@ -172,7 +198,16 @@ def _read_entry(file: zipfile.ZipFile, name: str, subject: str) -> bytes:
         raise BadRecord(f"{subject} cannot be read ({reason}): make the zip again.") from None
 
 
-def _sorted_into_classes(name: str, data: Path, keys: Sequence[str], read: Callable[[str], bytes]) -> Pictures:
+def _stamps(folder: Path, keys: Sequence[str]) -> str:
+    """A hash of the files' sizes and times."""
+    with store.explained(folder, "read"):
+        states = [(folder / key).stat() for key in keys]
+    return store.sha256_bytes(store.canonical_json([[state.st_size, state.st_mtime_ns] for state in states]))
+
+
+def _sorted_into_classes(
+    name: str, data: Path, keys: Sequence[str], read: Callable[[str], bytes], fingerprint: Callable[[], str]
+) -> Pictures:
     tops = [PurePosixPath(key).parts[0] for key in keys if "/" in key]
     classes = tuple(sorted(set(tops)))
     if not classes:
@@ -191,6 +226,7 @@ def _sorted_into_classes(name: str, data: Path, keys: Sequence[str], read: Calla
         keys=tuple(key for _, key in inside),
         labels=tuple(number[top] for top, _ in inside),
         read=read,
+        fingerprint=fingerprint,
     )
 
 

@@ -104,7 +104,9 @@ def _ends(candidates: Sequence[Place], count: int) -> list[Place]:
     features = [place for place in candidates if len(place.shape) > 1 and place.share > 0]
     if not features:
         return []
-    finished = [place for place in features if place.share == features[-1].share]  # all that follows is the head's: pooling, norms
+    finished = [
+        place for place in features if place.share == features[-1].share
+    ]  # all that follows is the head's: pooling, norms
     widest = max(math.prod(place.shape[1:]) for place in finished)
     features = [p for p in features if p not in finished or math.prod(p.shape[1:]) == widest]
     by_size: dict[tuple[int, ...], Place] = {
