@@ -164,16 +164,6 @@ def test_macs_do_not_depend_on_the_version_of_torch(root: nets.Root, tmp_path: P
             assert {graph_macs(net.cut(depth).eval(), tmp_path)} == recorded[depth]
 
 
-def test_split_is_fixed_stratified_and_disjoint() -> None:
-    digits = data.digits()
-    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1197, 150, 450)
-    assert torch.bincount(digits.test.labels).min() >= 43
-    assert abs(float(digits.train.images.mean())) < 0.01
-    assert abs(float(digits.train.images.std()) - 1) < 0.01
-    train_rows = {row.numpy().tobytes() for row in digits.train.images}
-    assert sum(row.numpy().tobytes() in train_rows for row in digits.test.images) == 0
-
-
 def test_shifting_moves_without_changing_the_size() -> None:
     source = image(4)
     moved = data.shifted(source, 2, torch.Generator().manual_seed(1))

@@ -56,7 +56,7 @@ def build(
     root: Root = "resnet18",
     out: Annotated[Path, typer.Option(help="Build folder.", rich_help_panel="Output")] = Path("build"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small build in well under a minute: fewer epochs and variants.")
+        bool, typer.Option("--quick", help="A small build in well under a minute: fewer images and variants.")
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,

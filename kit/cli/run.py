@@ -53,7 +53,7 @@ def run(
     out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")] = Path("run"),
     root: produce.Root = "resnet18",
     quick: Annotated[
-        bool, typer.Option("--quick", help="A one-minute version: fewer epochs, variants and rounds.")
+        bool, typer.Option("--quick", help="A one-minute version: fewer images, variants and rounds.")
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,

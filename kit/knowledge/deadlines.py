@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from math import ceil, floor, log10
 
@@ -15,14 +16,30 @@ POINTS = 60
 
 
 def three_answers(base: KnowledgeBase, device_id: str) -> list[Answer]:
-    """The answers to three deadlines: one that few variants meet, one in the middle, one that all meet; fewer where rows cannot decide."""
-    p99s = sorted(r.p99_s for r in base.rows if r.label in DECIDING) or sorted(r.p99_s for r in base.rows)
-    picks = [p99s[0], p99s[len(p99s) // 2], p99s[-1]]
+    """The answers to three deadlines: one that few variants meet, one in the middle, one that all meet; fewer where rows cannot decide.
+
+    The middle is that of the Pareto front where there is one: in the middle of all variants the choice is often that of no hurry already.
+    """
+    rows = sorted([r for r in base.rows if r.label in DECIDING] or base.rows, key=lambda r: r.p99_s)
+    p99s = [r.p99_s for r in rows]
+    corners = _corners(rows)
+    middle = corners[len(corners) // 2] if len(corners) > 2 else p99s[len(p99s) // 2]
+    picks = [p99s[0], middle, p99s[-1]]
     answers = []
     for deadline_s in dict.fromkeys(round_up(p99_s * 1.1) for p99_s in picks):
         with suppress(NoAnswer):  # every row may be too uncertain to decide
             answers.append(ask(base.rows, Need(deadline_s=deadline_s, device_id=device_id)))
     return answers
+
+
+def _corners(rows: Sequence[KnowledgeRow]) -> list[float]:
+    """The p99 of each of ``rows``, which come by rising p99, that is more accurate than all before it."""
+    best, corners = -1.0, []
+    for row in rows:
+        if row.accuracy is not None and row.accuracy > best:
+            best = row.accuracy
+            corners.append(row.p99_s)
+    return corners
 
 
 def round_up(seconds: float) -> float:

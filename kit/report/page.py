@@ -217,14 +217,14 @@ def _trade_off(figures: dict[str, go.Figure], drawn: Sequence[PlotPoint]) -> Mar
     best = front(drawn)
     unrated = sum(p.accuracy is None for p in drawn)
     caption = (
-        "Median latency with its interval over processes against top-1 accuracy on held-out images. Colour is the precision, "
-        "the symbol what was cut; hollow points are not trusted and never chosen. Up and to the left is better: the "
-        "grey line is the best that may be chosen, and the table names its numbered corners."
+        "Median latency with its interval over processes against top-1 accuracy on held-out images with Wilson's 95 % interval. "
+        "Colour is the precision, the symbol what was cut; hollow points are not trusted and never chosen. Up and to the left "
+        "is better: the grey line is the best that may be chosen, and the table names its numbered corners."
     )
     if unrated:
         caption += f" {show.counted(unrated, 'variant')} of unknown accuracy: only in the table of all variants."
     rows = [
-        [f"{i}. {p.short}", show.seconds(p.median_s), show.seconds(p.p99_s), show.percent(p.accuracy), _file_size(p)]
+        [f"{i}. {p.short}", show.seconds(p.median_s), show.seconds(p.p99_s), p.accuracy_text, _file_size(p)]
         for i, p in enumerate(best, 1)
     ]
     return section(
@@ -263,7 +263,7 @@ def _all_variants(drawn: Sequence[PlotPoint]) -> Markup:
             show.seconds(p.median_s),
             show.interval(*p.interval_s, show.TIME, digits=4),
             show.seconds(p.p99_s),
-            show.percent(p.accuracy),
+            p.accuracy_text,
             show.macs(p.macs),
             show.count(p.record.artifact.parameters),
             _file_size(p),

@@ -28,7 +28,7 @@ Choice = tuple[float, KnowledgeRow | None]
 
 
 def latency_accuracy(drawn: Sequence[PlotPoint]) -> go.Figure | None:
-    """Median latency with its interval against accuracy, and the Pareto front; points that are not trusted are hollow."""
+    """Median latency against accuracy, both with their intervals, and the Pareto front; points that are not trusted are hollow."""
     shown = [p for p in drawn if p.accuracy is not None]
     if not shown:
         return None
@@ -48,6 +48,7 @@ def latency_accuracy(drawn: Sequence[PlotPoint]) -> go.Figure | None:
                     "thickness": 1.2,
                     "width": 3,
                 },
+                error_y=_whiskers(group),
                 customdata=[_about(p) for p in group],
                 hovertemplate="%{customdata}<extra></extra>",
                 **marks,
@@ -58,6 +59,17 @@ def latency_accuracy(drawn: Sequence[PlotPoint]) -> go.Figure | None:
     _scale_axis(figure, "x", [p.median_s / scale for p in shown], f"median latency ({unit})")
     figure.update_yaxes(title="held-out accuracy (%)")
     return figure
+
+
+def _whiskers(group: Sequence[PlotPoint]) -> dict[str, Any]:
+    """Wilson's interval of each accuracy in per cent; none where the answers were not counted."""
+    spans = [(p.accuracy or 0, *(p.accuracy_interval or (p.accuracy or 0,) * 2)) for p in group]
+    return {
+        "array": [100 * (high - share) for share, _, high in spans],
+        "arrayminus": [100 * (share - low) for share, low, _ in spans],
+        "thickness": 0.8,
+        "width": 0,
+    }
 
 
 def _add_front(figure: go.Figure, best: Sequence[PlotPoint], medians: Sequence[float], scale: float) -> None:
@@ -332,7 +344,7 @@ def _about(p: PlotPoint) -> str:
             f"{escape(p.backend)}, {show.counted(p.threads, 'thread')}, {p.label}",
             f"median {show.seconds(p.median_s)} ({show.interval(*p.interval_s, show.TIME, digits=4)})",
             f"p99 {show.seconds(p.p99_s)}",
-            f"accuracy {show.percent(p.accuracy)}, {show.macs(p.macs)}",
+            f"accuracy {p.accuracy_text}, {show.macs(p.macs)}",
         )
     )
 

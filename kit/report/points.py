@@ -59,6 +59,19 @@ class PlotPoint:
         return evaluated.top1 if evaluated else None
 
     @property
+    def accuracy_interval(self) -> tuple[float, float] | None:
+        """Between which shares the true one lies (Wilson, 95 %); None where the answers were not counted."""
+        evaluated = self.record.artifact.accuracy
+        return evaluated.interval if evaluated else None
+
+    @property
+    def accuracy_text(self) -> str:
+        """For people: ``94.5 % (93.4 to 95.4)``."""
+        low, high = self.accuracy_interval or (None, None)
+        within = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        return show.percent(self.accuracy) + within
+
+    @property
     def macs(self) -> int | None:
         """Multiply-accumulates, None where they are unknown."""
         return self.record.artifact.macs
