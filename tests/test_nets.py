@@ -48,7 +48,7 @@ def test_the_names_need_no_torch() -> None:
 
 def test_unknown_root_says_did_you_mean() -> None:
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
-        nets.network("resnet81")
+        nets.root_of("resnet81")
 
 
 def test_family_agrees_with_the_parsed_id(root: nets.Root) -> None:
@@ -57,7 +57,7 @@ def test_family_agrees_with_the_parsed_id(root: nets.Root) -> None:
 
 def test_each_cut_answers_as_its_exit_and_costs_less(root: nets.Root, tmp_path: Path) -> None:
     with train.deterministic(0, threads=1):
-        net = nets.network(root.name).eval()
+        net = nets.network(root).eval()
         with torch.no_grad():
             all_exits = net(image(3))
             macs = []
@@ -71,13 +71,13 @@ def test_each_cut_answers_as_its_exit_and_costs_less(root: nets.Root, tmp_path: 
 
 def test_no_cut_between_exits() -> None:
     with pytest.raises(ValueError, match="no exit after block 3"):
-        nets.network("resnet18").cut(3)
+        nets.network(nets.ROOTS["resnet18"]).cut(3)
 
 
 def test_the_seed_decides_the_weights() -> None:
     def first(seed: int) -> torch.Tensor:
         with train.deterministic(seed, threads=1):
-            return next(nets.network("vit_tiny").parameters()).detach().clone()
+            return next(nets.network(nets.ROOTS["vit_tiny"]).parameters()).detach().clone()
 
     assert torch.equal(first(1), first(1))
 
@@ -85,7 +85,7 @@ def test_the_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize("keep", [0.7, 0.5, 0.3])
 def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp_path: Path) -> None:
     with train.deterministic(0, threads=1):
-        full_net = nets.network(root.name).eval()
+        full_net = nets.network(root).eval()
         thin = prune.prune(full_net, keep, image())
         full, less = (graph_macs(n.cut(root.depths[-1]).eval(), tmp_path) for n in (full_net, thin))
         with torch.no_grad():
@@ -100,13 +100,14 @@ def test_pruned_layers_are_smaller_and_aligned(root: nets.Root, keep: float, tmp
             assert layer.embed_dim % (3 * 8) == 0
             assert layer.embed_dim < 192
             assert layer.in_proj_weight.shape == (3 * layer.embed_dim, layer.embed_dim)
-    assert less < full * (keep + 0.05) ** 2 * 1.1
+    coarse = root.name.startswith("resnet") and root.name != "resnet18"  # of 16 channels, steps of 8 are large
+    assert less < full * (keep + (0.25 if coarse else 0.05)) ** 2 * 1.1
 
 
 def test_pruned_heads_keep_their_own_channels() -> None:
     """Every channel that stays in the attention must stay in the head it came from."""
     with train.deterministic(0, threads=1):
-        full_net = nets.network("vit_tiny").eval()
+        full_net = nets.network(nets.ROOTS["vit_tiny"]).eval()
         thin = prune.prune(full_net, 0.5, image())
     source, pruned_weight = (n.stages[0][1].self_attention.in_proj_weight for n in (full_net, thin))
     position = full_net.stages[0][0].positions[0, 0], thin.stages[0][0].positions[0, 0]
@@ -130,7 +131,7 @@ def test_three_counters_agree(root: nets.Root, tmp_path: Path) -> None:
     """
     thop = pytest.importorskip("thop")
     with train.deterministic(0, threads=1):
-        cut = nets.network(root.name).cut(root.depths[1]).eval()
+        cut = nets.network(root).cut(root.depths[1]).eval()
         macs, by_torch = graph_macs(cut, tmp_path), torch_macs(cut)
         silent = {kind: lambda module, x, y: None for kind in SILENT}
         by_thop, _ = thop.profile(cut, inputs=(image(),), custom_ops=silent, verbose=False)
@@ -159,7 +160,7 @@ def test_macs_do_not_depend_on_the_version_of_torch(root: nets.Root, tmp_path: P
     recorded = recorded_macs(root.name)
     assert recorded.keys() == set(root.depths)
     with train.deterministic(0, threads=1):
-        net = nets.network(root.name)
+        net = nets.network(root)
         for depth in root.depths:
             assert {graph_macs(net.cut(depth).eval(), tmp_path)} == recorded[depth]
 

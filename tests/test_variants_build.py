@@ -11,24 +11,24 @@ import synthetic as records
 
 torch = pytest.importorskip("torch")
 
-from kit import nets, store  # noqa: E402
+from kit import store  # noqa: E402
 from kit.errors import UnknownName, UsageError  # noqa: E402
 from kit.latency import training  # noqa: E402
 from kit.latency.kernels import kernels_of  # noqa: E402
 from kit.records import Accuracy, Artifact  # noqa: E402
 from kit.variants import build as building  # noqa: E402
-from kit.variants import data, evaluate, quantize, train  # noqa: E402
+from kit.variants import data, evaluate, quantize, recipes, train  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shallowest cut, whole and halved, one short epoch, one thread."""
 
-    def recipe(root: nets.Root, quick: bool) -> building.Recipe:
+    def recipe(*_: object) -> recipes.Recipe:
         schedule = train.Schedule("adamw", 2e-3, 0.05, epochs=2, batch=16)
-        return building.Recipe(schedule, schedule, (1.0, 0.5), (2,), (2,), training_images=64)
+        return recipes.Recipe(schedule, schedule, (1.0, 0.5), (2,), (2,), training_images=64)
 
-    monkeypatch.setattr(building, "recipe_for", recipe)
+    monkeypatch.setattr(recipes, "recipe_for", recipe)
     monkeypatch.setattr(train.os, "sched_getaffinity", lambda pid: {0})
 
 
@@ -37,8 +37,10 @@ def build_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("build")
 
 
-def build(folder: Path, root: str = "vit_tiny", **settings: object) -> list[Artifact]:
-    return building.build(root, folder, **settings)  # type: ignore[arg-type]
+def build(
+    folder: Path, root: str = "vit_tiny", progress: train.Progress | None = None, **settings: object
+) -> list[Artifact]:
+    return building.build(building.Request(root, **settings), folder, progress=progress)  # type: ignore[arg-type]
 
 
 def test_every_variant_is_complete_and_checked(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +108,7 @@ def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeyp
     monkeypatch.setattr(
         quantize.evaluate,
         "accuracy",
-        lambda answers, split: Accuracy(top1=next(scores), count=150, dataset="synthetic"),
+        lambda answers, split, name: Accuracy(top1=next(scores), count=150, dataset="synthetic"),
     )
     slow, fast = quantize.Quantized("slow", full_model, ()), quantize.Quantized("fast", full_model, ())
     assert quantize._choose([slow, fast], validation).how == "slow"

@@ -8,20 +8,21 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from kit.variants import data  # noqa: E402
+from kit.variants.datasets import Dataset, Split  # noqa: E402
 
 
 @pytest.fixture(scope="module")
-def digits() -> data.Digits:
+def digits() -> Dataset:
     return data.digits()
 
 
-def originals(count: int = 6) -> data.Split:
+def originals(count: int = 6) -> Split:
     """Full squares of ``count`` brightnesses below 1, so that a scene shows which original is where."""
     shades = torch.linspace(0.3, 0.9, count)
-    return data.Split(shades.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), torch.arange(count))
+    return Split(shades.reshape(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous(), torch.arange(count))
 
 
-def test_the_parts_have_their_counts_and_all_classes(digits: data.Digits) -> None:
+def test_the_parts_have_their_counts_and_all_classes(digits: Dataset) -> None:
     assert (len(digits.train), len(digits.validation), len(digits.test)) == (6000, 500, 2000)
     for split in (digits.train, digits.validation, digits.test):
         assert split.images.shape == (len(split), 1, 32, 32)
@@ -30,7 +31,7 @@ def test_the_parts_have_their_counts_and_all_classes(digits: data.Digits) -> Non
         assert torch.bincount(split.labels, minlength=10).min() > 0.08 * len(split)
 
 
-def test_values_are_normalized(digits: data.Digits) -> None:
+def test_values_are_normalized(digits: Dataset) -> None:
     assert abs(float(digits.train.images.mean())) < 0.01
     assert abs(float(digits.train.images.std()) - 1) < 0.01
     record = data.preprocessing()
@@ -39,29 +40,30 @@ def test_values_are_normalized(digits: data.Digits) -> None:
     assert float(pixels.max()) == pytest.approx(1, abs=1e-6)
 
 
-def test_the_first_scenes_are_as_mixed_as_all(digits: data.Digits) -> None:
+def test_the_first_scenes_are_as_mixed_as_all(digits: Dataset) -> None:
     """A quick recipe and calibration take the first ones."""
     assert torch.bincount(digits.train.first(128).labels, minlength=10).min() >= 4
 
 
-def test_the_parts_share_no_original(digits: data.Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parts_share_no_original(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[set[bytes]] = []
     unpatched = data.scenes
 
-    def scenes(split: data.Split, count: int, rng: np.random.Generator) -> data.Split:
+    def scenes(split: Split, count: int, rng: np.random.Generator) -> Split:
         parts.append({image.numpy().tobytes() for image in split.images})
         return unpatched(split, 1, rng)
 
     monkeypatch.setattr(data, "scenes", scenes)
     data.digits.__wrapped__()
-    assert [len(part) for part in parts] == [1197, 150, 450]
-    train, validation, test = parts
+    assert [len(part) for part in parts] == [1197, 150, 450, 1197]
+    train, validation, test, calibration = parts
+    assert calibration == train  # other scenes of the same digits
     assert not train & validation
     assert not train & test
     assert not validation & test
 
 
-def test_the_same_seed_gives_the_same_scenes(digits: data.Digits) -> None:
+def test_the_same_seed_gives_the_same_scenes(digits: Dataset) -> None:
     torch.manual_seed(7)  # no training seed changes them
     again = data.digits.__wrapped__()
     for one, other in zip((digits.train, digits.test), (again.train, again.test), strict=True):

@@ -99,25 +99,49 @@ def build(
     root: str = "resnet18",
     out: PathLike = "build",
     *,
+    data: str = "digits",
+    resolution: int | None = None,
+    checkpoint: PathLike | None = None,
+    epochs: int | None = None,
+    finetune_epochs: int | None = None,
+    widths: Sequence[float] | None = None,
+    depths: Sequence[int] | None = None,
     quick: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[Artifact]:
-    """Train a root network (resnet18, vgg11, vit_tiny) and write its depth, pruned and int8 variants to the folder ``out``.
+    """Train a root network and write its depth, pruned and int8 variants to the folder ``out``.
+
+    ``root`` is one of kit's for small images (resnet18, resnet20, resnet56, vgg11, vit_tiny), a network of torchvision, ``"timm:NAME"`` or
+    ``"my_net.py:make"``, which is run. ``data`` is ``"digits"``, ``"cifar10"``, a folder or zip with ``train/CLASS/NAME.jpg`` and
+    ``test/...``, or ``"my_data.py:images"``. With a ``checkpoint`` the early exits learn and the rest stays. ``epochs``,
+    ``finetune_epochs``, ``widths`` and ``depths`` are chosen by the data and the root where they are None.
 
     Takes minutes on a PC (``quick``: under one); a build that was stopped resumes. Raises UnknownName, BackendUnavailable (the training
-    tools are missing), UsageError (``out`` holds another build), StorageError.
+    tools are missing), UsageError (``out`` holds another build, data or weights that do not fit), BadModel, StorageError.
 
     Example:
         >>> kit.build("resnet81")
         Traceback (most recent call last):
         ...
-        kit.errors.UnknownName: Unknown root 'resnet81': did you mean 'resnet18'? ...
+        kit.errors.UnknownName: Unknown network 'resnet81': did you mean 'resnet18'? ...
     """
-    from kit.nets import root_of
-
-    root_of(root)
     versions.need("This needs", "torch", "torchvision", "onnx", "torch_pruning", "sklearn")
+    from kit.variants import datasets, recipes
+    from kit.variants.build import Request
     from kit.variants.build import build as build_variants
 
-    return build_variants(root, Path(out), quick=quick, seed=seed, progress=progress)
+    request = Request(
+        root=root,
+        images=datasets.Request(data, resolution),
+        checkpoint=None if checkpoint is None else Path(checkpoint),
+        seed=seed,
+        quick=quick,
+        wishes=recipes.Wishes(
+            epochs,
+            finetune_epochs,
+            None if widths is None else tuple(widths),
+            None if depths is None else tuple(depths),
+        ),
+    )
+    return build_variants(request, Path(out), progress=progress)

@@ -22,7 +22,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "scenario": ("kit scenario model.onnx --kind server --bound-ms 20", "kit scenario model.onnx --kind offline"),
     "session": ("kit session",),
     "compare": ("kit compare before.jsonl after.jsonl --fail-slower 5",),
-    "build": ("kit build --root resnet18", "kit build --quick --out small"),
+    "build": (
+        "kit build resnet18",
+        "kit build resnet20 --data cifar10.zip --out cifar",
+        "kit build my_net.py:make --input 3x224x224 --data photos",
+    ),
     "export": ("kit export resnet18 --resolution 224 --out models",),
     "describe": ("kit describe model.onnx",),
     "evaluate": (

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,11 +18,12 @@ if TYPE_CHECKING:
 
     from kit.cli.table import Table
     from kit.records import Artifact
+    from kit.variants.build import Request
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
-    for verb in (build, export, describe):
+    for verb in (options.grouped(build), export, describe):
         app.command(rich_help_panel="Produce (needs the training tools)")(verb)
 
 
@@ -52,29 +55,158 @@ def need_training_tools(*modules: str) -> None:
         ) from None
 
 
+DATA, TRAINING_PANEL = "Data", "Training"
+
+
+@dataclass(frozen=True)
+class Images:
+    """What the networks are trained and scored on."""
+
+    data: Annotated[
+        str,
+        typer.Option(
+            metavar="DATA",
+            help="digits (embedded), cifar10, cifar100, a folder or zip of train/CLASS/NAME.jpg and test/..., or FILE.py:FUNCTION that "
+            "yields (image, label) and is run.",
+            rich_help_panel=DATA,
+        ),
+    ] = "digits"
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            "--input", metavar="CxHxW", help="What the network takes, such as 3x224x224.", rich_help_panel=DATA
+        ),
+    ] = None
+    resolution: Annotated[
+        int | None,
+        typer.Option(min=8, help="Pixels of the images (default: their own up to 64, else 224).", rich_help_panel=DATA),
+    ] = None
+    data_cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where decoded pixels and downloads are kept (default: the build folder).", rich_help_panel=DATA
+        ),
+    ] = None
+    download: Annotated[bool, typer.Option("--download", help="Fetch cifar10 or cifar100.", rich_help_panel=DATA)] = (
+        False
+    )
+    flips: Annotated[
+        bool | None,
+        typer.Option(
+            "--flips/--no-flips", help="Train on mirror images, too (default: of colour images).", rich_help_panel=DATA
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How, and for which sub-networks."""
+
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights of the root; its exits learn, the rest stays.", rich_help_panel=TRAINING_PANEL),
+    ] = None
+    epochs: Annotated[
+        int | None, typer.Option(min=0, help="Of the root (default: by the data).", rich_help_panel=TRAINING_PANEL)
+    ] = None
+    finetune_epochs: Annotated[
+        int | None, typer.Option(min=0, help="Of each pruned network.", rich_help_panel=TRAINING_PANEL)
+    ] = None
+    freeze: Annotated[
+        bool | None,
+        typer.Option(
+            "--freeze/--joint",
+            help="Early exits alone, or all (default: by --checkpoint).",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = None
+    widths: Annotated[
+        str | None, typer.Option(metavar="W,...", help="Shares of the channels: 1,0.5.", rich_help_panel=TRAINING_PANEL)
+    ] = None
+    depths: Annotated[
+        str | None, typer.Option(metavar="D,...", help="Depths to cut at: 2,4.", rich_help_panel=TRAINING_PANEL)
+    ] = None
+
+
 def build(
-    root: Root = "resnet18",
+    root: Annotated[
+        str,
+        typer.Argument(
+            metavar="ROOT",
+            help="resnet18, resnet20, resnet56, vgg11 or vit_tiny for small images; a network of torchvision, timm:NAME, or your own, "
+            "FILE.py:NAME (which is run).",
+            autocompletion=options.complete_root,
+        ),
+    ] = "resnet18",
+    images: Images = Images(),
+    training: Training = Training(),
     out: Annotated[Path, typer.Option(help="Build folder.", rich_help_panel="Output")] = Path("build"),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A small build in well under a minute: fewer images and variants.")
+        bool, typer.Option("--quick", help="A small build in well under a minute: fewer epochs and variants.")
     ] = False,
     seed: show.Seed = 0,
     json: show.Json = False,
     csv: show.Csv = False,
 ) -> None:
     """Train a root network and produce its depth, pruned and quantized variants as ONNX files with sidecars."""
-    from kit.nets import root_of
-
-    root_of(root)  # a misspelt name is reported before the training tools are looked for
     need_training_tools()
+    from kit import usercode
     from kit.variants.build import build as make
 
+    if usercode.names_an_object(root):
+        show.say(f"Runs the code of {root.rpartition(':')[0]}.")
+    request = _request(root, images, training, quick, seed)
     with show.progress("build") as update:
-        artifacts = make(root, out, seed=seed, quick=quick, progress=update)
+        artifacts = make(request, out, progress=update)
     if json:
         show.emit({"build": str(out), "seed": seed, "variants": [a.model_dump(mode="json") for a in artifacts]})
     else:
         show.print_table(_variant_table(artifacts, out))
+
+
+def _request(root: str, images: Images, training: Training, quick: bool, seed: int) -> Request:
+    from kit.variants import datasets, recipes
+    from kit.variants.build import Request
+
+    channels, px = _shape(images)
+    return Request(
+        root=root,
+        images=datasets.Request(images.data, px, channels, images.data_cache, images.download, images.flips),
+        checkpoint=training.checkpoint,
+        seed=seed,
+        quick=quick,
+        wishes=recipes.Wishes(
+            epochs=training.epochs,
+            finetune_epochs=training.finetune_epochs,
+            widths=_numbers("--widths", training.widths, float),
+            depths=_numbers("--depths", training.depths, int),
+            freeze=training.freeze,
+        ),
+    )
+
+
+def _shape(images: Images) -> tuple[int | None, int | None]:
+    """(channels, pixels) of ``--input`` and ``--resolution``."""
+    from kit.errors import UsageError
+
+    if images.input_shape is None:
+        return None, images.resolution
+    match = re.fullmatch(r"(?:1x)?([13])x(\d+)x(\d+)", images.input_shape)
+    if match is None or match[2] != match[3] or not 8 <= int(match[2]) <= 4096:
+        raise UsageError(f"--input {images.input_shape} is no square image: write CxHxW, such as 3x224x224 or 1x32x32.")
+    if images.resolution not in (None, int(match[2])):
+        raise UsageError(f"--input {images.input_shape} and --resolution {images.resolution} differ: leave one away.")
+    return int(match[1]), int(match[2])
+
+
+def _numbers(flag: str, text: str | None, kind: type[Any]) -> tuple[Any, ...] | None:
+    from kit.errors import UsageError
+
+    try:
+        return None if text is None else tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        example = "1,0.5" if kind is float else "2,4"
+        raise UsageError(f"{flag} {text} is no list of numbers: write {example}.") from None
 
 
 def _variant_table(artifacts: Sequence[Artifact], out: Path) -> Table:

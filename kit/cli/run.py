@@ -131,10 +131,11 @@ def _page(out: Path, results: EndToEnd) -> Path:
 
 
 def _produce(root: str, build: Path, seed: int, quick: bool) -> list[Artifact]:
+    from kit.variants.build import Request
     from kit.variants.build import build as build_variants
 
     with show.progress("build") as update:
-        return build_variants(root, build, seed=seed, quick=quick, progress=update)
+        return build_variants(Request(root, seed=seed, quick=quick), build, progress=update)
 
 
 def _profile(

@@ -33,6 +33,8 @@ ROOTS: dict[str, Root] = {
     root.name: root
     for root in (
         Root("resnet18", "resnet", "residual block", (2, 4, 6, 8)),
+        Root("resnet20", "resnet", "residual block", (3, 6, 9)),
+        Root("resnet56", "resnet", "residual block", (9, 18, 27)),
         Root("vgg11", "vgg", "convolution", (2, 4, 6, 8)),
         Root("vit_tiny", "vit", "encoder block", (2, 4, 6)),
     )
@@ -46,8 +48,7 @@ def root_of(name: str) -> Root:
     return ROOTS[name]
 
 
-def network(name: str) -> MultiExit:
+def network(root: Root) -> MultiExit:
     """The untrained root network with all its exits, weights drawn from torch's current random state."""
-    root = root_of(name)
     net: MultiExit = importlib.import_module(f"kit.nets.{root.family}").make(root)
     return net

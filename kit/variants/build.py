@@ -8,10 +8,11 @@ recipe (data, schedules, seed, library versions) that they were built with, and 
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,92 +21,67 @@ import torch
 from torch import nn
 
 import kit
-from kit import nets, store, units
+from kit import store, units, usercode
 from kit.errors import UsageError
 from kit.nets.exits import MultiExit
-from kit.records import Artifact, FileRef, NumericCheck, Origin, Precision, SubNetwork
+from kit.records import Artifact, FileRef, NumericCheck, Origin, SubNetwork
 from kit.spaces.onnxfile import OPSET
-from kit.variants import data, evaluate, export, graph, prune, quantize, train
+from kit.variants import datasets, evaluate, export, graph, prune, quantize, recipes, roots, sources, train
+from kit.variants.datasets import Dataset, Split
+from kit.variants.recipes import Recipe
+from kit.variants.roots import RootNetwork
 from kit.variants.train import Schedule
 
-_FORMAT = 4  # raise it when the same settings would give other files
+_FORMAT = 5  # raise it when the same settings would give other files
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How a root is trained, and which of its sub-networks are built: all ``widths`` at all ``depths``, fp32 and int8."""
+class Request:
+    """What is to be built: the root, the images, weights for it, and what a person says of the recipe."""
 
-    schedule: Schedule
-    finetune: Schedule
-    widths: tuple[float, ...]
-    depths: tuple[int, ...]
-    narrow_depths: tuple[int, ...]  # of the pruned networks
-    training_images: int | None = None  # None: all
-    finetune_images: int | None = None  # the first of those; None: all
+    root: str = "resnet18"
+    images: datasets.Request = field(default_factory=datasets.Request)
+    checkpoint: Path | None = None
+    seed: int = 0
+    quick: bool = False
+    wishes: recipes.Wishes = field(default_factory=recipes.Wishes)
 
-    def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
-        """The sub-networks that are built."""
-        precisions: tuple[Precision, ...] = ("fp32", "int8")
-        for width in self.widths:
-            for depth in self.depths if width == 1 else self.narrow_depths:
-                for precision in precisions:
-                    yield SubNetwork(
-                        family=root.family,
-                        root=root.name,
-                        depth=depth,
-                        width=width,
-                        precision=precision,
-                        resolution_px=root.resolution_px,
-                    )
+    @property
+    def settings(self) -> dict[str, object]:
+        """What makes it another build, as plain data."""
+        settings: dict[str, object] = {"root": self.root, "seed": self.seed, "quick": self.quick}
+        own = {
+            "data": self.images.data if self.images.data != datasets.DIGITS else None,
+            "resolution_px": self.images.resolution_px,
+            "checkpoint": store.sha256_file(self.checkpoint) if self.checkpoint else None,
+            **asdict(self.wishes),
+        }
+        return settings | {key: value for key, value in own.items() if value is not None}
 
 
-def recipe_for(root: nets.Root, quick: bool) -> Recipe:
-    """The full recipe, or a quick one: few images, the full depth and one cut, one pruning, six variants."""
-    # Convolutional roots see each scene once: where scenes can be made, other ones teach more than the same ones again.
-    if root.family == "vit":
-        schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=6)
-        finetune = replace(schedule, peak_rate=5e-4)
-    else:
-        schedule = Schedule("adamw", peak_rate=2e-3, weight_decay=0.05, epochs=1)
-        finetune = replace(schedule, peak_rate=1e-3)
-    if not quick:
-        return Recipe(schedule, finetune, (1.0, 0.7, 0.5, 0.3), root.depths, root.depths, finetune_images=2000)
-    epochs, images = (4, 1600) if root.family == "vit" else (1, 896)
-    return Recipe(
-        replace(schedule, epochs=epochs, batch=16),  # few images: small batches, so that there are steps enough
-        replace(finetune, epochs=max(1, epochs // 2), batch=16),
-        (1.0, 0.5),
-        (root.depths[-3], root.depths[-1]),
-        (root.depths[-1],),
-        training_images=images,
-    )
-
-
-def build(
-    root: str,
-    out: Path,
-    *,
-    seed: int = 0,
-    quick: bool = False,
-    progress: train.Progress | None = None,
-) -> list[Artifact]:
-    """Build every variant of ``root`` in the folder ``out`` and return their sidecars, in the order of ``build.json``.
+def build(request: Request, out: Path, *, progress: train.Progress | None = None) -> list[Artifact]:
+    """Build every variant of a root in the folder ``out`` and return their sidecars, in the order of ``build.json``.
 
     ``progress`` is called with a text of the current step and the share done in [0, 1].
 
-    Raises UnknownName, UsageError (``out`` holds another build), StorageError.
+    Raises UnknownName, UsageError (``out`` holds another build; data, weights or settings that do not fit), BadModel (a network that cannot
+    be cut or pruned), StorageError.
     """
-    builder = _Builder(nets.root_of(root), out, seed, quick, progress or (lambda text, share: None))
-    store.make_folder(out)
-    _check_settings(out, {"root": root, "seed": seed, "quick": quick})
-    with train.deterministic(seed):
+    settings = _plain(request.settings)
+    _check_settings(out, settings)
+    step = progress or (lambda text, share: None)
+    with train.deterministic(request.seed):
+        data = datasets.load(_images(request, out), step)
+        network = roots.root_network(request.root, data, request.checkpoint, seed=request.seed)
+        recipe = recipes.recipe_for(network, data, request.images.data, request.quick, request.wishes)
+        store.make_folder(out)
+        store.write_atomic(out / ".work" / "settings.json", store.pretty_json(settings).encode())
+        builder = _Builder(network, data, recipe, out, request.seed, step)
         artifacts = [builder.artifact(sub) for sub in builder.subnetworks]
     listing = {
         "kind": "build",
         "schema_version": 1,
-        "root": root,
-        "seed": seed,
-        "quick": quick,
+        **settings,
         "made_by": f"kit {kit.__version__}",
         "versions": export.versions(),
         "artifacts": [a.artifact_id for a in artifacts],
@@ -113,6 +89,29 @@ def build(
     store.write_atomic(out / "build.json", store.pretty_json(listing).encode())
     builder.progress("done", 1.0)
     return artifacts
+
+
+def _images(request: Request, out: Path) -> datasets.Request:
+    """The images in the form that the root takes: torchvision's and timm's networks see colour."""
+    images = request.images
+    small = roots.is_small(request.root, images.resolution_px or datasets.SMALL_PX)
+    own = usercode.names_an_object(request.root)
+    if images.data == datasets.DIGITS and not small and not own:
+        sources.known(request.root)
+        raise UsageError(
+            f"{request.root} is for photographs, not for the embedded digits: give --data (a folder, a zip, cifar10)."
+        )
+    colour = 3 if not small and not own else None
+    px = images.resolution_px or (None if small or images.data == datasets.DIGITS else datasets.USUAL_PX)
+    return replace(
+        images, resolution_px=px, channels=images.channels or colour, cache=images.cache or out / ".work" / "images"
+    )
+
+
+def _plain(settings: dict[str, object]) -> dict[str, object]:
+    """As JSON gives it back."""
+    plain: dict[str, object] = json.loads(store.canonical_json(settings))
+    return plain
 
 
 def _check_settings(out: Path, settings: dict[str, object]) -> None:
@@ -123,33 +122,31 @@ def _check_settings(out: Path, settings: dict[str, object]) -> None:
         raise UsageError(
             f"{out} already holds the build {existing} and not {settings}: choose another folder, or delete that one first."
         )
-    if existing is None:
-        store.write_atomic(path, store.pretty_json(settings).encode())
 
 
 @dataclass
 class _Builder:
     """One build: the recipe, and each network trained when the first of its variants needs it."""
 
-    root: nets.Root
+    network_of: RootNetwork
+    data: Dataset
+    recipe: Recipe
     out: Path
     seed: int
-    quick: bool
     progress: train.Progress
 
     def __post_init__(self) -> None:
-        self.recipe = recipe_for(self.root, self.quick)
+        self.root = self.network_of.root
         self.subnetworks = list(self.recipe.subnetworks(self.root))
-        self.digits = data.digits()
         self._networks: dict[float, MultiExit] = {}
         self._completed = 0.0
 
     @cached_property
-    def training_set(self) -> data.Split:
-        return self.digits.train.first(self.recipe.training_images or len(self.digits.train))
+    def training_set(self) -> Split:
+        return self.data.train.first(self.recipe.training_images or len(self.data.train))
 
     @cached_property
-    def finetuning_set(self) -> data.Split:
+    def finetuning_set(self) -> Split:
         return self.training_set.first(self.recipe.finetune_images or len(self.training_set))
 
     @cached_property
@@ -159,6 +156,8 @@ class _Builder:
             "format": _FORMAT,
             "root": asdict(self.root),
             "recipe": asdict(self.recipe),
+            "data": [self.data.name, len(self.data.train), self.data.preprocessing.model_dump(mode="json")],
+            "weights": list(self.network_of.steps),
             "seed": self.seed,
             "opset": OPSET,
             "versions": export.versions(),
@@ -170,13 +169,14 @@ class _Builder:
     def network(self, width: float) -> MultiExit:
         """The trained network of that width with all its exits; from ``.work`` when it is stored there."""
         if width not in self._networks:
-            net = nets.network(self.root.name) if width == 1 else self._thin(width)
+            net = self.network_of.make() if width == 1 else self._thin(width)
             path = self.out / ".work" / f"{self.key}-w{width:.2f}.npz"
             if not _load_weights(net, path):
                 schedule = self.recipe.schedule if width == 1 else self.recipe.finetune
                 text = f"train {self.root.name}" if width == 1 else f"fine-tune {self.root.name} at width {width:.2f}"
                 images = self.training_set if width == 1 else self.finetuning_set
-                train.fit(net, images, schedule, seed=self.seed, progress=self._progress_of(text, _share(width)))
+                step = self._progress_of(text, _share(width), schedule.epochs)
+                train.fit(net, images, schedule, seed=self.seed, progress=step, resume=path.with_suffix(".part"))
                 _save_weights(net, path)
             else:
                 self._completed += _share(width)
@@ -184,11 +184,16 @@ class _Builder:
         return self._networks[width]
 
     def _thin(self, width: float) -> MultiExit:
-        return prune.prune(self.network(1.0), width, self.digits.train.images[:1])
+        return prune.prune(self.network(1.0), width, self.data.train.take(slice(1)))
 
-    def _progress_of(self, text: str, weight: float) -> Callable[[float], None]:
+    def _progress_of(self, text: str, weight: float, epochs: int = 1) -> Callable[[float], None]:
         start, self._completed = self._completed, self._completed + weight
-        return lambda share: self.progress(text, min(1.0, (start + weight * share) / self._total))
+
+        def step(share: float) -> None:
+            epoch = f", epoch {min(epochs, int(share * epochs) + 1)} of {epochs}" if epochs > 1 else ""
+            self.progress(text + epoch, min(1.0, (start + weight * share) / self._total))
+
+        return step
 
     @cached_property
     def _total(self) -> float:
@@ -216,10 +221,10 @@ class _Builder:
 
     def _make_float(self, sub: SubNetwork) -> Artifact:
         net = self.network(sub.width).cut(sub.depth).eval()
-        files = export.to_files(net, self.digits.test.images[:1])
+        files = export.to_files(net, self.data.test.take(slice(1)))
         model = export.save_file(self.out, f"{sub.id}.onnx", files.onnx)
         program = export.save_file(self.out, f"{sub.id}.pt2", files.program)
-        logits = evaluate.logits(self.out / model.file, self.digits.test.images)
+        logits = evaluate.logits(self.out / model.file, self.data.test)
         check = self._check(sub, logits)
         export.assert_same(check, logits, sub.id)
         return self._record(sub, model, logits, check, program=program)
@@ -228,12 +233,12 @@ class _Builder:
         source = self._source(sub)
         quantized = quantize.best(
             source,
-            self.digits.train,
-            self.digits.validation,
-            try_dynamic=self.root.family == "vit",
+            self.data.calibration,
+            self.data.validation,
+            try_dynamic=self.network_of.is_transformer,
         )
         model = export.save_file(self.out, f"{sub.id}.onnx", quantized.model)
-        logits = evaluate.logits(self.out / model.file, self.digits.test.images)
+        logits = evaluate.logits(self.out / model.file, self.data.test)
         check = self._check(sub, logits)
         parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales, too
         return self._record(sub, model, logits, check, quantized=quantized).model_copy(
@@ -247,7 +252,7 @@ class _Builder:
     def _check(self, sub: SubNetwork, logits: evaluate.Logits) -> NumericCheck:
         """The file's ``logits`` of the test images against the torch network's, on the first of them."""
         with torch.inference_mode():
-            images = self.digits.test.images[:_CHECKED_IMAGES]
+            images = self.data.test.take(slice(_CHECKED_IMAGES))
             expected: evaluate.Logits = self.network(sub.width).cut(sub.depth).eval()(images).numpy()
         return evaluate.compare(logits[:_CHECKED_IMAGES], expected)
 
@@ -270,16 +275,16 @@ class _Builder:
             precision=sub.precision,
             quantization=quantized.how if quantized else None,
             **export.stated(contents),
-            preprocessing=data.preprocessing(),
-            accuracy=evaluate.accuracy(logits, self.digits.test),
+            preprocessing=self.data.preprocessing,
+            accuracy=evaluate.accuracy(logits, self.data.test, self.data.name),
             check=check,
             sample=export.save_sample(
-                self.out, sub.id, {"input": self.digits.test.images[:_SAMPLE_IMAGES].numpy()}, logits[:_SAMPLE_IMAGES]
+                self.out, sub.id, {"input": self.data.test.take(slice(_SAMPLE_IMAGES)).numpy()}, logits[:_SAMPLE_IMAGES]
             ),
             licence=export.LICENCE,
             origin=Origin(
                 root=self.root.name,
-                dataset=data.NAME,
+                dataset=self.data.name,
                 seed=self.seed,
                 producer=f"kit {kit.__version__}",
                 versions={**export.versions(), "recipe": self.key},
@@ -290,7 +295,11 @@ class _Builder:
     def _steps(self, sub: SubNetwork) -> Iterator[str]:
         exits = ", ".join(map(str, self.root.depths))
         amount = _amount(self.recipe.schedule, self.training_set)
-        yield f"trained {amount}, exits after {exits} {self.root.block}s together"
+        yield from self.network_of.steps
+        if self.recipe.schedule.frozen:
+            yield f"exits after {exits} {self.root.block}s trained {amount}, the rest as it was"
+        else:
+            yield f"trained {amount}, exits after {exits} {self.root.block}s together"
         if sub.width < 1:
             amount = _amount(self.recipe.finetune, self.finetuning_set)
             yield f"pruned to {sub.width:.2f} of the channels (multiples of {prune.ALIGN}), fine-tuned {amount}"
@@ -308,7 +317,7 @@ def _share(width: float) -> float:
     return width * width
 
 
-def _amount(schedule: Schedule, images: data.Split) -> str:
+def _amount(schedule: Schedule, images: Split) -> str:
     return f"{units.counted(schedule.epochs, 'epoch')} on {len(images)} images"
 
 

@@ -133,3 +133,9 @@ def classes(weights: Weights, net: nn.Module) -> int | None:
     }
     same_rest = all(fitting[key].shape[1:] == own[key].shape[1:] for key in other)
     return int(counts.pop()) if len(counts) == 1 and same_rest else None
+
+
+def without_head(weights: Weights, net: nn.Module) -> Weights:
+    """``weights`` with the tensors of ``net`` in place of those that are of another number of classes (:func:`classes`)."""
+    own, fitting = net.state_dict(), renamed(weights, net)
+    return {key: own[key] if key in own and value.shape != own[key].shape else value for key, value in fitting.items()}

@@ -8,7 +8,8 @@ at once and can tell the middle from the rest.
 ===========  =========  ======  =====================================================
 part         originals  scenes  what for
 ===========  =========  ======  =====================================================
-train        1,197      6,000   weights; the first of them calibrate
+train        1,197      6,000   weights
+calibration  the same   128     ranges of integers
 validation   150        500     decide between candidates
 test         450        2,000   only ever scored
 ===========  =========  ======  =====================================================
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kit.records import Preprocessing
+from kit.variants.datasets import Dataset, Split
 
 NAME = "scikit-learn digits among clutter, 2,000 test scenes (seed 20201)"
 RESOLUTION_PX = 32
@@ -53,46 +55,29 @@ _ANGLE_DEG = (-17.0, 17.0)
 _NOISE = 0.05  # standard deviation, of a range of 1
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images ``(N, 1, 32, 32)`` float32, normalized by :func:`preprocessing`; labels ``(N,)`` int64."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def first(self, count: int) -> Split:
-        """The first ``count`` samples."""
-        return Split(self.images[:count], self.labels[:count])
-
-
-@dataclass(frozen=True)
-class Digits:
-    """``train`` fits weights and calibrates, ``validation`` decides between candidates, ``test`` is only ever scored."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-
 @cache
-def digits() -> Digits:
-    """The three parts: 6,000 scenes to train, 500 to decide, 2,000 held out. About a second the first time."""
+def digits() -> Dataset:
+    """The scenes: 6,000 to train, 128 to calibrate, 500 to decide, 2,000 held out. About a second the first time."""
     images, labels = load_digits(return_X_y=True)
     indices = np.arange(len(labels))
     rest, test = train_test_split(indices, test_size=450, stratify=labels, random_state=_SEED)
     train, validation = train_test_split(rest, test_size=150, stratify=labels[rest], random_state=_SEED)
     pixels = torch.from_numpy(images.astype(np.float32) / 16).reshape(-1, 1, 8, 8)
     originals = Split(pixels, torch.from_numpy(labels.astype(np.int64)))
-    parts = ((train, 6000), (validation, 500), (test, 2000))
-    streams = np.random.SeedSequence(_SEED).spawn(len(parts))
-    return Digits(
-        *(
-            _normalized(scenes(Split(originals.images[part], originals.labels[part]), count, np.random.default_rng(s)))
-            for (part, count), s in zip(parts, streams, strict=True)
-        )
+    counts = ((train, 6000), (validation, 500), (test, 2000), (train, 128))
+    streams = np.random.SeedSequence(_SEED).spawn(len(counts))
+    parts = [
+        _normalized(scenes(Split(originals.pixels[part], originals.labels[part]), count, np.random.default_rng(s)))
+        for (part, count), s in zip(counts, streams, strict=True)
+    ]
+    return Dataset(
+        name=NAME,
+        classes=tuple(map(str, range(CLASSES))),
+        train=parts[0],
+        calibration=parts[3],
+        validation=parts[1],
+        test=parts[2],
+        preprocessing=preprocessing(),
     )
 
 
@@ -161,15 +146,3 @@ def _normalized(split: Split) -> Split:
 def preprocessing() -> Preprocessing:
     """From an image in [0, 1] to the network's input; mean and deviation of the training scenes, rounded."""
     return Preprocessing(resize_px=RESOLUTION_PX, mean=(0.218,), std=(0.251,), classes=CLASSES)
-
-
-def shifted(images: Tensor, by_px: int, generator: torch.Generator) -> Tensor:
-    """Each image of ``(N, C, H, W)`` moved by up to ``by_px`` pixels in each direction; the border is repeated."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (by_px,) * 4, mode="replicate")
-    down, right = torch.randint(0, 2 * by_px + 1, (2, count), generator=generator)
-    rows = (down[:, None] + torch.arange(height))[:, None, :, None]
-    columns = (right[:, None] + torch.arange(width))[:, None, None, :]
-    which = torch.arange(count)[:, None, None, None]
-    channel = torch.arange(images.shape[1])[None, :, None, None]
-    return padded[which, channel, rows, columns]

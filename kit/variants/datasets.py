@@ -36,6 +36,7 @@ CALIBRATION_SHARE, CALIBRATION_MAX = 0.05, 512
 TEST_SHARE = 0.2  # where the data come without a test part
 SMALL_PX, USUAL_PX = 64, 224
 BYTES_MAX = 64 << 30
+USUAL_CACHE = Path("data")
 _PER_CLASS_MIN = 8
 _MOMENTS = 5000  # images from which mean and deviation are taken
 
@@ -112,7 +113,8 @@ class Request:
 
     data: str = DIGITS
     resolution_px: int | None = None
-    cache: Path = Path("data")
+    channels: int | None = None  # None: 1 where all images are grey, else 3
+    cache: Path | None = None  # None: of a build, its folder
     download: bool = False
     flips: bool | None = None  # None: of colour images
 
@@ -147,7 +149,7 @@ def _of_pictures(request: Request, progress: Progress) -> Dataset:
     path = Path(request.data)
     train, test = _parts(path)
     with pictures.pictures(train) as images:
-        channels = _channels(images)
+        channels = request.channels or _channels(images)
         px = request.resolution_px or _usual_px(images)
         pixels = _decoded(images, px, channels, request.cache, progress)
         labels, classes = torch.tensor(images.labels), images.classes
@@ -197,7 +199,7 @@ def _usual_px(images: Pictures) -> int:
     return size if size <= SMALL_PX else USUAL_PX
 
 
-def _decoded(images: Pictures, px: int, channels: int, cache: Path, progress: Progress) -> Tensor:
+def _decoded(images: Pictures, px: int, channels: int, cache: Path | None, progress: Progress) -> Tensor:
     """All images ``(N, C, px, px)`` uint8: the shorter side to ``px``, the centre cut out. Kept as one file in ``cache``."""
     shape = (len(images.keys), channels, px, px)
     size_bytes = int(np.prod(shape, dtype=np.int64))
@@ -209,6 +211,7 @@ def _decoded(images: Pictures, px: int, channels: int, cache: Path, progress: Pr
     key = store.sha256_bytes(
         store.canonical_json([list(images.keys), list(images.labels), px, channels, images.fingerprint()])
     )[:16]
+    cache = cache or USUAL_CACHE
     file = cache / f"{store.slug(images.name.replace('/', '-'))}-{px}-{key}.npy"
     if not file.exists():
         store.make_folder(cache)
@@ -243,11 +246,14 @@ def _of_torchvision(request: Request, progress: Progress) -> Dataset:
     make = getattr(torchvision.datasets, TORCHVISION[request.data])
     progress(f"read {request.data}", 0.0)
     try:
-        train, test = (make(str(request.cache), train=part, download=request.download) for part in (True, False))
+        train, test = (
+            make(str(request.cache or USUAL_CACHE), train=part, download=request.download) for part in (True, False)
+        )
     except Exception as error:  # torchvision's own text, or a link's
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UsageError(
-            f"{request.data} is not in {request.cache} ({reason}): fetch it with --download, or name its folder with --data-cache."
+            f"{request.data} is not in {request.cache or USUAL_CACHE} ({reason}): fetch it with --download, or name its folder "
+            "(--data-cache)."
         ) from None
     parts = [(torch.from_numpy(p.data).permute(0, 3, 1, 2), torch.tensor(p.targets)) for p in (train, test)]
     return _with_test(request.data, tuple(train.classes), parts[0], parts[1], request)

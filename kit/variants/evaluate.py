@@ -13,9 +13,10 @@ from kit.backends import reasons
 from kit.errors import BadModel
 from kit.evaluation import metrics
 from kit.records import Accuracy, NumericCheck
-from kit.variants import data
+from kit.variants.datasets import Split
 
 Logits = NDArray[np.float32]
+_READ = 256  # images at a time
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -30,7 +31,7 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
         raise BadModel(f"onnxruntime cannot open {path.name}: {reasons.cause(str(error))}") from None
 
 
-def logits(path: Path, images: Tensor) -> Logits:
+def logits(path: Path, images: Tensor | Split) -> Logits:
     """The file's first output for each of ``images`` ``(N, C, H, W)``, stacked to ``(N, classes)``.
 
     N is a multiple of the file's batch; a file with a free batch is run on one image at a time.
@@ -38,16 +39,17 @@ def logits(path: Path, images: Tensor) -> Logits:
     session = open_session(path)
     node = session.get_inputs()[0]
     step = node.shape[0] if isinstance(node.shape[0], int) else 1
-    inputs = images.numpy()
-    return np.concatenate(
-        [session.run(None, {node.name: inputs[i : i + step]})[0] for i in range(0, len(inputs), step)]
+    parts = (
+        [images] if isinstance(images, Tensor) else (part for part, _ in images.batches(max(1, _READ // step) * step))
     )
+    inputs = (part[i : i + step].numpy() for part in parts for i in range(0, len(part), step))
+    return np.concatenate([session.run(None, {node.name: array})[0] for array in inputs])
 
 
-def accuracy(outputs: Logits, split: data.Split) -> Accuracy:
+def accuracy(outputs: Logits, split: Split, dataset: str) -> Accuracy:
     """The share of the labels that the logits hit."""
     correct = int(metrics.hits(outputs, split.labels.numpy()).sum())
-    return Accuracy(top1=correct / len(split), count=len(split), dataset=data.NAME, correct=correct)
+    return Accuracy(top1=correct / len(split), count=len(split), dataset=dataset, correct=correct)
 
 
 def compare(outputs: Logits, expected: Logits) -> NumericCheck:

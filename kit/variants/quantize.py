@@ -32,11 +32,10 @@ from torch import Tensor
 
 from kit.measure import stopwatch
 from kit.variants import evaluate
-from kit.variants.data import Split
+from kit.variants.datasets import Split
 
 STATIC = "static-qdq-u8s8"
 DYNAMIC = "dynamic-u8s8"
-CALIBRATION_IMAGES = 128
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,12 @@ def _scratch() -> Iterator[Path]:
         logging.disable(before)
 
 
-def best(source: Path, train: Split, validation: Split, *, try_dynamic: bool) -> Quantized:
-    """``source`` in int8. With ``try_dynamic`` the static and the dynamic form are both built and both timed: the faster one
-    is returned, unless its accuracy is more than a point worse on ``validation`` than the other.
+def best(source: Path, calibration: Split, validation: Split, *, try_dynamic: bool) -> Quantized:
+    """``source`` in int8, ranges from ``calibration``. With ``try_dynamic`` the static and the dynamic form are both built and both timed:
+    the faster one is returned, unless its accuracy is more than a point worse on ``validation`` than the other.
     """
-    calibrate = train.first(CALIBRATION_IMAGES).images
-    step = f"quantized to int8 (static QDQ, U8S8, per channel, calibrated on {len(calibrate)} training images)"
-    static_form = Quantized(STATIC, static(source, calibrate), (step,))
+    step = f"quantized to int8 (static QDQ, U8S8, per channel, calibrated on {len(calibration)} images)"
+    static_form = Quantized(STATIC, static(source, calibration.images), (step,))
     if not try_dynamic:
         return static_form
     dynamic_form = Quantized(
@@ -121,8 +119,8 @@ def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
         paths = [folder / f"{c.how}.onnx" for c in candidates]
         for path, candidate in zip(paths, candidates, strict=True):
             path.write_bytes(candidate.model)
-        seconds = medians_in_turns(paths, validation.images[:1])
-        shares = [evaluate.accuracy(evaluate.logits(p, validation.images), validation).top1 for p in paths]
+        seconds = medians_in_turns(paths, validation.take(slice(1)))
+        shares = [evaluate.accuracy(evaluate.logits(p, validation), validation, "").top1 for p in paths]
     fit = [i for i, share in enumerate(shares) if share >= max(shares) - 0.01]
     fastest = min(fit, key=lambda i: seconds[i])
     comparison = "; ".join(

@@ -68,6 +68,7 @@ class Wishes:
     checkpoint: Path | None = None
     resolution_px: int | None = None
     seed: int = 0
+    classes: int | None = None  # the head is to have so many outputs, fresh where the checkpoint has others
 
 
 def runs_code(text: str) -> str | None:
@@ -99,10 +100,23 @@ def source_of(text: str, wishes: Wishes) -> Source:
 # ------------------------------------------------------------------------------------------------------- architectures
 
 
+def known(text: str) -> None:
+    """Raises UnknownName ("did you mean") where ``text`` is no architecture of torchvision or timm."""
+    if not text.startswith("timm:"):
+        names = torchvision.models.list_models()
+        if text not in names:
+            raise UnknownName("network", text, names)
+        return
+    versions.need("timm:NAME needs", "timm")
+    import timm
+
+    architecture, names = text.removeprefix("timm:").partition(".")[0], timm.list_models()
+    if architecture not in names:
+        raise UnknownName("timm network", architecture, names)
+
+
 def _of_torchvision(name: str, wishes: Wishes) -> Source:
-    names = torchvision.models.list_models()
-    if name not in names:
-        raise UnknownName("network", name, names)
+    known(name)
     px = wishes.resolution_px or RESOLUTION_PX
     sizes: dict[str, dict[str, Any]] = {"vit": {"image_size": px}, "maxvit": {"input_size": (px,) * 2}}
     options = dict(sizes.get(name.split("_")[0], {}))
@@ -137,13 +151,10 @@ def _of_torchvision(name: str, wishes: Wishes) -> Source:
 
 
 def _of_timm(name: str, wishes: Wishes) -> Source:
-    versions.need("timm:NAME needs", "timm")
+    known(f"timm:{name}")
     import timm
 
-    known = timm.list_models()
     architecture = name.partition(".")[0]
-    if architecture not in known:
-        raise UnknownName("timm network", architecture, known)
     create: Any = timm.create_model
     sized = {} if wishes.resolution_px is None else {"img_size": wishes.resolution_px}
 
@@ -180,13 +191,15 @@ class _Make(Protocol):
 
 
 def _architecture(name: str, make: _Make, wishes: Wishes) -> nn.Module:
-    """The network with the weights of the checkpoint, and as many classes as those have."""
-    net = make()
+    """The network with the weights of the checkpoint, and as many classes as are wished for, else as those have."""
+    net = make() if wishes.classes is None else make(num_classes=wishes.classes)
     if wishes.checkpoint is not None:
         weights = checkpoints.read(wishes.checkpoint)
         classes = checkpoints.classes(weights, net)
-        if classes is not None:
+        if classes is not None and wishes.classes is None:
             net = make(num_classes=classes)
+        elif classes is not None:
+            weights = checkpoints.without_head(weights, net)
         checkpoints.load(net, weights, wishes.checkpoint, name)
     return net.eval()
 

@@ -1,0 +1,139 @@
+"""How a root is trained, and which of its sub-networks are built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from kit import nets
+from kit.errors import UsageError
+from kit.records import Precision, SubNetwork
+from kit.variants.datasets import DIGITS, Dataset
+from kit.variants.roots import RootNetwork
+from kit.variants.train import Schedule
+
+WIDTHS = (1.0, 0.7, 0.5, 0.3)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+_QUICK_IMAGES = 896  # of other data than the digits
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a root is trained, and which of its sub-networks are built: all ``widths`` at all ``depths``, fp32 and int8."""
+
+    schedule: Schedule
+    finetune: Schedule
+    widths: tuple[float, ...]
+    depths: tuple[int, ...]
+    narrow_depths: tuple[int, ...]  # of the pruned networks
+    training_images: int | None = None  # None: all
+    finetune_images: int | None = None  # the first of those; None: all
+
+    def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
+        """The sub-networks that are built."""
+        for width in self.widths:
+            for depth in self.depths if width == 1 else self.narrow_depths:
+                for precision in PRECISIONS:
+                    yield SubNetwork(
+                        family=root.family,
+                        root=root.name,
+                        depth=depth,
+                        width=width,
+                        precision=precision,
+                        resolution_px=root.resolution_px,
+                    )
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a person says of the recipe; None leaves it to kit."""
+
+    epochs: int | None = None
+    finetune_epochs: int | None = None
+    widths: tuple[float, ...] | None = None
+    depths: tuple[int, ...] | None = None
+    freeze: bool | None = None
+
+
+def recipe_for(
+    network: RootNetwork, data: Dataset, data_name: str, quick: bool, wishes: Wishes | None = None
+) -> Recipe:
+    """The full recipe, or a quick one: few images, the full depth and one cut, one pruning, six variants.
+
+    Raises UsageError: a width or depth that the root does not have.
+    """
+    recipe = _of_digits(network, quick) if data_name == DIGITS else _of_images(network, data, quick)
+    return _as_wished(recipe, network.root, wishes or Wishes())
+
+
+def _of_digits(network: RootNetwork, quick: bool) -> Recipe:
+    # Convolutional roots see each scene once: where scenes can be made, other ones teach more than the same ones again.
+    root = network.root
+    if network.is_transformer:
+        schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=6)
+        finetune = replace(schedule, peak_rate=5e-4)
+    else:
+        schedule = Schedule("adamw", peak_rate=2e-3, weight_decay=0.05, epochs=1)
+        finetune = replace(schedule, peak_rate=1e-3)
+    if not quick:
+        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths, finetune_images=2000)
+    epochs, images = (4, 1600) if network.is_transformer else (1, 896)
+    return Recipe(
+        replace(schedule, epochs=epochs, batch=16),  # few images: small batches, so that there are steps enough
+        replace(finetune, epochs=max(1, epochs // 2), batch=16),
+        (1.0, 0.5),
+        _two(root.depths),
+        (root.depths[-1],),
+        training_images=images,
+    )
+
+
+def _of_images(network: RootNetwork, data: Dataset, quick: bool) -> Recipe:
+    """For photographs: some epochs of mirrored and moved images; weights that are given stay, and the early exits learn from them."""
+    root, moved = network.root, {"shift_px": max(2, data.resolution_px // 8), "flips": data.flips, "distillation": 0.5}
+    if network.is_transformer:
+        schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=30, batch=64, **moved)  # type: ignore[arg-type]
+    else:
+        schedule = Schedule("sgd", peak_rate=0.1, weight_decay=5e-4, epochs=20, batch=64, **moved)  # type: ignore[arg-type]
+    finetune = replace(schedule, peak_rate=schedule.peak_rate / 4, epochs=schedule.epochs // 4)
+    if network.trained:
+        schedule = replace(schedule, epochs=schedule.epochs // 4, frozen=True)
+    if not quick:
+        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths)
+    return Recipe(
+        replace(schedule, epochs=1, batch=16),
+        replace(finetune, epochs=1, batch=16),
+        (1.0, 0.5),
+        _two(root.depths),
+        (root.depths[-1],),
+        training_images=_QUICK_IMAGES,
+    )
+
+
+def _two(depths: Sequence[int]) -> tuple[int, ...]:
+    """The full depth and one cut."""
+    return tuple(dict.fromkeys((depths[max(0, len(depths) - 3)], depths[-1])))
+
+
+def _as_wished(recipe: Recipe, root: nets.Root, wishes: Wishes) -> Recipe:
+    changes: dict[str, object] = {}
+    if wishes.widths is not None:
+        wrong = next((width for width in wishes.widths if not 0 < width <= 1), None)
+        if wrong is not None:
+            raise UsageError(f"--widths {wrong:g} cannot be: give shares of the channels above 0, up to 1.")
+        changes["widths"] = tuple(sorted({1.0, *wishes.widths}, reverse=True))  # the narrow ones are cut from the whole
+    if wishes.depths is not None:
+        strange = [depth for depth in wishes.depths if depth not in root.depths]
+        if strange:
+            raise UsageError(
+                f"{root.name} has no exit after {root.block} {strange[0]}: its depths are {', '.join(map(str, root.depths))}."
+            )
+        changes["depths"] = changes["narrow_depths"] = tuple(sorted(set(wishes.depths)))
+    schedule, finetune = recipe.schedule, recipe.finetune
+    if wishes.epochs is not None:
+        schedule = replace(schedule, epochs=wishes.epochs)
+    if wishes.finetune_epochs is not None:
+        finetune = replace(finetune, epochs=wishes.finetune_epochs)
+    if wishes.freeze is not None:
+        schedule = replace(schedule, frozen=wishes.freeze)
+    return replace(recipe, schedule=schedule, finetune=finetune, **changes)  # type: ignore[arg-type]
