@@ -628,3 +628,19 @@ def test_one_network_in_several_formats_has_one_name() -> None:
         update={"artifact": onnx.artifact.model_copy(update={"model": program}), "record_id": "other"}
     )
     assert [row.artifact_id for row in knowledge.build([onnx, other]).rows] == ["net", "net"]
+
+
+def test_three_deadlines_have_three_answers_where_there_is_a_front() -> None:
+    """The middle one is in the middle of the front: the variants behind it, many and slow, do not move it."""
+    behind = [synthetic.profile(f"behind-{i}", 0.006 + 0.001 * i, accuracy=0.94) for i in range(8)]
+    base = knowledge.build([*profiles(), *behind])
+    answers = knowledge.three_answers(base, base.rows[0].device_id)
+    assert [a.chosen.artifact_id for a in answers if a.chosen] == ["small", "middle", "large"]
+
+
+def test_three_deadlines_without_accuracies_are_those_of_the_variants() -> None:
+    rows = [synthetic.profile(f"net-{i}", 0.001 * i, accuracy=None) for i in range(1, 6)]
+    base = knowledge.build(rows)
+    answers = knowledge.three_answers(base, base.rows[0].device_id)
+    assert [a.need.deadline_s for a in answers] == sorted(a.need.deadline_s for a in answers)  # type: ignore[type-var]
+    assert len(answers) == 3

@@ -17,6 +17,7 @@ from kit import knowledge, latency
 from kit import units as show
 from kit.errors import NoAnswer, StorageError, UsageError
 from kit.records import (
+    Accuracy,
     Answer,
     CacheSpec,
     DeviceSpec,
@@ -426,6 +427,21 @@ def test_shortener_drops_what_all_share() -> None:
     assert short("vgg11-d8-w1.00-fp32-32") == "vgg11-d8-w1.00-fp32-32"
     assert points.shortener(["a-b"])("a-b") == "a-b"
     assert [points.shortener(["a", "a-b"])(i) for i in ("a", "a-b")] == ["a", "a b"]
+
+
+def test_accuracies_have_their_intervals() -> None:
+    """Wilson's, in the figure as whiskers and in the tables as numbers; none where the answers were not counted."""
+    drawn = points.points([synthetic.profile("resnet18-d8-w1.00-fp32-32", accuracy=0.95)])
+    assert drawn[0].accuracy_text == "95.0 % (88.8 to 97.8)"  # 95 of 100
+    figure = plots.latency_accuracy(drawn)
+    assert figure is not None
+    (whiskers,) = [t.error_y for t in figure.data if t.error_y.array is not None]
+    assert whiskers.array[0] == pytest.approx(2.8, abs=0.05)
+    assert whiskers.arrayminus[0] == pytest.approx(6.2, abs=0.05)
+    uncounted = drawn[0].record.artifact.model_copy(update={"accuracy": Accuracy(top1=0.95)})
+    (point,) = points.points([drawn[0].record.model_copy(update={"artifact": uncounted})])
+    assert (point.accuracy_interval, point.accuracy_text) == (None, "95.0 %")
+    assert plots._whiskers([point])["array"] == [0]
 
 
 def test_a_legend_names_series_whose_points_are_all_doubtful() -> None:

@@ -150,6 +150,10 @@ class _Builder:
         return self.training_set.first(self.recipe.finetune_images or len(self.training_set))
 
     @cached_property
+    def test_set(self) -> Split:
+        return self.data.test.first(self.recipe.test_images or len(self.data.test))
+
+    @cached_property
     def key(self) -> str:
         """Twelve hex digits that change with anything that would change the files."""
         settings = {
@@ -224,7 +228,7 @@ class _Builder:
         files = export.to_files(net, self.data.test.take(slice(1)))
         model = export.save_file(self.out, f"{sub.id}.onnx", files.onnx)
         program = export.save_file(self.out, f"{sub.id}.pt2", files.program)
-        logits = evaluate.logits(self.out / model.file, self.data.test)
+        logits = evaluate.logits(self.out / model.file, self.test_set)
         check = self._check(sub, logits)
         export.assert_same(check, logits, sub.id)
         return self._record(sub, model, logits, check, program=program)
@@ -238,7 +242,7 @@ class _Builder:
             try_dynamic=self.network_of.is_transformer,
         )
         model = export.save_file(self.out, f"{sub.id}.onnx", quantized.model)
-        logits = evaluate.logits(self.out / model.file, self.data.test)
+        logits = evaluate.logits(self.out / model.file, self.test_set)
         check = self._check(sub, logits)
         parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales, too
         return self._record(sub, model, logits, check, quantized=quantized).model_copy(
@@ -252,7 +256,7 @@ class _Builder:
     def _check(self, sub: SubNetwork, logits: evaluate.Logits) -> NumericCheck:
         """The file's ``logits`` of the test images against the torch network's, on the first of them."""
         with torch.inference_mode():
-            images = self.data.test.take(slice(_CHECKED_IMAGES))
+            images = self.test_set.take(slice(_CHECKED_IMAGES))
             expected: evaluate.Logits = self.network(sub.width).cut(sub.depth).eval()(images).numpy()
         return evaluate.compare(logits[:_CHECKED_IMAGES], expected)
 
@@ -276,7 +280,7 @@ class _Builder:
             quantization=quantized.how if quantized else None,
             **export.stated(contents),
             preprocessing=self.data.preprocessing,
-            accuracy=evaluate.accuracy(logits, self.data.test, self.data.name),
+            accuracy=evaluate.accuracy(logits, self.test_set, self.data.name),
             check=check,
             sample=export.save_sample(
                 self.out, sub.id, {"input": self.data.test.take(slice(_SAMPLE_IMAGES)).numpy()}, logits[:_SAMPLE_IMAGES]

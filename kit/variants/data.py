@@ -35,7 +35,7 @@ from torch.nn import functional as F
 from kit.records import Preprocessing
 from kit.variants.datasets import Dataset, Split
 
-NAME = "scikit-learn digits among clutter, 2,000 test scenes (seed 20201)"
+NAME = "scikit-learn digits among clutter, test scenes of seed 20201"
 RESOLUTION_PX = 32
 CLASSES = 10
 _SEED = 20201

@@ -14,7 +14,7 @@ from kit.variants.train import Schedule
 
 WIDTHS = (1.0, 0.7, 0.5, 0.3)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-_QUICK_IMAGES = 896  # of other data than the digits
+_QUICK_IMAGES, _QUICK_TEST_IMAGES = 896, 500
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Recipe:
     narrow_depths: tuple[int, ...]  # of the pruned networks
     training_images: int | None = None  # None: all
     finetune_images: int | None = None  # the first of those; None: all
+    test_images: int | None = None  # None: all
 
     def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
         """The sub-networks that are built."""
@@ -77,14 +78,17 @@ def _of_digits(network: RootNetwork, quick: bool) -> Recipe:
         finetune = replace(schedule, peak_rate=1e-3)
     if not quick:
         return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths, finetune_images=2000)
-    epochs, images = (4, 1600) if network.is_transformer else (1, 896)
+    epochs, images, finetune_images = (2, 3200, 1600) if network.is_transformer else (1, 1024, 480)
+    # Few images: small batches, so that there are steps enough, and no shifts, which take longer to learn from.
     return Recipe(
-        replace(schedule, epochs=epochs, batch=16),  # few images: small batches, so that there are steps enough
-        replace(finetune, epochs=max(1, epochs // 2), batch=16),
+        replace(schedule, epochs=epochs, batch=16, shift_px=0),
+        replace(finetune, epochs=1, batch=16, shift_px=0),
         (1.0, 0.5),
         _two(root.depths),
         (root.depths[-1],),
         training_images=images,
+        finetune_images=finetune_images,
+        test_images=_QUICK_TEST_IMAGES,
     )
 
 
@@ -107,6 +111,7 @@ def _of_images(network: RootNetwork, data: Dataset, quick: bool) -> Recipe:
         _two(root.depths),
         (root.depths[-1],),
         training_images=_QUICK_IMAGES,
+        test_images=_QUICK_TEST_IMAGES,
     )
 
 
