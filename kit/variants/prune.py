@@ -19,6 +19,8 @@ import torch
 import torch_pruning
 from torch import nn
 
+from kit.errors import BadModel
+from kit.nets import export as nets_export
 from kit.nets.exits import MultiExit
 from kit.nets.vit import Embedding
 
@@ -33,12 +35,21 @@ def aligned(channels: int, keep: float) -> int:
 def prune(net: MultiExit, keep: float, example: torch.Tensor) -> MultiExit:
     """A copy of ``net`` in which every layer keeps the share ``keep`` of its channels, aligned; it still needs fine-tuning.
 
-    ``example`` is one input ``(1, C, H, W)`` by which the layers' dependencies are traced. Deterministic.
+    ``example`` is one input ``(1, C, H, W)`` by which the layers' dependencies are traced. Deterministic. Raises BadModel where the network
+    does not run any more: its forward relies on a number of channels.
     """
     thin = copy.deepcopy(net).eval()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch-pruning announces unwrapped parameters, which are named below
-        _pruner(thin, keep, example).step()
+    try:
+        with warnings.catch_warnings(), nets_export.quiet():
+            warnings.simplefilter("ignore")  # torch-pruning announces unwrapped parameters, which are named below
+            _pruner(thin, keep, example).step()
+        with torch.no_grad():
+            thin(example)
+    except Exception as error:  # a size that stands in somebody's forward, say
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise BadModel(
+            f"The network cannot be pruned ({reason}): build it without narrower widths (--widths 1)."
+        ) from None
     for parameter in thin.parameters():
         parameter.grad = None
     return thin

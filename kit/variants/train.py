@@ -26,6 +26,7 @@ from kit.variants.datasets import Split
 Progress = Callable[[str, float], None]
 _TEMPERATURE = 3.0  # of the answers that early exits learn from
 _SCORED = 256  # images at a time
+_STEPS_MIN = 8  # of a cycle, which needs some to climb
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def fit(
     learning = _learning(net, schedule)
     optimizer = _optimizer(learning, schedule)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, schedule.peak_rate, total_steps=max(steps, 1), pct_start=0.25
+        optimizer, schedule.peak_rate, total_steps=max(steps, _STEPS_MIN), pct_start=0.25
     )
     run = _Run(net, optimizer, scheduler, generator, resume)
     start = run.resumed()
