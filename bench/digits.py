@@ -2,10 +2,10 @@
 
     python bench/digits.py [--seeds 0,1,2] [--root resnet18] [--runs FOLDER] [--note TEXT]
 
-Runs ``kit run`` once per seed into the cache, or FOLDER, and writes bench/digits.json: of each variant the accuracy with Wilson's interval,
-the multiply-accumulates, the measured median and its label, and the Pareto front as the report draws it. Seven minutes a seed on two
-cores; it wants a machine with nothing else to do. A killed one goes on where it was, as ``kit run`` does. The runs of another root
-stay in the file.
+Runs ``kit run`` once per seed into the cache, or FOLDER, and writes bench/digits.json and the section of docs/networks.md that quotes it:
+of each variant the accuracy with Wilson's interval, the multiply-accumulates, the measured median and its label, and the Pareto front as
+the report draws it. Seven minutes a seed on two cores; it wants a machine with nothing else to do. A killed one goes on where it was, as
+``kit run`` does. The runs of another root stay in the file.
 
 The acceptance criteria: the whole network is at least five points more accurate than the smallest variant, and at least five
 networks stand on the front. Ends with 1 where a run misses one.
@@ -17,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from kit.variants import data, export
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path.home() / ".cache" / "kit" / "digits"
 FILE = Path(__file__).with_suffix(".json")
+PAGE, HEADING = ROOT / "docs" / "networks.md", "### What the variants reach"
 GAP, ON_FRONT = 0.05, 5
 Run = dict[str, Any]
 
@@ -114,6 +116,25 @@ def summary(report: dict[str, Any], root: str = "resnet18") -> str:
     )
 
 
+def section(report: dict[str, Any], root: str = "resnet18") -> str:
+    """What docs/networks.md says below :data:`HEADING`: machine and day, the criteria's figures, and the table."""
+    first = next(one for one in report["runs"] if one["root"] == root)
+    where = (
+        f"`{first['device']}` on {first['date']}, onnxruntime {first['versions']['onnxruntime']}, one thread, batch 1"
+    )
+    about = (
+        f"`kit run` with the training seeds of the table (`bench/digits.py`; {where}). {summary(report, root)} "
+        f"Latencies are medians of the first seed's run. {first['note']}"
+    )
+    return "\n".join([*textwrap.wrap(about, 100, break_on_hyphens=False), "", table(report, root)])
+
+
+def write_page(report: dict[str, Any]) -> None:
+    """Replace the section's text, which is the last of the page."""
+    text = PAGE.read_text()
+    PAGE.write_text(f"{text[: text.index(HEADING)]}{HEADING}\n\n{section(report)}\n")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", default="0,1,2")
@@ -129,7 +150,9 @@ def main() -> int:
     kept = json.loads(FILE.read_text())["runs"] if FILE.exists() else []
     runs += [one for one in kept if one["root"] != arguments.root]
     runs.sort(key=lambda one: (one["root"], one["seed"]))
-    FILE.write_text(json.dumps({"images": data.NAME, "runs": runs}, indent=1) + "\n")
+    report = {"images": data.NAME, "runs": runs}
+    FILE.write_text(json.dumps(report, indent=1) + "\n")
+    write_page(report)
     short = [one for one in runs if gap(one) < GAP or len(one["front"]) < ON_FRONT]
     return 1 if short else 0
 

@@ -30,12 +30,7 @@ def report() -> dict[str, Any]:
 
 def test_the_page_quotes_the_committed_runs(bench: ModuleType, report: dict[str, Any]) -> None:
     page = (ROOT / "docs" / "networks.md").read_text()
-    flowing = " ".join(page.split())
-    assert bench.table(report) in page
-    assert bench.summary(report) in flowing
-    first = report["runs"][0]
-    assert f"`{first['device']}` on {first['date']}" in flowing
-    assert first["note"] in flowing
+    assert page.endswith(f"{bench.HEADING}\n\n{bench.section(report)}\n")
 
 
 def test_they_are_about_today_s_images(report: dict[str, Any]) -> None:

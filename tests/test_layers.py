@@ -96,7 +96,7 @@ BOARD: dict[str, str] = {
     "kit.latency": "baselines fitting selection training",
     "kit.library": "server",
     "kit.measure": "",
-    "kit.nets": "allocator exits export resnet vgg vit",
+    "kit.nets": "allocator exits export resnet stages vgg vit",
     "kit.packed": "",
     "kit.papers.placement": "agents bound compared environment experiment figures options own simulate study",
     "kit.records": "",
@@ -112,7 +112,6 @@ BOARD: dict[str, str] = {
 SHORT = {
     "kit.__main__": "python -m kit",
     "kit.latency.kernels": "where kernels come from: models, fits and searches ask, none of them owns the answer",
-    "kit.nets.resnet": "one family a module",
     "kit.papers.streams": "the one source of random numbers",
 }
 

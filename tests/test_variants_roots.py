@@ -177,7 +177,7 @@ def test_a_training_that_was_stopped_ends_as_one_that_was_not(tmp_path: Path) ->
     assert all(torch.equal(a, b) for a, b in zip(weights(whole), weights(again), strict=True))
 
 
-def test_a_broken_checkpoint_is_trained_anew(tmp_path: Path) -> None:
+def test_a_broken_checkpoint_is_no_checkpoint(tmp_path: Path) -> None:
     for content in (b"", b"nothing", b"PK\x03\x04"):
         (tmp_path / "x.part").write_bytes(content)
         with train.deterministic(0, threads=1):
