@@ -3,7 +3,7 @@
     kit build --root resnet18 --out build
     python bench/bad_link.py --build build [--out docs/papers/results/downloading-bad-link.json]
 
-Depth: the exits of the root, fp32. Parameters: the pruned widths at full depth, fp32. Bits: the root in 8 to 2 bits a weight, sizes in
+Depth: the exits of the root, fp32. Parameters: the pruned widths at full depth, fp32. Bits: the root in 4 to 2 bits a weight, sizes in
 percent of its 4-bit form, as in the paper. Each in the representations of :data:`PAYLOADS`, on the first ``--images`` held-out digits.
 Every draw is kept under BUILD/.work, so a run that was stopped goes on.
 """
@@ -35,8 +35,8 @@ from kit.variants.bad_link import Cell, Channel, Robustness  # noqa: E402
 OUT = ROOT / "docs" / "papers" / "results" / "downloading-bad-link.json"
 BERS = (0.0, 1e-5, 1e-4, 1e-3, 1e-2)
 PAYLOADS = ("fp32", "fp32-clipped", "fp32-protected", "int8")
-OF_ROOT = (*PAYLOADS, "bf16", "bf16-clipped", "bf16-protected", "int4")
-BITS = ("int8", "int6", "int5", "int4", "int3", "int2")
+OF_ROOT = (*PAYLOADS, "bf16", "bf16-protected", "int4")
+BITS = ("int4", "int3", "int2")
 
 
 def images(count: int) -> Iterator[tuple[Any, int]]:
@@ -52,9 +52,7 @@ def variants(build: Path) -> list[Artifact]:
     return sorted((a for a in artifacts if a.precision == "fp32"), key=lambda a: -a.size_bytes)
 
 
-def measured(
-    name: str, files: Sequence[Path], payloads: Sequence[str], options: argparse.Namespace
-) -> Robustness:
+def measured(name: str, files: Sequence[Path], payloads: Sequence[str], options: argparse.Namespace) -> Robustness:
     """The draws of a part of the figure; those that the journal holds are not drawn again."""
     request = evaluation.Request(threads=options.threads, dataset=data.NAME)
     shown = 0.0
@@ -96,7 +94,9 @@ def curves(figure: str, title: str, cells: Sequence[Cell], sizes: Sequence[float
 def kept(cells: Sequence[Cell]) -> list[Figure]:
     """Of the root: accuracy over that of the clean file, a line a representation and a place a BER; and what each sends."""
     names = list(dict.fromkeys(cell.payload for cell in cells))
-    rows = {name: [next(c for c in cells if c.payload == name and c.ber == ber) for ber in rates(cells)] for name in names}
+    rows = {
+        name: [next(c for c in cells if c.payload == name and c.ber == ber) for ber in rates(cells)] for name in names
+    }
     mean = [
         Line(
             name=name,
@@ -108,7 +108,10 @@ def kept(cells: Sequence[Cell]) -> list[Figure]:
     ]
     median = [Line(name=name, values=tuple(c.median / c.clean for c in row)) for name, row in rows.items()]
     sent = [Line(name=name, values=(row[0].share_of_root, row[0].protected_share)) for name, row in rows.items()]
-    x, shared = tuple(f"{ber:g}" for ber in rates(cells)), {"x_name": "BER", "y_name": "accuracy over clean", "unit": "number"}
+    x, shared = (
+        tuple(f"{ber:g}" for ber in rates(cells)),
+        {"x_name": "BER", "y_name": "accuracy over clean", "unit": "number"},
+    )
     return [
         Figure(figure="root", title="The root by representation, mean", x=x, lines=tuple(mean), **shared),
         Figure(figure="root-median", title="The root by representation, median", x=x, lines=tuple(median), **shared),
@@ -131,7 +134,9 @@ def figures(options: argparse.Namespace) -> Iterator[Figure]:
         result = measured(name, [options.build / a.model.file for a in group], PAYLOADS, options)
         for payload in PAYLOADS:
             cells = [c for c in result.cells if c.payload == payload]
-            yield from curves(f"{part}-{payload}", f"By {name}, {payload}", cells, [c.share_of_root for c in cells], x_name)
+            yield from curves(
+                f"{part}-{payload}", f"By {name}, {payload}", cells, [c.share_of_root for c in cells], x_name
+            )
     result = measured("bits", [options.build / root.model.file], BITS, options)
     whole = next(c.share_of_root for c in result.cells if c.payload == "int4")
     sizes = [c.share_of_root / whole for c in result.cells]
@@ -154,7 +159,10 @@ def main() -> None:
     root = variants(options.build)[0]
     simulation = Simulation(
         world="downloading",
-        parameters={"root": root.artifact_id, "build": root.origin.versions.get("recipe", "") if root.origin else "", "images": options.images, "draws": options.draws, "dataset": data.NAME},
+        parameters={
+            "root": root.artifact_id, "recipe": root.origin.versions.get("recipe", "") if root.origin else "",
+            "images": options.images, "draws": options.draws, "dataset": data.NAME,
+        },
         delay="none",
         seeds=(options.seed,),
         versions={"kit": kit.__version__, "numpy": np.__version__, "onnxruntime": onnxruntime.__version__},
@@ -166,7 +174,9 @@ def main() -> None:
     store.write_record(options.out, simulation)
     for figure in simulation.figures:
         if figure.shown == "lines":
-            store.write_atomic(options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode())
+            store.write_atomic(
+                options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode()
+            )
     print(options.out)
 
 

@@ -32,7 +32,9 @@ def main() -> None:
     store.write_record(options.out, simulation)
     for figure in simulation.figures:
         if figure.shown == "lines":
-            store.write_atomic(options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode())
+            store.write_atomic(
+                options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode()
+            )
     print(options.out)
 
 

@@ -95,8 +95,12 @@ Networks = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Keep every draw in this JSON file; a run that was stopped goes on from it.", rich_help_panel="Output"),
-]  # fmt: skip
+    typer.Option(
+        metavar="FILE",
+        help="Keep every draw in this JSON file; a run that was stopped goes on from it.",
+        rich_help_panel="Output",
+    ),
+]
 
 
 def robustness(
@@ -138,7 +142,8 @@ def _print(result: Robustness, json: bool) -> None:
 
 
 def _table(result: Robustness) -> Table:
-    title = f"Accuracy over that of the clean file, {result.draws} downloads a rate, {units.counted(result.samples, 'sample')} of {result.dataset}"
+    data = f"{units.counted(result.samples, 'sample')} of {result.dataset}"
+    title = f"Accuracy over that of the clean file, {result.draws} downloads a rate, {data}"
     columns = ("payload", "size", Column("reliable", 2), "BER", "clean", "mean", "median", "worst")
     table = show.make_table(title, "network", *columns)
     for cell in result.cells:
@@ -160,12 +165,12 @@ def _notes(result: Robustness) -> list[str]:
     if not any(cell.ber == CLAIM_BER for cell in result.cells):
         return lines
     enough = list(bad_link.sufficient(result, CLAIM_BER, KEPT_SHARE))
+    subject = f"at a BER of {CLAIM_BER:g}, {KEPT_SHARE:.0%} of the accuracy is kept"
     for name in dict.fromkeys(cell.file for cell in result.cells):
         median = [payload for file, payload, _ in enough if file == name]
         worst = [payload for file, payload, always in enough if file == name and always]
         lines.append(
-            f"{name}: at a BER of {CLAIM_BER:g}, {KEPT_SHARE:.0%} of the accuracy is kept in the median by {units.listed(median) or 'none'}, "
-            f"in every draw by {units.listed(worst) or 'none'}."
+            f"{name}: {subject} in the median by {units.listed(median) or 'none'}, in every draw by {units.listed(worst) or 'none'}."
         )
     return lines
 

@@ -131,7 +131,7 @@ def simulate(
 def figures_of(sizes: dict[str, int]) -> list[Figure]:
     """Fig. 4 by latency, and the tables; ``sizes``: id of a variant -> bytes."""
     curves = [_curves(application, latency_s) for application, latency_s in LATENCIES.items()]
-    return [*curves, _shares(), _counts(), _requirements(), *([_variants(sizes)] if sizes else [])]
+    return [*curves, _shares(), _counts(), _requirements(), *(_variants(sizes) if sizes else ())]
 
 
 def _curves(application: str, latency_s: float) -> Figure:
@@ -180,13 +180,22 @@ def _requirements() -> Figure:
     )  # fmt: skip
 
 
-def _variants(sizes: dict[str, int]) -> Figure:
+def _variants(sizes: dict[str, int]) -> tuple[Figure, Figure]:
+    """By name, and by size as Fig. 4 draws it, a mark each."""
     lines = [
         Line(name=name, values=tuple(8 * size / latency_s for latency_s in LATENCIES.values()))
         for name, size in sorted(sizes.items(), key=lambda item: -item[1])
     ]
-    return Figure(
+    order = sorted(sizes.values())
+    marks = [Line(name=f"{s:g} s", values=tuple(8 * size / s for size in order)) for s in LATENCIES.values()]
+    marks += [Line(name=link.name, values=(link.bit_s,) * len(order)) for link in LINKS]
+    curve = Figure(
+        figure="variants-curve", title="Rates for kit's variants", x_name="size of the file (% of the largest)",
+        x=tuple(float(f"{100 * size / order[-1]:.4g}") for size in order), y_name="data rate", unit="bit/s", lines=tuple(marks),
+    )  # fmt: skip
+    table = Figure(
         figure="variants", title="Rates for kit's variants, by the bytes of their files", x_name="application",
         x=tuple(f"{name}, {latency_s:g} s" for name, latency_s in LATENCIES.items()), y_name="data rate", unit="bit/s",
         shown="table", lines=tuple(lines),
     )  # fmt: skip
+    return curve, table

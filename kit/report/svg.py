@@ -86,9 +86,7 @@ def _drawn(line: Line, index: int, x: Sequence[float], scale: float, across: _Ax
     dash = f' stroke-dasharray="{2 + 3 * (index - len(PALETTE))} 3"' if index >= len(PALETTE) else ""
 
     def points(values: Sequence[Value]) -> list[str]:
-        return [
-            f"{across.px(a):.1f},{up.px(v * scale):.1f}" for a, v in zip(x, values, strict=True) if v is not None
-        ]
+        return [f"{across.px(a):.1f},{up.px(v * scale):.1f}" for a, v in zip(x, values, strict=True) if v is not None]
 
     parts = []
     if line.low and line.high:

@@ -21,7 +21,7 @@ from onnx import ModelProto, NodeProto, TensorProto, inliner, numpy_helper
 
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.variants.graph import operators
-from kit.variants.graph.reading import all_graphs, subgraphs_of, tensor_bytes
+from kit.variants.graph.reading import all_graphs, dtype_of, subgraphs_of, tensor_bytes
 
 Words = NDArray[Any]  # unsigned integers
 Floats = NDArray[np.float32]
@@ -180,7 +180,8 @@ def _floats_of(words: Words, form: str) -> Floats:
     if form == "fp16":
         return words.view(np.float16).astype(np.float32)
     wide = words.astype(np.uint32) << np.uint32(16) if form == "bf16" else words
-    return wide.view(np.float32)
+    floats: Floats = wide.view(np.float32)
+    return floats
 
 
 def representation(name: str) -> Representation:
@@ -209,21 +210,24 @@ PAYLOADS = ("fp32", "fp32-clipped", "fp32-protected", "bf16", "bf16-clipped", "b
 
 # ---------------------------------------------------------------------------------------------------------- weights of a network
 
-#: Operator -> which of its inputs are weights, and the axis of each one's output channels (None: one range for all).
-_CONVOLUTION, _PRODUCT, _RECURRENT = {1: 0}, {0: -2, 1: -1}, {1: 1, 2: 1}
-_WEIGHTS: dict[str, dict[int, int | None]] = {
-    **dict.fromkeys("Conv FusedConv NhwcFusedConv ConvInteger DeformConv".split(), _CONVOLUTION),
+_Places = dict[int, int | None]
+_CONVOLUTION: _Places = {1: 0}
+_PRODUCT: _Places = {0: -2, 1: -1}
+_RECURRENT: _Places = {1: 1, 2: 1}
+#: Operators -> which of their inputs are weights, and the axis of each one's output channels (None: one range for all).
+_OPERATORS: dict[str, _Places] = {
+    "Conv FusedConv NhwcFusedConv ConvInteger DeformConv": _CONVOLUTION,
     "ConvTranspose": {1: 1},
     "QLinearConv": {3: 0},
-    **dict.fromkeys("MatMul FusedMatMul MatMulInteger MatMulIntegerToFloat GemmFloat8".split(), _PRODUCT),
-    **dict.fromkeys("Gemm FusedGemm".split(), _PRODUCT),
-    **dict.fromkeys("QLinearMatMul QGemm".split(), {0: -2, 3: -1}),
-    **dict.fromkeys("DynamicQuantizeMatMul MatMulNBits MatMulBnb4 Attention QAttention".split(), {1: -1}),
-    **dict.fromkeys("LSTM GRU RNN DynamicQuantizeLSTM".split(), _RECURRENT),
-    **dict.fromkeys("Gather GatherBlockQuantized".split(), {0: 0}),
-    "Einsum": dict.fromkeys(range(8), None),
-    **dict.fromkeys("EmbedLayerNormalization QEmbedLayerNormalization".split(), dict.fromkeys((2, 3, 4), 0)),
+    "MatMul FusedMatMul MatMulInteger MatMulIntegerToFloat GemmFloat8 Gemm FusedGemm": _PRODUCT,
+    "QLinearMatMul QGemm": {0: -2, 3: -1},
+    "DynamicQuantizeMatMul MatMulNBits MatMulBnb4 Attention QAttention": {1: -1},
+    "LSTM GRU RNN DynamicQuantizeLSTM": _RECURRENT,
+    "Gather GatherBlockQuantized": {0: 0},
+    "Einsum": dict.fromkeys(range(8)),
+    "EmbedLayerNormalization QEmbedLayerNormalization": {2: 0, 3: 0, 4: 0},
 }
+_WEIGHTS = {name: places for names, places in _OPERATORS.items() for name in names.split()}
 
 
 def stored_tensors(model: ModelProto) -> list[tuple[str, TensorProto]]:
@@ -361,7 +365,7 @@ class Transmission:
         emptied = stored_tensors(self.skeleton)
         for w in chosen:
             for field in ("raw_data", *_TYPED):
-                emptied[w.number][1].ClearField(field)  # type: ignore[arg-type]
+                emptied[w.number][1].ClearField(field)
         self.exposed_bits = sum(map(self._exposed_of, self.pieces)) + headers * everything
         self.reliable_bits = 8 * rest_bytes + protected + headers * (not everything)
 
@@ -437,7 +441,7 @@ def _write(tensor: TensorProto, how: Representation, sent: Encoded) -> None:
 def _as_type(floats: Floats, code: int) -> bytes:
     if code == TensorProto.BFLOAT16:
         return _bits_of(floats, "bf16").tobytes()
-    dtype = {TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}.get(code, np.float32)
+    dtype = dtype_of(code)
     with np.errstate(over="ignore", invalid="ignore"):
         return floats.astype(dtype).tobytes()
 
