@@ -137,11 +137,11 @@ def figures(options: argparse.Namespace) -> Iterator[Figure]:
             yield from curves(
                 f"{part}-{payload}", f"By {name}, {payload}", cells, [c.share_of_root for c in cells], x_name
             )
-    result = measured("bits", [options.build / root.model.file], BITS, options)
+    result = measured("bits", [options.build / root.model.file], options.bits, options)
     whole = next(c.share_of_root for c in result.cells if c.payload == "int4")
     sizes = [c.share_of_root / whole for c in result.cells]
     yield from curves("fig3c", "By bits", result.cells, sizes, "downloaded size (% of the 4-bit root)")
-    yield from kept(measured("root", [options.build / root.model.file], OF_ROOT, options).cells)
+    yield from kept(measured("root", [options.build / root.model.file], options.of_root, options).cells)
 
 
 def main() -> None:
@@ -151,6 +151,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=150, help="held-out images of each draw (default: 150)")
     parser.add_argument("--draws", type=int, default=30)
     parser.add_argument("--ber", type=lambda text: tuple(map(float, text.split(","))), default=BERS, help="0,1e-5,…")
+    parser.add_argument("--bits", type=lambda text: tuple(text.split(",")), default=BITS, help="of Fig. 3 (c): int4,…")
+    parser.add_argument("--of-root", type=lambda text: tuple(text.split(",")), default=OF_ROOT, help="fp32,int8,…")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="of the runtime (default: all)")
     options = parser.parse_args()

@@ -266,6 +266,20 @@ def test_stored_integers_are_sent_as_they_are() -> None:
     onnx.checker.check_model(Transmission(net, representation("stored"), everything=True).received(0.3, rng()))
 
 
+@pytest.mark.parametrize("name", [*ALL, "stored"])
+def test_scalars_and_zero_points_can_be_exposed(name: str) -> None:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("MatMul", ["d", "w"], ["y"]),
+    ]
+    net = model(nodes, {"s": np.float32(0.02), "z": np.uint8(3), "w": weights(4, 3)})
+    sent = Transmission(net, representation(name), everything=True)
+    onnx.checker.check_model(sent.received(0.3, rng()))
+    clean = sent.received(0, rng())
+    assert stored(clean, "z") == 3 and abs(stored(clean, "s") - 0.02) < 1e-4 and len(sent.pieces) == 3
+
+
 def test_packed_int4_is_sent_as_it_is() -> None:
     raw = TensorProto(name="w", data_type=TensorProto.INT4, dims=[3, 3], raw_data=bytes(range(5)))
     net = model(

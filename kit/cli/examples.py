@@ -32,7 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "robustness": (
         "kit robustness model.onnx --data images.zip/test --mean 0.5 --std 0.25",
-        "kit robustness model.onnx small.onnx --data mine.py:test_set --ber 0,1e-3 --payload fp32,int8 --out draws.json",
+        "kit robustness a.onnx b.onnx --data mine.py:test_set --ber 0,1e-3 --payload int8,int4",
     ),
     "fit": ("kit fit profiles --out model.json", "kit fit profiles --backend onnxruntime --plots fit.html"),
     "report": ("kit report profiles --out report.html",),

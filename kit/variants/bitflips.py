@@ -173,7 +173,8 @@ def _bits_of(floats: Floats, form: str) -> Words:
         return words
     # To the nearest, ties to even; a NaN stays one.
     rounded = (words + np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    return np.where(np.isnan(floats), (words >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+    short: Words = np.where(np.isnan(floats), (words >> np.uint32(16)) | np.uint32(0x40), rounded).astype(np.uint16)
+    return short
 
 
 def _floats_of(words: Words, form: str) -> Floats:
