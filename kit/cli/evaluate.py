@@ -182,7 +182,7 @@ def evaluate(
 def _evaluate(network: Path, samples: Samples, wishes: Wishes, running: Running, json: bool) -> None:
     from kit import evaluation, variants
 
-    request = _request(samples, wishes, running)
+    request = request_of(samples, wishes, running)
     with show.progress("evaluate", resumes=False) as update:
         artifact = evaluation.evaluate(
             network, samples.data or "", request, describe=variants.artifact, progress=update
@@ -190,7 +190,8 @@ def _evaluate(network: Path, samples: Samples, wishes: Wishes, running: Running,
     _print([(network, artifact)], json)
 
 
-def _request(samples: Samples, wishes: Wishes, running: Running) -> Request:
+def request_of(samples: Samples, wishes: Wishes, running: Running) -> Request:
+    """The options as one request."""
     from kit.evaluation import Request
 
     return Request(

@@ -34,6 +34,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "kit evaluate model.onnx --data mine.py:test_set --metric top5",
         "kit evaluate --from accuracies.csv models",
     ),
+    "robustness": (
+        "kit robustness model.onnx --data images.zip/test --mean 0.5 --std 0.25",
+        "kit robustness a.onnx b.onnx --data mine.py:test_set --ber 0,1e-3 --payload int8,int4",
+    ),
     "fit": ("kit fit profiles --out model.json", "kit fit profiles --backend onnxruntime --plots fit.html"),
     "report": ("kit report profiles --out report.html",),
     "predict": ("kit predict resnet18-d2.2.2.2-w1.00-fp32-224 --model model.json",),
@@ -57,6 +61,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "simulate bandwidth": ("kit simulate bandwidth --quick",),
     "simulate offloading": ("kit simulate offloading --quick --figure fig5",),
     "simulate placement": ("kit simulate placement --quick", "kit simulate placement --trace trace.jsonl --seeds 3"),
+    "simulate downloading": ("kit simulate downloading --variants build",),
     "simulate trace": ("kit simulate trace --out trace.jsonl --slots 100 --rate 0.5",),
     "place": ("kit place --example", "kit place request.json --rule greedy_balanced"),
 }

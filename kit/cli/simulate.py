@@ -1,4 +1,5 @@
-"""The verbs of the papers: ``simulate bandwidth`` (paper A), ``offloading`` (paper B), ``placement`` (paper C)."""
+"""The verbs of the papers: ``simulate bandwidth`` (paper A), ``offloading`` (paper B), ``placement`` (paper C),
+``downloading`` (paper D)."""
 
 from __future__ import annotations
 
@@ -80,6 +81,12 @@ Episodes = Annotated[
 PlacementOut = Annotated[
     Path, typer.Option(help="Folder for simulation.json, page.html, and the trained policies and found points.")
 ]
+# Of paper D alone.
+DownloadingFigures = Annotated[
+    list[str] | None,
+    typer.Option("--figure", help="fig4, shares, counts, 3gpp, variants; give it several times (default: all)."),
+]
+DownloadingOut = Annotated[Path, typer.Option(help="Folder for simulation.json and page.html.")]
 Log = Annotated[bool, typer.Option("--log", help="Write TensorBoard's files beside the policies.")]
 
 
@@ -88,6 +95,7 @@ def add_to(app: typer.Typer) -> None:
     simulate_app.command()(bandwidth)
     simulate_app.command()(offloading)
     simulate_app.command()(placement)
+    simulate_app.command()(downloading)
     app.add_typer(simulate_app, name="simulate", rich_help_panel="Simulate")
 
 
@@ -174,6 +182,22 @@ def placement(
         simulate, figure, out, json, spectrum=spectrum, models=measured, trace=trace, policies=policy or (), delay=models,
         seeds=run_seeds, steps=steps, quick=quick, device=device, log=log,
     )  # fmt: skip
+
+
+def downloading(
+    figure: DownloadingFigures = None,
+    variants: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Variants of your own: a build folder, or a library.")
+    ] = None,
+    out: DownloadingOut = Path("simulation/downloading"),
+    json: show.Json = False,
+    csv: show.Csv = False,
+) -> None:
+    """Paper D: the data rates that downloads of sub-models need. What bit errors do to them is kit robustness."""
+    produce.need_training_tools("torch", "plotly")
+    from kit.papers.downloading import simulate
+
+    run(simulate, figure, out, json, variants=variants)
 
 
 # ------------------------------------------------------------------------------------------------------- for every simulation

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kit.evaluation.preprocess import Wishes
-from kit.evaluation.scoring import Request, evaluate
+from kit.evaluation.scoring import Request, Trial, evaluate
 from kit.evaluation.stated import read_accuracies, stated
 
-__all__ = ["Request", "Wishes", "evaluate", "read_accuracies", "stated"]
+__all__ = ["Request", "Trial", "Wishes", "evaluate", "read_accuracies", "stated"]

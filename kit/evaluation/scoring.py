@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from kit.evaluation.metrics import Metric, OwnMetric
 from kit.evaluation.own import Sample
 from kit.evaluation.preprocess import Wishes
 from kit.evaluation.sidecars import Describe
-from kit.records import Artifact, Preprocessing
+from kit.records import Accuracy, Artifact, Preprocessing
 
 FREE_BATCH = 32  # of a network that leaves its batch open
+KEPT_BYTES = 2 << 30  # of samples that are kept for many networks
 Progress = Callable[[str, float], None]
 Data = str | Path | Callable[[], Any]
 
@@ -61,16 +64,7 @@ def evaluate(
     ``data`` is a folder or a zip of class folders, ``module:function`` or ``file.py:function`` (which is run), or a function, that yields
     (inputs, label). Raises UsageError, BadModel, BadRecord, BackendUnavailable, IntegrityError, MeasurementError (the runtime fails).
     """
-    for name in ("limit", "batch", "threads"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise UsageError(f"--{name} {value} cannot be: give 1 or more.")
-    if request.backend in backends.LEAVES and not request.backend.startswith(
-        ("onnxruntime", "openvino", "pytorch", "tensorrt")
-    ):
-        raise UsageError(
-            f"Backend {request.backend} runs no ONNX network: evaluate with onnxruntime, or another that does."
-        )
+    _check(request)
     artifact = sidecars.sidecar(network, request.backend, describe)
     metric = metrics.of(request.metric)
     with ExitStack() as opened:
@@ -84,6 +78,77 @@ def evaluate(
     evaluated = artifact.model_copy(update=updates)
     store.write_record(sidecars.path_of(network), evaluated)
     return evaluated
+
+
+class Trial:
+    """The samples of an evaluation, read once: any number of networks with the same inputs and outputs are scored on them. Nothing is
+    written.
+
+    Raises what :func:`evaluate` raises, and UsageError where the samples need more memory than 2 GiB.
+    """
+
+    def __init__(
+        self, network: Path, data: Data, request: Request, *, describe: Describe, progress: Progress | None = None
+    ) -> None:
+        _check(request)
+        self.request, self.artifact = request, sidecars.sidecar(network, request.backend, describe)
+        metrics.of(request.metric)
+        with ExitStack() as opened:
+            session = _session(network, self.artifact, request)
+            opened.callback(session.close)
+            source = _source(data, session, self.artifact, request, network, opened)
+            self.samples = list(_kept(source, progress or (lambda text, share: None)))
+        self.dataset = request.dataset or source.name
+
+    @cached_property
+    def digest(self) -> str:
+        """The sha256 of inputs and labels."""
+        total = hashlib.sha256()
+        for sample in self.samples:
+            for name, array in sorted(sample.inputs.items()):
+                total.update(f"{name} {array.dtype} {array.shape}".encode())
+                total.update(np.ascontiguousarray(array).data)
+            total.update(repr(np.asarray(sample.label).tolist()).encode())
+        return total.hexdigest()
+
+    def accuracy(self, network: Path) -> Accuracy:
+        """Of a network on the samples. Raises BadModel and MeasurementError (the runtime refuses it, or fails), UsageError."""
+        metric = metrics.of(self.request.metric)
+        session = _session(network, self.artifact, self.request)
+        try:
+            source = _Source(self.dataset, len(self.samples), iter(self.samples))
+            _score(session, source, metric, self.request, lambda text, share: None)
+        finally:
+            session.close()
+        return metric.accuracy(self.dataset)
+
+
+def _kept(source: _Source, progress: Progress) -> Iterator[Sample]:
+    kept = 0
+    for number, sample in enumerate(source.samples, start=1):
+        kept += sum(array.nbytes for array in sample.inputs.values())
+        if kept > KEPT_BYTES:
+            raise UsageError(
+                f"The first {number} samples of {source.name} need {kept / 2**30:.1f} GiB of memory and are scored many times: give "
+                f"--limit {number // 2}."
+            )
+        if number % 32 == 1:
+            progress(f"reading {source.name}", min(1.0, number / source.total) if source.total else 0.0)
+        yield sample
+
+
+def _check(request: Request) -> None:
+    """Raises UsageError for a request that cannot be."""
+    for name in ("limit", "batch", "threads"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value} cannot be: give 1 or more.")
+    if request.backend in backends.LEAVES and not request.backend.startswith(
+        ("onnxruntime", "openvino", "pytorch", "tensorrt")
+    ):
+        raise UsageError(
+            f"Backend {request.backend} runs no ONNX network: evaluate with onnxruntime, or another that does."
+        )
 
 
 def _session(network: Path, artifact: Artifact, request: Request) -> Session:

@@ -72,7 +72,7 @@ def seeds_of(seeds: Sequence[int] | None, count: int | None, quick: bool) -> tup
 
 
 def run(
-    name: Literal["bandwidth", "offloading", "placement"],
+    name: Literal["bandwidth", "offloading", "placement", "downloading"],
     world: Record,
     settings: RunSettings,
     experiment: Callable[[Path, Progress], Results],

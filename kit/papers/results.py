@@ -13,7 +13,7 @@ from kit.records import Record
 from kit.stats import Float64Array
 
 Value = float | None
-Unit: TypeAlias = Literal["s", "1", "J", "number"]
+Unit: TypeAlias = Literal["s", "1", "J", "bit/s", "number"]
 
 
 class Line(Record):
@@ -27,7 +27,7 @@ class Line(Record):
 
 
 class Figure(Record):
-    """One table or figure of a paper. ``unit``: s, J, 1 for a share (read as per cent), or a plain number; ``shown`` says how it is
+    """One table or figure of a paper. ``unit``: s, J, bit/s, 1 for a share (read as per cent), or a plain number; ``shown`` says how it is
     drawn and printed.
 
     A map has one line per row, and its places are the columns.
@@ -58,7 +58,7 @@ class Simulation(Record):
 
     kind: Literal["simulation"] = "simulation"
     schema_version: Literal[1] = 1
-    world: Literal["bandwidth", "offloading", "placement"]
+    world: Literal["bandwidth", "offloading", "placement", "downloading"]
     parameters: dict[str, JsonValue]
     delay: str  # analytic:lambda=2, measured:…, none
     seeds: tuple[int, ...]
@@ -100,6 +100,7 @@ SCALES: dict[Unit, tuple[float, str]] = {
     "s": (1e3, "ms"),
     "1": (100.0, "%"),
     "J": (1.0, "J"),
+    "bit/s": (1e-9, "Gbit/s"),
     "number": (1.0, ""),
 }
 

@@ -24,6 +24,7 @@ PAPERS = {
     "bandwidth": "Paper A: one band, many downloads, and a network that decides",
     "offloading": "Paper B: what to offload, and with how much band and computing",
     "placement": "Paper C: which gateway computes, and where the networks lie",
+    "downloading": "Paper D: models that are downloaded when they are needed",
 }
 ROMAN = {"1": "I", "2": "II", "3": "III", "4": "IV"}
 NAMED = 6  # colours before they come again, dotted
@@ -43,15 +44,19 @@ def write_page(out: Path, simulation: Simulation) -> Path:
 
 def _header(simulation: Simulation) -> Markup:
     seeds = show.listed(list(map(str, simulation.seeds)))
-    tiles = (
-        tile(
-            "computing delay", simulation.delay.partition(":")[0], simulation.delay.partition(":")[2] or "of a decision"
-        ),
+    delay, _, settings = simulation.delay.partition(":")
+    seeded = (  # what is computed without a draw has neither seeds nor an agent that decides
+        tile("computing delay", delay, settings or "of a decision"),
         tile("seeds", str(len(simulation.seeds)), seeds),
+    )
+    tiles = (
+        *(seeded if simulation.seeds else ()),
         tile("figures", str(len({f.figure.partition("-")[0] for f in simulation.figures})), "of the paper"),
         tile("took", f"{simulation.wall_s:.0f} s", "of wall time, training that was already on the disk left out"),
     )
     words = "Means over the seeds; bands and error bars reach from the least to the largest of them. Dashed and hollow: as published."
+    if not simulation.seeds:
+        words = "Computed from the paper's formula and from published numbers."
     return tag(
         "header",
         tag("h1", PAPERS[simulation.world]),
