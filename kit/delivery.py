@@ -13,7 +13,17 @@ from kit.errors import BrokenPromise, NoAnswer
 from kit.library import client, swap
 from kit.measure import jobs
 from kit.measure.profiler import Progress
-from kit.records import Answer, KnowledgeRow, Manifest, MeasureSettings, Need, ProfileRecord, Promise
+from kit.records import (
+    DECIDING,
+    Answer,
+    Artifact,
+    KnowledgeRow,
+    Manifest,
+    MeasureSettings,
+    Need,
+    ProfileRecord,
+    Promise,
+)
 
 
 def promises(profiles: Iterable[ProfileRecord]) -> dict[str, list[Promise]]:
@@ -28,11 +38,37 @@ def promises(profiles: Iterable[ProfileRecord]) -> dict[str, list[Promise]]:
     return by_file
 
 
+def unpromised(profiles: Iterable[ProfileRecord], manifests: Iterable[Manifest]) -> dict[str, str]:
+    """Why nothing that may decide is promised of a package, by its name: half a sentence."""
+    reasons: dict[str, str] = {}
+    records = [p for p in profiles if p.measurement and p.label]
+    for manifest in manifests:
+        if any(promise.label in DECIDING for promise in manifest.promises):
+            continue
+        own = [p for p in records if p.artifact.content_sha256 == manifest.artifact.content_sha256]
+        reasons[manifest.name] = _reason(own, manifest.artifact)
+    return reasons
+
+
+def _reason(own: Sequence[ProfileRecord], artifact: Artifact) -> str:
+    promised = [p for p in own if p.plain and p.settings.backend in trust.ONNX_BACKENDS]
+    if promised:
+        return f"its latency is {promised[-1].label}"
+    if own and artifact.batch not in (None, 1):
+        return f"it takes {artifact.batch} inputs at a time, and a promise is of one"
+    if own:
+        return "it was measured in other states of the machine or with other runtimes only"
+    return "it was not profiled at these sizes" if artifact.dims else "it was not profiled"
+
+
 def choose(manifests: Sequence[Manifest], need: Need) -> Answer:
     """The library's choice: the knowledge base's own rule over what the packages promise. Raises NoAnswer."""
     rows = knowledge.rows_of(manifests)
     if not rows:
-        raise NoAnswer("This library promises nothing yet: its packages were added without profiles.")
+        raise NoAnswer(
+            "This library promises nothing yet: none of its packages has a latency of one input at a time (kit library add says what each "
+            "lacks)."
+        )
     return knowledge.ask(rows, need)
 
 

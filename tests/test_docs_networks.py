@@ -1,26 +1,39 @@
-"""docs/networks.md says what bench/shipped_models.json holds, the committed run of bench/shipped_models.py."""
+"""docs/networks.md says what bench/networks.json holds, the committed run of bench/networks.py."""
 
 from __future__ import annotations
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 
 
-def test_the_table_of_shipped_files_is_the_committed_run(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def networks(monkeypatch: pytest.MonkeyPatch) -> Any:
     pytest.importorskip("onnx")
     monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
-    from bench import shipped_models
+    from bench import networks
 
-    data = json.loads((ROOT / "bench" / "shipped_models.json").read_text())
+    return networks
+
+
+def test_the_tables_are_the_committed_run(networks: Any) -> None:
+    data = json.loads((ROOT / "bench" / "networks.json").read_text())
     page = (ROOT / "docs" / "networks.md").read_text()
-    assert shipped_models.table(data) in page
+    assert networks.table(data) in page
+    assert networks.ways(data) in page
     assert f"`{data['device']}` on {data['date']}" in " ".join(page.split())
-    assert {(row["package"], row["file"]) for row in data["rows"]} == {
-        (f.package, f.name) for f in shipped_models.FILES
-    }
-    assert all(row["exact"] for row in data["rows"])
+
+
+def test_the_committed_run_is_of_every_file_and_found_no_fault(networks: Any) -> None:
+    rows = json.loads((ROOT / "bench" / "networks.json").read_text())["rows"]
+    assert {(row["source"], row["file"]) for row in rows} == {(f.source, f.name) for f in networks.FILES}
+    assert all(row["exact"] or (row["kit_macs"] is None and row["uncounted"]) for row in rows)
+    for row in rows:
+        assert set(row["verbs"]) == set(networks.VERBS), row["file"]
+        for end in row["verbs"].values():
+            assert end == "ok" or (end.strip() and "FAULT" not in end and "Traceback" not in end), row["file"]

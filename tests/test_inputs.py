@@ -668,3 +668,48 @@ def test_a_gpu_needs_the_shapes_of_outputs_before(tmp_path: Path) -> None:
     unknown = known.model_copy(update={"shape": (2, -1)})
     with pytest.raises(BadModel, match="output 'y' whose shape shows only when it runs, and CUDA needs it before"):
         onnxrt.refuse_unknown(tmp_path / "x.onnx", (known, unknown), "CUDA")
+
+
+# ----------------------------------------------------------------------------------------------------------- time is no batch
+
+
+def recurrent(path: Path, kind: str, first: str | None, layout: int = 0) -> Path:
+    """A recurrent operator over a free first dimension, with lengths beside it."""
+    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
+    node = helper.make_node(kind, ["x", "w", "r", "", "lengths"], ["y"], hidden_size=5, layout=layout)
+    inputs = [value("x", T.FLOAT, [first, 3, 6]), value("lengths", T.INT32, [3])]
+    shapes = {"w": (1, gates * 5, 6), "r": (1, gates * 5, 5)}
+    weights = [onnx.numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
+    return save(path, [node], inputs, [value("y", T.FLOAT, None)], weights)
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+@pytest.mark.parametrize("first", [None, "a", "time", "n_frames"])
+def test_the_time_of_a_recurrent_operator_is_no_batch(kind: str, first: str | None, tmp_path: Path) -> None:
+    path = recurrent(tmp_path / "x.onnx", kind, first)
+    graph = graph_of(path)
+    key = first or "x:0"
+    assert dimensions.batch_keys(graph) == frozenset()
+    with pytest.raises(BadModel, match=rf"describe keeps them beside the file.*: kit profile .*x.onnx --dim {key}=\d+$"):
+        dimensions.fixed(graph, {}, None, path)
+    assert dimensions.fixed(graph, {key: 9}, None, path).chosen == ((key, 9),)
+
+
+def test_with_the_batch_first_it_is_one(tmp_path: Path) -> None:
+    assert dimensions.batch_keys(graph_of(recurrent(tmp_path / "x.onnx", "LSTM", None, layout=1))) == {"x:0"}
+    assert dimensions.batch_keys(graph_of(recurrent(tmp_path / "y.onnx", "LSTM", "batch_of_sequences"))) == {
+        "batch_of_sequences"
+    }
+
+
+def test_what_a_scan_runs_over_is_no_batch(tmp_path: Path) -> None:
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "f"], ["t"]), helper.make_node("Identity", ["t"], ["o"])], "body",
+        [value("s", T.FLOAT, [4]), value("f", T.FLOAT, [4])], [value("t", T.FLOAT, [4]), value("o", T.FLOAT, [4])],
+    )  # fmt: skip
+    node = helper.make_node("Scan", ["z", "x"], ["last", "y"], num_scan_inputs=1, body=body)
+    path = save(
+        tmp_path / "x.onnx", [node], [value("x", T.FLOAT, ["a", 4])], [value("y", T.FLOAT, ["a", 4])],
+        [onnx.numpy_helper.from_array(np.zeros(4, np.float32), "z")],
+    )  # fmt: skip
+    assert dimensions.batch_keys(graph_of(path)) == frozenset()

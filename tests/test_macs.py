@@ -700,14 +700,14 @@ def test_a_long_chain_of_constants_is_followed() -> None:
 
 @pytest.mark.slow
 def test_files_of_public_packages_are_counted_exactly(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Against shapes that a run shows: bench/shipped_models.py has the second count and fetches the files."""
+    """Against shapes that a run shows: bench/networks.py has the second count and fetches the files."""
     sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
-    import shipped_models
+    import networks
 
     rows = []
-    for file in shipped_models.FILES:
+    for file in networks.SHIPPED:
         try:
-            rows.append(shipped_models.compared(file))
+            rows.append(networks.counted(file, networks.fetched(file, networks.CACHE)))
         except subprocess.CalledProcessError:
             continue
     if not rows:

@@ -509,3 +509,17 @@ def test_two_hundred_records_of_six_thousand_values_stay_small() -> None:
     line = store.canonical_json(record)
     assert 200 * len(line) < 20e6
     assert records.load(ProfileRecord, json.loads(line), "here") == record
+
+
+@pytest.mark.parametrize(
+    ("shape", "dims", "batch"),
+    [
+        ((20, 2, 40), (("time", 20),), 1), ((20, 40), (("n_frames", 20), ("width", 40)), 1), ((8, 32), (("seq", 32),), 8),
+        ((8, 32), (("batch", 8), ("seq", 32)), 8), ((7, 3), (("x:0", 7),), 7),
+    ],
+)  # fmt: skip
+def test_time_is_no_batch(shape: tuple[int, ...], dims: tuple[tuple[str, int], ...], batch: int) -> None:
+    inputs = (TensorSpec(name="x", shape=shape, dtype="float32"),)
+    artifact = synthetic.artifact().model_copy(update={"inputs": inputs, "dims": dims})
+    assert artifact.batch == batch
+    assert synthetic.profile().model_copy(update={"artifact": artifact}).plain is (batch == 1)

@@ -15,10 +15,12 @@ from pathlib import Path
 from kit.backends.onnxgraph import Graph, Value
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.records import Artifact
+from kit.records.network import TIME
 
 Shape = tuple[int, ...]
 SIZE_MAX = 2**31 - 1
 _BATCH = re.compile(r"n|b|bs|none|.*batch.*", re.IGNORECASE)
+_RECURRENT = ("LSTM", "GRU", "RNN")  # their first dimension is time unless ``layout`` says otherwise
 _CHANNELS = (1, 3, 4)  # of an image
 _STATE = re.compile(r".*(state|hidden|cell).*|[hc][_n0]*", re.IGNORECASE)  # of a recurrent net: layers, batch, units
 
@@ -84,14 +86,28 @@ def of(graph: Graph) -> tuple[Free, ...]:
 
 
 def batch_keys(graph: Graph) -> frozenset[str]:
-    """The keys of what is the batch: what is called so, and what is the first dimension, and nothing else, of every input with several."""
-    free = of(graph)
-    other = {f.key for f in free if f.axis}
+    """The keys of what is the batch: what is called so, and what is the first dimension, and nothing else, of every input with several.
+
+    Time is no batch: a dimension of such a name, or over which a recurrent operator runs.
+    """
+    free, times = of(graph), _times(graph)
+    other = {f.key for f in free if f.axis or f.value.name in times or (f.symbol and TIME.fullmatch(f.symbol))}
     first = [f for f in free if not f.axis and f.key not in other]
     rest = [v for v in graph.inputs if len(v.shape) > 1 and v.name not in {f.value.name for f in first}]
     everywhere = not rest and len({f.symbol for f in first}) == 1 and any(len(f.value.shape) > 1 for f in first)
     called = {f.key for f in free if f.symbol is not None and _BATCH.fullmatch(f.symbol)}
     return frozenset(called | {f.key for f in first if everywhere})
+
+
+def _times(graph: Graph) -> set[str]:
+    """The inputs whose first dimension is the time of a recurrent operator or of a Scan."""
+    names: set[str] = set()
+    for node in graph.nodes:
+        if node.kind in _RECURRENT and not node.integer("layout"):
+            names |= set(node.inputs[:1])
+        elif node.kind == "Scan":
+            names |= set(node.inputs[-node.integer("num_scan_inputs", 1) :])
+    return names
 
 
 def fixed(graph: Graph, dims: Mapping[str, int], batch: int | None, path: Path) -> Fixed:
@@ -176,6 +192,7 @@ def _advice(left: list[Free], free: tuple[Free, ...], batches: frozenset[str], p
     named = f"'{first.symbol}'" if first.symbol else f"without a name ({first.place})"
     more = f" and {len(left) - 1} more" if len(left) > 1 else ""
     return (
-        f"{path} has the dynamic dimension {named} in input '{first.value.name}'{more}: a latency belongs to one shape, so say which, "
-        f"for example kit profile {shlex.quote(str(path))} {options}"
+        f"{path} has the dynamic dimension {named} in input '{first.value.name}'{more}: a latency belongs to one shape, so say which "
+        f"(kit describe and kit predict take the same options, and describe keeps them beside the file): kit profile "
+        f"{shlex.quote(str(path))} {options}"
     )

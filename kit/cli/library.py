@@ -46,9 +46,13 @@ def add(
     """Package variants with their manifests, hashes and advertised latencies."""
     from kit import delivery, store
     from kit.library import package
+    from kit.measure import onnx_files
     from kit.measure.targets import resolve
 
-    measured = delivery.promises(store.read_profiles([profiles])) if profiles.exists() else {}
+    for build in builds:
+        onnx_files.refuse_bare(build)
+    records = store.read_profiles([profiles]) if profiles.exists() else []
+    measured = delivery.promises(records)
     targets = resolve([str(build) for build in builds], backend="onnxruntime")  # two networks of one name are refused
     folders = list(dict.fromkeys(target.path.parent for target in targets))
     added: list[Manifest] = []
@@ -59,18 +63,10 @@ def add(
             by_id = {a.artifact_id: measured.get(a.content_sha256, []) for a in artifacts}
             added += package.add(to, folder, artifacts, by_id)
     _print_packages(added, to, json=json)
-    if not json:
-        _warn_unmeasured(added)
-
-
-def _warn_unmeasured(manifests: Sequence[Manifest]) -> None:
-    from kit.records import DECIDING
-
-    silent = [m.name for m in manifests if not any(p.label in DECIDING for p in m.promises)]
+    silent = {} if json else delivery.unpromised(records, added)
     if silent:
-        show.say(
-            f"{len(silent)} package(s) have no trusted latency, so no device is given them: profile them, then add them again."
-        )
+        why = "; ".join(f"{name}: {reason}" for name, reason in silent.items())
+        show.say(f"{len(silent)} package(s) have no trusted latency, so no device is given them ({why}).")
 
 
 @library_app.command("list")

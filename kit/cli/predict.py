@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kit.cli import show
+from kit.cli import options, show
 from kit.cli.table import Column, text
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_to(app: typer.Typer) -> None:
 def predict(
     targets: Annotated[list[str], typer.Argument(metavar="ID|FILE.onnx...", help="Sub-network ids, or ONNX files.")],
     model: Annotated[Path, typer.Option(help="The model that kit fit --out or kit run wrote.")],
+    dim: options.Dim = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads (default: the fewest that were measured).")
     ] = None,
@@ -41,6 +42,7 @@ def predict(
     from math import isfinite
 
     from kit import latency, variants
+    from kit.backends import dimensions
     from kit.errors import UsageError
     from kit.latency import networks
     from kit.records import OperatingPoint
@@ -50,7 +52,8 @@ def predict(
     if not isfinite(gap_ms) or gap_ms > 1e6:
         raise UsageError(f"--gap-ms {gap_ms:g} is no gap: give a number from 0 to 1000000.")
     predictor = latency.load(model)
-    requested = [networks.of_name(text, variants.kernels) for text in targets]
+    sizes = dict(dimensions.parse(dim or []))
+    requested = [networks.of_name(text, variants.kernels, sizes) for text in targets]
     point = OperatingPoint(threads=threads or predictor.states[0].threads, gap_s=gap_ms * 1e-3)
     predictions = networks.predict(predictor, requested, point, None if clock_ghz is None else clock_ghz * 1e9)
     if json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,8 @@ from kit.latency.kernels import kernels_of
 from kit.latency.model import Predictor
 from kit.records import Artifact, Kernel, OperatingPoint, Record, SubNetwork
 
-CountKernels = Callable[[Path], "tuple[Kernel, ...] | None"]  # of a graph, by the onnx package: kit.variants.graph
+#: Of a graph at sizes of its free dimensions, by the onnx package: kit.variants.kernels.
+CountKernels = Callable[[Path, Mapping[str, int]], "tuple[Kernel, ...] | None"]
 
 
 @dataclass(frozen=True)
@@ -83,32 +84,36 @@ def predict(
     ]
 
 
-def of_name(text: str, count: CountKernels) -> NetworkKernels:
-    """The kernels of an .onnx file or of a sub-network's id. ``count`` lists those of a graph without a sidecar.
+def of_name(text: str, count: CountKernels, dims: Mapping[str, int] | None = None) -> NetworkKernels:
+    """The kernels of an .onnx file or of a sub-network's id. ``count`` lists those of a graph without a sidecar, or at other sizes of
+    its free dimensions (``dims``) than its sidecar has.
 
-    Raises UsageError (no such file, no such id), BadModel (operators that kit cannot count), BackendUnavailable (a board has no onnx).
+    Raises UsageError (no such file, no such id, sizes for what is no file), BadModel (operators that kit cannot count),
+    BackendUnavailable (a board has no onnx).
     """
     path = Path(text)
     if path.suffix.lower() == ".onnx":
-        return of_file(path, count)
+        return of_file(path, count, dims)
+    if dims:
+        raise UsageError(f"--dim is about an .onnx file, and {text} is none: name the file, or leave it away.")
     sub = SubNetwork.parse(text)
     return NetworkKernels(text, sub.family, spaces.kernels(sub))
 
 
-def of_file(path: Path, count: CountKernels) -> NetworkKernels:
+def of_file(path: Path, count: CountKernels, dims: Mapping[str, int] | None = None) -> NetworkKernels:
     """A file's kernels from its sidecar, else from its graph. Raises as :func:`of_name` does."""
     if not path.is_file():
         raise UsageError(f"{path} does not exist.")
-    sidecar = _sidecar(path)
-    if sidecar is not None and (kernels := kernels_of(sidecar)) is not None:
+    sidecar, sizes = _sidecar(path), dict(dims or {})
+    if not sizes and sidecar is not None and (kernels := kernels_of(sidecar)) is not None:
         return NetworkKernels(path.name, _family(sidecar), kernels)
     if importlib.util.find_spec("onnx") is None:
         raise BackendUnavailable(
-            f"{path} has no sidecar that lists its kernels and this machine has no onnx: run kit describe {path.name} on a PC "
-            "and copy the .json next to the file."
+            f"{path} has no sidecar that lists its kernels{' at these sizes' if sizes else ''} and this machine has no onnx: run kit "
+            f"describe {path.name} on a PC and copy the .json next to the file."
         )
     with store.explained(path, "read"):
-        listed = count(path)
+        listed = count(path, {**dict(sidecar.dims if sidecar else ()), **sizes})
     if not listed:
         raise BadModel(f"{path} holds operators or shapes that kit cannot count: measure it with kit profile instead.")
     return NetworkKernels(path.name, None if sidecar is None else _family(sidecar), listed)

@@ -22,6 +22,12 @@ def is_onnx(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
 
 
+def refuse_bare(path: Path) -> None:
+    """Raises UsageError for an .onnx file without a sidecar: what is packaged is what the sidecar says."""
+    if is_onnx(path) and path.is_file() and not store.is_of_kind(path.with_suffix(".json"), "artifact"):
+        raise UsageError(f"{path} has no sidecar, which a package needs: write it with kit describe {path}.")
+
+
 def variants(folder: Path) -> list[Path]:
     """The variants that lie in ``folder``: each .onnx with its sidecar next to it."""
     return sorted(p for p in folder.iterdir() if is_onnx(p) and p.with_suffix(".json").is_file())

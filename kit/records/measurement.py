@@ -491,10 +491,7 @@ class ProfileRecord(AliasedRecord):
     @property
     def batch(self) -> int | None:
         """Inputs per call: the batch of the settings, else the file's own; None where neither states one."""
-        if self.settings.batch is not None or not self.artifact.inputs:
-            return self.settings.batch
-        shape = self.artifact.inputs[0].shape
-        return shape[0] if shape else 1
+        return self.artifact.batch if self.settings.batch is None else self.settings.batch
 
     @property
     def plain(self) -> bool:

@@ -246,6 +246,10 @@ class NumericCheck(Record):
     count: int
 
 
+#: Names of free dimensions that are time, not a batch.
+TIME = re.compile(r"t|time.*|.*(seq|frame|step|token|length).*", re.IGNORECASE)
+
+
 class Artifact(Record):
     """The JSON sidecar of an exported network: ``x.onnx`` travels with ``x.json``.
 
@@ -311,6 +315,14 @@ class Artifact(Record):
             return self.model.sha256
         parts = [self.model.sha256, *(f"{f.file}={f.sha256}" for f in self.data), *(f"{k}={n}" for k, n in self.dims)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def batch(self) -> int | None:
+        """Inputs per call: the first dimension of the first input, 1 where that is time; None where no input is known."""
+        if not self.inputs:
+            return None
+        size = self.inputs[0].shape[0] if self.inputs[0].shape else 1
+        return 1 if any(n == size and TIME.fullmatch(key) for key, n in self.dims) else size
 
     @property
     def noun(self) -> str:

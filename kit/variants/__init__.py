@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kit.measure import onnx_files
@@ -22,8 +23,11 @@ def artifact(file: Path) -> Artifact:
     return export.artifact_of(file)
 
 
-def kernels(file: Path) -> tuple[Kernel, ...] | None:
-    """The kernels of an ONNX file, by the onnx package; None where kit cannot count them. Raises BadModel."""
+def kernels(file: Path, dims: Mapping[str, int] | None = None) -> tuple[Kernel, ...] | None:
+    """The kernels of an ONNX file with ``dims`` as the sizes of its free dimensions, by the onnx package; None where kit cannot count them.
+
+    Raises BadModel, UnknownName and UsageError (a dimension that is not free).
+    """
     from kit.variants import graph
 
-    return graph.contents(graph.fixed(graph.load(file), file, {})[0], str(file), file.parent).kernels
+    return graph.contents(graph.fixed(graph.load(file), file, dims or {})[0], str(file), file.parent).kernels

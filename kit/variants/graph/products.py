@@ -199,11 +199,17 @@ def _affine_grid(node: NodeProto, tensors: Tensors) -> tuple[Product, ...]:
 
 
 def _linear_of_ml(node: NodeProto, tensors: Tensors) -> tuple[Product, ...]:
-    """A linear classifier or regressor: as many coefficients as features and classes, for each row."""
+    """A linear classifier or regressor: features times classes or targets, for each row.
+
+    onnxruntime computes as many classes as there are intercepts, also where the file holds coefficients of further features.
+    """
     shape = tensors.shape(node.input[0])
     features = shape[-1]
-    coefficients = next((len(a.floats) for a in node.attribute if a.name == "coefficients"), 0)
-    return (Product("linear", math.prod(shape[:-1]), features, coefficients // features, left=node.input[0]),)
+    lengths = {a.name: len(a.floats) for a in node.attribute}
+    results = lengths.get("coefficients", 0) // features
+    if classes := lengths.get("intercepts", 0) if node.op_type == "LinearClassifier" else integer(node, "targets", 1):
+        results = min(results, classes)
+    return (Product("linear", math.prod(shape[:-1]), features, results, left=node.input[0]),)
 
 
 # --------------------------------------------------------------------------------------------------------------- recurrent nets

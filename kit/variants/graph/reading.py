@@ -9,7 +9,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, external_data_helper, helper
+from onnx import (
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    TypeProto,
+    ValueInfoProto,
+    external_data_helper,
+    helper,
+)
 
 from kit.backends import dimensions, onnxdata, onnxgraph
 from kit.errors import BadModel
@@ -108,6 +117,29 @@ def true_inputs(graph: GraphProto) -> list[ValueInfoProto]:
     """Old exporters list the weights among the inputs; those are no inputs."""
     stored = {t.name for t in graph.initializer}
     return [v for v in graph.input if v.name not in stored]
+
+
+def other_form(value: ValueInfoProto) -> str | None:
+    """The type of a value that is no tensor, as onnxruntime writes it (``seq(tensor(float))``); None of a tensor."""
+    return None if value.type.WhichOneof("value") in ("tensor_type", None) else _type_text(value.type)
+
+
+def _type_text(kind: TypeProto) -> str:
+    form = kind.WhichOneof("value")
+    if form == "sequence_type":
+        return f"seq({_type_text(kind.sequence_type.elem_type)})"
+    if form == "optional_type":
+        return f"optional({_type_text(kind.optional_type.elem_type)})"
+    if form == "map_type":
+        return f"map({_element(kind.map_type.key_type)},{_type_text(kind.map_type.value_type)})"
+    if form == "sparse_tensor_type":
+        return f"sparse_tensor({_element(kind.sparse_tensor_type.elem_type)})"
+    return f"tensor({_element(kind.tensor_type.elem_type)})"
+
+
+def _element(code: int) -> str:
+    """``float`` for TensorProto.FLOAT."""
+    return str(TensorProto.DataType.Name(code)).lower()
 
 
 def constants_of(graph: GraphProto) -> dict[str, TensorProto]:

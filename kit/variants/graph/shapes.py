@@ -30,7 +30,7 @@ from kit.variants.graph.branches import with_branches, with_constants
 from kit.variants.graph.links import Links
 from kit.variants.graph.operators import CONTROL_FLOW
 from kit.variants.graph.products import Shape, UnknownExtent
-from kit.variants.graph.reading import captured, constants_of, tensor_bytes, true_inputs
+from kit.variants.graph.reading import captured, constants_of, other_form, tensor_bytes, true_inputs
 
 #: Stored tensors that decide shapes are small; larger ones only make the inference slow.
 _SHAPE_BYTES_MAX = 1 << 14
@@ -154,7 +154,15 @@ class Graph:
         """Shape and type of each tensor. Raises BadModel where the graph states no shape."""
         return tuple(self._spec(name) for name in names)
 
+    @cached_property
+    def _other_forms(self) -> dict[str, str]:
+        """Outputs that are no tensors (sequences, maps) and their types. An input of such a type is refused, as kit feeds none."""
+        forms = {value.name: other_form(value) for value in self.source.graph.output}
+        return {name: form for name, form in forms.items() if form is not None}
+
     def _spec(self, name: str) -> TensorSpec:
+        if name in self._other_forms:
+            return TensorSpec(name=name, shape=(), dtype=self._other_forms[name])
         if name not in self.shapes:
             raise BadModel(
                 f"{self.name} does not state the shape of '{name}', and does not run at these sizes either: give others with --dim, or "
