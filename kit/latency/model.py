@@ -17,7 +17,9 @@ from pydantic import Field
 
 from kit import records, store, units
 from kit.errors import BadRecord, UsageError
-from kit.latency.features import KINDS, PRECISIONS, Networks, Table, arrange
+from kit.latency.distance import MeasuredRange, reasons_text
+from kit.latency.far import FarPredictions, FarRoofline
+from kit.latency.features import Networks, Table, arrange
 from kit.latency.gaussian_process import GaussianProcess, Posterior, Shares
 from kit.latency.parametric import Cases, Line, PerKindLinear, Roof, Roofline, State, place
 from kit.records import AliasedRecord, FormScore, Kernel, LatencyModel, OperatingPoint, Record
@@ -36,10 +38,11 @@ FAMILY_NAMES: dict[str, str] = {
     "lookup": "layer-wise lookup table",
 }
 REJECTED = 0.10  # a family with a smaller p-value against the best one is out
-MARGIN = 0.35  # natural logarithms by which a feature may leave the range that was measured
-SHARE = 0.05  # a kernel that takes less of the time than this does not make a prediction an extrapolation
-WIDER = 3.0  # how much wider the interval of an extrapolation is, for families without a variance of their own
+WIDER = 3.0  # how much wider the interval of an extrapolation is that is not far, for families without a variance of their own
 UNSURE = 3.0  # a standard deviation so much larger than in cross-validation is an extrapolation as well
+ANY_LINE = float(
+    np.log(6.0)
+)  # where only a line is known: cycles per MAC of ResNet-18, VGG, MobileNetV2 and ViT differ by so much
 CLOCK_MARGIN = 0.02
 OTHER_FAMILY = "no network of its family was measured, so it is predicted kernel by kernel"
 
@@ -181,15 +184,41 @@ class Predictor(AliasedRecord):
         for state, weight in between:
             seconds, sd = self.evaluate(model_family, cases.at(state))
             logs, sds = logs + weight * np.log(seconds), sds + weight * sd
-        why = self._why(model_family, cases, [state for state, _ in between], sds, score)
-        if model_family != "learned":
+        others = np.zeros(table.nets, dtype=bool) if out_of_distribution is None else out_of_distribution
+        distances = self.measured_range.distances(cases, [s for s, _ in between], shapes=model_family != "factor")
+        why = [reasons[0] if reasons else None for reasons in distances.family]
+        if model_family == "learned":
+            for index in np.flatnonzero(sds > UNSURE * score.sd).tolist():
+                why[index] = why[index] or f"unlike the measured networks (sd {sds[index]:.0%})"
+        else:
             sds = sds * np.where([w is not None for w in why], WIDER, 1.0)
-        for index in np.flatnonzero(out_of_distribution).tolist() if out_of_distribution is not None else []:
+        for index in np.flatnonzero(others).tolist():
             sds[index] *= WIDER if model_family == "learned" or why[index] is None else 1.0
-            why[index] = OTHER_FAMILY + (f"; {why[index]}" if why[index] else "")
-        seconds = np.exp(logs)
+            reasons = distances.others[index] or tuple(filter(None, [why[index]]))
+            why[index] = OTHER_FAMILY + (f"; {reasons_text(reasons)}" if reasons else "")
         reach = score.reach * sds
-        return Predictions(seconds, seconds * np.exp(-reach), seconds * np.exp(reach), seconds * sds, tuple(why))
+        out = FarPredictions(logs, logs - reach, logs + reach, sds)
+        if self.measured.kernels_known:
+            far = distances.unlike | (others & np.array([bool(reasons) for reasons in distances.others]))
+            out = self._with_far(out, cases, np.flatnonzero(far), between)
+        elif others.any():
+            widest = np.where(others, np.maximum(reach, ANY_LINE), reach)
+            out = FarPredictions(logs, logs - widest, logs + widest, sds * widest / np.maximum(reach, 1e-12))
+        seconds = np.exp(out.log_seconds)
+        return Predictions(seconds, np.exp(out.log_low), np.exp(out.log_high), seconds * out.log_sd, tuple(why))
+
+    def _with_far(
+        self, near: FarPredictions, cases: Cases, far: Int64Array, between: list[tuple[int, float]]
+    ) -> FarPredictions:
+        """``near`` with the networks of ``far`` predicted kernel by kernel by what is usual."""
+        if not len(far):
+            return near
+        at = cases.pick(far)
+        parts = [(weight, self.far_roofline(state).predict(at.at(state), self.level)) for state, weight in between]
+        columns = {name: getattr(near, name).copy() for name in FarPredictions.__dataclass_fields__}
+        for name, values in columns.items():
+            values[far] = sum(weight * getattr(part, name) for weight, part in parts)
+        return FarPredictions(**columns)
 
     def held_out(self) -> tuple[Float64Array, Float64Array, Float64Array]:
         """(seconds, low, high) of each measured network, [n], from the fold that it was left out of. Raises BadRecord without."""
@@ -315,77 +344,24 @@ class Predictor(AliasedRecord):
 
     # ------------------------------------------------------------------------------------------------------- extrapolation
 
-    def _why(
-        self, model_family: ModelFamily, cases: Cases, states: list[int], sds: Float64Array, score: FormScore
-    ) -> list[str | None]:
-        why: list[str | None] = [None] * cases.table.nets
-        out_of_distribution = (
-            self._out_of_distribution_kernels(cases.table)
-            if self.measured.kernels_known and model_family != "factor"
-            else []
-        )
-        for index, text in [*self._unmeasured(cases, states), *self._sizes(cases), *out_of_distribution]:
-            why[index] = why[index] or text
-        if model_family == "learned":
-            for index in np.flatnonzero(sds > UNSURE * score.sd).tolist():
-                why[index] = why[index] or f"unlike the measured networks (sd {sds[index]:.0%})"
-        return why
+    @cached_property
+    def measured_range(self) -> MeasuredRange:
+        """What was measured, as ranges."""
+        return MeasuredRange(self.measured.cases(self.states), kernels=self.measured.kernels_known)
 
-    def _unmeasured(self, cases: Cases, states: list[int]) -> list[tuple[int, str]]:
-        """Networks of a precision that was never measured, or not at this point."""
-        pairs = set(zip(self.measured.precision, self.measured.state, strict=True))
-        out = []
-        for index, precision in enumerate(cases.precision.tolist()):
-            if precision not in self.measured.precision:
-                out.append((index, f"{PRECISIONS[precision]} was not measured"))
-            elif not all((precision, state) in pairs for state in states):
-                out.append((index, f"{PRECISIONS[precision]} was not measured at this point"))
-        return out
-
-    def _sizes(self, cases: Cases) -> list[tuple[int, str]]:
-        """Networks larger or smaller than any that was measured."""
-        logs = np.log(np.maximum(cases.macs, 1.0))
-        measured_logs = np.log(np.maximum(np.array(self.measured.macs), 1.0))
-        outside = (logs < measured_logs.min() - MARGIN) | (logs > measured_logs.max() + MARGIN)
-        side = np.where(logs < measured_logs.min(), "fewer", "more")
-        return [(i, f"{side[i]} multiply-accumulates than measured") for i in np.flatnonzero(outside).tolist()]
-
-    def _out_of_distribution_kernels(self, table: Table) -> list[tuple[int, str]]:
-        """Networks with a kernel that matters and whose kind was never measured, or whose shape leaves the measured range."""
-        boxes = self._box
-        why: dict[int, str] = {}
-        features, kinds = table.features, table.column("kind")
-        for kernel in range(len(kinds)):
-            box = boxes.get(int(kinds[kernel]))
-            if box is None:
-                why[kernel] = f"kernels of kind {KINDS[kinds[kernel]]} were not measured"
-            elif np.any(features[kernel] < box[0] - MARGIN) or np.any(features[kernel] > box[1] + MARGIN):
-                why[kernel] = f"a {KINDS[kinds[kernel]]} kernel outside of the measured shapes"
-        if not why:
-            return []
-        work = table.count * _rough_work(table)[table.kernel]
-        share = work / np.maximum(table.sum_entries(work), 1e-30)[table.net]
-        odd = np.isin(table.kernel, list(why))
-        total = table.sum_entries(np.where(odd, share, 0.0))
-        entries = [
-            (int(n), int(k), float(s)) for n, k, s in zip(table.net[odd], table.kernel[odd], share[odd], strict=True)
-        ]
-        first: dict[int, tuple[float, int]] = {}
-        for net, kernel, size in entries:
-            first[net] = max(first.get(net, (-1.0, -1)), (size, kernel))
-        return [(net, why[kernel]) for net, (_, kernel) in first.items() if total[net] > SHARE]
+    def far_roofline(self, state: int) -> FarRoofline:
+        """What networks far from the measured ones are predicted by at a measured state."""
+        if state not in self._far_rooflines:
+            cases = self.measured.cases(self.states)
+            here = np.flatnonzero(cases.state == state)
+            self._far_rooflines[state] = FarRoofline.fitted(
+                cases.pick(here), np.array(self.measured.seconds)[here], spaces=len(self.measured.families)
+            )
+        return self._far_rooflines[state]
 
     @cached_property
-    def _box(self) -> dict[int, tuple[Float64Array, Float64Array]]:
-        table = self.measured.networks.table()
-        kinds = table.column("kind")
-        rows = {int(k): table.features[kinds == k] for k in np.unique(kinds)}
-        return {kind: (x.min(axis=0), x.max(axis=0)) for kind, x in rows.items()}
-
-
-def _rough_work(table: Table) -> Float64Array:
-    """A scale of how long kernels take that needs no fit: multiply-accumulates and bytes."""
-    return np.asarray(table.macs + 4.0 * (table.moved_bytes + table.column("weight_bytes")))
+    def _far_rooflines(self) -> dict[int, FarRoofline]:
+        return {}
 
 
 def check_level(level: float) -> None:
