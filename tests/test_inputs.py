@@ -690,7 +690,9 @@ def test_the_time_of_a_recurrent_operator_is_no_batch(kind: str, first: str | No
     graph = graph_of(path)
     key = first or "x:0"
     assert dimensions.batch_keys(graph) == frozenset()
-    with pytest.raises(BadModel, match=rf"describe keeps them beside the file.*: kit profile .*x.onnx --dim {key}=\d+$"):
+    with pytest.raises(
+        BadModel, match=rf"describe keeps them beside the file.*: kit profile .*x.onnx --dim {key}=\d+$"
+    ):
         dimensions.fixed(graph, {}, None, path)
     assert dimensions.fixed(graph, {key: 9}, None, path).chosen == ((key, 9),)
 
