@@ -105,7 +105,7 @@ def test_ones_own_network(folder: Path) -> None:
 def test_a_root_for_photographs_is_not_trained_on_the_digits(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="resnet50 is for photographs, not for the embedded digits: give --data"):
         building.build(building.Request("resnet50"), tmp_path / "out")
-    with pytest.raises(UsageError, match="Unknown network 'resnet51': did you mean 'resnet50'"):
+    with pytest.raises(UsageError, match="Unknown root 'resnet51': did you mean 'resnet"):
         building.build(building.Request("resnet51"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 import kit
-from kit import store, units, usercode
+from kit import nets, store, units, usercode
 from kit.errors import UsageError
 from kit.nets.exits import MultiExit
 from kit.records import Artifact, FileRef, NumericCheck, Origin, SubNetwork
@@ -97,7 +97,8 @@ def _images(request: Request, out: Path) -> datasets.Request:
     small = roots.is_small(request.root, images.resolution_px or datasets.SMALL_PX)
     own = usercode.names_an_object(request.root)
     if images.data == datasets.DIGITS and not small and not own:
-        sources.known(request.root)
+        if not sources.is_known(request.root):
+            nets.root_of(request.root)
         raise UsageError(
             f"{request.root} is for photographs, not for the embedded digits: give --data (a folder, a zip, cifar10)."
         )

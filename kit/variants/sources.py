@@ -100,6 +100,11 @@ def source_of(text: str, wishes: Wishes) -> Source:
 # ------------------------------------------------------------------------------------------------------- architectures
 
 
+def is_known(text: str) -> bool:
+    """Whether ``text`` is an architecture of torchvision, or one that timm is asked for."""
+    return text.startswith("timm:") or text in torchvision.models.list_models()
+
+
 def known(text: str) -> None:
     """Raises UnknownName ("did you mean") where ``text`` is no architecture of torchvision or timm."""
     if not text.startswith("timm:"):
