@@ -4,7 +4,7 @@
 
 1. A space or two of this machine is explored (``kit explore``), as a user would, and a model is fitted to it.
 2. Foreign networks are written as ONNX files: architectures of torchvision with random weights, hand-made ones, quantized ones, and files
-   out of public Python packages (those of bench/shipped_models.py).
+   out of public Python packages (those of bench/networks.py).
 3. Each is measured by ``kit.profile`` and predicted by each model. ``bench/foreign_networks.json`` holds both.
 
 Whatever lies in the work folder is not made again, so that a killed run goes on. No constant of kit was set by these networks: see
@@ -32,7 +32,7 @@ import onnxruntime as ort
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import kit
-from bench import shipped_models
+from bench import networks as files
 from kit import latency, store, variants
 from kit.devices import recognise
 from kit.errors import KitError
@@ -54,7 +54,7 @@ class Foreign:
     name: str
     source: str  # "torchvision", "hand-made", "quantized", "package"
     write: Callable[[Path], None]
-    shipped: shipped_models.File | None = None
+    shipped: files.File | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------ the networks
@@ -156,8 +156,8 @@ def _int8(write: Callable[[Path], None], static_px: int | None, path: Path) -> N
     source.unlink()
 
 
-def _shipped(file: shipped_models.File, path: Path) -> None:
-    model = shipped_models.with_shapes(onnx.load(shipped_models.fetched(file, shipped_models.CACHE)), file.shapes)
+def _shipped(file: files.File, path: Path) -> None:
+    model = files.with_shapes(onnx.load(files.fetched(file, files.CACHE)), file.shapes)
     store.write_atomic(path, model.SerializeToString())
 
 
@@ -193,7 +193,7 @@ def foreign_networks() -> list[Foreign]:
     ]
     listed += [
         Foreign(f"{file.package.split('=')[0]}-{Path(file.name).stem}", "package", partial(_shipped, file), file)
-        for file in shipped_models.FILES
+        for file in files.SHIPPED
     ]
     return listed
 
@@ -233,7 +233,7 @@ def measured(network: Foreign, path: Path, work: Path, budget_s: float) -> Profi
         return records[-1]
     inputs = None
     if network.shipped is not None:
-        inputs = shipped_models.feeds_of(onnx.load(path)) | network.shipped.values
+        inputs = files.feeds_of(onnx.load(path)) | network.shipped.values
     try:
         return kit.profile(
             path, budget=budget_s, inputs=inputs, profiles=work / "profiles", name=f"foreign-{network.name}"
