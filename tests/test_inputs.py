@@ -760,3 +760,22 @@ def test_a_folder_of_samples_sizes_by_its_first_file(tmp_path: Path) -> None:
     np.save(tmp_path / "s" / "3.npy", np.ones((1, 7, 5), np.float32))
     with pytest.raises(UsageError, match="3.npy has an array of shape .1, 7, 5."):
         resolve([str(path)], backend="onnxruntime", inputs=Inputs(samples=tmp_path / "s"))
+
+
+def test_a_session_over_time_is_of_batch_one(tmp_path: Path) -> None:
+    path = recurrent(tmp_path / "x.onnx", "GRU", "n_frames")
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("n_frames", 9),)))
+    runtime = backends.load("onnxruntime")
+    for batch in (None, 1):
+        assert runtime.open(path, target.artifact, 1, batch).inputs[0].shape == (9, 3, 6)
+    with pytest.raises(UsageError, match="has the fixed batch"):
+        runtime.open(path, target.artifact, 1, 9)
+
+
+def test_a_batch_that_is_not_first_can_be_chosen(tmp_path: Path) -> None:
+    shape = ["n_frames", "batch", 2]
+    path = save(
+        tmp_path / "x.onnx", [helper.make_node("Relu", ["x"], ["y"])], [value("x", T.FLOAT, shape)], [value("y", T.FLOAT, shape)]
+    )  # fmt: skip
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("n_frames", 9),)))
+    assert backends.load("onnxruntime").open(path, target.artifact, 1, 4).inputs[0].shape == (9, 4, 2)
