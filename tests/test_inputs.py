@@ -715,3 +715,67 @@ def test_what_a_scan_runs_over_is_no_batch(tmp_path: Path) -> None:
         [onnx.numpy_helper.from_array(np.zeros(4, np.float32), "z")],
     )  # fmt: skip
     assert dimensions.batch_keys(graph_of(path)) == frozenset()
+
+
+# ------------------------------------------------------------------------------------------------------- sizes by the samples
+
+
+def two_inputs(path: Path) -> Path:
+    """ids and a mask of a free batch and length."""
+    inputs = [value(name, T.FLOAT, ["batch", "tokens", 3]) for name in ("a", "b")]
+    return save(path, [helper.make_node("Add", ["a", "b"], ["y"])], inputs, [value("y", T.FLOAT, None)])
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 3), (4, 6, 3), (2, 1, 6, 3)])
+def test_sizes_are_those_of_the_samples(shape: tuple[int, ...], tmp_path: Path) -> None:
+    path = two_inputs(tmp_path / "x.onnx")
+    np.savez(tmp_path / "s.npz", a=np.ones(shape, np.float32), b=np.ones(shape, np.float32))
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(samples=tmp_path / "s.npz"))
+    assert [spec.shape for spec in target.artifact.inputs] == [(1, 6, 3)] * 2
+    assert target.artifact.dims == (("tokens", 6),)
+
+
+def test_one_given_input_sizes_the_others(tmp_path: Path) -> None:
+    path = two_inputs(tmp_path / "x.onnx")
+    np.save(tmp_path / "b.npy", np.ones((1, 9, 3), np.float32))
+    rules = (feeds.rule_of(f"b={tmp_path / 'b.npy'}"),)
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(rules=rules))
+    assert [spec.shape for spec in target.artifact.inputs] == [(1, 9, 3)] * 2
+    with pytest.raises(UsageError, match="which is .1, 5, 3."):
+        resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("tokens", 5),), rules=rules))
+    with pytest.raises(BadModel, match="dynamic dimension 'tokens'"):
+        resolve([str(path)], backend="onnxruntime", inputs=Inputs(rules=(feeds.rule_of("b=1"),)))
+
+
+def test_a_folder_of_samples_sizes_by_its_first_file(tmp_path: Path) -> None:
+    path = save(
+        tmp_path / "x.onnx", [helper.make_node("Relu", ["x"], ["y"])],
+        [value("x", T.FLOAT, [1, None, None])], [value("y", T.FLOAT, None)],
+    )  # fmt: skip
+    (tmp_path / "s").mkdir()
+    for name, width in (("1.npy", 4), ("2.npy", 4)):
+        np.save(tmp_path / "s" / name, np.ones((1, 7, width), np.float32))
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(samples=tmp_path / "s"))
+    assert target.artifact.inputs[0].shape == (1, 7, 4)
+    np.save(tmp_path / "s" / "3.npy", np.ones((1, 7, 5), np.float32))
+    with pytest.raises(UsageError, match="3.npy has an array of shape .1, 7, 5."):
+        resolve([str(path)], backend="onnxruntime", inputs=Inputs(samples=tmp_path / "s"))
+
+
+def test_a_session_over_time_is_of_batch_one(tmp_path: Path) -> None:
+    path = recurrent(tmp_path / "x.onnx", "GRU", "n_frames")
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("n_frames", 9),)))
+    runtime = backends.load("onnxruntime")
+    for batch in (None, 1):
+        assert runtime.open(path, target.artifact, 1, batch).inputs[0].shape == (9, 3, 6)
+    with pytest.raises(UsageError, match="has the fixed batch"):
+        runtime.open(path, target.artifact, 1, 9)
+
+
+def test_a_batch_that_is_not_first_can_be_chosen(tmp_path: Path) -> None:
+    shape = ["n_frames", "batch", 2]
+    path = save(
+        tmp_path / "x.onnx", [helper.make_node("Relu", ["x"], ["y"])], [value("x", T.FLOAT, shape)], [value("y", T.FLOAT, shape)]
+    )  # fmt: skip
+    (target,) = resolve([str(path)], backend="onnxruntime", inputs=Inputs(dims=(("n_frames", 9),)))
+    assert backends.load("onnxruntime").open(path, target.artifact, 1, 4).inputs[0].shape == (9, 4, 2)

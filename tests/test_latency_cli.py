@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import simulated
 import typer.testing
@@ -120,3 +121,35 @@ def test_a_board_without_onnx_reads_the_sidecar_or_says_what_to_do(
 def test_predict_answers_help() -> None:
     shown = typer.testing.CliRunner().invoke(app, ["predict", "--help"])
     assert shown.exit_code == 0 and "--model" in shown.output
+
+
+def test_predict_takes_sizes_of_free_dimensions(tmp_path: Path, profiles: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    kit("fit", profiles, "--out", "m.json", cwd=tmp_path)
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    weights = [onnx.numpy_helper.from_array(np.ones((24, 40), np.float32), "w")]
+    ends = [helper.make_tensor_value_info(name, number, ["batch", "tokens", n]) for name, n in (("x", 24), ("y", 40))]
+    graph = helper.make_graph([helper.make_node("MatMul", ["x", "w"], ["y"])], "g", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "f.onnx")
+
+    def macs(*words: object) -> int:
+        (row,) = json.loads(kit("predict", "f.onnx", *words, "--model", "m.json", "--json", cwd=tmp_path).stdout)[
+            "predictions"
+        ]
+        return int(row["macs"])
+
+    sentence = complaint("predict", "f.onnx", "--model", "m.json", cwd=tmp_path, code=2)
+    assert "kit describe and kit predict take the same options" in sentence and sentence.endswith("--dim tokens=128")
+    assert "no sidecar, which a package needs: write it with kit describe f.onnx" in complaint(
+        "library", "add", "f.onnx", "--to", "lib", cwd=tmp_path, code=2
+    )
+    assert macs("--dim", "tokens=7") == 7 * 24 * 40
+    kit("describe", "f.onnx", "--dim", "tokens=11", "--dim", "batch=2", cwd=tmp_path)
+    assert (macs(), macs("--dim", "tokens=5")) == (2 * 11 * 24 * 40, 2 * 5 * 24 * 40)
+    assert "did you mean 'tokens'" in complaint(
+        "predict", "f.onnx", "--dim", "token=5", "--model", "m.json", cwd=tmp_path, code=2
+    )
+    of_an_id = complaint(
+        "predict", "resnet18-d2.2.2.2-w1.00-fp32-224", "--dim", "seq=5", "--model", "m.json", cwd=tmp_path, code=2
+    )
+    assert "--dim is about an .onnx file" in of_an_id

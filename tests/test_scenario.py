@@ -433,3 +433,21 @@ def test_the_verb_leaves_with_the_right_code(tmp_path: Path) -> None:
     none = kit(*base, "--kind", "server", "--bound-ms", "0.01", cwd=tmp_path, check=3)
     assert "No rate keeps 99 % of the queries within 0.01 ms" in none.stderr
     assert "Nothing was measured" in kit(*base, "--kind", "multi-stream", cwd=tmp_path, check=1).stderr
+
+
+def test_the_verb_takes_sizes_and_inputs(tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper, number = onnx.helper, onnx.TensorProto.FLOAT
+    ends = [helper.make_tensor_value_info(name, number, ["n_frames", 4]) for name in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", ends[:1], ends[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10), tmp_path / "f.onnx")
+    np.save(tmp_path / "x.npy", np.ones((6, 4), np.float32))
+    base = ("scenario", "f.onnx", "--seconds", "0.05")
+    assert "--dim n_frames=" in complaint(*base, cwd=tmp_path, code=2)
+    for words, fed in ((["--dim", "n_frames=6"], "one random input"), (["--input", "x=x.npy"], "one given input")):
+        (row,) = json.loads(kit(*base, *words, "--json", cwd=tmp_path).stdout)["scenarios"]
+        assert row["id"] == "f-n-frames6" and row["runs"][0]["batch"] == 1, "frames are no batch"
+        assert fed in " ".join(row["remarks"])
+    assert "--dim, --input and --inputs are about an .onnx file" in complaint(
+        "scenario", "fake:100us", "--backend", "fake", "--dim", "a=5", cwd=tmp_path, code=2
+    )

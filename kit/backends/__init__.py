@@ -254,10 +254,14 @@ def require(name: str) -> None:
         raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].remedy}")
 
 
-def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None) -> None:
-    """Raises UsageError when ``batch`` is set and the network's own, fixed batch is another."""
+def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None, artifact: Artifact | None = None) -> None:
+    """Raises UsageError when ``batch`` is set and the network's own, fixed batch is another.
+
+    ``inputs`` are the session's; the artifact knows which first dimension is time.
+    """
     own = inputs[0].shape[0] if inputs and inputs[0].shape else 1
-    if batch is not None and batch != own:
+    over_time = artifact is not None and artifact.batch != own and tuple(inputs) == artifact.inputs
+    if batch is not None and batch != (artifact.batch if artifact is not None and over_time else own):
         raise UsageError(
             f"{path} has the fixed batch {own}, not {batch}: export it for that batch (kit export NAME --batch {batch})."
         )

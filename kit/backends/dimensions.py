@@ -154,6 +154,20 @@ def of_artifact(graph: Graph, artifact: Artifact | None, batch: int | None, path
     return fixed(graph, dims, batch, path)
 
 
+def of_arrays(graph: Graph, shapes: Mapping[str, Shape]) -> dict[str, int]:
+    """Sizes of free dimensions by the shapes of arrays that inputs are given; the first of several samples may stand in front.
+
+    The batch is not among them: rows are samples that take turns.
+    """
+    batches, sizes = batch_keys(graph), dict[str, int]()
+    for free in of(graph):
+        shape, rank = shapes.get(free.value.name, ()), len(free.value.shape)
+        shape = shape[1:] if len(shape) == rank + 1 else shape
+        if len(shape) == rank and free.key not in batches:
+            sizes.setdefault(free.key, shape[free.axis])
+    return sizes
+
+
 def parse(texts: list[str]) -> tuple[tuple[str, int], ...]:
     """``["seq=128", "x:2=224"]`` as pairs. Raises UsageError.
 

@@ -227,13 +227,8 @@ def _value(text: str) -> float | int | bool | str:
 
 def _samples(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, list[NDArray[Any]]]:
     """The arrays of a .npz, a .npy or a folder of them, by input. Raises UsageError, IntegrityError."""
-    if not path.exists():
-        raise UsageError(f"--inputs {path} does not exist: give a .npz, a .npy or a folder of them.")
-    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy")) if path.is_dir() else [path]
-    if not files:
-        raise UsageError(f"--inputs {path} holds no .npz and no .npy: name the arrays in them like the inputs.")
     columns: dict[str, list[NDArray[Any]]] = {}
-    for file in files[:SAMPLES_MAX]:
+    for file in _sample_files(path)[:SAMPLES_MAX]:
         for name, array in _arrays(file, inputs).items():
             spec = next((s for s in inputs if s.name == name), None)
             if spec is not None:
@@ -246,6 +241,32 @@ def _samples(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, list[NDArr
         listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
         raise UsageError(f"--inputs {path} holds {listed}: give every input as many samples.")
     return {name: arrays[:SAMPLES_MAX] for name, arrays in columns.items()}
+
+
+def _sample_files(path: Path) -> list[Path]:
+    """The files of samples at ``path``, in order. Raises UsageError where there is none."""
+    if not path.exists():
+        raise UsageError(f"--inputs {path} does not exist: give a .npz, a .npy or a folder of them.")
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy")) if path.is_dir() else [path]
+    if not files:
+        raise UsageError(f"--inputs {path} holds no .npz and no .npy: name the arrays in them like the inputs.")
+    return files
+
+
+def given_shapes(names: Sequence[str], rules: Sequence[InputRule], samples: Path | None) -> dict[str, tuple[int, ...]]:
+    """The shape of the first array that somebody gives each of the inputs ``names``. Raises UsageError, IntegrityError."""
+    specs = tuple(TensorSpec(name=name, shape=(), dtype="float32") for name in names)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for rule in rules:
+        if rule.file is not None:
+            (array,) = _arrays(Path(rule.file), specs[:1]).values()
+            shapes[rule.name] = array.shape
+    for file in _sample_files(samples) if samples is not None else ():
+        for name, array in _arrays(file, specs).items():
+            shapes.setdefault(name, array.shape)
+        if shapes.keys() >= set(names):
+            break
+    return shapes
 
 
 def _sidecar(path: Path | None, inputs: tuple[TensorSpec, ...]) -> dict[str, list[NDArray[Any]]]:

@@ -138,7 +138,8 @@ class OrtSession:
         self.outputs = tuple(_output(node, self._fixed) for node in self._session.get_outputs())
         if self._provider.gpu:
             refuse_unknown(path, self.outputs, self._provider.title)
-        check_batch(path, self.inputs, batch)
+        if self._graph is None or not dimensions.batch_keys(self._graph):
+            check_batch(path, self.inputs, batch, artifact)
         self.notes = tuple(filter(None, (self._provider.note, self._coverage(takes_all), self._overridden())))
         self._codes = {spec.name: onnxgraph.BFLOAT16 for spec in self.inputs if spec.dtype == "bfloat16"}
 

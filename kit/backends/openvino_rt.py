@@ -61,7 +61,8 @@ class OpenvinoSession:
         self._request = self._compiled.create_infer_request()
         self.inputs = tuple(_spec(path, port) for port in self._compiled.inputs)
         self.outputs = tuple(_spec(path, port, output=True) for port in self._compiled.outputs)
-        check_batch(path, self.inputs, batch)
+        if self._graph is None or not dimensions.batch_keys(self._graph):
+            check_batch(path, self.inputs, batch, artifact)
         used = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         self.notes: tuple[str, ...] = (precision_note(hint, NAMES.get(used, used)),)
         self._bound: list[Any] = []

@@ -64,7 +64,8 @@ class TrtSession:
         self._buffers: dict[str, int] = {}
         self._context = self._new_context()
         self.inputs, self.outputs = self._specs(trt.TensorIOMode.INPUT), self._specs(trt.TensorIOMode.OUTPUT)
-        check_batch(path, self.inputs, batch)
+        if not dimensions.batch_keys(self._graph):
+            check_batch(path, self.inputs, batch, artifact)
         for spec in (*self.inputs, *self.outputs):
             self._buffers[spec.name] = self._cuda.allocate(_bytes(spec))
         self._launch = self._bound(self._context)

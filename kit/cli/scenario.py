@@ -100,6 +100,7 @@ class Load:
 
 def scenario(
     load: Load,
+    inputs: options.InputOptions,
     targets: options.Targets = None,
     backend: options.Backend = "onnxruntime",
     threads: options.Threads = 1,
@@ -116,6 +117,7 @@ def scenario(
     of each batch size, server the highest Poisson rate whose 99th percentile stays within --bound-ms. Records go to
     PROFILES/<device_id>/NAME.scenarios.ndjson. The default of 10 s a run is quick and no submission. Exit code 3: no rate keeps the bound.
     """
+    from kit.backends import dimensions
     from kit.devices import recognise
     from kit.devices.operating_point import require_cpus
     from kit.measure import jobs
@@ -123,7 +125,8 @@ def scenario(
 
     require_cpus(threads)
     settings = load.settings(backend, threads, seed)
-    planned = jobs.targets(targets or [], backend, build=build)
+    sizes = dimensions.parse(inputs.dim or [])
+    planned = jobs.targets(targets or [], backend, build=build, inputs=inputs.of(sizes))
     spec = recognise()
     stem = name or jobs.stem(targets or [], backend, threads)
     out = jobs.record_file(profiles, spec.device_id, stem, scenarios.SUFFIX)

@@ -223,6 +223,10 @@ def answer(request: ScenarioRequest) -> ScenarioRun:
         return _failed(request, *worker.failure(error))
 
 
+def _rows(session: backends.Session) -> int:
+    return session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else 1
+
+
 def _failed(request: ScenarioRequest, status: RunStatus, reason: str) -> ScenarioRun:
     return ScenarioRun(status=status, reason=reason, batch=request.batch, rate_hz=request.rate_hz)
 
@@ -247,7 +251,7 @@ def _run(request: ScenarioRequest) -> ScenarioRun:
     latencies = np.asarray(served.latencies_ns, dtype=np.int64)
     return ScenarioRun(
         status="ok",
-        batch=session.inputs[0].shape[0] if session.inputs and session.inputs[0].shape else 1,
+        batch=request.batch or (request.artifact and request.artifact.batch) or _rows(session),
         rate_hz=request.rate_hz,
         queries=len(latencies),
         duration_s=served.duration_ns * 1e-9,
@@ -349,7 +353,7 @@ def measure(
                 status=result.status,
                 reason=result.reason,
                 runs=result.runs,
-                remarks=(*result.remarks, *_remarks(result.runs, settings)),
+                remarks=(*result.remarks, *_remarks(result.runs, settings, given=bool(target.feeding()))),
             )
             store.append_line(out, record)
             records.append(record)
@@ -513,8 +517,8 @@ def _load_text(batch: int | None, rate_hz: float | None, planned_s: float) -> st
     return f"{what}, about {planned_s:.0f} s" if planned_s >= 1 else what
 
 
-def _remarks(runs: Sequence[ScenarioRun], settings: ScenarioSettings) -> list[str]:
-    """What a reader must know: how far this is from a submission, and whether the device throttled."""
+def _remarks(runs: Sequence[ScenarioRun], settings: ScenarioSettings, *, given: bool) -> list[str]:
+    """What a reader must know: how far this is from a submission, and whether the device throttled; ``given``: inputs were chosen."""
     short = [f"runs of {settings.run_s:g} s where the rules ask for {SUBMISSION_S:g}"]
     if settings.run_s >= SUBMISSION_S:
         short = []
@@ -525,7 +529,8 @@ def _remarks(runs: Sequence[ScenarioRun], settings: ScenarioSettings) -> list[st
     if settings.scenario in ("single-stream", "server") and sizes - {1}:
         short.append(f"queries of {max(run.batch or 1 for run in completed)} samples")
     notes = dict.fromkeys(note for run in runs for note in run.notes)
-    remarks = [*notes, f"no MLPerf submission: {', '.join([*short, 'one random input in place of a data set'])}"]
+    fed = "one given input in place of a data set" if given else "one random input in place of a data set"
+    remarks = [*notes, f"no MLPerf submission: {', '.join([*short, fed])}"]
     pairs = [(run.before, run.after) for run in runs if run.before is not None and run.after is not None]
     if flags := sorted({flag for before, after in pairs for flag in telemetry.throttled_between(before, after)}):
         remarks.append(f"the device reports {', '.join(flags)}: the result is that of a throttled device")

@@ -14,7 +14,7 @@ import numpy as np
 from kit import backends, spaces, store
 from kit.allocators import registry
 from kit.allocators.registry import WriteProgram
-from kit.backends import fake, feeds
+from kit.backends import dimensions, fake, feeds, onnxgraph
 from kit.errors import UsageError
 from kit.measure import onnx_files
 from kit.records import Artifact, FileRef, InputRule, SubNetwork
@@ -97,10 +97,21 @@ def resolve(
 
 def _of_onnx(path: Path, backend: str, inputs: Inputs) -> Target:
     """A file with the inputs that a command gives it, which are tried before anything runs."""
-    artifact = onnx_files.artifact_of(path, backend, inputs.dims)
+    artifact = onnx_files.artifact_of(path, backend, _sizes(path, inputs))
     if inputs.rules or inputs.samples is not None:
         feeds.fed(artifact.inputs, rules=inputs.rules, samples=inputs.samples)
     return Target(path, artifact, inputs.rules, inputs.samples)
+
+
+def _sizes(path: Path, inputs: Inputs) -> tuple[tuple[str, int], ...]:
+    """The sizes of free dimensions that a command gives; where it gives none, those of the arrays that it gives."""
+    if inputs.dims or not path.is_file() or (inputs.samples is None and all(r.file is None for r in inputs.rules)):
+        return inputs.dims
+    graph = onnxgraph.read(path)
+    if graph is None or not dimensions.of(graph):
+        return ()
+    shapes = feeds.given_shapes([value.name for value in graph.inputs], inputs.rules, inputs.samples)
+    return tuple(dimensions.of_arrays(graph, shapes).items())
 
 
 def feeding_of(
