@@ -242,7 +242,7 @@ def test_profile_takes_a_network_of_torch_and_leaves_it_as_it_is() -> None:
     )
     with pytest.raises(kit.errors.UsageError, match="needs an example_input"):
         kit.profile(net)
-    with pytest.raises(kit.errors.UsageError, match="two does not take the inputs x 1x3, y 1x3 .*64"):
+    with pytest.raises(kit.errors.UsageError, match="Two does not take the inputs x 1x3, y 1x3 .*64"):
         kit.profile(net, example_input=(torch.rand(1, 3), torch.rand(1, 3)))
 
     class Branching(torch.nn.Module):  # type: ignore[misc, name-defined]

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 BENCH = ROOT / "bench"
-SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if not p.name.startswith(("test_", "conftest")))
+SCRIPTS = sorted(p.name for p in BENCH.glob("*.py") if "__main__" in p.read_text())
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:

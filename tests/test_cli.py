@@ -252,7 +252,7 @@ def test_bad_words_and_files_are_one_sentence(tmp_path: Path, profiles: Path) ->
         (("explore", "resnet18", "--affinity", "99999"), 2, "CPU 99999 does not exist"),
         (("profile", "fake:1us", "--backend", "fake,onnxruntime"), 2, "add --backend fake"),
         (("run", "--root", "resnet81"), 2, "did you mean 'resnet18'"),
-        (("build", "--root", "vgg"), 2, "Unknown root 'vgg'"),
+        (("build", "vgg"), 2, "Unknown root 'vgg'"),
         (("fit", "none.jsonl"), 2, "does not exist"),
         (("fit", "empty.jsonl"), 2, "empty profile"),
         (("fit", "other.jsonl"), 2, "schema version 99"),

@@ -82,7 +82,7 @@ def export_module(
             if checkpoint is not None:
                 checkpoints.load(net, checkpoints.read(checkpoint), checkpoint, type(net).__name__)
             inputs = sources.own_inputs(net, example)
-            source = Source(net.eval(), name, name, inputs, ("a PyTorch module",))
+            source = Source(net.eval(), name, type(net).__name__, inputs, ("a PyTorch module",))
             return export_source(source, out, batch=batch, dynamic=dynamic)
     finally:
         for module, training in modes:
