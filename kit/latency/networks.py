@@ -13,7 +13,7 @@ from kit.latency.kernels import kernels_of
 from kit.latency.model import Predictor
 from kit.records import Artifact, Kernel, OperatingPoint, Record, SubNetwork
 
-CountKernels = Callable[[Path], "tuple[Kernel, ...] | None"]  # of a graph, by the onnx package: kit.variants.graph
+CountKernels = Callable[[Path], "tuple[Kernel, ...]"]  # of a graph, by the onnx package: kit.variants.kernels
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def of_file(path: Path, count: CountKernels) -> NetworkKernels:
     with store.explained(path, "read"):
         listed = count(path)
     if not listed:
-        raise BadModel(f"{path} holds operators or shapes that kit cannot count: measure it with kit profile instead.")
+        raise BadModel(f"{path} holds no work that takes time: measure it with kit profile instead.")
     return NetworkKernels(path.name, None if sidecar is None else _family(sidecar), listed)
 
 

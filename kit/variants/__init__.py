@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from kit.errors import BadModel
 from kit.measure import onnx_files
 from kit.records import Artifact, Kernel
 
 __all__ = ["artifact", "kernels"]
+
+NAMED = 3  # operators that a sentence names
 
 
 def artifact(file: Path) -> Artifact:
@@ -22,8 +25,13 @@ def artifact(file: Path) -> Artifact:
     return export.artifact_of(file)
 
 
-def kernels(file: Path) -> tuple[Kernel, ...] | None:
-    """The kernels of an ONNX file, by the onnx package; None where kit cannot count them. Raises BadModel."""
+def kernels(file: Path) -> tuple[Kernel, ...]:
+    """The kernels of an ONNX file, by the onnx package. Raises BadModel, which names what kit cannot count."""
     from kit.variants import graph
 
-    return graph.contents(graph.fixed(graph.load(file), file, {})[0], str(file), file.parent).kernels
+    contents = graph.contents(graph.fixed(graph.load(file), file, {})[0], str(file), file.parent)
+    if contents.kernels is None:
+        uncounted = contents.facts.uncounted
+        names = ", ".join(uncounted[:NAMED]) + (f" and {len(uncounted) - NAMED} more" if len(uncounted) > NAMED else "")
+        raise BadModel(f"{file} holds operators that kit cannot count ({names}): measure it with kit profile instead.")
+    return contents.kernels
