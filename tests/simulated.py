@@ -79,7 +79,7 @@ class Machine:
         bits = {"fp32": 1.0, "fp16": 0.6, "int8": 0.3}[kernel.precision]
         waste = -(-kernel.columns // 16) * 16 / kernel.columns if kernel.macs else 1.0
         arithmetic = kernel.macs * waste / (100e9 * self.speed) * bits * (1 + 4 / kernel.rows)
-        slow = 1.0 + 2.0 / (1.0 + np.exp(-(np.log(held_bytes) - np.log(8e6)) / 0.5))
+        slow = 1.0 + 2.0 / (1.0 + np.exp(-(np.log(max(held_bytes, 1)) - np.log(8e6)) / 0.5))
         weights = kernel.weight_bytes * slow / (40e9 * self.memory)
         moved = (kernel.read_bytes + kernel.written_bytes) / (30e9 * self.memory)
         place = np.log([kernel.rows, kernel.inner, kernel.columns, kernel.size * 2.0])

@@ -20,7 +20,7 @@ from kit.latency.parametric import Cases, Roof
 from kit.stats import Float64Array
 
 #: name -> (mean, standard deviation, lowest, highest): as in :data:`kit.latency.fitting.PRIORS`, logarithms relative to the time of one
-#: multiply-accumulate. Sources: docs/latency.md, "Networks far from the measured ones".
+#: multiply-accumulate but for :data:`SECONDS`. Sources: docs/latency.md, "Networks far from the measured ones".
 USUAL: dict[str, tuple[float, float, float, float]] = {
     "byte": (1.4, 0.6, -4.0, 8.0),
     "weight": (0.3, 0.7, -4.0, 8.0),
@@ -30,8 +30,8 @@ USUAL: dict[str, tuple[float, float, float, float]] = {
     "rows": (0.7, 0.8, -4.0, 4.0),
     "power": (2.0, 0.6, 1.0, 6.0),
     "clock": (0.3, 0.3, 0.0, 1.0),
-    "kernel": (10.7, 0.7, 6.0, 15.0),
-    "call": (12.7, 0.8, 6.0, 18.0),
+    "kernel": (-14.5, 1.0, -20.0, -6.0),  # log of the seconds that a kernel's start takes: 0.5 us
+    "call": (-12.4, 1.0, -20.0, -4.0),  # and a call's: 4 us
     "kind:pointwise": (0.1, 0.4, -4.0, 4.0),
     "kind:depthwise": (2.1, 0.8, -4.0, 5.0),  # no reuse of what is loaded: a vector unit waits
     "kind:linear": (0.0, 0.5, -4.0, 4.0),
@@ -48,6 +48,7 @@ USUAL: dict[str, tuple[float, float, float, float]] = {
     "precision:bf16": (0.3, 0.9, -4.0, 4.0),
     "precision:fp64": (0.9, 0.5, -4.0, 4.0),
 }
+SECONDS = ("kernel", "call")
 OWN_ERROR = 0.15  # relative error of a roofline on one network
 INDEPENDENT = 8  # networks that a space's many are worth
 OWN_SHARE = 0.7  # of a parameter's variance that is one space's own: its elementwise kernels are not those of another
@@ -130,7 +131,7 @@ class FarRoofline:
         return x, np.linalg.inv(slopes.T @ slopes)
 
     def _residuals(self, roof: Roof, x: Float64Array) -> Float64Array:
-        entries, call = roof.times(dict(zip(self.names, x.tolist(), strict=True)))
+        entries, call = self._times(roof, x)
         seconds = self.cases.table.sum_entries(entries) + call
         return np.concatenate([(np.log(seconds) - self._log_seconds) / self._sigma, (x - self._usual) / self._sd])
 
@@ -158,7 +159,7 @@ class FarRoofline:
         for row, sign in enumerate(np.repeat((0.0, 1.0, -1.0), (1, DRAWS, DRAWS))):
             draw = (row - 1) % DRAWS
             x = np.clip(self.mean + sign * (self._root @ parameters[draw]), self._low, self._high)
-            entries, call = roof.times(dict(zip(self.names, x.tolist(), strict=True)))
+            entries, call = self._times(roof, x)
             entries = entries * np.exp(sign * efficiencies[draw][group] * errors[table.kernel])
             logs[row] = np.log(table.sum_entries(entries) + call) + sign * OWN_ERROR * own[draw]
         middle = logs[0]
@@ -170,9 +171,12 @@ class FarRoofline:
             np.asarray(logs.std(axis=0)),
         )
 
-    def times(self, cases: Cases) -> Float64Array:
-        """Expected seconds of each entry, [entries]."""
-        return Roof(cases).times(dict(zip(self.names, self.mean.tolist(), strict=True)))[0]
+    def _times(self, roof: Roof, x: Float64Array) -> tuple[Float64Array, Float64Array]:
+        """Seconds of each entry, [entries], and of each call as such, [nets]."""
+        parameters = dict(zip(self.names, x.tolist(), strict=True))
+        for name in SECONDS:
+            parameters[name] -= parameters["mac"]
+        return roof.times(parameters)
 
     def _kernel_errors(self, table: Table) -> Float64Array:
         """Relative error of each kernel beyond what the parameters explain, [kernels]: shared by the kernels of a kind and precision."""

@@ -75,8 +75,10 @@ class Table:
 
     @cached_property
     def misaligned(self) -> Float64Array:
-        """Share of work added when output channels are filled up to whole vectors, [kernels]; the lighter kinds waste none."""
-        columns = np.maximum(self.column("columns"), 1)
+        """Share of work added when output channels are filled up to whole vectors, [kernels]; the lighter kinds waste none. A depthwise
+        convolution has one channel a group, and a vector holds those of many groups."""
+        across = np.where(self.column("kind") == KINDS.index("depthwise"), self.column("groups"), 1)
+        columns = np.maximum(self.column("columns") * across, 1)
         waste = -(-columns // ALIGNED) * ALIGNED / columns - 1.0
         return np.where(self.column("kind") < WORKING, waste, 0.0)
 

@@ -14,7 +14,7 @@ from kit.latency.model import Predictor
 from kit.records import Artifact, Kernel, OperatingPoint, Record, SubNetwork
 
 #: Of a graph at sizes of its free dimensions, by the onnx package: kit.variants.kernels.
-CountKernels = Callable[[Path, Mapping[str, int]], "tuple[Kernel, ...] | None"]
+CountKernels = Callable[[Path, Mapping[str, int]], "tuple[Kernel, ...]"]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def of_file(path: Path, count: CountKernels, dims: Mapping[str, int] | None = No
     with store.explained(path, "read"):
         listed = count(path, {**dict(sidecar.dims if sidecar else ()), **sizes})
     if not listed:
-        raise BadModel(f"{path} holds operators or shapes that kit cannot count: measure it with kit profile instead.")
+        raise BadModel(f"{path} holds no work that takes time: measure it with kit profile instead.")
     return NetworkKernels(path.name, None if sidecar is None else _family(sidecar), listed)
 
 
