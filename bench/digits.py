@@ -37,9 +37,14 @@ Run = dict[str, Any]
 
 
 def run(root: str, seed: int, folder: Path) -> Run:
-    """One ``kit run`` in ``folder``, and what its records hold. Raises subprocess.CalledProcessError where it fails."""
+    """One ``kit run`` in ``folder``. Raises subprocess.CalledProcessError where it fails."""
     command = [sys.executable, "-m", "kit", "run", "--root", root, "--seed", str(seed), "--out", str(folder)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    return of_records(root, seed, folder)
+
+
+def of_records(root: str, seed: int, folder: Path) -> Run:
+    """What the records of a finished ``kit run`` hold."""
     device = DeviceSpec.model_validate(json.loads((folder / "summary.json").read_text())["device"])
     records, _ = points.latest(store.read_profiles([folder / "profiles" / device.device_id / "variants.jsonl"]))
     drawn = points.points(records)

@@ -66,7 +66,7 @@ def test_every_variant_is_complete_and_checked(build_folder: Path, monkeypatch: 
         for file in (a.model, a.sample, a.torch_program):
             assert file is None or store.sha256_file(build_folder / file.file) == file.sha256
         assert a.check is not None
-        assert a.check.count == 450
+        assert a.check.count == 200
         assert a.accuracy is not None
         assert a.accuracy.count == 2000
         assert a.accuracy.interval is not None

@@ -314,7 +314,7 @@ class _Builder:
 
 _VARIANT_SHARE = 0.05
 _SAMPLE_IMAGES = 4
-_CHECKED_IMAGES = 450  # a file that differs from its network differs on these, too
+_CHECKED_IMAGES = 200  # a file that differs from its network differs on these, too
 
 
 def _share(width: float) -> float:
