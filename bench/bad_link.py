@@ -1,6 +1,6 @@
 """Paper D, Fig. 3: accuracy against the size of what is downloaded, over links with bit errors, of a family that kit build trained.
 
-    kit build --root resnet18 --out build
+    kit build resnet18 --out build
     python bench/bad_link.py --build build [--out docs/papers/results/downloading-bad-link.json]
 
 Depth: the exits of the root, fp32. Parameters: the pruned widths at full depth, fp32. Bits: the root in 4 to 2 bits a weight, sizes in
