@@ -149,10 +149,11 @@ def open(  # noqa: A001
     return TorchSession(path.parent / artifact.torch_program.file, artifact, threads, mode)
 
 
-def _load(program: Path, device: str, artifact: Artifact) -> Any:
+def _load(program: Path, device: str, artifact: Artifact | None = None) -> Any:
     try:
         exported = torch.export.load(program)
-        _refuse_other(exported, program, artifact)
+        if artifact is not None:
+            _refuse_other(exported, program, artifact)
         if device != "cpu":
             from torch.export.passes import move_to_device_pass
 
