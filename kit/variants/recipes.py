@@ -98,7 +98,7 @@ def _of_images(network: RootNetwork, data: Dataset, quick: bool) -> Recipe:
     if network.is_transformer:
         schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=30, batch=64, **moved)  # type: ignore[arg-type]
     else:
-        schedule = Schedule("sgd", peak_rate=0.1, weight_decay=5e-4, epochs=20, batch=64, **moved)  # type: ignore[arg-type]
+        schedule = Schedule("sgd", 0.1, weight_decay=5e-4, epochs=20, batch=64, channels_last=True, **moved)  # type: ignore[arg-type]
     finetune = replace(schedule, peak_rate=schedule.peak_rate / 4, epochs=schedule.epochs // 4)
     if network.trained:
         schedule = replace(schedule, epochs=schedule.epochs // 4, frozen=True)

@@ -34,7 +34,8 @@ class Schedule:
     """One-cycle training (Smith and Topin, 2019): the rate climbs to ``peak_rate`` and falls to nothing over ``epochs``.
 
     ``shift_px`` and ``flips`` vary the images, ``distillation`` weighs what early exits learn from the last one, and with ``frozen`` the
-    stages and the last exit stay as they are and the early exits alone learn.
+    stages and the last exit stay as they are and the early exits alone learn. ``channels_last`` is the order in memory: a third faster
+    for narrow convolutions on large maps, a quarter slower for wide ones on small maps.
     """
 
     optimizer: Literal["sgd", "adamw"]
@@ -46,6 +47,7 @@ class Schedule:
     flips: bool = False
     distillation: float = 0.0
     frozen: bool = False
+    channels_last: bool = False
 
 
 @contextmanager
@@ -90,7 +92,8 @@ def fit(
     batches = len(data) // batch_size  # the odd rest is left out: batch norm of a tiny batch is noise
     steps = schedule.epochs * batches
     generator = torch.Generator().manual_seed(seed)
-    net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    order_in_memory = torch.channels_last if schedule.channels_last else torch.contiguous_format
+    net.to(device, memory_format=order_in_memory)  # type: ignore[call-overload]
     learning = _learning(net, schedule)
     optimizer = _optimizer(learning, schedule)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -103,7 +106,7 @@ def fit(
         if step % batches == 0:
             order = torch.randperm(len(data), generator=generator)
         rows = order[step % batches * batch_size :][:batch_size]
-        images = varied(data.take(rows), schedule, generator).to(device, memory_format=torch.channels_last)
+        images = varied(data.take(rows), schedule, generator).to(device, memory_format=order_in_memory)
         loss = _loss(net(images), data.labels[rows].to(device), schedule)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
