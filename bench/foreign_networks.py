@@ -44,6 +44,7 @@ WORK = Path.home() / ".cache" / "kit" / "foreign-networks"
 OUT = ROOT / "bench" / "foreign_networks.json"
 SPACES = {"resnet18": 40, "vit_tiny": 25}  # space -> networks that are explored
 FITS = (("resnet18",), ("resnet18", "vit_tiny"))  # what each model is fitted to
+PACKAGES = ("rapidocr-onnxruntime", "ddddocr", "magika", "nudenet", "basic-pitch", "silero-vad")
 BUDGET_S = 6.0  # of the measurement of one foreign network
 
 
@@ -194,9 +195,10 @@ def foreign_networks() -> list[Foreign]:
         Foreign("mlp-512x4-dynamic", "quantized", partial(_int8, partial(_mlp, 512, 4), None)),
     ]
     listed += [
-        Foreign(f"{file.package.split('=')[0]}-{Path(file.name).stem}", "package", partial(_shipped, file), file)
+        Foreign(f"{file.source.split('=')[0]}-{Path(file.name).stem}", "package", partial(_shipped, file), file)
         for file in files.SHIPPED
-        if file.name != "silero_vad.onnx"  # its two branches want other shapes than the one that is fixed here
+        if file.source.split("=")[0] in PACKAGES
+        and file.name != "silero_vad.onnx"  # its two branches want other shapes than the one that is fixed here
     ]
     return listed
 

@@ -254,7 +254,7 @@ def test_onnxruntime_executes_what_it_would_of_torchs_export(written: Any, text:
         with torch.no_grad():
             for parameter in net.parameters():  # equal or zero ones, as before training, would be merged or left out
                 parameter.add_(0.02 * torch.randn_like(parameter))
-        export._scale_activations(net, images)
+        export.scale_activations(net, images)
         torch_file = tmp_path / "torch.onnx"
         torch_file.write_bytes(export.to_files(net, images[:1]).onnx)
         small = tmp_path / "torch-int8.onnx"
