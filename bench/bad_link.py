@@ -28,8 +28,8 @@ from kit import evaluation, store  # noqa: E402
 from kit.devices import recognise  # noqa: E402
 from kit.papers.results import Figure, Line, Simulation  # noqa: E402
 from kit.records import Artifact  # noqa: E402
-from kit.report.svg import line_chart  # noqa: E402
-from kit.variants import bad_link, data  # noqa: E402
+from kit.report.svg import write_charts  # noqa: E402
+from kit.variants import bad_link, digits  # noqa: E402
 from kit.variants.bad_link import Cell, Channel, Robustness  # noqa: E402
 
 OUT = ROOT / "docs" / "papers" / "results" / "downloading-bad-link.json"
@@ -41,7 +41,7 @@ BITS = ("int4", "int3", "int2")
 
 def images(count: int) -> Iterator[tuple[Any, int]]:
     """The first held-out images of kit's data, with their labels."""
-    test = data.digits().test.first(count)
+    test = digits.dataset().test.first(count)
     yield from ((image.numpy(), int(label)) for image, label in zip(test.images, test.labels, strict=True))
 
 
@@ -54,7 +54,7 @@ def variants(build: Path) -> list[Artifact]:
 
 def measured(name: str, files: Sequence[Path], payloads: Sequence[str], options: argparse.Namespace) -> Robustness:
     """The draws of a part of the figure; those that the journal holds are not drawn again."""
-    request = evaluation.Request(threads=options.threads, dataset=data.NAME)
+    request = evaluation.Request(threads=options.threads, dataset=digits.NAME)
     shown = 0.0
 
     def report(text: str, share: float) -> None:
@@ -163,7 +163,7 @@ def main() -> None:
         world="downloading",
         parameters={
             "root": root.artifact_id, "recipe": root.origin.versions.get("recipe", "") if root.origin else "",
-            "images": options.images, "draws": options.draws, "dataset": data.NAME,
+            "images": options.images, "draws": options.draws, "dataset": digits.NAME,
         },
         delay="none",
         seeds=(options.seed,),
@@ -174,11 +174,7 @@ def main() -> None:
         figures=all_figures,
     )  # fmt: skip
     store.write_record(options.out, simulation)
-    for figure in simulation.figures:
-        if figure.shown == "lines":
-            store.write_atomic(
-                options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode()
-            )
+    write_charts(simulation, options.out)
     print(options.out)
 
 

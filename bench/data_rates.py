@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT))
 
 from kit import store  # noqa: E402
 from kit.papers import downloading  # noqa: E402
-from kit.report.svg import line_chart  # noqa: E402
+from kit.report.svg import write_charts  # noqa: E402
 
 OUT = ROOT / "docs" / "papers" / "results" / "downloading.json"
 
@@ -30,11 +30,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         simulation = downloading.simulate(variants=options.variants, out=Path(folder))
     store.write_record(options.out, simulation)
-    for figure in simulation.figures:
-        if figure.shown == "lines":
-            store.write_atomic(
-                options.out.with_name(f"{options.out.stem}-{figure.figure}.svg"), line_chart(figure).encode()
-            )
+    write_charts(simulation, options.out)
     print(options.out)
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from kit import store
 from kit.records import DeviceSpec
 from kit.report import points
-from kit.variants import data, export
+from kit.variants import digits, network_files
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path.home() / ".cache" / "kit" / "digits"
@@ -54,7 +54,7 @@ def of_records(root: str, seed: int, folder: Path) -> Run:
         "device": device.device_id,
         "cpu": device.cpu_model,
         "date": max(p.record.created_utc for p in drawn)[:10],
-        "versions": export.versions() | {"onnxruntime": device.runtimes.get("onnxruntime")},
+        "versions": network_files.versions() | {"onnxruntime": device.runtimes.get("onnxruntime")},
         "variants": [_variant(p) for p in sorted(drawn, key=_order)],
         "front": [p.id for p in points.front(drawn)],
     }
@@ -155,7 +155,7 @@ def main() -> int:
     kept = json.loads(FILE.read_text())["runs"] if FILE.exists() else []
     runs += [one for one in kept if one["root"] != arguments.root]
     runs.sort(key=lambda one: (one["root"], one["seed"]))
-    report = {"images": data.NAME, "runs": runs}
+    report = {"images": digits.NAME, "runs": runs}
     FILE.write_text(json.dumps(report, indent=1) + "\n")
     write_page(report)
     short = [one for one in runs if gap(one) < GAP or len(one["front"]) < ON_FRONT]

@@ -25,7 +25,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session")
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> Target:
-    from kit.variants.torch_export import export_named
+    from kit.variants.export import export_named
 
     folder = tmp_path_factory.mktemp("export")
     artifact = export_named("resnet18", folder)

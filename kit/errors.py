@@ -25,6 +25,15 @@ import difflib
 from collections.abc import Iterable
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error that is not kit's, for a sentence of kit's: its class where it has no text.
+
+    >>> first_line(ValueError("no such axis\nTraceback ...")), first_line(KeyError())
+    ('no such axis', 'KeyError')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class KitError(Exception):
     """Root of the tree; ``exit_code`` is what the command line leaves with, ``details`` what --json prints beside the sentence."""
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import itertools
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -91,6 +92,27 @@ def _importable(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
+
+
+def pairs(items: Any, name: str, form: str) -> Iterator[tuple[str, Any, Any]]:
+    """("Item 3 of NAME", first, second) of each pair that somebody's function returned; ``form`` says what a pair is: "(image, label)".
+
+    Raises UsageError: what is returned cannot be gone through, an item is no pair, or the code fails on the way.
+    """
+    if not isinstance(items, Iterable):
+        raise UsageError(f"{name} returns {type(items).__name__}: it must yield pairs {form}.")
+    iterator = iter(items)
+    for number in itertools.count(1):
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:  # somebody's code
+            raise failed(name, error) from error
+        subject = f"Item {number} of {name}"
+        if not isinstance(item, (tuple, list)) or len(item) != 2:
+            raise UsageError(f"{subject} is no pair {form}: it is {type(item).__name__}.")
+        yield subject, item[0], item[1]
 
 
 def failed(name: str, error: BaseException) -> UsageError:

@@ -63,9 +63,9 @@ def test_a_run_folder_becomes_a_row_for_each_variant(bench: ModuleType, tmp_path
 
 
 def test_they_are_about_today_s_images(report: dict[str, Any]) -> None:
-    from kit.variants import data
+    from kit.variants import digits
 
-    assert report["images"] == data.NAME
+    assert report["images"] == digits.NAME
 
 
 def test_the_runs_show_a_trade_off(bench: ModuleType, report: dict[str, Any]) -> None:

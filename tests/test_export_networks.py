@@ -21,8 +21,8 @@ from kit import backends, store, usercode  # noqa: E402
 from kit.errors import BadModel, IntegrityError, KitError, UnknownName, UsageError  # noqa: E402
 from kit.nets import export as nets_export  # noqa: E402
 from kit.records import Artifact  # noqa: E402
-from kit.variants import checkpoints, examples, sources, torch_export  # noqa: E402
-from kit.variants.sources import Wishes  # noqa: E402
+from kit.variants import checkpoints, examples, export, sources  # noqa: E402
+from kit.variants.sources import SourceOptions  # noqa: E402
 
 OWN = """
 import torch
@@ -110,11 +110,11 @@ def image() -> tuple[examples.InputShape, ...]:
     return (examples.shape_of("1x3x32x32"),)
 
 
-def export(folder: Path, maker: str, out: Path, *shapes: str, **settings: Any) -> Artifact:
-    wishes = Wishes(
+def exported(folder: Path, maker: str, out: Path, *shapes: str, **settings: Any) -> Artifact:
+    options = SourceOptions(
         tuple(map(examples.shape_of, shapes)), settings.pop("checkpoint", None), seed=settings.pop("seed", 0)
     )
-    return torch_export.export_named(f"{folder / 'my_net.py'}:{maker}", out, wishes, **settings)
+    return export.export_named(f"{folder / 'my_net.py'}:{maker}", out, options, **settings)
 
 
 def net_of(folder: Path) -> Any:
@@ -128,7 +128,7 @@ def net_of(folder: Path) -> Any:
 
 @pytest.mark.parametrize(("name", "stem"), [("make", "my_net"), ("Net", "my_net-net"), ("instance", "my_net-instance")])
 def test_a_function_a_class_and_a_module(folder: Path, tmp_path: Path, name: str, stem: str) -> None:
-    artifact = export(folder, name, tmp_path, "1x3x32x32")
+    artifact = exported(folder, name, tmp_path, "1x3x32x32")
     assert artifact.artifact_id == stem and artifact.check is not None and artifact.origin is not None
     assert artifact.macs == 15 * 15 * 27 * 8 + 8 * (3 if name == "instance" else 7)
     assert artifact.check.max_abs_error < 1e-5  # type: ignore[operator]
@@ -148,7 +148,7 @@ def test_the_command_says_that_it_runs_code(folder: Path, tmp_path: Path, capsys
 
 
 def test_inputs_by_name_leave_a_default_out(folder: Path, tmp_path: Path) -> None:
-    artifact = export(folder, "text", tmp_path, "ids=2x12:int64:0..99", "mask=2x12:int64:1..1")
+    artifact = exported(folder, "text", tmp_path, "ids=2x12:int64:0..99", "mask=2x12:int64:1..1")
     assert [(i.name, i.dtype, i.shape) for i in artifact.inputs] == [
         ("ids", "int64", (2, 12)),
         ("mask", "int64", (2, 12)),
@@ -160,7 +160,7 @@ def test_inputs_by_name_leave_a_default_out(folder: Path, tmp_path: Path) -> Non
 
 
 def test_a_network_that_brings_its_inputs(folder: Path, tmp_path: Path) -> None:
-    artifact = export(folder, "recurrent", tmp_path)
+    artifact = exported(folder, "recurrent", tmp_path)
     assert [(i.name, i.shape) for i in artifact.inputs] == [("x", (1, 5, 8)), ("h", (1, 1, 16)), ("c", (1, 1, 16))]
     assert len(artifact.outputs) == 3 and artifact.macs == 5 * 4 * 16 * (8 + 16)
 
@@ -183,7 +183,7 @@ def test_what_cannot_be_exported_is_one_sentence(
     folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, shapes: tuple[str, ...], sentence: str
 ) -> None:
     with pytest.raises(KitError, match=sentence) as raised:
-        export(folder, name, tmp_path, *shapes)
+        exported(folder, name, tmp_path, *shapes)
     assert "\n" not in str(raised.value) and list(tmp_path.iterdir()) == []
     assert capfd.readouterr().err == ""  # torch's own log stays away
 
@@ -191,21 +191,21 @@ def test_what_cannot_be_exported_is_one_sentence(
 def test_an_interrupt_stays_one(tmp_path: Path) -> None:
     (tmp_path / "stopped.py").write_text("raise KeyboardInterrupt\n")
     with pytest.raises(KeyboardInterrupt):
-        sources.source_of(f"{tmp_path / 'stopped.py'}:make", Wishes())
+        sources.source_of(f"{tmp_path / 'stopped.py'}:make", SourceOptions())
     (tmp_path / "leaving.py").write_text("raise SystemExit(3)\n")
     with pytest.raises(UsageError, match="failed .SystemExit: 3, leaving.py line 1"):
-        sources.source_of(f"{tmp_path / 'leaving.py'}:make", Wishes())
+        sources.source_of(f"{tmp_path / 'leaving.py'}:make", SourceOptions())
 
 
 def test_a_name_that_is_another_network_is_not_overwritten(folder: Path, tmp_path: Path) -> None:
-    first = export(folder, "make", tmp_path, "1x3x16x16")
+    first = exported(folder, "make", tmp_path, "1x3x16x16")
     with pytest.raises(UsageError, match="holds another network of the name my_net: export under another"):
-        export(folder, "instance", tmp_path, "1x3x16x16", name="my_net")
+        exported(folder, "instance", tmp_path, "1x3x16x16", name="my_net")
     assert store.read_record(tmp_path / "my_net.json", Artifact) == first
-    assert export(folder, "make", tmp_path, "1x3x24x24").inputs[0].shape == (1, 3, 24, 24)  # the same again, changed
+    assert exported(folder, "make", tmp_path, "1x3x24x24").inputs[0].shape == (1, 3, 24, 24)  # the same again, changed
     (tmp_path / "theirs.onnx").write_bytes(b"somebody's")
     with pytest.raises(UsageError, match="another network of the name theirs"):
-        export(folder, "make", tmp_path, "1x3x16x16", name="theirs")
+        exported(folder, "make", tmp_path, "1x3x16x16", name="theirs")
 
 
 # --------------------------------------------------------------------------------------------------------------- shapes
@@ -258,7 +258,7 @@ def test_values_of_inputs(tmp_path: Path) -> None:
 
 
 def test_free_dimensions_go_by_their_names(folder: Path, tmp_path: Path) -> None:
-    artifact = export(
+    artifact = exported(
         folder,
         "text",
         tmp_path,
@@ -308,12 +308,12 @@ def test_an_axis_of_every_input_and_dimensions_that_the_network_limits(tmp_path:
 )
 def test_a_dimension_that_cannot_be_free(folder: Path, tmp_path: Path, dynamic: str, sentence: str) -> None:
     with pytest.raises(UsageError, match=sentence):
-        export(folder, "make", tmp_path, "1x3x32x32", dynamic=[dynamic])
+        exported(folder, "make", tmp_path, "1x3x32x32", dynamic=[dynamic])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_batch_is_the_first_dimension_of_every_input(folder: Path, tmp_path: Path) -> None:
-    artifact = export(folder, "make", tmp_path, "1x3x16x16", batch=4)
+    artifact = exported(folder, "make", tmp_path, "1x3x16x16", batch=4)
     assert artifact.artifact_id == "my_net-b4" and artifact.inputs[0].shape == (4, 3, 16, 16)
 
 
@@ -344,7 +344,7 @@ def test_weights_as_training_scripts_store_them(folder: Path, tmp_path: Path, wr
 def test_weights_decide_what_the_file_answers(folder: Path, tmp_path: Path) -> None:
     trained = net_of(folder)
     np.savez(tmp_path / "weights.npz", **{k: v.numpy() for k, v in trained.state_dict().items()})
-    artifact = export(folder, "make", tmp_path / "out", "1x3x16x16", checkpoint=tmp_path / "weights.npz", seed=9)
+    artifact = exported(folder, "make", tmp_path / "out", "1x3x16x16", checkpoint=tmp_path / "weights.npz", seed=9)
     assert artifact.origin is not None and artifact.origin.steps[-1] == "weights of weights.npz"
     with np.load(tmp_path / "out" / "my_net.sample.npz") as sample, torch.no_grad():
         expected = trained.eval()(torch.from_numpy(sample["input"])).numpy()
@@ -364,7 +364,7 @@ def test_weights_of_another_network_are_listed(folder: Path, tmp_path: Path) -> 
     del state["body.0.bias"]
     torch.save(state, tmp_path / "w.pth")
     with pytest.raises(UsageError) as raised:
-        export(folder, "make", tmp_path / "out", "1x3x16x16", checkpoint=tmp_path / "w.pth")
+        exported(folder, "make", tmp_path / "out", "1x3x16x16", checkpoint=tmp_path / "w.pth")
     assert str(raised.value) == (
         f"{tmp_path / 'w.pth'} does not fit my_net: 1 of its 9 tensors are not in the file (body.0.bias); 1 of the file are not in the "
         "network (further); 1 have another shape (head.weight: 9x8, not 7x8). Give the checkpoint of this network."
@@ -404,20 +404,20 @@ def test_a_torchvision_name_takes_the_classes_of_its_weights(tmp_path: Path) -> 
     safetensors = pytest.importorskip("safetensors.torch")
     trained = torchvision.models.squeezenet1_1(num_classes=5)
     safetensors.save_file(trained.state_dict(), tmp_path / "five.safetensors")
-    wishes = Wishes(checkpoint=tmp_path / "five.safetensors", resolution_px=64)
-    artifact = torch_export.export_named("squeezenet1_1", tmp_path / "out", wishes)
+    options = SourceOptions(checkpoint=tmp_path / "five.safetensors", resolution_px=64)
+    artifact = export.export_named("squeezenet1_1", tmp_path / "out", options)
     assert artifact.outputs[0].shape == (1, 5) and artifact.licence is None
     assert artifact.origin is not None and artifact.origin.steps == ("weights of five.safetensors",)
 
 
 def test_a_timm_name(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
-    artifact = torch_export.export_named("timm:test_vit", tmp_path, Wishes(resolution_px=96), batch=2)
+    artifact = export.export_named("timm:test_vit", tmp_path, SourceOptions(resolution_px=96), batch=2)
     assert artifact.artifact_id == "test_vit-96-b2" and artifact.inputs[0].shape == (2, 3, 96, 96)
     usual = timm.get_pretrained_cfg("test_vit")
     assert artifact.preprocessing is not None and artifact.preprocessing.mean == tuple(usual.mean)
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
-        sources.source_of("timm:resnt18", Wishes())
+        sources.source_of("timm:resnt18", SourceOptions())
 
 
 # ------------------------------------------------------------------------------------------------------------- archives
@@ -461,7 +461,7 @@ def test_files_that_are_no_network(
         torch.save(net_of(folder).state_dict(), path)
     assert sources.runs_code(str(path)) is None
     with pytest.raises(KitError, match=sentence):
-        sources.source_of(str(path), Wishes())
+        sources.source_of(str(path), SourceOptions())
 
 
 def test_what_came_over_a_link_is_not_run(folder: Path, tmp_path: Path) -> None:
@@ -470,14 +470,14 @@ def test_what_came_over_a_link_is_not_run(folder: Path, tmp_path: Path) -> None:
     torch.export.save(torch.export.export(nn.Linear(2, 2), (torch.rand(1, 2),)), tmp_path / "net.pt2")
     for text in (f"{tmp_path / 'net.py'}:make", str(tmp_path / "net.pt2")):
         with pytest.raises(UsageError, match="came over a link and is not run"):
-            sources.source_of(text, Wishes())
+            sources.source_of(text, SourceOptions())
 
 
 # ------------------------------------------------------------------------------------------------------------ what follows
 
 
 def test_pytorch_runs_the_program_beside_an_onnx(folder: Path, tmp_path: Path) -> None:
-    export(folder, "make", tmp_path, "1x3x16x16")
+    exported(folder, "make", tmp_path, "1x3x16x16")
     onnx_file, sidecar = tmp_path / "my_net.onnx", tmp_path / "my_net.json"
     settings = {"backend": "pytorch", "rounds_max": 1, "run_s": 0.01}
     assert kit.profile(onnx_file, **settings).status == "ok"  # type: ignore[arg-type]
@@ -485,7 +485,7 @@ def test_pytorch_runs_the_program_beside_an_onnx(folder: Path, tmp_path: Path) -
     record = kit.profile(onnx_file, **settings)  # type: ignore[arg-type]
     assert record.artifact.torch_program is not None and record.artifact.inputs[0].shape == (1, 3, 16, 16)
     other = tmp_path / "other"
-    export(folder, "make", other, "1x3x24x24")
+    exported(folder, "make", other, "1x3x24x24")
     (other / "my_net.pt2").replace(tmp_path / "my_net.pt2")
     with pytest.raises(KitError, match="my_net.pt2 takes inputs 1x3x24x24 and my_net.onnx takes 1x3x16x16"):
         kit.profile(onnx_file, **settings)  # type: ignore[arg-type]

@@ -204,7 +204,7 @@ def opens(model: Any) -> bool:
 
 def travels(model: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Describe, open, time for milliseconds and pack a model; what became of it."""
-    from kit.variants.export import describe_onnx
+    from kit.variants.describe import describe_onnx
 
     monkeypatch.setattr(forkserver, "ask", in_this_process)
     path = folder / "net.onnx"
@@ -245,7 +245,7 @@ def try_models(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def try_damage(model: Any, data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file with some bytes changed, cut or repeated."""
-    from kit.variants.export import describe_onnx
+    from kit.variants.describe import describe_onnx
 
     monkeypatch.setattr(forkserver, "ask", in_this_process)
     raw = bytearray(model.SerializeToString())

@@ -31,7 +31,7 @@ def real_gpu() -> None:
 def resnet18(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """resnet18 at 224 px with random weights, as kit export writes it."""
     pytest.importorskip("torchvision")
-    from kit.variants.torch_export import export_named
+    from kit.variants.export import export_named
 
     folder = tmp_path_factory.mktemp("resnet18")
     artifact = export_named("resnet18", folder)

@@ -564,7 +564,7 @@ def test_python_gives_shapes_and_values(tmp_path: Path) -> None:
 
 def test_a_model_with_its_weights_beside_it_is_described_packed_and_installed(tmp_path: Path) -> None:
     from kit.library import package, swap
-    from kit.variants.export import describe_onnx
+    from kit.variants.describe import describe_onnx
 
     folder = tmp_path / "net"
     (folder / "weights").mkdir(parents=True)
@@ -594,7 +594,7 @@ def test_a_model_with_its_weights_beside_it_is_described_packed_and_installed(tm
 
 
 def test_describing_another_shape_writes_another_sidecar(tmp_path: Path) -> None:
-    from kit.variants.export import describe_onnx
+    from kit.variants.describe import describe_onnx
 
     weight = stored("w", np.ones((8, 8), np.float32))
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]

@@ -102,14 +102,14 @@ def test_a_board_without_onnx_reads_the_sidecar_or_says_what_to_do(
 ) -> None:
     import importlib.util
 
-    from kit.variants import export
+    from kit.variants import describe
 
     shutil.copy(sorted(tiny_build.glob("*.onnx"))[0], tmp_path / "own.onnx")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     with pytest.raises(BackendUnavailable, match="run kit describe own.onnx on a PC"):
         networks.of_file(tmp_path / "own.onnx", variants.kernels)
-    described = export.describe_onnx(tmp_path / "own.onnx")
+    described = describe.describe_onnx(tmp_path / "own.onnx")
     assert networks.of_file(tmp_path / "own.onnx", variants.kernels).kernels == described.kernels
     (tmp_path / "own.onnx").write_bytes(
         (tmp_path / "own.onnx").read_bytes() + b"\x00"

@@ -13,7 +13,7 @@ pytest.importorskip("onnxscript")
 
 from kit import spaces, store  # noqa: E402
 from kit.records import Artifact, Kernel, Precision  # noqa: E402
-from kit.variants import export, graph, quantize  # noqa: E402
+from kit.variants import describe, graph, network_files, quantize  # noqa: E402
 
 
 def parsed(body: str, inputs: str = "float[1,8,16,16] x", outputs: str = "float[1,8,16,16] y") -> onnx.ModelProto:
@@ -148,7 +148,7 @@ def test_exported_and_quantized_networks(tmp_path: Path) -> None:
         torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(512, 10)
     )
     source = tmp_path / "f.onnx"
-    source.write_bytes(export.to_files(net.eval(), torch.rand(1, 3, 8, 8)).onnx)
+    source.write_bytes(network_files.to_files(net.eval(), torch.rand(1, 3, 8, 8)).onnx)
     floats = listed(graph.load(source))
     assert [k.kind for k in floats] == ["conv", "linear"] and {k.precision for k in floats} == {"fp32"}
     (tmp_path / "q.onnx").write_bytes(quantize.static(source, torch.rand(4, 3, 8, 8)))
@@ -171,12 +171,14 @@ def test_what_cannot_be_counted_has_no_kernels() -> None:
 def test_describe_stores_the_kernels(tiny_build: Path, tmp_path: Path) -> None:
     source = sorted(tiny_build.glob("*.onnx"))[0]
     (tmp_path / "own.onnx").write_bytes(source.read_bytes())
-    artifact = export.describe_onnx(tmp_path / "own.onnx")
+    artifact = describe.describe_onnx(tmp_path / "own.onnx")
     assert artifact.kernels is not None and sum(k.macs * k.count for k in artifact.kernels) == artifact.macs
     assert store.read_record(tmp_path / "own.json", Artifact) == artifact
     old = artifact.model_copy(update={"kernels": None})  # as an older kit wrote it
     store.write_record(tmp_path / "own.json", old)
-    assert export.describe_onnx(tmp_path / "own.onnx") == artifact == store.read_record(tmp_path / "own.json", Artifact)
+    assert (
+        describe.describe_onnx(tmp_path / "own.onnx") == artifact == store.read_record(tmp_path / "own.json", Artifact)
+    )
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])

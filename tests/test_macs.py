@@ -28,7 +28,7 @@ from kit import store  # noqa: E402
 from kit.backends import make_feeds  # noqa: E402
 from kit.errors import BadModel  # noqa: E402
 from kit.records import Artifact, FileRef  # noqa: E402
-from kit.variants import export, graph  # noqa: E402
+from kit.variants import describe, graph  # noqa: E402
 
 RNG = np.random.default_rng(7)
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
@@ -326,7 +326,7 @@ def test_static_quantization_counts_like_floats(tmp_path: Path, form: QuantForma
     operators = {(node.domain, node.op_type) for node in model.graph.node}
     if form == QuantFormat.QOperator:
         assert {(MICROSOFT, "QGemm"), (MICROSOFT, "QLinearAdd"), (MICROSOFT, "QLinearLeakyRelu")} <= operators
-    artifact = export.describe_onnx(target)
+    artifact = describe.describe_onnx(target)
     assert (artifact.quantization, artifact.macs, artifact.uncounted) == (name, RESIDUAL_MACS, ())
 
 
@@ -586,12 +586,12 @@ def test_describe_says_what_is_missing(tmp_path: Path) -> None:
 def test_a_sidecar_of_an_older_kit_gets_its_count(tmp_path: Path) -> None:
     path = tmp_path / "own.onnx"
     onnx.save(one("Einsum", {"a": [8, 64]}, {"b": [64, 4]}, equation="bi,ij->bj"), path)
-    described = export.describe_onnx(path)
+    described = describe.describe_onnx(path)
     assert described.macs == 8 * 64 * 4
     store.write_record(
         path.with_suffix(".json"), described.model_copy(update={"macs": None, "kernels": None, "licence": "MIT"})
     )
-    again = export.describe_onnx(path)
+    again = describe.describe_onnx(path)
     assert (
         again
         == described.model_copy(update={"licence": "MIT"})
@@ -666,7 +666,7 @@ def test_integers_beside_floats_are_mixed(tmp_path: Path) -> None:
     inputs = [tensor("x", [16, 16]), tensor("a2", [48, 16])]
     onnx.save(model_of(nodes, inputs, {"w": [16, 48]}, [tensor("y", [16, 16])]), tmp_path / "f.onnx")
     quantize_dynamic(str(tmp_path / "f.onnx"), str(tmp_path / "q.onnx"))
-    artifact = export.describe_onnx(tmp_path / "q.onnx")
+    artifact = describe.describe_onnx(tmp_path / "q.onnx")
     assert (artifact.precision, artifact.quantization) == ("int8", "dynamic")
     assert artifact.notes == ("multiply-accumulates: 50% int8, 50% floats",)
 

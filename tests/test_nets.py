@@ -15,7 +15,7 @@ from torch.utils import flop_counter  # noqa: E402
 from kit import nets, store  # noqa: E402
 from kit.errors import UnknownName  # noqa: E402
 from kit.records import SubNetwork  # noqa: E402
-from kit.variants import export, graph, prune, train  # noqa: E402
+from kit.variants import graph, network_files, prune, train  # noqa: E402
 
 ROOTS = sorted(set(nets.ROOTS) - {"resnet56"})  # which is resnet20 with more blocks of the same
 SILENT = (torch.nn.BatchNorm2d, torch.nn.LayerNorm, torch.nn.AdaptiveAvgPool2d)
@@ -30,7 +30,7 @@ def root(request: pytest.FixtureRequest) -> nets.Root:
 def graph_macs(net: torch.nn.Module, folder: Path) -> int:
     """Multiply-accumulates as kit states them: of the exported ONNX graph."""
     path = folder / "net.onnx"
-    path.write_bytes(export.to_files(net, image()).onnx)
+    path.write_bytes(network_files.to_files(net, image()).onnx)
     macs = graph.facts(graph.load(path), "net").macs
     assert macs is not None
     return macs

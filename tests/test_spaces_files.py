@@ -25,7 +25,7 @@ from kit.backends import onnxgraph
 from kit.records import Artifact, SubNetwork
 from kit.spaces import SPACES
 from kit.spaces.graph import channels
-from kit.variants import export, graph, quantize, train
+from kit.variants import graph, network_files, quantize, train
 
 NETWORKS = [name for name in SPACES if not name.startswith("allocator")]
 CONVOLUTIONAL = [name for name in NETWORKS if not name.startswith("vit")]
@@ -254,9 +254,9 @@ def test_onnxruntime_executes_what_it_would_of_torchs_export(written: Any, text:
         with torch.no_grad():
             for parameter in net.parameters():  # equal or zero ones, as before training, would be merged or left out
                 parameter.add_(0.02 * torch.randn_like(parameter))
-        export.scale_activations(net, images)
+        network_files.scale_activations(net, images)
         torch_file = tmp_path / "torch.onnx"
-        torch_file.write_bytes(export.to_files(net, images[:1]).onnx)
+        torch_file.write_bytes(network_files.to_files(net, images[:1]).onnx)
         small = tmp_path / "torch-int8.onnx"
         small.write_bytes(quantize.static(torch_file, images))
     assert optimised(written(text.format("fp32"))[0]) == optimised(torch_file)

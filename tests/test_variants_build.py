@@ -17,7 +17,7 @@ from kit.latency import training  # noqa: E402
 from kit.latency.kernels import kernels_of  # noqa: E402
 from kit.records import Accuracy, Artifact  # noqa: E402
 from kit.variants import build as building  # noqa: E402
-from kit.variants import data, evaluate, quantize, recipes, train  # noqa: E402
+from kit.variants import digits, evaluate, quantize, recipes, train  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -101,7 +101,7 @@ def test_a_fit_of_built_variants_knows_their_kernels(build_folder: Path) -> None
 
 def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full_model = (build_folder / "vit_tiny-d2-w1.00-fp32-32.onnx").read_bytes()
-    validation = data.digits().validation
+    validation = digits.dataset().validation
     monkeypatch.setattr(quantize, "medians_in_turns", lambda paths, image: [2.0, 1.0])
     scores = iter([0.97, 0.95, 0.97, 0.965])
     monkeypatch.setattr(quantize.evaluate, "logits", lambda path, images: None)
@@ -117,7 +117,7 @@ def test_the_more_accurate_form_wins_over_the_faster(build_folder: Path, monkeyp
 
 def test_timing_in_turns_gives_seconds_per_file(build_folder: Path) -> None:
     paths = [build_folder / f"vit_tiny-d2-w{width}-fp32-32.onnx" for width in ("1.00", "0.50")]
-    seconds = quantize.medians_in_turns(paths, data.digits().test.images[:1], rounds=1)
+    seconds = quantize.medians_in_turns(paths, digits.dataset().test.images[:1], rounds=1)
     assert len(seconds) == 2
     assert all(1e-7 < s < 1 for s in seconds)
 

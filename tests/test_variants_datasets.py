@@ -132,6 +132,9 @@ def sizes():
 def labels():
     return [(np.zeros((8, 8), np.uint8), 0.5)]
 
+def words():
+    return [(np.zeros((8, 8), np.uint8), "cat")]
+
 def nothing():
     return []
 
@@ -168,6 +171,7 @@ def test_a_function_of_ones_own(own: Path) -> None:
         ("floats", "is an image of float64 .*give uint8"),
         ("sizes", "Item 2 of mine.py:sizes is .* give one size"),
         ("labels", "has the label 0.5: give the number of its class"),
+        ("words", "has the label 'cat': give the number of its class"),
         ("nothing", "yields nothing"),
         ("few", "images of the class '.' to train on: give 8 or more"),
         ("wide", "are 8 x 9 pixels: kit trains on square ones"),

@@ -16,8 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from kit import store
 from kit.errors import BadModel, UnknownName, UsageError
 from kit.records import Artifact
-from kit.variants import evaluate, export, graph, quantize, torch_export
-from kit.variants.sources import Wishes
+from kit.variants import describe, evaluate, export, graph, quantize
+from kit.variants.sources import SourceOptions
 
 
 def conv_model(batch: int | str = 1, image: int = 8) -> onnx.ModelProto:
@@ -50,7 +50,7 @@ def saved(path: Path, model: onnx.ModelProto) -> Path:
 
 
 def test_describe_counts_by_hand(tmp_path: Path) -> None:
-    artifact = export.describe_onnx(saved(tmp_path / "net.onnx", conv_model()))
+    artifact = describe.describe_onnx(saved(tmp_path / "net.onnx", conv_model()))
     assert artifact.macs == 4 * 8 * 8 * 27 + 4 * 2
     assert artifact.parameters == 4 * 27 + 4 + 8
     assert artifact.weight_bytes == 4 * artifact.parameters
@@ -84,14 +84,14 @@ def test_a_quantized_graph_counts_like_its_source(tmp_path: Path) -> None:
 
 def test_describe_keeps_a_sidecar_that_fits_and_spares_foreign_files(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.onnx", conv_model())
-    mine = export.describe_onnx(path).model_copy(update={"licence": "MIT"})
+    mine = describe.describe_onnx(path).model_copy(update={"licence": "MIT"})
     store.write_record(tmp_path / "net.json", mine)
-    assert export.describe_onnx(path).licence == "MIT"
+    assert describe.describe_onnx(path).licence == "MIT"
     saved(path, conv_model(image=16))
-    assert export.describe_onnx(path).licence is None
+    assert describe.describe_onnx(path).licence is None
     (tmp_path / "net.json").write_text('{"learning_rate": 1}')
     with pytest.raises(UsageError, match="not overwritten"):
-        export.describe_onnx(path)
+        describe.describe_onnx(path)
     assert json.loads((tmp_path / "net.json").read_text()) == {"learning_rate": 1}
 
 
@@ -100,17 +100,17 @@ def test_a_text_file_is_no_model(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(content)
     with pytest.raises(BadModel, match="not an ONNX model"):
-        export.describe_onnx(path)
+        describe.describe_onnx(path)
     assert not (tmp_path / "x.json").exists()
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
-        export.describe_onnx(tmp_path / "gone.onnx")
+        describe.describe_onnx(tmp_path / "gone.onnx")
 
 
 def test_a_free_batch_is_described_as_one(tmp_path: Path) -> None:
-    artifact = export.describe_onnx(saved(tmp_path / "x.onnx", conv_model("N")))
+    artifact = describe.describe_onnx(saved(tmp_path / "x.onnx", conv_model("N")))
     assert artifact.inputs[0].shape[0] == 1 and artifact.dims == () and artifact.macs
 
 
@@ -118,7 +118,7 @@ def test_a_graph_that_the_runtime_refuses_gets_no_sidecar(tmp_path: Path) -> Non
     model = conv_model()
     model.graph.node[0].op_type = "Convolve"
     with pytest.raises(BadModel):
-        export.describe_onnx(saved(tmp_path / "x.onnx", model))
+        describe.describe_onnx(saved(tmp_path / "x.onnx", model))
     assert not (tmp_path / "x.json").exists()
 
 
@@ -131,7 +131,7 @@ def test_uncountable_operators_give_no_count() -> None:
 
 
 def test_export_writes_a_checked_network(tmp_path: Path) -> None:
-    artifact = torch_export.export_named("squeezenet1_1", tmp_path, Wishes(resolution_px=64, seed=3))
+    artifact = export.export_named("squeezenet1_1", tmp_path, SourceOptions(resolution_px=64, seed=3))
     assert artifact.artifact_id == "squeezenet1_1-64"
     assert artifact.accuracy is None
     assert artifact.check is not None
@@ -146,12 +146,12 @@ def test_export_writes_a_checked_network(tmp_path: Path) -> None:
         program = torch.export.load(tmp_path / "squeezenet1_1-64.pt2").module()
         output = program(torch.from_numpy(sample["input"])).detach().numpy()
     np.testing.assert_allclose(output, answers, atol=1e-4)
-    again = torch_export.export_named("squeezenet1_1", tmp_path / "again", Wishes(resolution_px=64, seed=3))
+    again = export.export_named("squeezenet1_1", tmp_path / "again", SourceOptions(resolution_px=64, seed=3))
     assert again.model.sha256 == artifact.model.sha256
 
 
 def test_no_path_of_this_machine_leaves_with_a_model(tmp_path: Path) -> None:
-    torch_export.export_named("squeezenet1_1", tmp_path, Wishes(resolution_px=64))
+    export.export_named("squeezenet1_1", tmp_path, SourceOptions(resolution_px=64))
     for name in ("squeezenet1_1-64.onnx", "squeezenet1_1-64.pt2", "squeezenet1_1-64.json"):
         data = (tmp_path / name).read_bytes()
         assert not [
@@ -163,10 +163,10 @@ def test_no_path_of_this_machine_leaves_with_a_model(tmp_path: Path) -> None:
 
 def test_export_of_an_unknown_name(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'resnet18'"):
-        torch_export.export_named("resnet81", tmp_path, Wishes(resolution_px=224))
+        export.export_named("resnet81", tmp_path, SourceOptions(resolution_px=224))
 
 
 def test_export_at_an_impossible_resolution(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="vit_b_16 does not take 50x50"):
-        torch_export.export_named("vit_b_16", tmp_path, Wishes(resolution_px=50))
+        export.export_named("vit_b_16", tmp_path, SourceOptions(resolution_px=50))
     assert not list(tmp_path.iterdir())

@@ -119,18 +119,18 @@ def test_recipes_by_data_and_weights() -> None:
     assert recipe.schedule.optimizer == "sgd" and not recipe.schedule.frozen and recipe.schedule.shift_px == 4
     trained = roots.RootNetwork(fresh.root, fresh.make, True, False)
     assert recipes.recipe_for(trained, noise(), "photos", quick=False).schedule.frozen
-    wishes = recipes.Wishes(epochs=2, finetune_epochs=1, widths=(0.5,), depths=(9, 3), freeze=False)
-    wished = recipes.recipe_for(trained, noise(), "photos", quick=False, wishes=wishes)
-    assert (wished.widths, wished.depths, wished.narrow_depths) == ((1.0, 0.5), (3, 9), (3, 9))
-    assert (wished.schedule.epochs, wished.finetune.epochs, wished.schedule.frozen) == (2, 1, False)
-    ids = [sub.id for sub in wished.subnetworks(fresh.root)]
+    overrides = recipes.Overrides(epochs=2, finetune_epochs=1, widths=(0.5,), depths=(9, 3), freeze=False)
+    overridden = recipes.recipe_for(trained, noise(), "photos", quick=False, overrides=overrides)
+    assert (overridden.widths, overridden.depths, overridden.narrow_depths) == ((1.0, 0.5), (3, 9), (3, 9))
+    assert (overridden.schedule.epochs, overridden.finetune.epochs, overridden.schedule.frozen) == (2, 1, False)
+    ids = [sub.id for sub in overridden.subnetworks(fresh.root)]
     assert len(ids) == 8 and ids[0] == "resnet20-d3-w1.00-fp32-32"
     for wrong, sentence in (
-        (recipes.Wishes(widths=(1.5,)), "--widths 1.5 cannot be"),
-        (recipes.Wishes(depths=(4,)), "no exit after .* 4: its depths are 3, 6, 9"),
+        (recipes.Overrides(widths=(1.5,)), "--widths 1.5 cannot be"),
+        (recipes.Overrides(depths=(4,)), "no exit after .* 4: its depths are 3, 6, 9"),
     ):
         with pytest.raises(UsageError, match=sentence):
-            recipes.recipe_for(fresh, noise(), "photos", quick=False, wishes=wrong)
+            recipes.recipe_for(fresh, noise(), "photos", quick=False, overrides=wrong)
 
 
 # ------------------------------------------------------------------------------------------------------------- training
@@ -247,6 +247,21 @@ def test_ones_own_network_on_ones_own_images(folder: Path, tmp_path: Path) -> No
             building.Request(f"{folder / 'net.py'}:make", datasets.Request(f"{folder / 'images.py'}:bright"), seed=1),
             tmp_path / "out",
         )
+
+
+def test_a_changed_file_of_python_is_built_again(tmp_path: Path) -> None:
+    (tmp_path / "images.py").write_text(IMAGES)
+    overrides = recipes.Overrides(epochs=1, widths=(1.0,), depths=(2,))
+    images = datasets.Request(f"{tmp_path / 'images.py'}:bright")
+
+    def hashes(code: str) -> list[str]:
+        (tmp_path / "net.py").write_text(code)
+        request = building.Request(f"{tmp_path / 'net.py'}:make", images, overrides=overrides)
+        return [artifact.model.sha256 for artifact in building.build(request, tmp_path / "out")]
+
+    first = hashes(OWN)
+    assert hashes(OWN) == first
+    assert hashes(OWN.replace("nn.ReLU()", "nn.Hardtanh()")) != first  # tensors of the same names and shapes
 
 
 def test_what_cannot_be_pruned_is_one_sentence(tmp_path: Path) -> None:

@@ -164,9 +164,9 @@ def test_sidecars_say_which_versions_made_them(tmp_path: Path) -> None:
     written = spaces.write(SubNetwork.parse("resnet18-d1.1.1.1-w0.25-fp32-96"), tmp_path / "x.onnx")
     assert written.origin is not None
     assert written.origin.versions == {"numpy": metadata.version("numpy")}
-    export = pytest.importorskip("kit.variants.export")
+    describe = pytest.importorskip("kit.variants.describe")
     (tmp_path / "x.json").unlink()
-    described = export.describe_onnx(tmp_path / "x.onnx")
+    described = describe.describe_onnx(tmp_path / "x.onnx")
     assert described.origin is not None
     assert described.origin.versions == versions.installed(["onnx", "onnxruntime", "numpy"])
     assert described.macs == written.macs

@@ -105,12 +105,12 @@ def _written(
 ) -> tuple[Path, Artifact]:
     """``network`` in the form that ``backend`` runs, under the same id in every form."""
     sub = fileformat.subnetwork(network)
-    if not _takes_allocators(backend) and not _is_torch(backend):
+    if not _takes_allocators(backend) and not backends.is_torch(backend):
         path = folder / f"{sub.id}.onnx"
         return path, spaces.write(sub, path, weights=allocator.weights_of(network))
     path = folder / f"{sub.id}{SUFFIX}"
     artifact = fileformat.write(network, path, seed=seed, steps=() if seed is None else ("random weights",))
-    if _is_torch(backend):
+    if backends.is_torch(backend):
         if program is None:
             raise UsageError(f"{sub.id} has no PyTorch program here: profile it with kit profile, or with onnxruntime.")
         artifact = artifact.model_copy(update={"torch_program": program(network, folder / f"{sub.id}.pt2")})
@@ -119,7 +119,3 @@ def _written(
 
 def _takes_allocators(backend: str) -> bool:
     return backends.LEAVES[backend].module == backends.LEAVES["allocator"].module
-
-
-def _is_torch(backend: str) -> bool:
-    return backends.LEAVES[backend].module == backends.LEAVES["pytorch"].module

@@ -42,7 +42,7 @@ def exported(network: object, example_input: Any, name: str | None, folder: Path
     if example_input is None:
         raise UsageError("A PyTorch network needs an example_input: a tensor of the shape that it is to be timed with.")
     versions.need("This needs", "onnx", "onnxscript", "onnxruntime")
-    from kit.variants.torch_export import export_module
+    from kit.variants.export import export_module
 
     stem = store.slug(name or type(network).__name__)
     return folder / export_module(network, example_input, folder, stem).model.file

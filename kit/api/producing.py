@@ -76,11 +76,11 @@ def export(
         ('linear-bfree.onnx', 32)
     """
     versions.need("This needs", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
-    from kit.variants import examples, sources, torch_export
+    from kit.variants import examples, export, sources
 
     file = None if checkpoint is None else Path(checkpoint)
     if not isinstance(network, str):
-        return torch_export.export_module(
+        return export.export_module(
             network,
             example_input,
             Path(out),
@@ -91,8 +91,8 @@ def export(
         )
     if example_input is not None:
         raise UsageError("example_input is for a PyTorch network that lies in memory: give inputs=['1x3x224x224'].")
-    wishes = sources.Wishes(tuple(map(examples.shape_of, inputs)), file, resolution, seed)
-    return torch_export.export_named(network, Path(out), wishes, batch=batch, dynamic=dynamic, name=name)
+    options = sources.SourceOptions(tuple(map(examples.shape_of, inputs)), file, resolution, seed)
+    return export.export_named(network, Path(out), options, batch=batch, dynamic=dynamic, name=name)
 
 
 def build(
@@ -137,7 +137,7 @@ def build(
         checkpoint=None if checkpoint is None else Path(checkpoint),
         seed=seed,
         quick=quick,
-        wishes=recipes.Wishes(
+        overrides=recipes.Overrides(
             epochs,
             finetune_epochs,
             None if widths is None else tuple(widths),

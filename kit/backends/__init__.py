@@ -28,7 +28,7 @@ from kit.backends import onnxdata
 from kit.backends.feeds import Feeds as Feeds
 from kit.backends.feeds import make_feeds as make_feeds
 from kit.backends.feeds import unpacked
-from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError
+from kit.errors import BackendUnavailable, IntegrityError, UnknownName, UsageError, first_line
 from kit.records import Artifact, Layers, TensorSpec
 
 Target = Literal["cpu", "gpu"]
@@ -254,6 +254,15 @@ def require(name: str) -> None:
         raise BackendUnavailable(f"Backend {name} is not installed: {LEAVES[name].remedy}")
 
 
+def is_torch(name: str) -> bool:
+    """Whether backend ``name`` runs PyTorch programs (.pt2) and no ONNX files.
+
+    >>> is_torch("pytorch-compile"), is_torch("onnxruntime")
+    (True, False)
+    """
+    return name in LEAVES and LEAVES[name].module == LEAVES["pytorch"].module
+
+
 def check_batch(path: Path, inputs: Sequence[TensorSpec], batch: int | None, artifact: Artifact | None = None) -> None:
     """Raises UsageError when ``batch`` is set and the network's own, fixed batch is another.
 
@@ -275,7 +284,7 @@ def _read_sample(path: Path, inputs: Sequence[TensorSpec]) -> tuple[Feeds, NDArr
         feeds = {inputs[0].name: sample["input"]} if len(inputs) == 1 else {i.name: sample[i.name] for i in inputs}
         return feeds, promised
     except Exception as error:  # what a file from a link can raise has no list
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(
             f"{path.name} is no sample of plain numbers ({reason}): refused; add the package again."
         ) from None

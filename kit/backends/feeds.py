@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kit import store
 from kit.backends import steering
 from kit.backends.onnxgraph import Graph
-from kit.errors import IntegrityError, UnknownName, UsageError
+from kit.errors import IntegrityError, UnknownName, UsageError, first_line
 from kit.records import FedInput, InputRule, TensorSpec
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -295,7 +295,7 @@ def _arrays(path: Path, inputs: tuple[TensorSpec, ...]) -> dict[str, NDArray[Any
     except UsageError:
         raise
     except Exception as error:  # what a broken or hostile file can raise has no list
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(
             f"{path} holds no plain arrays ({reason}): write it with numpy.save or numpy.savez."
         ) from None

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from kit.backends import Feeds, Probe, check_batch, cuda, make_feeds, stages
-from kit.errors import BadModel, KitError, UsageError
+from kit.errors import BadModel, KitError, UsageError, first_line
 from kit.records import Artifact, Layers, TensorSpec
 
 GPU = ("cuda", "cudagraphs")
@@ -165,7 +165,7 @@ def _load(program: Path, device: str, artifact: Artifact | None = None) -> Any:
     except KitError:
         raise
     except Exception as error:
-        message = (str(error).splitlines() or [type(error).__name__])[0]
+        message = first_line(error)
         raise BadModel(f"PyTorch {torch.__version__} cannot load {program}: {message}") from None
 
 
@@ -216,7 +216,7 @@ def _compiled(module: Any, options: dict[str, Any], tensors: list[torch.Tensor])
         with torch.inference_mode():
             compiled(*tensors)
     except Exception as error:
-        message = (str(error).splitlines() or [type(error).__name__])[0]
+        message = first_line(error)
         raise UsageError(
             f"torch.compile cannot compile this network ({message}): profile it with --backend pytorch."
         ) from None

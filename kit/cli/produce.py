@@ -150,11 +150,9 @@ def build(
 ) -> None:
     """Train a root network and produce its depth, pruned and quantized variants as ONNX files with sidecars."""
     need_training_tools()
-    from kit import usercode
     from kit.variants.build import build as make
 
-    if usercode.names_an_object(root):
-        show.say(f"Runs the code of {root.rpartition(':')[0]}.")
+    _say_what_runs(root)
     request = _request(root, images, training, quick, seed)
     with show.progress("build") as update:
         artifacts = make(request, out, progress=update)
@@ -175,7 +173,7 @@ def _request(root: str, images: Images, training: Training, quick: bool, seed: i
         checkpoint=training.checkpoint,
         seed=seed,
         quick=quick,
-        wishes=recipes.Wishes(
+        overrides=recipes.Overrides(
             epochs=training.epochs,
             finetune_epochs=training.finetune_epochs,
             widths=_numbers("--widths", training.widths, float),
@@ -268,15 +266,21 @@ def export(
     if batch not in (None, "dynamic") and not (str(batch).isdecimal() and 1 <= int(str(batch)) <= 4096):
         raise UsageError(f"--batch {batch} cannot be: give a number from 1 to 4096, or dynamic.")
     need_training_tools("torch", "torchvision", "onnx", "onnxscript", "onnxruntime")
-    from kit.variants import examples, sources, torch_export
+    from kit.variants import examples, export, sources
 
-    wishes = sources.Wishes(tuple(map(examples.shape_of, inputs or [])), checkpoint, resolution, seed)
-    if code := sources.runs_code(network):
-        show.say(f"Runs the code of {code}.")
+    source_options = sources.SourceOptions(tuple(map(examples.shape_of, inputs or [])), checkpoint, resolution, seed)
+    _say_what_runs(network)
     free = [*(dynamic or []), *(["batch"] if batch == "dynamic" else [])]
     size = int(batch) if batch and batch != "dynamic" else None
-    artifact = torch_export.export_named(network, out, wishes, batch=size, dynamic=free, name=name)
+    artifact = export.export_named(network, out, source_options, batch=size, dynamic=free, name=name)
     _print_export(artifact, out, json)
+
+
+def _say_what_runs(network: str) -> None:
+    from kit.variants import sources
+
+    if code := sources.runs_code(network):
+        show.say(f"Runs the code of {code}.")
 
 
 def _print_export(artifact: Artifact, out: Path, json: bool) -> None:
@@ -303,7 +307,7 @@ def describe(
     """Write the JSON sidecar of an ONNX file: hash, MACs, parameters, bytes, tensors. kit fit needs the MACs."""
     need_training_tools()
     from kit.backends import dimensions
-    from kit.variants.export import describe_onnx
+    from kit.variants.describe import describe_onnx
 
     artifact = describe_onnx(file, dict(dimensions.parse(dim or [])), name)
     if json:

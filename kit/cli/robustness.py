@@ -14,10 +14,8 @@ from kit.cli.evaluate import ImageOptions, Running, Samples, request_of
 from kit.cli.table import Column
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from kit.cli.table import Table
-    from kit.variants.bad_link import Cell, Channel, Robustness
+    from kit.variants.bad_link import Channel, Robustness
 
 LINK = "Link"
 CLAIM_BER, KEPT_SHARE = 1e-3, 0.99
@@ -176,15 +174,9 @@ def _notes(result: Robustness) -> list[str]:
 
 
 def _json(result: Robustness) -> dict[str, Any]:
-    data = result.model_dump(mode="json")
-    data["cells"] = [{**_cell(cell), **row} for cell, row in zip(result.cells, _rows(data), strict=True)]
-    return data
-
-
-def _rows(data: dict[str, Any]) -> Sequence[dict[str, Any]]:
-    rows: Sequence[dict[str, Any]] = data["cells"]
-    return rows
-
-
-def _cell(cell: Cell) -> dict[str, float]:
-    return {"mean": cell.mean, "median": cell.median, "worst": cell.worst}
+    """The record, each cell with the mean, the median and the worst of its draws."""
+    cells = [
+        {"mean": cell.mean, "median": cell.median, "worst": cell.worst, **cell.model_dump(mode="json")}
+        for cell in result.cells
+    ]
+    return {**result.model_dump(mode="json"), "cells": cells}

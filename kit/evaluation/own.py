@@ -25,21 +25,8 @@ def samples(items: Iterable[Any], inputs: Sequence[TensorSpec], name: str) -> It
 
     Raises UsageError with the number of the item that is no pair, or whose arrays do not fit the network's ``inputs``.
     """
-    if not isinstance(items, Iterable):
-        raise UsageError(f"{name} returns {type(items).__name__}: it must yield pairs (inputs, label).")
-    iterator, number = iter(items), 0
-    while True:
-        number += 1
-        try:
-            item = next(iterator)
-        except StopIteration:
-            return
-        except Exception as error:  # somebody's code
-            raise usercode.failed(name, error) from error
-        subject = f"Item {number} of {name}"
-        if not isinstance(item, (tuple, list)) or len(item) != 2:
-            raise UsageError(f"{subject} is no pair (inputs, label): it is {type(item).__name__}.")
-        yield from _of_item(_by_name(item[0], inputs, subject), item[1], inputs, subject)
+    for subject, given, label in usercode.pairs(items, name, "(inputs, label)"):
+        yield from _of_item(_by_name(given, inputs, subject), label, inputs, subject)
 
 
 def _by_name(given: Any, inputs: Sequence[TensorSpec], subject: str) -> dict[str, NDArray[Any]]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from kit import store, units, versions
-from kit.errors import BadRecord, UsageError
+from kit.errors import BadRecord, UsageError, first_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,9 @@ ENDINGS = frozenset(
     {".jpg", ".jpeg", ".png", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"}
 )  # as torchvision has them
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP")
-SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+TRAIN_NAMES = ("train", "training")
+TEST_NAMES = ("test", "testing", "val", "valid", "validation")  # the first that is there is scored
+SPLITS = frozenset({*TRAIN_NAMES, *TEST_NAMES})
 MODES = {1: "L", 3: "RGB"}  # channels -> what Pillow calls such an image
 
 
@@ -62,7 +64,7 @@ class Pictures:
         except BadRecord:
             raise
         except Exception as error:  # what a broken image can raise has no list
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+            reason = first_line(error)[:120].rstrip(".")
             raise BadRecord(f"{subject} cannot be read ({reason}): replace it or take it out.") from None
         return image.convert(MODES[channels])
 
@@ -93,14 +95,8 @@ def pictures(data: Path) -> Iterator[Pictures]:
         stamps = partial(_stamps, data, keys)
         yield _sorted_into_classes(_name(data.resolve().parts), data, keys, lambda key: _read_file(data / key), stamps)
         return
-    archive = next((p for p in (data, *data.parents) if p.is_file()), None)
-    if archive is None:
-        raise UsageError(f"{data} does not exist: give a folder or a zip of class folders, or module:function.")
-    inner = data.parts[len(archive.parts) :]
-    with _zip(archive) as file:
-        prefix = "".join(f"{part}/" for part in inner)
-        entries = {name.removeprefix(prefix): name for name in _entries(archive, file) if name.startswith(prefix)}
-        name = _name((*archive.with_suffix("").parts[-1:], *inner))
+    with _zip_below(data) as (archive, file, entries):
+        name = _name((*archive.with_suffix("").parts[-1:], *data.parts[len(archive.parts) :]))
         keys = sorted(entries)
         sums = [file.getinfo(entries[key]).CRC for key in keys]
         yield _sorted_into_classes(
@@ -120,12 +116,8 @@ def folders(data: Path) -> tuple[str, ...]:
     if data.is_dir():
         keys: Iterable[str] = _files_of(data)
     else:
-        archive = next((p for p in (data, *data.parents) if p.is_file()), None)
-        if archive is None:
-            raise UsageError(f"{data} does not exist: give a folder or a zip of class folders, or module:function.")
-        prefix = "".join(f"{part}/" for part in data.parts[len(archive.parts) :])
-        with _zip(archive) as file:
-            keys = [n.removeprefix(prefix) for n in _entries(archive, file) if n.startswith(prefix)]
+        with _zip_below(data) as (_, _, entries):
+            keys = entries
     return tuple(sorted({key.partition("/")[0] for key in keys if "/" in key}))
 
 
@@ -181,6 +173,17 @@ def _zip(archive: Path) -> Iterator[zipfile.ZipFile]:
         yield file
 
 
+@contextmanager
+def _zip_below(data: Path) -> Iterator[tuple[Path, zipfile.ZipFile, dict[str, str]]]:
+    """The zip that ``data`` is, or leads into; the open file; and key -> entry of the images below ``data``."""
+    archive = next((p for p in (data, *data.parents) if p.is_file()), None)
+    if archive is None:
+        raise UsageError(f"{data} does not exist: give a folder or a zip of class folders, or module:function.")
+    prefix = "".join(f"{part}/" for part in data.parts[len(archive.parts) :])
+    with _zip(archive) as file:
+        yield archive, file, {n.removeprefix(prefix): n for n in _entries(archive, file) if n.startswith(prefix)}
+
+
 def _entries(archive: Path, file: zipfile.ZipFile) -> list[str]:
     infos = file.infolist()
     if len(infos) > ENTRIES_MAX:
@@ -194,7 +197,7 @@ def _read_entry(file: zipfile.ZipFile, name: str, subject: str) -> bytes:
         with file.open(name) as entry:
             return _bounded(entry.read(IMAGE_BYTES_MAX + 1), subject)
     except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120].rstrip(".")
+        reason = first_line(error)[:120].rstrip(".")
         raise BadRecord(f"{subject} cannot be read ({reason}): make the zip again.") from None
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kit import backends, store, units, usercode
 from kit.backends import Session, dimensions, onnxgraph
-from kit.errors import BadModel, KitError, MeasurementError, UsageError
+from kit.errors import BadModel, KitError, MeasurementError, UsageError, first_line
 from kit.evaluation import metrics, own, pictures, preprocess, sidecars
 from kit.evaluation.metrics import Metric, OwnMetric
 from kit.evaluation.own import Sample
@@ -255,7 +255,7 @@ def _run(session: Session, feeds: dict[str, NDArray[Any]]) -> list[NDArray[Any]]
     except KitError:
         raise
     except Exception as error:  # what a runtime raises has no list
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200].rstrip(".")
+        first = first_line(error)[:200].rstrip(".")
         raise MeasurementError(
             f"The runtime failed on this data ({first}): check the network with kit profile."
         ) from None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from kit import store, trust
+from kit import backends, store, trust
 from kit.backends import dimensions, onnxdata, onnxgraph, precision
 from kit.errors import BadModel, IntegrityError, UsageError
 from kit.measure import forkserver, worker
@@ -67,9 +67,8 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
         torch_program=known.torch_program if known else _program_of(path, backend),
     )  # fmt: skip
     fixed = dimensions.of_artifact(graph, bare, None, path) if graph else None
-    reader = (
-        "onnxruntime" if _is_torch(backend) else backend
-    )  # a program says less about its inputs than the model beside it
+    # A program says less about its inputs than the model beside it.
+    reader = "onnxruntime" if backends.is_torch(backend) else backend
     reply = forkserver.ask(
         worker.WorkerRequest(path=str(path), artifact=bare, backend=reader, threads=1, describe=True), timeout_s=120
     )
@@ -87,14 +86,10 @@ def artifact_of(path: Path, backend: str, dims: Sequence[tuple[str, int]] = ()) 
     )
 
 
-def _is_torch(backend: str) -> bool:
-    return backend.partition("-")[0] == "pytorch"
-
-
 def _program_of(path: Path, backend: str) -> FileRef | None:
     """The .pt2 of the same name beside an .onnx, for PyTorch."""
     program = path.with_suffix(".pt2")
-    return store.file_ref(program) if _is_torch(backend) and program.is_file() else None
+    return store.file_ref(program) if backends.is_torch(backend) and program.is_file() else None
 
 
 def _same_shapes(artifact: Artifact, graph: onnxgraph.Graph, dims: Sequence[tuple[str, int]], path: Path) -> bool:
@@ -163,7 +158,11 @@ def described(path: Path, backend: str) -> Artifact:
                 f"{file.file} is not the file of weights that {sidecar.name} describes: make the sidecar again with kit describe {path}"
             )
     program = artifact.torch_program
-    if _is_torch(backend) and program is not None and not store.file_matches(path.parent / program.file, program):
+    if (
+        backends.is_torch(backend)
+        and program is not None
+        and not store.file_matches(path.parent / program.file, program)
+    ):
         raise IntegrityError(
             f"{program.file} is not the program that {sidecar.name} describes: build or export it again."
         )

@@ -2,8 +2,8 @@
 
 A network is traced into a graph (torch.fx). Between two operators it may be cut where a single tensor goes on; such places are grouped by
 the tensor's size, and the last of each size is where a stage ends, because there the work behind it is done and the next stage begins to
-shrink the image (BranchyNet's exits stand there, too). Of a network that keeps its size, as a transformer does, the stages are equal
-shares of the work. The last exit is the network's own head.
+shrink the image, as with BranchyNet's exits. A network of constant size, such as a transformer, is cut at equal shares of the work. The
+last exit is the network's own head.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
-from kit.errors import BadModel
+from kit.errors import BadModel, first_line
 from kit.nets.exits import MultiExit, pooled_classifier
 
 STAGES_MAX = 4
@@ -62,7 +62,7 @@ def staged(net: nn.Module, example: Tensor, *, count: int = STAGES_MAX) -> Multi
         with torch.no_grad():
             ShapeProp(traced).propagate(example)
     except Exception as error:  # tracing raises whatever a forward does with a stand-in for a tensor
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadModel(
             f"{name} cannot be cut into stages ({reason[:160]}): write its forward without decisions by values, or leave depths away."
         ) from None

@@ -96,7 +96,7 @@ def largest_share(parameters: float, latency_s: float, bit_s: float, bits: float
 
 
 def variants_in(place: Path) -> dict[str, int]:
-    """Bytes of each variant of a build folder (its sidecars) or of a library. Raises UsageError (none there), BadRecord."""
+    """Bytes of each variant of a build folder (its sidecars) or of a library. Raises UsageError (no variant), BadRecord."""
     if package.index_path(place).is_file():
         return {m.artifact.artifact_id: m.artifact.size_bytes for m in package.read_packages(place)}
     sidecars = [p for p in sorted(place.glob("*.json")) if store.is_of_kind(p, "artifact")]

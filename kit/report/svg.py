@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 
-from kit.papers.results import Figure, Line, Value, scale_of
+from kit import store
+from kit.papers.results import Figure, Line, Simulation, Value, scale_of
 from kit.report.plots import NEUTRAL, PALETTE
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 62, 170, 30, 46
@@ -62,6 +64,13 @@ def line_chart(figure: Figure) -> str:
     for index, line in enumerate(figure.lines):
         parts += _drawn(line, index, x, scale, across, up)
     return "\n".join([*parts, "</svg>\n"])
+
+
+def write_charts(simulation: Simulation, record: Path) -> None:
+    """The figures of lines as SVG files beside ``record``, where the simulation is stored: ``<record's stem>-<figure>.svg``."""
+    for figure in simulation.figures:
+        if figure.shown == "lines":
+            store.write_atomic(record.with_name(f"{record.stem}-{figure.figure}.svg"), line_chart(figure).encode())
 
 
 def _grid(figure: Figure, across: _Axis, up: _Axis, numeric: bool) -> list[str]:

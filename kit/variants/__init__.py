@@ -20,10 +20,10 @@ def artifact(file: Path) -> Artifact:
     Nothing is written. Raises UsageError (missing), BadModel.
     """
     try:
-        from kit.variants import export
+        from kit.variants import describe
     except ImportError:
         return onnx_files.artifact_of(file, "onnxruntime")
-    return export.artifact_of(file)
+    return describe.artifact_of(file)
 
 
 def kernels(file: Path, dims: Mapping[str, int] | None = None) -> tuple[Kernel, ...]:

@@ -26,7 +26,19 @@ from kit.errors import UsageError
 from kit.nets.exits import MultiExit
 from kit.records import Artifact, FileRef, NumericCheck, Origin, SubNetwork
 from kit.spaces.onnxfile import OPSET
-from kit.variants import datasets, evaluate, export, graph, prune, quantize, recipes, roots, sources, train
+from kit.variants import (
+    datasets,
+    describe,
+    evaluate,
+    graph,
+    network_files,
+    prune,
+    quantize,
+    recipes,
+    roots,
+    sources,
+    train,
+)
 from kit.variants.datasets import Dataset, Split
 from kit.variants.recipes import Recipe
 from kit.variants.roots import RootNetwork
@@ -44,7 +56,7 @@ class Request:
     checkpoint: Path | None = None
     seed: int = 0
     quick: bool = False
-    wishes: recipes.Wishes = field(default_factory=recipes.Wishes)
+    overrides: recipes.Overrides = field(default_factory=recipes.Overrides)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -54,7 +66,7 @@ class Request:
             "data": self.images.data if self.images.data != datasets.DIGITS else None,
             "resolution_px": self.images.resolution_px,
             "checkpoint": store.sha256_file(self.checkpoint) if self.checkpoint else None,
-            **asdict(self.wishes),
+            **asdict(self.overrides),
         }
         return settings | {key: value for key, value in own.items() if value is not None}
 
@@ -73,7 +85,7 @@ def build(request: Request, out: Path, *, progress: train.Progress | None = None
     with train.deterministic(request.seed):
         data = datasets.load(_images(request, out), step)
         network = roots.root_network(request.root, data, request.checkpoint, seed=request.seed)
-        recipe = recipes.recipe_for(network, data, request.images.data, request.quick, request.wishes)
+        recipe = recipes.recipe_for(network, data, request.images.data, request.quick, request.overrides)
         store.make_folder(out)
         store.write_atomic(out / ".work" / "settings.json", store.pretty_json(settings).encode())
         builder = _Builder(network, data, recipe, out, request.seed, step)
@@ -83,7 +95,7 @@ def build(request: Request, out: Path, *, progress: train.Progress | None = None
         "schema_version": 1,
         **settings,
         "made_by": f"kit {kit.__version__}",
-        "versions": export.versions(),
+        "versions": network_files.versions(),
         "artifacts": [a.artifact_id for a in artifacts],
     }
     store.write_atomic(out / "build.json", store.pretty_json(listing).encode())
@@ -162,10 +174,10 @@ class _Builder:
             "root": asdict(self.root),
             "recipe": asdict(self.recipe),
             "data": [self.data.name, len(self.data.train), self.data.preprocessing.model_dump(mode="json")],
-            "weights": list(self.network_of.steps),
+            "weights": [*self.network_of.steps, self.network_of.fingerprint],
             "seed": self.seed,
             "opset": OPSET,
-            "versions": export.versions(),
+            "versions": network_files.versions(),
         }
         return store.sha256_bytes(store.canonical_json(settings))[:12]
 
@@ -226,12 +238,12 @@ class _Builder:
 
     def _make_float(self, sub: SubNetwork) -> Artifact:
         net = self.network(sub.width).cut(sub.depth).eval()
-        files = export.to_files(net, self.data.test.take(slice(1)))
-        model = export.save_file(self.out, f"{sub.id}.onnx", files.onnx)
-        program = export.save_file(self.out, f"{sub.id}.pt2", files.program)
+        files = network_files.to_files(net, self.data.test.take(slice(1)))
+        model = network_files.save_file(self.out, f"{sub.id}.onnx", files.onnx)
+        program = network_files.save_file(self.out, f"{sub.id}.pt2", files.program)
         logits = evaluate.logits(self.out / model.file, self.test_set)
         check = self._check(sub, logits)
-        export.assert_same(check, logits, sub.id)
+        network_files.assert_same(check.max_abs_error, logits, sub.id)
         return self._record(sub, model, logits, check, program=program)
 
     def _make_int8(self, sub: SubNetwork) -> Artifact:
@@ -242,7 +254,7 @@ class _Builder:
             self.data.validation,
             try_dynamic=self.network_of.is_transformer,
         )
-        model = export.save_file(self.out, f"{sub.id}.onnx", quantized.model)
+        model = network_files.save_file(self.out, f"{sub.id}.onnx", quantized.model)
         logits = evaluate.logits(self.out / model.file, self.test_set)
         check = self._check(sub, logits)
         parameters = graph.facts(graph.load(source), sub.id).parameters  # the int8 graph holds scales, too
@@ -279,20 +291,20 @@ class _Builder:
             subnetwork=sub,
             precision=sub.precision,
             quantization=quantized.how if quantized else None,
-            **export.stated(contents),
+            **describe.stated(contents),
             preprocessing=self.data.preprocessing,
             accuracy=evaluate.accuracy(logits, self.test_set, self.data.name),
             check=check,
-            sample=export.save_sample(
+            sample=network_files.save_sample(
                 self.out, sub.id, {"input": self.data.test.take(slice(_SAMPLE_IMAGES)).numpy()}, logits[:_SAMPLE_IMAGES]
             ),
-            licence=export.LICENCE,
+            licence=network_files.LICENCE,
             origin=Origin(
                 root=self.root.name,
                 dataset=self.data.name,
                 seed=self.seed,
                 producer=f"kit {kit.__version__}",
-                versions={**export.versions(), "recipe": self.key},
+                versions={**network_files.versions(), "recipe": self.key},
                 steps=(*self._steps(sub), *(quantized.steps if quantized else ())),
             ),
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kit import versions
-from kit.errors import IntegrityError, UsageError
+from kit.errors import IntegrityError, UsageError, first_line
 
 Weights = dict[str, Tensor]
 _USUAL = ("state_dict", "model_state_dict", "model", "net", "network", "module", "weights", "params")
@@ -37,7 +37,7 @@ def read(path: Path) -> Weights:
             ".safetensors."
         ) from None
     except (OSError, ValueError, RuntimeError, EOFError, KeyError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise IntegrityError(f"{path} cannot be read as weights ({reason[:160]}): write it again.") from None
     weights = _tensors(content)
     if not weights:

@@ -10,7 +10,7 @@ Images are decoded once into one file of pixels in the build's folder, at the si
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from kit import store, units, usercode
-from kit.errors import UnknownName, UsageError
+from kit.errors import UnknownName, UsageError, first_line
 from kit.evaluation import pictures, preprocess
 from kit.evaluation.pictures import Pictures
 from kit.records import Preprocessing
@@ -36,6 +36,7 @@ CALIBRATION_SHARE, CALIBRATION_MAX = 0.05, 512
 TEST_SHARE = 0.2  # where the data come without a test part
 SMALL_PX, USUAL_PX = 64, 224
 BYTES_MAX = 64 << 30
+CLASSES_MAX = 1_000_000
 USUAL_CACHE = Path("data")
 _PER_CLASS_MIN = 8
 _MOMENTS = 5000  # images from which mean and deviation are taken
@@ -129,9 +130,9 @@ def load(request: Request, progress: Progress | None = None) -> Dataset:
     """
     step = progress or (lambda text, share: None)
     if request.data == DIGITS:
-        from kit.variants import data
+        from kit.variants import digits
 
-        return data.digits()
+        return digits.dataset()
     if request.data in TORCHVISION:
         return _of_torchvision(request, step)
     if usercode.names_an_object(request.data) and not Path(request.data).exists():
@@ -173,8 +174,8 @@ def _parts(path: Path) -> tuple[Path, Path | None]:
     splits = {name.lower(): name for name in tops}
     if not splits or not set(splits) <= pictures.SPLITS:
         return path, None
-    train = next((splits[n] for n in ("train", "training") if n in splits), None)
-    test = next((splits[n] for n in ("test", "testing", "val", "valid", "validation") if n in splits), None)
+    train = next((splits[n] for n in pictures.TRAIN_NAMES if n in splits), None)
+    test = next((splits[n] for n in pictures.TEST_NAMES if n in splits), None)
     if train is None or test is None:
         raise UsageError(
             f"{path} holds {', '.join(tops)}: kit needs train/ and test/ (or val/), or class folders alone."
@@ -250,7 +251,7 @@ def _of_torchvision(request: Request, progress: Progress) -> Dataset:
             make(str(request.cache or USUAL_CACHE), train=part, download=request.download) for part in (True, False)
         )
     except Exception as error:  # torchvision's own text, or a link's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UsageError(
             f"{request.data} is not in {request.cache or USUAL_CACHE} ({reason}): fetch it with --download, or name its folder "
             "(--data-cache)."
@@ -282,45 +283,39 @@ def _numbered(labels: Tensor) -> tuple[str, ...]:
     return tuple(map(str, range(int(labels.max()) + 1)))
 
 
-def _collected(pairs: Any, name: str) -> tuple[Tensor, Tensor]:
+def _collected(items: Any, name: str) -> tuple[Tensor, Tensor]:
     """The images and labels that a function yields. Raises UsageError with the number of the first item that does not fit."""
-    if not isinstance(pairs, Iterable):
-        raise UsageError(f"{name} returns {type(pairs).__name__}: it must yield pairs (image, label).")
     images: list[NDArray[np.uint8]] = []
     labels: list[int] = []
-    iterator = iter(pairs)
-    while True:
-        try:
-            item = next(iterator)
-        except StopIteration:
-            break
-        except Exception as error:  # somebody's code
-            raise usercode.failed(name, error) from error
-        image, label = _pair(item, f"Item {len(images) + 1} of {name}")
-        if images and image.shape != images[0].shape:
-            raise UsageError(
-                f"Item {len(images) + 1} of {name} is {list(image.shape)}, the first {list(images[0].shape)}: give one size."
-            )
-        images.append(image)
-        labels.append(label)
+    for subject, image, label in usercode.pairs(items, name, "(image, label)"):
+        pixels = _pixels(image, subject)
+        if images and pixels.shape != images[0].shape:
+            raise UsageError(f"{subject} is {list(pixels.shape)}, the first {list(images[0].shape)}: give one size.")
+        images.append(pixels)
+        labels.append(_label(label, subject))
     if not images:
         raise UsageError(f"{name} yields nothing: let it yield pairs (image, label).")
     return torch.from_numpy(np.stack(images)), torch.tensor(labels, dtype=torch.int64)
 
 
-def _pair(item: Any, subject: str) -> tuple[NDArray[np.uint8], int]:
-    """An image ``(C, H, W)`` and its label."""
-    if not isinstance(item, (tuple, list)) or len(item) != 2:
-        raise UsageError(f"{subject} is no pair (image, label): it is {type(item).__name__}.")
-    image, label = np.asarray(item[0]), item[1]
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
+def _pixels(image: Any, subject: str) -> NDArray[np.uint8]:
+    """An image as ``(C, H, W)``."""
+    array = np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
         raise UsageError(
-            f"{subject} is an image of {image.dtype} {list(image.shape)}: give uint8, (H, W) or (H, W, C) with 1 or 3 channels."
+            f"{subject} is an image of {array.dtype} {list(array.shape)}: give uint8, (H, W) or (H, W, C) with 1 or 3 channels."
         )
-    if isinstance(label, bool) or int(label) != label or not 0 <= int(label) < 1_000_000:
+    return np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+def _label(label: Any, subject: str) -> int:
+    try:
+        number = -1 if isinstance(label, (bool, str, bytes)) else int(label)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if number != label or not 0 <= number < CLASSES_MAX:
         raise UsageError(f"{subject} has the label {label!r}: give the number of its class, from 0.")
-    pixels = image[None] if image.ndim == 2 else image.transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels), int(label)
+    return number
 
 
 # ----------------------------------------------------------------------------------------------------------------- parts

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kit.errors import UnknownName, UsageError
+from kit.errors import UnknownName, UsageError, first_line
 
 DTYPES = {
     name: getattr(torch, name)
@@ -90,7 +90,7 @@ def _array(file: Path) -> Tensor:
     except FileNotFoundError:
         raise UsageError(f"{file} does not exist: write it with numpy.save.") from None
     except (OSError, ValueError, TypeError, EOFError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UsageError(f"{file} holds no array of numbers ({reason}): write it with numpy.save.") from None
 
 

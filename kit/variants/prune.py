@@ -19,7 +19,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from kit.errors import BadModel
+from kit.errors import BadModel, first_line
 from kit.nets import export as nets_export
 from kit.nets.exits import MultiExit
 from kit.nets.vit import Embedding
@@ -46,7 +46,7 @@ def prune(net: MultiExit, keep: float, example: torch.Tensor) -> MultiExit:
         with torch.no_grad():
             thin(example)
     except Exception as error:  # a size that stands in somebody's forward, say
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)[:160]
         raise BadModel(
             f"The network cannot be pruned ({reason}): build it without narrower widths (--widths 1)."
         ) from None

@@ -46,7 +46,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class Overrides:
     """What a person says of the recipe; None leaves it to kit."""
 
     epochs: int | None = None
@@ -57,18 +57,18 @@ class Wishes:
 
 
 def recipe_for(
-    network: RootNetwork, data: Dataset, data_name: str, quick: bool, wishes: Wishes | None = None
+    network: RootNetwork, data: Dataset, data_name: str, quick: bool, overrides: Overrides | None = None
 ) -> Recipe:
     """The full recipe, or a quick one: few images, the full depth and one cut, one pruning, six variants.
 
     Raises UsageError: a width or depth that the root does not have.
     """
     recipe = _of_digits(network, quick) if data_name == DIGITS else _of_images(network, data, quick)
-    return _as_wished(recipe, network.root, wishes or Wishes())
+    return _overridden(recipe, network.root, overrides or Overrides())
 
 
 def _of_digits(network: RootNetwork, quick: bool) -> Recipe:
-    # Convolutional roots see each scene once: where scenes can be made, other ones teach more than the same ones again.
+    # Convolutional roots see each scene once: further scenes teach more than further epochs.
     root = network.root
     if network.is_transformer:
         schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=6)
@@ -120,25 +120,27 @@ def _two(depths: Sequence[int]) -> tuple[int, ...]:
     return tuple(dict.fromkeys((depths[max(0, len(depths) - 3)], depths[-1])))
 
 
-def _as_wished(recipe: Recipe, root: nets.Root, wishes: Wishes) -> Recipe:
+def _overridden(recipe: Recipe, root: nets.Root, overrides: Overrides) -> Recipe:
     changes: dict[str, object] = {}
-    if wishes.widths is not None:
-        wrong = next((width for width in wishes.widths if not 0 < width <= 1), None)
+    if overrides.widths is not None:
+        wrong = next((width for width in overrides.widths if not 0 < width <= 1), None)
         if wrong is not None:
             raise UsageError(f"--widths {wrong:g} cannot be: give shares of the channels above 0, up to 1.")
-        changes["widths"] = tuple(sorted({1.0, *wishes.widths}, reverse=True))  # the narrow ones are cut from the whole
-    if wishes.depths is not None:
-        strange = [depth for depth in wishes.depths if depth not in root.depths]
+        changes["widths"] = tuple(
+            sorted({1.0, *overrides.widths}, reverse=True)
+        )  # the narrow ones are cut from the whole
+    if overrides.depths is not None:
+        strange = [depth for depth in overrides.depths if depth not in root.depths]
         if strange:
             raise UsageError(
                 f"{root.name} has no exit after {root.block} {strange[0]}: its depths are {', '.join(map(str, root.depths))}."
             )
-        changes["depths"] = changes["narrow_depths"] = tuple(sorted(set(wishes.depths)))
+        changes["depths"] = changes["narrow_depths"] = tuple(sorted(set(overrides.depths)))
     schedule, finetune = recipe.schedule, recipe.finetune
-    if wishes.epochs is not None:
-        schedule = replace(schedule, epochs=wishes.epochs)
-    if wishes.finetune_epochs is not None:
-        finetune = replace(finetune, epochs=wishes.finetune_epochs)
-    if wishes.freeze is not None:
-        schedule = replace(schedule, frozen=wishes.freeze)
+    if overrides.epochs is not None:
+        schedule = replace(schedule, epochs=overrides.epochs)
+    if overrides.finetune_epochs is not None:
+        finetune = replace(finetune, epochs=overrides.finetune_epochs)
+    if overrides.freeze is not None:
+        schedule = replace(schedule, frozen=overrides.freeze)
     return replace(recipe, schedule=schedule, finetune=finetune, **changes)  # type: ignore[arg-type]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from kit import nets, usercode
 from kit.errors import UsageError
@@ -17,7 +19,7 @@ from kit.nets.exits import MultiExit
 from kit.variants import checkpoints, sources
 from kit.variants.datasets import SMALL_PX, Dataset
 from kit.variants.examples import InputShape
-from kit.variants.sources import Wishes
+from kit.variants.sources import SourceOptions
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class RootNetwork:
     trained: bool
     is_transformer: bool
     steps: tuple[str, ...] = ()
+    fingerprint: str = (
+        ""  # of somebody's code and the weights that it starts from; empty where kit's own code decides both
+    )
 
 
 def is_small(name: str, resolution_px: int) -> bool:
@@ -45,14 +50,14 @@ def root_network(name: str, data: Dataset, checkpoint: Path | None = None, *, se
         return _small(name, data, checkpoint)
     shape = InputShape(None, (1, data.channels, data.resolution_px, data.resolution_px))
     own = usercode.names_an_object(name)
-    wishes = Wishes(
+    options = SourceOptions(
         inputs=(shape,),
         checkpoint=checkpoint,
         resolution_px=None if own else data.resolution_px,
         seed=seed,
         classes=len(data.classes),
     )
-    source = sources.source_of(name, wishes)
+    source = sources.source_of(name, options)
     if not isinstance(source.net, nn.Module) or source.is_script:
         raise UsageError(
             f"{name} is no PyTorch network that can be trained: name its code (FILE.py:NAME), torchvision's or timm's."
@@ -68,7 +73,7 @@ def root_network(name: str, data: Dataset, checkpoint: Path | None = None, *, se
         name=_root_name(source.name.removesuffix(f"-{data.resolution_px}")), family=_family(source.name), block="stage", depths=net.depths,
         resolution_px=data.resolution_px, channels=data.channels, classes=len(data.classes),
     )  # fmt: skip
-    return RootNetwork(root, lambda: net, checkpoint is not None, _is_transformer(net), source.steps)
+    return RootNetwork(root, lambda: net, checkpoint is not None, _is_transformer(net), source.steps, _fingerprint(net))
 
 
 def _small(name: str, data: Dataset, checkpoint: Path | None) -> RootNetwork:
@@ -89,6 +94,19 @@ def _small(name: str, data: Dataset, checkpoint: Path | None) -> RootNetwork:
 def _scores(net: MultiExit, image: Tensor) -> int:
     with torch.no_grad():
         return int(net(image)[-1].shape[1])
+
+
+def _fingerprint(net: MultiExit) -> str:
+    """A hash of what the traced stages compute and of their weights before training."""
+    content = hashlib.sha256()
+    content.update(repr(net).encode())  # the layers and their settings
+    for part in net.modules():
+        if isinstance(part, fx.GraphModule):
+            content.update(part.code.encode())  # and what is called in which order
+    for name, tensor in net.state_dict().items():
+        content.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        content.update(np.ascontiguousarray(tensor.numpy()).data)
+    return content.hexdigest()
 
 
 def _is_transformer(net: nn.Module) -> bool:

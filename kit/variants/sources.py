@@ -10,6 +10,7 @@ import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 from kit import trust, usercode, versions
-from kit.errors import BadModel, UnknownName, UsageError
+from kit.errors import BadModel, UnknownName, UsageError, first_line
 from kit.nets.export import quiet
 from kit.records import Preprocessing
 from kit.variants import checkpoints, examples
@@ -53,7 +54,7 @@ class Source:
         """Whether it is TorchScript."""
         return isinstance(self.net, torch.jit.ScriptModule)
 
-    @property
+    @cached_property
     def module(self) -> nn.Module:
         """What can be called."""
         module: nn.Module = self.net.module() if self.is_program else self.net
@@ -61,7 +62,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Wishes:
+class SourceOptions:
     """What a command says besides the network's name."""
 
     inputs: tuple[InputShape, ...] = ()
@@ -81,7 +82,7 @@ def runs_code(text: str) -> str | None:
     return text if _is_program(names) or _is_script(names) else None
 
 
-def source_of(text: str, wishes: Wishes) -> Source:
+def source_of(text: str, options: SourceOptions) -> Source:
     """The network that ``text`` names: ``resnet18``, ``timm:NAME``, ``FILE.py:NAME``, ``package.module:NAME``, ``FILE.pt2``, TorchScript.
 
     Raises UsageError (no such file or name, an input is missing, weights that do not fit), UnknownName ("did you mean"), BadModel,
@@ -89,12 +90,12 @@ def source_of(text: str, wishes: Wishes) -> Source:
     """
     path = Path(text)
     if text.startswith("timm:"):
-        return _of_timm(text.removeprefix("timm:"), wishes)
+        return _of_timm(text.removeprefix("timm:"), options)
     if usercode.names_an_object(text):
-        return _of_python(text, wishes)
+        return _of_python(text, options)
     if path.suffix in _ARCHIVES or path.is_file():
-        return _of_archive(path, wishes)
-    return _of_torchvision(text, wishes)
+        return _of_archive(path, options)
+    return _of_torchvision(text, options)
 
 
 # ------------------------------------------------------------------------------------------------------- architectures
@@ -105,7 +106,7 @@ def is_known(text: str) -> bool:
     return text.startswith("timm:") or text in torchvision.models.list_models()
 
 
-def known(text: str) -> None:
+def check_known(text: str) -> None:
     """Raises UnknownName ("did you mean") where ``text`` is no architecture of torchvision or timm."""
     if not text.startswith("timm:"):
         names = torchvision.models.list_models()
@@ -120,48 +121,48 @@ def known(text: str) -> None:
         raise UnknownName("timm network", architecture, names)
 
 
-def _of_torchvision(name: str, wishes: Wishes) -> Source:
-    known(name)
-    px = wishes.resolution_px or RESOLUTION_PX
+def _of_torchvision(name: str, options: SourceOptions) -> Source:
+    check_known(name)
+    px = options.resolution_px or RESOLUTION_PX
     sizes: dict[str, dict[str, Any]] = {"vit": {"image_size": px}, "maxvit": {"input_size": (px,) * 2}}
-    options = dict(sizes.get(name.split("_")[0], {}))
+    arguments = dict(sizes.get(name.split("_")[0], {}))
     if name not in torchvision.models.list_models(module=torchvision.models):
-        options["weights_backbone"] = None  # which would be downloaded
+        arguments["weights_backbone"] = None  # which would be downloaded
 
     def make(**classes: int) -> nn.Module:
         try:
             with quiet():
-                net: nn.Module = torchvision.models.get_model(name, weights=None, **options, **classes)
+                net: nn.Module = torchvision.models.get_model(name, weights=None, **arguments, **classes)
         except TypeError:
-            options.pop("weights_backbone", None)  # a video network, which has none
+            arguments.pop("weights_backbone", None)  # a video network, which has none
             with quiet():
-                net = torchvision.models.get_model(name, weights=None, **options, **classes)
+                net = torchvision.models.get_model(name, weights=None, **arguments, **classes)
         except (ValueError, AssertionError, RuntimeError) as error:
             raise wrong_resolution(name, px, error) from None
         return net
 
-    net = _architecture(name, make, wishes)
+    net = _architecture(name, make, options)
     return Source(
         net=net,
-        name=name if wishes.inputs else f"{name}-{px}",
+        name=name if options.inputs else f"{name}-{px}",
         root=name,
-        inputs=_inputs(net, wishes, _image(px)),
-        steps=_weights_step(wishes),
+        inputs=_inputs(net, options, _image(px)),
+        steps=_weights_step(options),
         preprocessing=Preprocessing(
             resize_px=px, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), classes=_outputs(net) or 1000
         ),
-        random=wishes.checkpoint is None,
+        random=options.checkpoint is None,
         resolution_px=px,
     )
 
 
-def _of_timm(name: str, wishes: Wishes) -> Source:
-    known(f"timm:{name}")
+def _of_timm(name: str, options: SourceOptions) -> Source:
+    check_known(f"timm:{name}")
     import timm
 
     architecture = name.partition(".")[0]
     create: Any = timm.create_model
-    sized = {} if wishes.resolution_px is None else {"img_size": wishes.resolution_px}
+    sized = {} if options.resolution_px is None else {"img_size": options.resolution_px}
 
     def make(**classes: int) -> nn.Module:
         try:
@@ -169,24 +170,24 @@ def _of_timm(name: str, wishes: Wishes) -> Source:
         except TypeError:  # a network of convolutions takes any size
             net = create(architecture, pretrained=False, exportable=True, **classes)
         except (ValueError, AssertionError, RuntimeError) as error:
-            raise wrong_resolution(architecture, wishes.resolution_px or 0, error) from None
+            raise wrong_resolution(architecture, options.resolution_px or 0, error) from None
         return net
 
-    net = _architecture(architecture, make, wishes)
+    net = _architecture(architecture, make, options)
     usual: Any = getattr(net, "pretrained_cfg", None) or _PLAIN
     channels, height, width = usual["input_size"]
-    px = wishes.resolution_px or int(height)
-    shape = (1, channels, px, px if wishes.resolution_px else int(width))
+    px = options.resolution_px or int(height)
+    shape = (1, channels, px, px if options.resolution_px else int(width))
     return Source(
         net=net,
-        name=architecture if wishes.inputs else f"{architecture}-{px}",
+        name=architecture if options.inputs else f"{architecture}-{px}",
         root=f"timm:{architecture}",
-        inputs=_inputs(net, wishes, Examples({"x": _normal(shape, wishes.seed)})),
-        steps=_weights_step(wishes),
+        inputs=_inputs(net, options, Examples({"x": _normal(shape, options.seed)})),
+        steps=_weights_step(options),
         preprocessing=Preprocessing(
             resize_px=px, mean=tuple(usual["mean"]), std=tuple(usual["std"]), classes=_outputs(net) or 1000
         ),
-        random=wishes.checkpoint is None,
+        random=options.checkpoint is None,
         resolution_px=px,
     )
 
@@ -195,17 +196,17 @@ class _Make(Protocol):
     def __call__(self, **classes: int) -> nn.Module: ...
 
 
-def _architecture(name: str, make: _Make, wishes: Wishes) -> nn.Module:
-    """The network with the weights of the checkpoint, and as many classes as are wished for, else as those have."""
-    net = make() if wishes.classes is None else make(num_classes=wishes.classes)
-    if wishes.checkpoint is not None:
-        weights = checkpoints.read(wishes.checkpoint)
+def _architecture(name: str, make: _Make, options: SourceOptions) -> nn.Module:
+    """The network with the weights of the checkpoint, and as many classes as the options say, else as those have."""
+    net = make() if options.classes is None else make(num_classes=options.classes)
+    if options.checkpoint is not None:
+        weights = checkpoints.read(options.checkpoint)
         classes = checkpoints.classes(weights, net)
-        if classes is not None and wishes.classes is None:
+        if classes is not None and options.classes is None:
             net = make(num_classes=classes)
         elif classes is not None:
             weights = checkpoints.without_head(weights, net)
-        checkpoints.load(net, weights, wishes.checkpoint, name)
+        checkpoints.load(net, weights, options.checkpoint, name)
     return net.eval()
 
 
@@ -217,8 +218,8 @@ def _normal(shape: Sequence[int], seed: int) -> Tensor:
     return torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed))
 
 
-def _inputs(net: nn.Module, wishes: Wishes, usual: Examples) -> Examples:
-    return examples.of(net, wishes.inputs, seed=wishes.seed) if wishes.inputs else usual
+def _inputs(net: nn.Module, options: SourceOptions, usual: Examples) -> Examples:
+    return examples.of(net, options.inputs, seed=options.seed) if options.inputs else usual
 
 
 def _outputs(net: nn.Module) -> int | None:
@@ -227,8 +228,8 @@ def _outputs(net: nn.Module) -> int | None:
     return heads[-1] if heads else None
 
 
-def _weights_step(wishes: Wishes) -> tuple[str, ...]:
-    return ("random weights",) if wishes.checkpoint is None else (f"weights of {wishes.checkpoint.name}",)
+def _weights_step(options: SourceOptions) -> tuple[str, ...]:
+    return ("random weights",) if options.checkpoint is None else (f"weights of {options.checkpoint.name}",)
 
 
 def wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageError:
@@ -239,8 +240,8 @@ def wrong_resolution(name: str, resolution_px: int, error: Exception) -> UsageEr
 # ---------------------------------------------------------------------------------------------------- the user's own code
 
 
-def _of_python(text: str, wishes: Wishes) -> Source:
-    if wishes.resolution_px is not None:
+def _of_python(text: str, options: SourceOptions) -> Source:
+    if options.resolution_px is not None:
         raise UsageError("--resolution is for the networks of torchvision and timm: give --input 1x3x224x224.")
     place, _, name = text.rpartition(":")
     network = usercode.load(text)
@@ -259,15 +260,15 @@ def _of_python(text: str, wishes: Wishes) -> Source:
         )
     stem = Path(place).stem if place.endswith(".py") else place.rpartition(".")[2]
     label = stem if name in _USUAL_NAMES else f"{stem}-{name}"
-    if wishes.checkpoint is not None:
-        checkpoints.load(network, checkpoints.read(wishes.checkpoint), wishes.checkpoint, label)
+    if options.checkpoint is not None:
+        checkpoints.load(network, checkpoints.read(options.checkpoint), options.checkpoint, label)
     steps = (f"a PyTorch module of {usercode.name_of(text)}",)
     return Source(
         net=network.eval(),
         name=label,
         root=label,
-        inputs=own_inputs(network, wishes.inputs or inputs, seed=wishes.seed),
-        steps=steps + (() if wishes.checkpoint is None else _weights_step(wishes)),
+        inputs=own_inputs(network, options.inputs or inputs, seed=options.seed),
+        steps=steps + (() if options.checkpoint is None else _weights_step(options)),
     )
 
 
@@ -285,7 +286,7 @@ def own_inputs(net: nn.Module, given: Any, *, seed: int = 0) -> Examples:
 # -------------------------------------------------------------------------------------------------------------- archives
 
 
-def _of_archive(path: Path, wishes: Wishes) -> Source:
+def _of_archive(path: Path, options: SourceOptions) -> Source:
     if not path.is_file():
         raise UsageError(
             f"{path} does not exist: give a .pt2, a TorchScript file, FILE.py:NAME, timm:NAME or a torchvision name."
@@ -298,13 +299,13 @@ def _of_archive(path: Path, wishes: Wishes) -> Source:
         raise UsageError(f"{path} is a file of Python: name what makes the network, such as {path}:make.")
     if trust.install_of(path) is not None:
         raise UsageError(f"{path} came over a link and is not run: name a file of your own.")
-    if wishes.checkpoint is not None or wishes.resolution_px is not None:
+    if options.checkpoint is not None or options.resolution_px is not None:
         raise UsageError(f"{path} holds its weights and shapes: leave --checkpoint and --resolution away.")
     names = _entries(path)
     if _is_program(names):
-        return _of_program(path, wishes)
+        return _of_program(path, options)
     if _is_script(names):
-        return _of_script(path, wishes)
+        return _of_script(path, options)
     checkpoints.read(path)  # its sentence, when it is no file of weights either
     raise UsageError(
         f"{path} holds weights and no network: name the network, too (kit export FILE.py:NAME --checkpoint {path}, or a torchvision name)."
@@ -327,13 +328,13 @@ def _is_script(names: Sequence[str]) -> bool:
     return any("/code/" in f"/{name}" for name in names)
 
 
-def _of_program(path: Path, wishes: Wishes) -> Source:
+def _of_program(path: Path, options: SourceOptions) -> Source:
     try:
         with quiet():
             program = torch.export.load(path)
     except Exception as error:  # whatever a broken archive raises
         raise BadModel(f"PyTorch {torch.__version__} cannot load {path}: {first_line(error)}") from None
-    inputs: Any = wishes.inputs
+    inputs: Any = options.inputs
     if not inputs:
         args, kwargs = program.example_inputs or ((), {})
         names = program.graph_signature.user_inputs
@@ -342,11 +343,11 @@ def _of_program(path: Path, wishes: Wishes) -> Source:
             raise UsageError(f"{path} keeps no inputs of its own: give their shapes (--input 1x3x224x224).")
         inputs = Examples(dict(zip(map(str, names), tensors, strict=False)), named=not args)
     else:
-        inputs = examples.of(program.module(), inputs, seed=wishes.seed)
+        inputs = examples.of(program.module(), inputs, seed=options.seed)
     return Source(program, path.stem, path.stem, inputs, (f"a program of torch.export, {path.name}",))
 
 
-def _of_script(path: Path, wishes: Wishes) -> Source:
+def _of_script(path: Path, options: SourceOptions) -> Source:
     try:
         with quiet():
             module = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]
@@ -356,11 +357,6 @@ def _of_script(path: Path, wishes: Wishes) -> Source:
         module.eval(),
         path.stem,
         path.stem,
-        own_inputs(module, wishes.inputs, seed=wishes.seed),
+        own_inputs(module, options.inputs, seed=options.seed),
         (f"TorchScript, {path.name}",),
     )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

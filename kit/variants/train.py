@@ -84,8 +84,8 @@ def fit(
 ) -> None:
     """Train all exits of ``net`` together, in place; leaves it in evaluation mode and on the CPU.
 
-    ``progress`` is called after each batch with the share done in [0, 1]. ``resume`` is a file: written after each epoch, read where it is
-    there, and removed at the end. A run that went on has the weights of one that was never stopped.
+    ``progress`` is called after each batch with the share done in [0, 1]. ``resume`` is a file: written after each epoch, read where it
+    exists, and removed at the end. A resumed run ends with the weights of an uninterrupted one.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     batch_size = min(schedule.batch, len(data))

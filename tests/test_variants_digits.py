@@ -7,13 +7,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from kit.variants import data  # noqa: E402
+from kit.variants import digits as embedded  # noqa: E402
 from kit.variants.datasets import Dataset, Split  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def digits() -> Dataset:
-    return data.digits()
+    return embedded.dataset()
 
 
 def originals(count: int = 6) -> Split:
@@ -34,7 +34,7 @@ def test_the_parts_have_their_counts_and_all_classes(digits: Dataset) -> None:
 def test_values_are_normalized(digits: Dataset) -> None:
     assert abs(float(digits.train.images.mean())) < 0.01
     assert abs(float(digits.train.images.std()) - 1) < 0.01
-    record = data.preprocessing()
+    record = embedded.preprocessing()
     pixels = digits.test.images * record.std[0] + record.mean[0]
     assert float(pixels.min()) == pytest.approx(0, abs=1e-6)
     assert float(pixels.max()) == pytest.approx(1, abs=1e-6)
@@ -47,14 +47,14 @@ def test_the_first_scenes_are_as_mixed_as_all(digits: Dataset) -> None:
 
 def test_the_parts_share_no_original(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     parts: list[set[bytes]] = []
-    unpatched = data.scenes
+    unpatched = embedded.scenes
 
     def scenes(split: Split, count: int, rng: np.random.Generator) -> Split:
         parts.append({image.numpy().tobytes() for image in split.images})
         return unpatched(split, 1, rng)
 
-    monkeypatch.setattr(data, "scenes", scenes)
-    data.digits.__wrapped__()
+    monkeypatch.setattr(embedded, "scenes", scenes)
+    embedded.dataset.__wrapped__()
     assert [len(part) for part in parts] == [1197, 150, 450, 1197]
     train, validation, test, calibration = parts
     assert calibration == train  # other scenes of the same digits
@@ -65,19 +65,19 @@ def test_the_parts_share_no_original(digits: Dataset, monkeypatch: pytest.Monkey
 
 def test_the_same_seed_gives_the_same_scenes(digits: Dataset) -> None:
     torch.manual_seed(7)  # no training seed changes them
-    again = data.digits.__wrapped__()
+    again = embedded.dataset.__wrapped__()
     for one, other in zip((digits.train, digits.test), (again.train, again.test), strict=True):
         assert torch.equal(one.images, other.images)
         assert torch.equal(one.labels, other.labels)
-    other_seed = data.scenes(originals(), 8, np.random.default_rng(1)).images
-    assert not torch.equal(other_seed, data.scenes(originals(), 8, np.random.default_rng(2)).images)
+    other_seed = embedded.scenes(originals(), 8, np.random.default_rng(1)).images
+    assert not torch.equal(other_seed, embedded.scenes(originals(), 8, np.random.default_rng(2)).images)
 
 
 def test_the_label_is_the_digit_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_INK", (1.0, 1.0))
-    monkeypatch.setattr(data, "_NOISE", 0.0)
+    monkeypatch.setattr(embedded, "_INK", (1.0, 1.0))
+    monkeypatch.setattr(embedded, "_NOISE", 0.0)
     split = originals()
-    scenes = data.scenes(split, 60, np.random.default_rng(0))
+    scenes = embedded.scenes(split, 60, np.random.default_rng(0))
     middle = scenes.images[:, 0, 14:18, 14:18]  # the least digit reaches 8 pixels from a centre that moves by 2
     expected = split.images[scenes.labels, 0, :4, :4]
     torch.testing.assert_close(middle, expected)
@@ -85,10 +85,10 @@ def test_the_label_is_the_digit_in_the_middle(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_clutter_stays_at_the_edges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "_NOISE", 0.0)
-    squares = data.scenes(originals(), 200, np.random.default_rng(0)).images
-    monkeypatch.setattr(data, "_CLUTTER", 0)
-    alone = data.scenes(originals(), 200, np.random.default_rng(0)).images
+    monkeypatch.setattr(embedded, "_NOISE", 0.0)
+    squares = embedded.scenes(originals(), 200, np.random.default_rng(0)).images
+    monkeypatch.setattr(embedded, "_CLUTTER", 0)
+    alone = embedded.scenes(originals(), 200, np.random.default_rng(0)).images
     edge = torch.ones(32, 32, dtype=torch.bool)
     edge[6:26, 6:26] = False
     assert float((squares[:, 0, edge] > 0).float().mean()) > 0.5
@@ -100,7 +100,7 @@ def test_an_upright_digit_is_not_mirrored() -> None:
     image = torch.zeros(1, 1, 8, 8)
     image[..., :4, :4] = 1
     still, right, down = torch.zeros(1), torch.tensor([4.0]), torch.tensor([2.0])
-    placed = data._placed(
+    placed = embedded._placed(
         image, side_px=torch.tensor([16.0]), turn_deg=still, shear=still, right_px=right, down_px=down
     )[0, 0]
     rows, columns = torch.nonzero(placed > 0.5, as_tuple=True)

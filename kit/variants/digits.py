@@ -56,7 +56,7 @@ _NOISE = 0.05  # standard deviation, of a range of 1
 
 
 @cache
-def digits() -> Dataset:
+def dataset() -> Dataset:
     """The scenes: 6,000 to train, 128 to calibrate, 500 to decide, 2,000 held out. About a second the first time."""
     images, labels = load_digits(return_X_y=True)
     indices = np.arange(len(labels))
