@@ -221,7 +221,7 @@ def test_a_board_without_the_training_tools_writes_a_sidecar(here: Path, monkeyp
     real = builtins.__import__
 
     def without(name: str, *words: Any, **more: Any) -> Any:
-        if name.split(".")[0] in ("torch", "onnx") or "export" in (words[2] if len(words) > 2 and words[2] else ()):
+        if name.split(".")[0] in ("torch", "onnx") or "describe" in (words[2] if len(words) > 2 and words[2] else ()):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
         return real(name, *words, **more)
 

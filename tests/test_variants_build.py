@@ -127,7 +127,7 @@ def test_a_finished_build_is_reused_without_work(build_folder: Path, monkeypatch
         raise AssertionError("this was finished already")
 
     monkeypatch.setattr(train, "fit", never)
-    monkeypatch.setattr(building.export, "to_files", never)
+    monkeypatch.setattr(building.network_files, "to_files", never)
     assert len(build(build_folder)) == 4
 
 
