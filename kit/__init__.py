@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kit.api.predicting import fit, predict
     from kit.api.producing import build, evaluate, export
     from kit.delivery import Delivery
+    from kit.early_exit.cascade import Cascade
     from kit.errors import KitError
     from kit.latency.fits import LatencyFit
     from kit.latency.model import Predictor
@@ -33,6 +34,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Answer",
     "Artifact",
+    "Cascade",
     "Comparison",
     "Delivery",
     "DeviceSpec",
@@ -66,6 +68,7 @@ _HOMES = {
     **dict.fromkeys(("fit", "predict"), "kit.api.predicting"),
     **dict.fromkeys(("build", "evaluate", "export"), "kit.api.producing"),
     **dict.fromkeys(("Answer", "Artifact", "DeviceSpec", "LatencyModel", "ProfileRecord"), "kit.records"),
+    "Cascade": "kit.early_exit.cascade",
     "Comparison": "kit.measure.compare",
     "Delivery": "kit.delivery",
     "KitError": "kit.errors",

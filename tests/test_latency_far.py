@@ -122,7 +122,8 @@ def test_a_measured_family_is_predicted_as_if_nothing_were_far() -> None:
     alone = fitted().predict(nets)
     together = fitted().predict([*nets, FOREIGN["encoder"], FOREIGN["int8"]])
     for name in ("seconds", "low", "high", "sd"):
-        assert np.array_equal(getattr(alone, name), getattr(together, name)[: len(nets)])
+        # Products of more rows may be summed in another order.
+        np.testing.assert_allclose(getattr(alone, name), getattr(together, name)[: len(nets)], rtol=1e-9)
 
 
 def test_int8_of_a_measured_family_where_only_fp32_was_measured_is_far() -> None:

@@ -49,7 +49,8 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.backends.tensorrt_rt": (1, {"numpy", "tensorrt"}),
     "kit.library": (1, {"httpx", "pydantic", "starlette", "uvicorn", "anyio"}),
     "kit.evaluation": (2, {"numpy", "PIL"}),
-    "kit.latency": (2, {"numpy", "pydantic", "scipy", "sklearn"}),
+    "kit.early_exit": (2, {"numpy"}),
+    "kit.latency": (2, {"numpy", "pydantic", "scipy", "sklearn", "threadpoolctl"}),
     "kit.knowledge": (2, {"numpy"}),
     "kit.nets": (3, {"torch", "torchvision", "numpy", "onnx", "onnx_ir"}),
     "kit.variants": (

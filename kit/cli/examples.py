@@ -34,6 +34,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "kit evaluate model.onnx --data mine.py:test_set --metric top5",
         "kit evaluate --from accuracies.csv models",
     ),
+    "exits": ("kit exits build/exits/resnet18-w1.00-fp32-32.exits.json --loss 1",),
     "robustness": (
         "kit robustness model.onnx --data images.zip/test --mean 0.5 --std 0.25",
         "kit robustness a.onnx b.onnx --data mine.py:test_set --ber 0,1e-3 --payload int8,int4",

@@ -120,6 +120,14 @@ class Training:
             rich_help_panel=TRAINING_PANEL,
         ),
     ] = None
+    exits: Annotated[
+        bool | None,
+        typer.Option(
+            "--exits/--no-exits",
+            help="Also write the whole network in segments, for kit exits (default: unless --quick).",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = None
     widths: Annotated[
         str | None, typer.Option(metavar="W,...", help="Shares of the channels: 1,0.5.", rich_help_panel=TRAINING_PANEL)
     ] = None
@@ -179,6 +187,7 @@ def _request(root: str, images: Images, training: Training, quick: bool, seed: i
             widths=_numbers("--widths", training.widths, float),
             depths=_numbers("--depths", training.depths, int),
             freeze=training.freeze,
+            exits=training.exits,
         ),
     )
 

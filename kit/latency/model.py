@@ -17,6 +17,7 @@ from pydantic import Field
 
 from kit import records, store, units
 from kit.errors import BadRecord, UsageError
+from kit.latency.blas import one_thread
 from kit.latency.distance import MeasuredRange, reasons_text
 from kit.latency.far import FarPredictions, FarRoofline
 from kit.latency.features import Networks, Table, arrange
@@ -166,6 +167,7 @@ class Predictor(AliasedRecord):
             table, point, clock_hz=clock_hz, model_family=model_family, out_of_distribution=out_of_distribution
         )
 
+    @one_thread
     def of_table(
         self,
         table: Table,

@@ -10,6 +10,7 @@ import numpy as np
 
 from kit import store
 from kit.errors import BadRecord
+from kit.latency.blas import one_thread
 from kit.latency import efficiency_factor, fitting, selection
 from kit.latency.features import arrange
 from kit.latency.fitting import Data, Fitted
@@ -35,6 +36,7 @@ class Observation:
     clock_hz: float | None  # only where it was chosen on purpose
 
 
+@one_thread
 def predictor(
     profiles: Sequence[ProfileRecord],
     *,
@@ -271,6 +273,7 @@ def _absent_baselines(scored: set[str], has_kernels: bool) -> list[str]:
 # --------------------------------------------------------------------------------------------------------------- learning curve
 
 
+@one_thread
 def learning_curve(
     profiles: Sequence[ProfileRecord],
     *,

@@ -33,8 +33,8 @@ ROOTS: dict[str, Root] = {
     root.name: root
     for root in (
         Root("resnet18", "resnet", "residual block", (2, 4, 6, 8)),
-        Root("resnet20", "resnet", "residual block", (3, 6, 9)),
-        Root("resnet56", "resnet", "residual block", (9, 18, 27)),
+        Root("resnet20", "resnet", "residual block", (2, 4, 6, 9)),
+        Root("resnet56", "resnet", "residual block", (6, 12, 18, 27)),
         Root("vgg11", "vgg", "convolution", (2, 4, 6, 8)),
         Root("vit_tiny", "vit", "encoder block", (2, 4, 6)),
     )

@@ -48,3 +48,16 @@ def pooled_classifier(channels: int, classes: int, grid: int = 1) -> nn.Sequenti
     """Feature maps ``(N, channels, H, W)`` to logits ``(N, classes)``: mean over each cell of a ``grid`` x ``grid`` raster, one
     linear layer. Shallow maps see little of the image at once, so an exit there needs to know where things are."""
     return nn.Sequential(nn.AdaptiveAvgPool2d(grid), nn.Flatten(1), nn.Linear(channels * grid * grid, classes))
+
+
+def strided_classifier(channels: int, classes: int, steps: int) -> nn.Sequential:
+    """Feature maps ``(N, channels, H, W)`` to logits ``(N, classes)``: ``steps`` convolutions that halve the map and double the channels,
+    then the mean over the map and one linear layer. Features early in a network are fine-grained and say little of the class; coarse ones
+    are what an exit there lacks (Huang et al., MSDNet, ICLR 2018). A step costs about half a convolution of the stage before it."""
+    layers: list[nn.Module] = []
+    for _ in range(steps):
+        step = nn.Conv2d(channels, 2 * channels, kernel_size=3, stride=2, padding=1, bias=False)
+        nn.init.kaiming_normal_(step.weight, mode="fan_out", nonlinearity="relu")
+        channels *= 2
+        layers += [step, nn.BatchNorm2d(channels), nn.ReLU()]
+    return nn.Sequential(*layers, *pooled_classifier(channels, classes))

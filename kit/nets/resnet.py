@@ -13,13 +13,13 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 from kit.nets import Root
-from kit.nets.exits import MultiExit, pooled_classifier
+from kit.nets.exits import MultiExit, pooled_classifier, strided_classifier
 
 _GROUPS = (16, 32, 64)  # channels
 
 
 def make(root: Root) -> MultiExit:
-    """ResNet-18, -20 or -56 for ``(N, channels, 32, 32)`` with an exit after each of its stages."""
+    """ResNet-18, -20 or -56 for ``(N, channels, 32, 32)`` with exits after ``root.depths`` blocks."""
     return _eighteen(root) if root.name == "resnet18" else _three_groups(root)
 
 
@@ -33,23 +33,25 @@ def _eighteen(root: Root) -> MultiExit:
 
 
 def _three_groups(root: Root) -> MultiExit:
-    blocks = root.depths[0]
+    each = root.depths[-1] // len(_GROUPS)
     stem = nn.Conv2d(root.channels, _GROUPS[0], kernel_size=3, padding=1, bias=False)
+    layers: list[nn.Module] = [stem, nn.BatchNorm2d(_GROUPS[0]), nn.ReLU()]
     stages: list[nn.Module] = []
+    exits: list[nn.Module] = []
     before = _GROUPS[0]
-    for channels in _GROUPS:
-        layers: list[nn.Module] = [] if stages else [stem, nn.BatchNorm2d(before), nn.ReLU()]
-        for number in range(blocks):
-            shrinks = number == 0 and channels != before
-            shortcut = (
-                nn.Sequential(nn.Conv2d(before, channels, 1, 2, bias=False), nn.BatchNorm2d(channels))
-                if shrinks
-                else None
-            )
-            layers.append(BasicBlock(before, channels, 2 if shrinks else 1, shortcut))
-            before = channels
-        stages.append(nn.Sequential(*layers))
+    for block in range(root.depths[-1]):
+        group = block // each
+        channels = _GROUPS[group]
+        shrinks = channels != before
+        shortcut = (
+            nn.Sequential(nn.Conv2d(before, channels, 1, 2, bias=False), nn.BatchNorm2d(channels)) if shrinks else None
+        )
+        layers.append(BasicBlock(before, channels, 2 if shrinks else 1, shortcut))
+        before = channels
+        if block + 1 in root.depths:
+            stages.append(nn.Sequential(*layers))
+            exits.append(strided_classifier(channels, root.classes, len(_GROUPS) - 1 - group))
+            layers = []
     for layer in (m for stage in stages for m in stage.modules() if isinstance(m, nn.Conv2d)):
         nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-    exits = [pooled_classifier(c, root.classes, grid) for c, grid in zip(_GROUPS, (4, 4, 1), strict=True)]
     return MultiExit(root.depths, stages, exits)

@@ -1,11 +1,12 @@
 """The frozen records that flow between verbs: validation, JSON, schema number. One file a subject, one face.
 
-``device``, ``network``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery`` hold the records;
+``device``, ``network``, ``exits``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery`` hold the records;
 ``record`` holds the class that all of them are, and the history of the formats.
 """
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
 from kit.records.device import CacheSpec, ClockSpec, DeviceMode, DeviceSpec, GpuSpec
+from kit.records.exits import Criterion, Exit, ExitAccuracy, ExitNetwork, ExitPolicy, Segment
 from kit.records.inputs import FedInput, InputRule
 from kit.records.knowledge import (
     STORED_PERCENTILES,
@@ -66,6 +67,7 @@ __all__ = [
     "CALM_SHARE_MIN",
     "DECIDING",
     "PERCENTILES",
+    "R",
     "STORED_PERCENTILES",
     "Accuracy",
     "AliasedRecord",
@@ -74,6 +76,7 @@ __all__ = [
     "Artifact",
     "CacheSpec",
     "ClockSpec",
+    "Criterion",
     "CurvePoint",
     "DataFile",
     "DeviceMode",
@@ -82,6 +85,10 @@ __all__ = [
     "DynamicTable",
     "Energy",
     "Environment",
+    "Exit",
+    "ExitAccuracy",
+    "ExitNetwork",
+    "ExitPolicy",
     "Explanation",
     "FedInput",
     "FileRef",
@@ -114,7 +121,6 @@ __all__ = [
     "Preprocessing",
     "ProfileRecord",
     "Promise",
-    "R",
     "Record",
     "Reference",
     "Rejection",
@@ -124,6 +130,7 @@ __all__ = [
     "ScenarioRecord",
     "ScenarioRun",
     "ScenarioSettings",
+    "Segment",
     "Session",
     "SessionNetwork",
     "SizeChoice",

@@ -2,7 +2,8 @@
 
 The folder is flat: ``<id>.onnx``, ``<id>.json``, ``<id>.sample.npz``, for fp32 ``<id>.pt2``, and at the end ``build.json``.
 Trained weights are stored in ``.work``. A killed build resumes where it was: finished files are recognised by their hashes and by the
-recipe (data, schedules, seed, library versions) that they were built with, and anything else is built again.
+recipe (data, schedules, seed, library versions) that they were built with, and anything else is built again. The folder ``exits`` holds
+the whole network once more, in segments.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -24,7 +25,7 @@ import kit
 from kit import nets, store, units, usercode
 from kit.errors import UsageError
 from kit.nets.exits import MultiExit
-from kit.records import Artifact, FileRef, NumericCheck, Origin, SubNetwork
+from kit.records import Artifact, ExitNetwork, FileRef, NumericCheck, Origin, SubNetwork
 from kit.spaces.onnxfile import OPSET
 from kit.variants import (
     datasets,
@@ -36,6 +37,7 @@ from kit.variants import (
     quantize,
     recipes,
     roots,
+    segments,
     sources,
     train,
 )
@@ -66,7 +68,7 @@ class Request:
             "data": self.images.data if self.images.data != datasets.DIGITS else None,
             "resolution_px": self.images.resolution_px,
             "checkpoint": store.sha256_file(self.checkpoint) if self.checkpoint else None,
-            **asdict(self.overrides),
+            **asdict(replace(self.overrides, exits=None)),  # a build may be given its segments later
         }
         return settings | {key: value for key, value in own.items() if value is not None}
 
@@ -90,6 +92,7 @@ def build(request: Request, out: Path, *, progress: train.Progress | None = None
         store.write_atomic(out / ".work" / "settings.json", store.pretty_json(settings).encode())
         builder = _Builder(network, data, recipe, out, request.seed, step)
         artifacts = [builder.artifact(sub) for sub in builder.subnetworks]
+        networks = builder.exit_networks(artifacts) if recipe.exits else []
     listing = {
         "kind": "build",
         "schema_version": 1,
@@ -97,6 +100,7 @@ def build(request: Request, out: Path, *, progress: train.Progress | None = None
         "made_by": f"kit {kit.__version__}",
         "versions": network_files.versions(),
         "artifacts": [a.artifact_id for a in artifacts],
+        "exits": segments.names(networks),
     }
     store.write_atomic(out / "build.json", store.pretty_json(listing).encode())
     builder.progress("done", 1.0)
@@ -172,7 +176,7 @@ class _Builder:
         settings = {
             "format": _FORMAT,
             "root": asdict(self.root),
-            "recipe": asdict(self.recipe),
+            "recipe": {k: v for k, v in asdict(self.recipe).items() if k != "exits"},
             "data": [self.data.name, len(self.data.train), self.data.preprocessing.model_dump(mode="json")],
             "weights": [*self.network_of.steps, self.network_of.fingerprint],
             "seed": self.seed,
@@ -214,7 +218,8 @@ class _Builder:
 
     @cached_property
     def _total(self) -> float:
-        return sum(_share(w) for w in self.recipe.widths) + len(self.subnetworks) * _VARIANT_SHARE
+        whole = len(recipes.PRECISIONS) * _SEGMENTS_SHARE if self.recipe.exits else 0.0
+        return sum(_share(w) for w in self.recipe.widths) + len(self.subnetworks) * _VARIANT_SHARE + whole
 
     # --------------------------------------------------------------------------------------------------- artifacts
 
@@ -226,6 +231,20 @@ class _Builder:
             store.write_record(self.out / f"{sub.id}.json", artifact)  # last: it lists the others
         self._progress_of(sub.id, _VARIANT_SHARE)(1.0)
         return artifact
+
+    def exit_networks(self, artifacts: Sequence[Artifact]) -> list[ExitNetwork]:
+        """The root's whole variants once more, in segments; a root of one depth has none."""
+        if len(self.root.depths) < 2:
+            return []
+        networks = []
+        for artifact in artifacts:
+            sub = artifact.subnetwork
+            if sub is None or (sub.width, sub.depth) != (1, self.root.depths[-1]):
+                continue
+            whole = segments.Whole(artifact, self.out / artifact.model.file, self.network(1.0))
+            step = self._progress_of(f"{sub.id} in segments", _SEGMENTS_SHARE)
+            networks.append(segments.write(whole, self.data, self.test_set, self.out / segments.FOLDER, step))
+        return networks
 
     def _existing_artifact(self, sub: SubNetwork) -> Artifact | None:
         with suppress(UsageError):
@@ -325,6 +344,7 @@ class _Builder:
 
 
 _VARIANT_SHARE = 0.05
+_SEGMENTS_SHARE = 0.1
 _SAMPLE_IMAGES = 4
 _CHECKED_IMAGES = 200  # a file that differs from its network differs on these, too
 
@@ -335,7 +355,8 @@ def _share(width: float) -> float:
 
 
 def _amount(schedule: Schedule, images: Split) -> str:
-    return f"{units.counted(schedule.epochs, 'epoch')} on {len(images)} images"
+    precision = " in bf16" if schedule.bf16 else ""
+    return f"{units.counted(schedule.epochs, 'epoch')}{precision} on {len(images)} images"
 
 
 def _save_weights(net: nn.Module, path: Path) -> None:

@@ -57,7 +57,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
 def static(source: Path, images: Tensor) -> bytes:
     """The float ONNX file ``source`` as static QDQ int8, ranges calibrated on ``images`` ``(N, C, H, W)``."""
-    with _scratch() as folder:
+    with scratch() as folder:
         prepared, target = folder / "prepared.onnx", folder / "int8.onnx"
         # Shapes are fixed, so the plain inference of ONNX is enough; the symbolic one fails on transformers.
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -75,7 +75,7 @@ def static(source: Path, images: Tensor) -> bytes:
 
 def dynamic(source: Path) -> bytes:
     """The float ONNX file ``source`` with int8 weights and ranges of the activations computed at run time."""
-    with _scratch() as folder:
+    with scratch() as folder:
         target = folder / "int8.onnx"
         quantize_dynamic(
             onnx.load(str(source)),
@@ -88,8 +88,8 @@ def dynamic(source: Path) -> bytes:
 
 
 @contextmanager
-def _scratch() -> Iterator[Path]:
-    """A temporary folder, and onnxruntime's advice to the console suppressed."""
+def scratch() -> Iterator[Path]:
+    """A temporary folder; inside, onnxruntime's advice to the console is suppressed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -115,7 +115,7 @@ def best(source: Path, calibration: Split, validation: Split, *, try_dynamic: bo
 
 
 def _choose(candidates: list[Quantized], validation: Split) -> Quantized:
-    with _scratch() as folder:
+    with scratch() as folder:
         paths = [folder / f"{c.how}.onnx" for c in candidates]
         for path, candidate in zip(paths, candidates, strict=True):
             path.write_bytes(candidate.model)

@@ -10,6 +10,7 @@ from kit.errors import UsageError
 from kit.records import Precision, SubNetwork
 from kit.variants.datasets import DIGITS, Dataset
 from kit.variants.roots import RootNetwork
+from kit.variants import train
 from kit.variants.train import Schedule
 
 WIDTHS = (1.0, 0.7, 0.5, 0.3)
@@ -29,6 +30,7 @@ class Recipe:
     training_images: int | None = None  # None: all
     finetune_images: int | None = None  # the first of those; None: all
     test_images: int | None = None  # None: all
+    exits: bool = False  # also the whole network in segments, for early exits
 
     def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
         """The sub-networks that are built."""
@@ -54,6 +56,7 @@ class Overrides:
     widths: tuple[float, ...] | None = None
     depths: tuple[int, ...] | None = None
     freeze: bool | None = None
+    exits: bool | None = None
 
 
 def recipe_for(
@@ -77,7 +80,7 @@ def _of_digits(network: RootNetwork, quick: bool) -> Recipe:
         schedule = Schedule("adamw", peak_rate=2e-3, weight_decay=0.05, epochs=1)
         finetune = replace(schedule, peak_rate=1e-3)
     if not quick:
-        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths, finetune_images=2000)
+        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths, finetune_images=2000, exits=True)
     epochs, images, finetune_images = (2, 3200, 1600) if network.is_transformer else (1, 1024, 480)
     # Few images: small batches, so that there are steps enough, and no shifts, which take longer to learn from.
     return Recipe(
@@ -94,7 +97,10 @@ def _of_digits(network: RootNetwork, quick: bool) -> Recipe:
 
 def _of_images(network: RootNetwork, data: Dataset, quick: bool) -> Recipe:
     """For photographs: some epochs of mirrored and moved images; weights that are given stay, and the early exits learn from them."""
-    root, moved = network.root, {"shift_px": max(2, data.resolution_px // 8), "flips": data.flips, "distillation": 0.5}
+    root = network.root
+    moved = {
+        "shift_px": max(2, data.resolution_px // 8), "flips": data.flips, "distillation": 0.5, "bf16": train.computes_bf16(),
+    }  # fmt: skip
     if network.is_transformer:
         schedule = Schedule("adamw", peak_rate=1e-3, weight_decay=0.05, epochs=30, batch=64, **moved)  # type: ignore[arg-type]
     else:
@@ -103,7 +109,7 @@ def _of_images(network: RootNetwork, data: Dataset, quick: bool) -> Recipe:
     if network.trained:
         schedule = replace(schedule, epochs=schedule.epochs // 4, frozen=True)
     if not quick:
-        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths)
+        return Recipe(schedule, finetune, WIDTHS, root.depths, root.depths, exits=True)
     return Recipe(
         replace(schedule, epochs=1, batch=16),
         replace(finetune, epochs=1, batch=16),
@@ -141,6 +147,8 @@ def _overridden(recipe: Recipe, root: nets.Root, overrides: Overrides) -> Recipe
         schedule = replace(schedule, epochs=overrides.epochs)
     if overrides.finetune_epochs is not None:
         finetune = replace(finetune, epochs=overrides.finetune_epochs)
+    if overrides.exits is not None:
+        changes["exits"] = overrides.exits
     if overrides.freeze is not None:
         schedule = replace(schedule, frozen=overrides.freeze)
     return replace(recipe, schedule=schedule, finetune=finetune, **changes)  # type: ignore[arg-type]

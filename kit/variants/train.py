@@ -19,12 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kit import store
+from kit import devices, store
 from kit.nets.exits import MultiExit
 from kit.variants.datasets import Split
 
 Progress = Callable[[str, float], None]
 _TEMPERATURE = 3.0  # of the answers that early exits learn from
+_BF16_FEATURES = {"avx512_bf16", "amx_bf16"}
 _SCORED = 256  # images at a time
 _STEPS_MIN = 8  # of a cycle, which needs some to climb
 
@@ -35,7 +36,8 @@ class Schedule:
 
     ``shift_px`` and ``flips`` vary the images, ``distillation`` weighs what early exits learn from the last one, and with ``frozen`` the
     stages and the last exit stay as they are and the early exits alone learn. ``channels_last`` is the order in memory: a third faster
-    for narrow convolutions on large maps, a quarter slower for wide ones on small maps.
+    for narrow convolutions on large maps, a quarter slower for wide ones on small maps. With ``bf16`` products are computed in bfloat16
+    (weights, statistics and losses stay in fp32): where the processor has instructions for it, in a little over half the time.
     """
 
     optimizer: Literal["sgd", "adamw"]
@@ -48,6 +50,14 @@ class Schedule:
     distillation: float = 0.0
     frozen: bool = False
     channels_last: bool = False
+    bf16: bool = False
+
+
+def computes_bf16() -> bool:
+    """Whether products in bfloat16 are faster than in fp32 here: the GPU or the processor has instructions for them."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(_BF16_FEATURES & set(devices.recognise().cpu_features))
 
 
 @contextmanager
@@ -107,7 +117,9 @@ def fit(
             order = torch.randperm(len(data), generator=generator)
         rows = order[step % batches * batch_size :][:batch_size]
         images = varied(data.take(rows), schedule, generator).to(device, memory_format=order_in_memory)
-        loss = _loss(net(images), data.labels[rows].to(device), schedule)
+        with torch.autocast(device, torch.bfloat16, enabled=schedule.bf16):
+            outputs = net(images)
+        loss = _loss(tuple(logits.float() for logits in outputs), data.labels[rows].to(device), schedule)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(learning.parameters(), 1.0)
