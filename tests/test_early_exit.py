@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,32 +14,19 @@ from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 
+from stripes import DATA  # noqa: E402
+
 import kit as kit_api  # noqa: E402
 from kit import early_exit, store  # noqa: E402
 from kit.cli import app  # noqa: E402
 from kit.early_exit import thresholds  # noqa: E402
 from kit.errors import IntegrityError, KitError  # noqa: E402
-from kit.records import Artifact, ExitNetwork, ExitPolicy, Preprocessing  # noqa: E402
+from kit.records import Artifact, ExitNetwork, ExitPolicy  # noqa: E402
 from kit.variants import build as building  # noqa: E402
 from kit.variants import datasets, recipes, segments, train  # noqa: E402
 
 NAME = "resnet20-w1.00-fp32-32"
 FAST = ("--rounds-max", "1", "--run-s", "0.02")
-
-
-def images(count: int, seed: int) -> datasets.Split:
-    """Of ten classes that are stripes of different frequency."""
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % 10
-    waves = np.sin(np.arange(32)[None, :] * (labels[:, None] + 1) * 0.15)
-    pixels = waves[:, None, None, :] + 0.7 * rng.normal(size=(count, 3, 32, 32))
-    return datasets.Split(torch.tensor(pixels, dtype=torch.float32), torch.tensor(labels))
-
-
-DATA = datasets.Dataset(
-    "stripes", tuple("0123456789"), images(320, 0), images(16, 1), images(120, 2), images(60, 3),
-    Preprocessing(resize_px=32, mean=(0.0,) * 3, std=(1.0,) * 3, classes=10),
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +38,31 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(datasets, "load", lambda request, step: DATA)
         patch.setattr(recipes, "recipe_for", lambda *_: recipes.Recipe(schedule, schedule, (1.0,), (9,), (9,), exits=True))
         patch.setattr(train.os, "sched_getaffinity", lambda pid: {0})
-        building.build(building.Request("resnet20", datasets.Request("stripes")), folder)
-    return folder
+        building.build(building.Request("resnet20", datasets.Request("stripes")), folder / "build")
+    return folder / "build"
+
+
+@pytest.fixture(scope="module")
+def measured(built: Path) -> dict[str, Any]:
+    """What kit exits printed, and kit-profiles beside the build."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(built.parent)
+        return dict(json.loads(kit("exits", str(listing(built)), "--loss", "5", *FAST, "--json")))
 
 
 @pytest.fixture
-def build(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of it that may be broken; the working folder lies above."""
+def build(built: Path, measured: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the measured build that may be broken; the working folder lies above."""
     monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(built, tmp_path / "build"))
+    shutil.copytree(built.parent / "kit-profiles", "kit-profiles")
+    return Path(shutil.copytree(built, tmp_path / "build", ignore=shutil.ignore_patterns("*.policy.json")))
+
+
+@pytest.fixture
+def policy_file(build: Path) -> Path:
+    """A policy for it."""
+    printed = json.loads(kit("exits", str(listing(build)), "--loss", "10", "--profile", "kit-profiles", "--json"))
+    return Path(printed["file"])
 
 
 def listing(build: Path, precision: str = "fp32") -> Path:
@@ -68,15 +72,15 @@ def listing(build: Path, precision: str = "fp32") -> Path:
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_segments_in_a_chain_answer_as_the_network(built: Path, precision: str) -> None:
     network = early_exit.read_network(listing(built, precision))
-    assert [segment.depth for segment in network.segments] == [3, 6, 9]
+    assert [segment.depth for segment in network.segments] == [2, 4, 6, 9]
     assert network.whole == f"resnet20-d9-w1.00-{precision}-32" and network.dataset == "stripes"
     assert json.loads((built / "build.json").read_text())["exits"] == [f"exits/{NAME.replace('fp32', p)}.exits.json" for p in ("fp32", "int8")]
     whole = store.read_record(built / f"{network.whole}.json", Artifact)
     sidecars = [store.read_record(p.with_suffix(".json"), Artifact) for p in early_exit.segment_paths(built / "exits", network)]
-    assert [s.artifact_id for s in sidecars] == [f"resnet20-s{n}-w1.00-{precision}-32" for n in (1, 2, 3)]
+    assert [s.artifact_id for s in sidecars] == [f"resnet20-s{n}-w1.00-{precision}-32" for n in (1, 2, 3, 4)]
     assert {s.precision for s in sidecars} == {precision} and {s.quantization for s in sidecars} == {whole.quantization}
     assert all(s.check is not None and s.check.top1_agreement > 0.9 for s in sidecars)
-    outcomes = thresholds.read(built / "exits" / network.outcomes.file, "test", 3)
+    outcomes = thresholds.read(built / "exits" / network.outcomes.file, "test", 4)
     assert whole.accuracy is not None and outcomes.count == whole.accuracy.count == 60
     if precision == "fp32":
         assert outcomes.correct[-1].sum() == whole.accuracy.correct
@@ -99,27 +103,26 @@ def test_finished_segments_are_kept(built: Path, monkeypatch: pytest.MonkeyPatch
     assert segments.write(whole, DATA, DATA.test, built / "exits").name == NAME
 
 
-def test_a_policy_by_measured_times(build: Path) -> None:
-    printed = json.loads(kit("exits", str(listing(build)), "--loss", "5", *FAST, "--json"))
+def test_a_policy_by_measured_times(measured: dict[str, Any], build: Path) -> None:
+    printed = measured
     policy = store.read_record(Path(printed["file"]), ExitPolicy)
-    assert len(policy.record_ids) == 4 and policy.whole_s > 0 and policy.loss_max == 0.05
+    assert len(policy.record_ids) == 5 and policy.whole_s > 0 and policy.loss_max == 0.05
     assert sum(e.share for e in policy.exits) == pytest.approx(1)
     assert policy.expected_s == pytest.approx(sum(e.share * e.arrival_s for e in policy.exits))
     assert policy.exits[-1].arrival_s == pytest.approx(sum(e.segment_s for e in policy.exits))
     assert printed["ratio"] == pytest.approx(policy.expected_s / policy.whole_s)
-    assert len(printed["cascade"]["arrival_s"]) == 3 and printed["cascade"]["whole_s"] > 0
+    assert len(printed["cascade"]["arrival_s"]) == 4 and printed["cascade"]["whole_s"] > 0
     stored = json.loads(kit("exits", str(listing(build)), "--loss", "5", "--profile", "kit-profiles", "--json"))
     assert stored["policy"] == printed["policy"] and stored["cascade"] is None
     assert "leaves" in kit("exits", str(listing(build)), "--profile", "kit-profiles")
 
 
-def test_the_cascade_leaves_where_the_policy_says(build: Path) -> None:
-    kit("exits", str(listing(build)), "--loss", "10", *FAST)
-    (file,) = (build / "exits").glob("*.policy.json")
+def test_the_cascade_leaves_where_the_policy_says(build: Path, policy_file: Path) -> None:
+    file = policy_file
     for criterion in early_exit.CRITERIA:
         network = early_exit.read_network(listing(build))
-        outcomes = thresholds.read(build / "exits" / network.outcomes.file, "test", 3)
-        middle = [float(np.median(getattr(outcomes, criterion)[number])) for number in range(2)]
+        outcomes = thresholds.read(build / "exits" / network.outcomes.file, "test", 4)
+        middle = [float(np.median(getattr(outcomes, criterion)[number])) for number in range(3)]
         policy = store.read_record(file, ExitPolicy)
         exits = tuple(e.model_copy(update={"threshold": t}) for e, t in zip(policy.exits, (*middle, None), strict=True))
         store.write_record(file, policy.model_copy(update={"exits": exits, "criterion": criterion}))
@@ -127,24 +130,22 @@ def test_the_cascade_leaves_where_the_policy_says(build: Path) -> None:
         answers = [cascade(image.numpy()) for image in DATA.test.images.split(1)]
         cascade.close()
         left_at = outcomes.left_at(criterion, middle)
-        assert [a.exit for a in answers] == left_at.tolist() and set(left_at) == {0, 1, 2}
+        assert [a.exit for a in answers] == left_at.tolist() and set(left_at) == {0, 1, 2, 3}
         right = np.array([a.logits.argmax() for a in answers]) == DATA.test.labels.numpy()
         assert right.sum() == outcomes.with_exits(left_at).correct
 
 
-def test_images_that_no_exit_may_keep_run_to_the_end(build: Path) -> None:
-    kit("exits", str(listing(build)), *FAST)
-    (file,) = (build / "exits").glob("*.policy.json")
+def test_images_that_no_exit_may_keep_run_to_the_end(build: Path, policy_file: Path) -> None:
+    file = policy_file
     policy = store.read_record(file, ExitPolicy)
     store.write_record(file, policy.model_copy(update={"exits": tuple(e.model_copy(update={"threshold": None}) for e in policy.exits)}))
     cascade = early_exit.Cascade(file)
-    assert cascade(DATA.test.take(slice(1)).numpy()).exit == 2
-    assert [cascade.to_exit(DATA.test.take(slice(1)).numpy(), n).exit for n in range(3)] == [0, 1, 2]
+    assert cascade(DATA.test.take(slice(1)).numpy()).exit == 3
+    assert [cascade.to_exit(DATA.test.take(slice(1)).numpy(), n).exit for n in range(4)] == [0, 1, 2, 3]
 
 
-def test_a_policy_of_other_files_is_refused(build: Path) -> None:
-    kit("exits", str(listing(build)), *FAST)
-    (file,) = (build / "exits").glob("*.policy.json")
+def test_a_policy_of_other_files_is_refused(build: Path, policy_file: Path) -> None:
+    file = policy_file
     network = store.read_record(listing(build), ExitNetwork)
     store.write_record(listing(build), network.model_copy(update={"dataset": "others"}))
     with pytest.raises(IntegrityError, match="was chosen for another"):
@@ -165,13 +166,12 @@ def test_what_cannot_be_is_a_sentence(build: Path) -> None:
 
 def test_without_the_network_in_one_piece_nothing_is_measured(build: Path) -> None:
     (build / "resnet20-d9-w1.00-fp32-32.onnx").unlink()
-    refused(["exits", str(listing(build))], "the network in one piece")
-    assert not Path("kit-profiles").exists()
+    refused(["exits", str(listing(build)), "--name", "other"], "the network in one piece")
+    assert not list(Path("kit-profiles").rglob("other*"))
 
 
 def test_profiles_without_a_segment_are_refused(build: Path) -> None:
-    kit("profile", str(build / "resnet20-d9-w1.00-fp32-32.onnx"), *FAST)
-    refused(["exits", str(listing(build)), "--profile", "kit-profiles"], "resnet20-s1-w1.00-fp32-32 was not measured")
+    refused(["exits", str(listing(build, "int8")), "--profile", "kit-profiles"], "resnet20-s1-w1.00-int8-32 was not measured")
 
 
 def refused(words: list[str], sentence: str) -> None:

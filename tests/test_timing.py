@@ -220,7 +220,7 @@ def test_a_gap_comes_before_timed_calls_too() -> None:
     assert bench.log.endswith("scscsc")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     call_ns=st.integers(20_000, 600_000_000),
     tick_ns=st.integers(1, 200),
@@ -242,7 +242,7 @@ def test_every_value_lies_in_a_whole_block_and_their_number_is_bounded(
     assert set(watch.values_ns) == {(call_ns * watch.loops + tick_ns) / watch.loops}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(call_ns=st.integers(50_000, 30_000_000), collect_s=st.floats(0.2, 1.0), values_max=st.integers(200, 1000))
 def test_collecting_takes_about_the_time_that_was_asked_for(call_ns: int, collect_s: float, values_max: int) -> None:
     bench = Bench([call_ns])

@@ -106,6 +106,7 @@ def build(
     finetune_epochs: int | None = None,
     widths: Sequence[float] | None = None,
     depths: Sequence[int] | None = None,
+    latencies: Sequence[float] | None = None,
     quick: bool = False,
     seed: int = 0,
     progress: Progress | None = None,
@@ -115,7 +116,8 @@ def build(
     ``root`` is one of kit's for small images (resnet18, resnet20, resnet56, vgg11, vit_tiny), a network of torchvision, ``"timm:NAME"`` or
     ``"my_net.py:make"``, which is run. ``data`` is ``"digits"``, ``"cifar10"``, a folder or zip with ``train/CLASS/NAME.jpg`` and
     ``test/...``, or ``"my_data.py:images"``. With a ``checkpoint`` the early exits learn and the rest stays. ``epochs``,
-    ``finetune_epochs``, ``widths`` and ``depths`` are chosen by the data and the root where they are None.
+    ``finetune_epochs``, ``widths`` and ``depths`` are chosen by the data and the root where they are None; ``latencies`` are shares of the
+    root's measured latency to prune to.
 
     Takes minutes on a PC (``quick``: under one); a build that was stopped resumes. Raises UnknownName, BackendUnavailable (the training
     tools are missing), UsageError (``out`` holds another build, data or weights that do not fit), BadModel, StorageError.
@@ -141,6 +143,7 @@ def build(
             epochs,
             finetune_epochs,
             None if widths is None else tuple(widths),
+            None if latencies is None else tuple(latencies),
             None if depths is None else tuple(depths),
         ),
     )

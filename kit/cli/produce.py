@@ -131,6 +131,14 @@ class Training:
     widths: Annotated[
         str | None, typer.Option(metavar="W,...", help="Shares of the channels: 1,0.5.", rich_help_panel=TRAINING_PANEL)
     ] = None
+    latency: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHARE,...",
+            help="Also prune to these shares of the root's latency, measured here: 0.65.",
+            rich_help_panel=TRAINING_PANEL,
+        ),
+    ] = None
     depths: Annotated[
         str | None, typer.Option(metavar="D,...", help="Depths to cut at: 2,4.", rich_help_panel=TRAINING_PANEL)
     ] = None
@@ -185,6 +193,7 @@ def _request(root: str, images: Images, training: Training, quick: bool, seed: i
             epochs=training.epochs,
             finetune_epochs=training.finetune_epochs,
             widths=_numbers("--widths", training.widths, float),
+            latencies=_numbers("--latency", training.latency, float),
             depths=_numbers("--depths", training.depths, int),
             freeze=training.freeze,
             exits=training.exits,

@@ -32,6 +32,7 @@ from kit.variants import (
     describe,
     evaluate,
     graph,
+    latency_pruning,
     network_files,
     prune,
     quantize,
@@ -155,7 +156,7 @@ class _Builder:
     def __post_init__(self) -> None:
         self.root = self.network_of.root
         self.subnetworks = list(self.recipe.subnetworks(self.root))
-        self._networks: dict[float, MultiExit] = {}
+        self._networks: dict[tuple[str, float], MultiExit] = {}
         self._completed = 0.0
 
     @cached_property
@@ -187,25 +188,45 @@ class _Builder:
 
     # ---------------------------------------------------------------------------------------------------- networks
 
-    def network(self, width: float) -> MultiExit:
-        """The trained network of that width with all its exits; from ``.work`` when it is stored there."""
-        if width not in self._networks:
-            net = self.network_of.make() if width == 1 else self._thin(width)
-            path = self.out / ".work" / f"{self.key}-w{width:.2f}.npz"
-            if not _load_weights(net, path):
-                schedule = self.recipe.schedule if width == 1 else self.recipe.finetune
-                text = f"train {self.root.name}" if width == 1 else f"fine-tune {self.root.name} at width {width:.2f}"
-                images = self.training_set if width == 1 else self.finetuning_set
-                step = self._progress_of(text, _share(width), schedule.epochs)
-                train.fit(net, images, schedule, seed=self.seed, progress=step, resume=path.with_suffix(".part"))
-                _save_weights(net, path)
-            else:
-                self._completed += _share(width)
-            self._networks[width] = net.eval()
-        return self._networks[width]
+    def network(self, sub: SubNetwork) -> MultiExit:
+        """The trained network of the width of ``sub`` with all its exits; from ``.work`` when it is stored there."""
+        place = (sub.root, sub.width)
+        if place not in self._networks:
+            self._networks[place] = self._trained(sub).eval()
+        return self._networks[place]
 
-    def _thin(self, width: float) -> MultiExit:
-        return prune.prune(self.network(1.0), width, self.data.train.take(slice(1)))
+    @property
+    def whole(self) -> MultiExit:
+        """The root itself."""
+        return self.network(next(iter(self.subnetworks)).model_copy(update={"root": self.root.name, "width": 1.0}))
+
+    def _trained(self, sub: SubNetwork) -> MultiExit:
+        is_root = sub.width == 1
+        weights = self.out / ".work" / f"{self.key}-{_width_text(sub)}.npz"
+        net = self.network_of.make() if is_root else self._thin(sub)
+        if _load_weights(net, weights):
+            self._completed += _share(sub.width)
+            return net
+        schedule = self.recipe.schedule if is_root else self.recipe.finetune
+        text = f"train {self.root.name}" if is_root else f"fine-tune {self.root.name} at {_width_text(sub)}"
+        images = self.training_set if is_root else self.finetuning_set
+        step = self._progress_of(text, _share(sub.width), schedule.epochs)
+        train.fit(net, images, schedule, seed=self.seed, progress=step, resume=weights.with_suffix(".part"))
+        _save_weights(net, weights)
+        return net
+
+    def _thin(self, sub: SubNetwork) -> MultiExit:
+        """The root with fewer channels, not yet fine-tuned."""
+        image = self.data.train.take(slice(1))
+        if not sub.root.endswith(recipes.BY_LATENCY):
+            return prune.prune(self.whole, sub.width, image)
+        channels = self.out / ".work" / f"{self.key}-{_width_text(sub)}.json"
+        if channels.exists():
+            return latency_pruning.thin(self.whole, dict(store.read_json(channels)["kept"]), image)
+        step = self._progress_of(f"measure widths for {sub.width:.0%} of the latency", 0.0)
+        narrowed = latency_pruning.prune_to_latency(self.whole, sub.width, self.training_set, progress=step)
+        store.write_atomic(channels, store.pretty_json({"kept": dict(narrowed.kept), "step": narrowed.step}).encode())
+        return narrowed.net
 
     def _progress_of(self, text: str, weight: float, epochs: int = 1) -> Callable[[float], None]:
         start, self._completed = self._completed, self._completed + weight
@@ -219,7 +240,8 @@ class _Builder:
     @cached_property
     def _total(self) -> float:
         whole = len(recipes.PRECISIONS) * _SEGMENTS_SHARE if self.recipe.exits else 0.0
-        return sum(_share(w) for w in self.recipe.widths) + len(self.subnetworks) * _VARIANT_SHARE + whole
+        shares = sum(map(_share, (*self.recipe.widths, *self.recipe.latencies)))
+        return shares + len(self.subnetworks) * _VARIANT_SHARE + whole
 
     # --------------------------------------------------------------------------------------------------- artifacts
 
@@ -241,7 +263,7 @@ class _Builder:
             sub = artifact.subnetwork
             if sub is None or (sub.width, sub.depth) != (1, self.root.depths[-1]):
                 continue
-            whole = segments.Whole(artifact, self.out / artifact.model.file, self.network(1.0))
+            whole = segments.Whole(artifact, self.out / artifact.model.file, self.whole)
             step = self._progress_of(f"{sub.id} in segments", _SEGMENTS_SHARE)
             networks.append(segments.write(whole, self.data, self.test_set, self.out / segments.FOLDER, step))
         return networks
@@ -256,7 +278,7 @@ class _Builder:
         return None
 
     def _make_float(self, sub: SubNetwork) -> Artifact:
-        net = self.network(sub.width).cut(sub.depth).eval()
+        net = self.network(sub).cut(sub.depth).eval()
         files = network_files.to_files(net, self.data.test.take(slice(1)))
         model = network_files.save_file(self.out, f"{sub.id}.onnx", files.onnx)
         program = network_files.save_file(self.out, f"{sub.id}.pt2", files.program)
@@ -287,9 +309,9 @@ class _Builder:
 
     def _check(self, sub: SubNetwork, logits: evaluate.Logits) -> NumericCheck:
         """The file's ``logits`` of the test images against the torch network's, on the first of them."""
+        net = self.network(sub).cut(sub.depth).eval()  # it may have to be pruned first, which needs gradients
         with torch.inference_mode():
-            images = self.test_set.take(slice(_CHECKED_IMAGES))
-            expected: evaluate.Logits = self.network(sub.width).cut(sub.depth).eval()(images).numpy()
+            expected: evaluate.Logits = net(self.test_set.take(slice(_CHECKED_IMAGES))).numpy()
         return evaluate.compare(logits[:_CHECKED_IMAGES], expected)
 
     def _record(
@@ -337,8 +359,10 @@ class _Builder:
         else:
             yield f"trained {amount}, exits after {exits} {self.root.block}s together"
         if sub.width < 1:
-            amount = _amount(self.recipe.finetune, self.finetuning_set)
-            yield f"pruned to {sub.width:.2f} of the channels (multiples of {prune.ALIGN}), fine-tuned {amount}"
+            how = f"pruned to {sub.width:.2f} of the channels (multiples of {prune.ALIGN})"
+            if sub.root.endswith(recipes.BY_LATENCY):
+                how = str(store.read_json(self.out / ".work" / f"{self.key}-{_width_text(sub)}.json")["step"])
+            yield f"{how}, fine-tuned {_amount(self.recipe.finetune, self.finetuning_set)}"
         yield f"cut after {self.root.block} {sub.depth} of {self.root.depths[-1]}"
         yield f"exported to ONNX opset {OPSET}, batch norm folded"
 
@@ -352,6 +376,11 @@ _CHECKED_IMAGES = 200  # a file that differs from its network differs on these, 
 def _share(width: float) -> float:
     """Cost of training at a width relative to the root's, roughly: the multiply-accumulates go with its square."""
     return width * width
+
+
+def _width_text(sub: SubNetwork) -> str:
+    """``w0.50``, or ``l0.50`` of a network that is pruned by latency."""
+    return f"{'l' if sub.root.endswith(recipes.BY_LATENCY) else 'w'}{sub.width:.2f}"
 
 
 def _amount(schedule: Schedule, images: Split) -> str:

@@ -15,6 +15,8 @@ from kit.variants.train import Schedule
 
 WIDTHS = (1.0, 0.7, 0.5, 0.3)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+#: Ends the name of the root in the id of a network that is pruned by latency; its width is the share of the root's latency.
+BY_LATENCY = "_latency"
 _QUICK_IMAGES, _QUICK_TEST_IMAGES = 896, 500
 
 
@@ -30,6 +32,7 @@ class Recipe:
     training_images: int | None = None  # None: all
     finetune_images: int | None = None  # the first of those; None: all
     test_images: int | None = None  # None: all
+    latencies: tuple[float, ...] = ()  # shares of the root's latency to prune to, measured here
     exits: bool = False  # also the whole network in segments, for early exits
 
     def subnetworks(self, root: nets.Root) -> Iterator[SubNetwork]:
@@ -37,14 +40,17 @@ class Recipe:
         for width in self.widths:
             for depth in self.depths if width == 1 else self.narrow_depths:
                 for precision in PRECISIONS:
-                    yield SubNetwork(
-                        family=root.family,
-                        root=root.name,
-                        depth=depth,
-                        width=width,
-                        precision=precision,
-                        resolution_px=root.resolution_px,
-                    )
+                    yield _subnetwork(root, root.name, depth, width, precision)
+        for share in self.latencies:
+            for depth in self.narrow_depths:
+                for precision in PRECISIONS:
+                    yield _subnetwork(root, root.name + BY_LATENCY, depth, share, precision)
+
+
+def _subnetwork(root: nets.Root, name: str, depth: int, width: float, precision: Precision) -> SubNetwork:
+    return SubNetwork(
+        family=root.family, root=name, depth=depth, width=width, precision=precision, resolution_px=root.resolution_px
+    )
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Overrides:
     epochs: int | None = None
     finetune_epochs: int | None = None
     widths: tuple[float, ...] | None = None
+    latencies: tuple[float, ...] | None = None
     depths: tuple[int, ...] | None = None
     freeze: bool | None = None
     exits: bool | None = None
@@ -135,6 +142,11 @@ def _overridden(recipe: Recipe, root: nets.Root, overrides: Overrides) -> Recipe
         changes["widths"] = tuple(
             sorted({1.0, *overrides.widths}, reverse=True)
         )  # the narrow ones are cut from the whole
+    if overrides.latencies is not None:
+        wrong = next((share for share in overrides.latencies if not 0.01 <= share < 1), None)
+        if wrong is not None:
+            raise UsageError(f"--latency {wrong:g} cannot be: give shares of the root's latency from 0.01, below 1.")
+        changes["latencies"] = tuple(sorted({round(share, 2) for share in overrides.latencies}, reverse=True))
     if overrides.depths is not None:
         strange = [depth for depth in overrides.depths if depth not in root.depths]
         if strange:
