@@ -36,7 +36,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         schedule = train.Schedule("adamw", 2e-3, 0.05, epochs=1, batch=32)
         patch.setattr(datasets, "load", lambda request, step: DATA)
-        patch.setattr(recipes, "recipe_for", lambda *_: recipes.Recipe(schedule, schedule, (1.0,), (9,), (9,), exits=True))
+        patch.setattr(
+            recipes, "recipe_for", lambda *_: recipes.Recipe(schedule, schedule, (1.0,), (9,), (9,), exits=True)
+        )
         patch.setattr(train.os, "sched_getaffinity", lambda pid: {0})
         building.build(building.Request("resnet20", datasets.Request("stripes")), folder / "build")
     return folder / "build"
@@ -74,9 +76,13 @@ def test_segments_in_a_chain_answer_as_the_network(built: Path, precision: str) 
     network = early_exit.read_network(listing(built, precision))
     assert [segment.depth for segment in network.segments] == [2, 4, 6, 9]
     assert network.whole == f"resnet20-d9-w1.00-{precision}-32" and network.dataset == "stripes"
-    assert json.loads((built / "build.json").read_text())["exits"] == [f"exits/{NAME.replace('fp32', p)}.exits.json" for p in ("fp32", "int8")]
+    assert json.loads((built / "build.json").read_text())["exits"] == [
+        f"exits/{NAME.replace('fp32', p)}.exits.json" for p in ("fp32", "int8")
+    ]
     whole = store.read_record(built / f"{network.whole}.json", Artifact)
-    sidecars = [store.read_record(p.with_suffix(".json"), Artifact) for p in early_exit.segment_paths(built / "exits", network)]
+    sidecars = [
+        store.read_record(p.with_suffix(".json"), Artifact) for p in early_exit.segment_paths(built / "exits", network)
+    ]
     assert [s.artifact_id for s in sidecars] == [f"resnet20-s{n}-w1.00-{precision}-32" for n in (1, 2, 3, 4)]
     assert {s.precision for s in sidecars} == {precision} and {s.quantization for s in sidecars} == {whole.quantization}
     assert all(s.check is not None and s.check.top1_agreement > 0.9 for s in sidecars)
@@ -138,7 +144,9 @@ def test_the_cascade_leaves_where_the_policy_says(build: Path, policy_file: Path
 def test_images_that_no_exit_may_keep_run_to_the_end(build: Path, policy_file: Path) -> None:
     file = policy_file
     policy = store.read_record(file, ExitPolicy)
-    store.write_record(file, policy.model_copy(update={"exits": tuple(e.model_copy(update={"threshold": None}) for e in policy.exits)}))
+    store.write_record(
+        file, policy.model_copy(update={"exits": tuple(e.model_copy(update={"threshold": None}) for e in policy.exits)})
+    )
     cascade = early_exit.Cascade(file)
     assert cascade(DATA.test.take(slice(1)).numpy()).exit == 3
     assert [cascade.to_exit(DATA.test.take(slice(1)).numpy(), n).exit for n in range(4)] == [0, 1, 2, 3]
@@ -171,7 +179,10 @@ def test_without_the_network_in_one_piece_nothing_is_measured(build: Path) -> No
 
 
 def test_profiles_without_a_segment_are_refused(build: Path) -> None:
-    refused(["exits", str(listing(build, "int8")), "--profile", "kit-profiles"], "resnet20-s1-w1.00-int8-32 was not measured")
+    refused(
+        ["exits", str(listing(build, "int8")), "--profile", "kit-profiles"],
+        "resnet20-s1-w1.00-int8-32 was not measured",
+    )
 
 
 def refused(words: list[str], sentence: str) -> None:

@@ -31,7 +31,9 @@ from kit.variants.datasets import Split  # noqa: E402
 def net() -> MultiExit:
     """Two stages of a block each, 16 and 64 channels, at 16 pixels."""
     with train.deterministic(0, 1):
-        first = nn.Sequential(nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), BasicBlock(16, 16))
+        first = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), BasicBlock(16, 16)
+        )
         short = nn.Sequential(nn.Conv2d(16, 64, 1, 2, bias=False), nn.BatchNorm2d(64))
         second = nn.Sequential(BasicBlock(16, 64, 2, short), BasicBlock(64, 64))
         net = MultiExit((1, 3), [first, second], [pooled_classifier(16, 10, 4), pooled_classifier(64, 10)])
@@ -118,7 +120,20 @@ def test_a_build_prunes_to_a_latency_and_goes_on(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(latency_pruning, "SHARES", (0.5,))
     monkeypatch.setattr(datasets, "load", lambda request, step: DATA)
-    words = ("build", "resnet20", "--data", "stripes", "--quick", "--widths", "1", "--depths", "9", "--latency", "0.7", "--no-exits")
+    words = (
+        "build",
+        "resnet20",
+        "--data",
+        "stripes",
+        "--quick",
+        "--widths",
+        "1",
+        "--depths",
+        "9",
+        "--latency",
+        "0.7",
+        "--no-exits",
+    )
     printed = json.loads(kit(*words, "--json"))
     pruned = [v for v in printed["variants"] if v["subnetwork"]["root"] == "resnet20_latency"]
     assert [v["artifact_id"] for v in pruned] == [f"resnet20_latency-d9-w0.70-{p}-32" for p in ("fp32", "int8")]

@@ -103,20 +103,24 @@ def test_outcomes_are_stored_and_read_again(tmp_path: Path) -> None:
     assert again.count == 7 and np.array_equal(again.entropy, given.entropy[:, :7])
 
 
+ZEROS, RIGHT = np.zeros((4, 5), np.float32), np.zeros((4, 5), bool)
+
+
 @pytest.mark.parametrize(
     "arrays",
     [
-        {},
-        {"test_confidence": np.zeros((3, 5), np.float32), "test_entropy": np.zeros((3, 5), np.float32), "test_correct": np.zeros((3, 5), bool)},
-        {"test_confidence": np.full((4, 5), np.nan, np.float32), "test_entropy": np.zeros((4, 5), np.float32), "test_correct": np.zeros((4, 5), bool)},
-        {"test_confidence": np.zeros((4, 0), np.float32), "test_entropy": np.zeros((4, 0), np.float32), "test_correct": np.zeros((4, 0), bool)},
-        {"test_confidence": np.zeros((4, 5), np.float32), "test_entropy": np.zeros((4, 6), np.float32), "test_correct": np.zeros((4, 5), bool)},
-        {"test_confidence": np.array(["a"]), "test_entropy": np.zeros((4, 5), np.float32), "test_correct": np.zeros((4, 5), bool)},
-        {"test_confidence": np.zeros((4, 5), np.float32), "test_entropy": np.zeros((4, 5), np.float32), "test_correct": np.array(0)},
+        (),
+        (ZEROS[:3], ZEROS[:3], RIGHT[:3]),
+        (np.full((4, 5), np.nan, np.float32), ZEROS, RIGHT),
+        (ZEROS[:, :0], ZEROS[:, :0], RIGHT[:, :0]),
+        (ZEROS, ZEROS[:, :4], RIGHT),
+        (np.array(["a"]), ZEROS, RIGHT),
+        (ZEROS, ZEROS, np.array(0)),
     ],
-)  # fmt: skip
-def test_outcomes_that_are_none_are_refused(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:
-    np.savez(tmp_path / "o.npz", **arrays)
+)
+def test_outcomes_that_are_none_are_refused(tmp_path: Path, arrays: tuple[np.ndarray, ...]) -> None:
+    names = ("test_confidence", "test_entropy", "test_correct")
+    np.savez(tmp_path / "o.npz", **dict(zip(names, arrays, strict=False)))  # type: ignore[arg-type]
     with pytest.raises(BadRecord, match=r"o\.npz holds"):
         thresholds.read(tmp_path / "o.npz", "test", 4)
 

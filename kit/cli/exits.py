@@ -30,7 +30,9 @@ class ChoiceOptions:
 
     loss: Annotated[
         float,
-        typer.Option(min=0, max=100, help="Points of accuracy that may be lost, on validation images.", rich_help_panel=CHOICE),
+        typer.Option(
+            min=0, max=100, help="Points of accuracy that may be lost, on validation images.", rich_help_panel=CHOICE
+        ),
     ] = 1.0
     by: Annotated[
         str,
@@ -48,11 +50,17 @@ class ChoiceOptions:
 
 
 Network = Annotated[
-    Path, typer.Argument(metavar="NETWORK.exits.json", help="A network in segments: kit build writes them to BUILD/exits.")
+    Path,
+    typer.Argument(metavar="NETWORK.exits.json", help="A network in segments: kit build writes them to BUILD/exits."),
 ]
 From = Annotated[
     Path | None,
-    typer.Option("--profile", metavar="FILE", help="Use these measurements (.jsonl or a folder) and measure nothing.", rich_help_panel=options.OUTPUT),
+    typer.Option(
+        "--profile",
+        metavar="FILE",
+        help="Use these measurements (.jsonl or a folder) and measure nothing.",
+        rich_help_panel=options.OUTPUT,
+    ),
 ]
 
 
@@ -77,7 +85,11 @@ def exits(
 
     criterion = choice.criterion()
     network_of = early_exit.read_network(network)
-    records = _measured(network, network_of, runtime, point, precision, file) if profile is None else _stored(profile, runtime, point)
+    records = (
+        _measured(network, network_of, runtime, point, precision, file)
+        if profile is None
+        else _stored(profile, runtime, point)
+    )
     policy = early_exit.policy_of(network, network_of, records, loss_max=choice.loss / 100, criterion=criterion)
     path = early_exit.write_policy(network, policy)
     cascade_s = _cascade_s(path, network, network_of) if profile is None else None
@@ -100,9 +112,15 @@ def _measured(
 
     settings = precision.settings(point, None, file.seed).model_copy(update={"backend": runtime.backend})
     spec = recognise()
-    out = jobs.record_file(file.profiles, spec.device_id, file.name or jobs.stem([f"{network_of.name}-exits"], runtime.backend, point.threads))
+    out = jobs.record_file(
+        file.profiles,
+        spec.device_id,
+        file.name or jobs.stem([f"{network_of.name}-exits"], runtime.backend, point.threads),
+    )
     with show.progress("exits") as update:
-        return early_exit.measure(network, network_of, settings, spec, out, fresh=file.fresh, progress=show.steps(update))
+        return early_exit.measure(
+            network, network_of, settings, spec, out, fresh=file.fresh, progress=show.steps(update)
+        )
 
 
 def _stored(profile: Path, runtime: options.Runtime, point: options.PointOptions) -> list[ProfileRecord]:
@@ -131,7 +149,9 @@ def _cascade_s(path: Path, network: Path, network_of: ExitNetwork) -> tuple[list
 def _table(policy: ExitPolicy) -> Table:
     sign = "at" if policy.criterion == "confidence" else "below"
     columns = ("depth", f"leaves {sign}", "share", Column("accuracy", 2), "segment ms", "to here ms")
-    title = f"{policy.network.removesuffix('.exits.json')} on {policy.device_id}, by {policy.criterion}, validation images"
+    title = (
+        f"{policy.network.removesuffix('.exits.json')} on {policy.device_id}, by {policy.criterion}, validation images"
+    )
     table = show.make_table(title, "exit", *columns)
     for number, exit_ in enumerate(policy.exits, 1):
         last = number == len(policy.exits)
@@ -151,6 +171,8 @@ def _notes(policy: ExitPolicy, cascade_s: tuple[list[float], float] | None) -> l
         f"Test: {units.percent(policy.test.correct / policy.test.count, 2)} with exits, {100 * change:+.2f} points "
         f"({100 * low:+.2f} to {100 * high:+.2f}), on {policy.test.count} images.",
     ]
+    if policy.ratio >= 1:
+        lines.append("Early exits do not pay here: run the network in one piece.")
     if cascade_s is not None:
         mean_s, whole_s = _cascade_mean_s(policy, cascade_s), cascade_s[1]
         lines.append(

@@ -5,7 +5,16 @@ segment (kit.variants.segments makes them) and what follows an exit is not calle
 """
 
 from kit.early_exit.cascade import Cascade, CascadeAnswer, arrival_times_s
-from kit.early_exit.policies import SUFFIX, expected, measure, policy_of, read_network, segment_paths, whole_path, write_policy
+from kit.early_exit.policies import (
+    SUFFIX,
+    expected,
+    measure,
+    policy_of,
+    read_network,
+    segment_paths,
+    whole_path,
+    write_policy,
+)
 from kit.early_exit.thresholds import CRITERIA, Choice, Outcomes, choose, front
 
 __all__ = [

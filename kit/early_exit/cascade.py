@@ -64,7 +64,8 @@ class Cascade:
         return CascadeAnswer(self._run(len(self._thresholds), features)[0], len(self._thresholds))
 
     def to_exit(self, image: NDArray[Any], last: int) -> CascadeAnswer:
-        """The answer of exit number ``last`` whatever its sureness, with the same checks on the way: what an image costs that leaves there."""
+        """The answer of exit number ``last`` whatever its sureness, with the same checks on the way: what an image costs that
+        leaves there."""
         features = image
         for index in range(last):
             logits, features = self._run(index, features)
@@ -97,7 +98,9 @@ def _network_of(path: Path, policy: ExitPolicy) -> ExitNetwork:
     return network
 
 
-def arrival_times_s(cascade: Cascade, whole: Path, image: NDArray[Any], *, rounds: int = 7) -> tuple[list[float], float]:
+def arrival_times_s(
+    cascade: Cascade, whole: Path, image: NDArray[Any], *, rounds: int = 7
+) -> tuple[list[float], float]:
     """(median seconds to each exit, the same of the network in one piece ``whole``), in this process, taking turns.
 
     What the sum of the segments' times leaves out is inside: the calls between them, and the check of how sure an exit is.

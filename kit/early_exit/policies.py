@@ -24,11 +24,15 @@ def read_network(file: Path) -> ExitNetwork:
     Raises UsageError (missing, another file), BadRecord, IntegrityError (a file of it is missing or another).
     """
     if not file.name.endswith(SUFFIX):
-        raise UsageError(f"{file} is no network with early exits: name the {SUFFIX} that kit build writes to BUILD/exits.")
+        raise UsageError(
+            f"{file} is no network with early exits: name the {SUFFIX} that kit build writes to BUILD/exits."
+        )
     network = store.read_record(file, ExitNetwork)
     for reference in (network.outcomes, *(segment.model for segment in network.segments)):
         if not store.file_matches(file.parent / reference.file, reference):
-            raise IntegrityError(f"{file.parent / reference.file} is missing or not the file of {file.name}: build it again.")
+            raise IntegrityError(
+                f"{file.parent / reference.file} is missing or not the file of {file.name}: build it again."
+            )
     return network
 
 
@@ -80,7 +84,10 @@ def policy_of(
     """
     deciding = [_record_of(name, records) for name in (*(s.artifact_id for s in network.segments), network.whole)]
     *segment_s, whole_s = (record.measurement.median_s for record in deciding if record.measurement is not None)
-    parts = {part: thresholds.read(file.parent / network.outcomes.file, part, len(segment_s)) for part in ("validation", "test")}
+    parts = {
+        part: thresholds.read(file.parent / network.outcomes.file, part, len(segment_s))
+        for part in ("validation", "test")
+    }
     choice = thresholds.choose(parts["validation"], segment_s, loss_max, criterion)
     left_at = {part: outcomes.left_at(choice.criterion, choice.thresholds) for part, outcomes in parts.items()}
     one = deciding[0]
@@ -108,7 +115,9 @@ def expected(left_at: thresholds.ExitNumbers, segment_s: Sequence[float]) -> flo
     return float(shares @ np.cumsum(segment_s))
 
 
-def _exits(network: ExitNetwork, choice: thresholds.Choice, outcomes: Outcomes, segment_s: Sequence[float]) -> list[Exit]:
+def _exits(
+    network: ExitNetwork, choice: thresholds.Choice, outcomes: Outcomes, segment_s: Sequence[float]
+) -> list[Exit]:
     left_at = outcomes.left_at(choice.criterion, choice.thresholds)
     exits = []
     rows = zip(network.segments, (*choice.thresholds, None), segment_s, accumulate(segment_s), strict=True)
@@ -117,9 +126,13 @@ def _exits(network: ExitNetwork, choice: thresholds.Choice, outcomes: Outcomes, 
         accuracy = float(outcomes.correct[index][here].mean()) if here.any() else None
         exits.append(
             Exit(
-                depth=segment.depth, threshold=threshold, share=float(here.mean()), accuracy=accuracy,
-                segment_s=own_s, arrival_s=arrival_s,
-            )  # fmt: skip
+                depth=segment.depth,
+                threshold=threshold,
+                share=float(here.mean()),
+                accuracy=accuracy,
+                segment_s=own_s,
+                arrival_s=arrival_s,
+            )
         )
     return exits
 
@@ -135,6 +148,8 @@ def _record_of(artifact_id: str, records: Sequence[ProfileRecord]) -> ProfileRec
 
 def write_policy(file: Path, policy: ExitPolicy) -> Path:
     """Write ``<name>.<device>.policy.json`` beside the network; returns its path."""
-    path = jobs.record_file(file.parent.parent, file.parent.name, f"{file.name.removesuffix(SUFFIX)}.{policy.device_id}", ".policy.json")
+    path = jobs.record_file(
+        file.parent.parent, file.parent.name, f"{file.name.removesuffix(SUFFIX)}.{policy.device_id}", ".policy.json"
+    )
     store.write_record(path, policy)
     return path

@@ -63,7 +63,7 @@ class Outcomes:
         leaves = np.ones(sure.shape, bool)
         for index, threshold in enumerate(thresholds):
             leaves[index] = False if threshold is None else sure[index] >= sign * threshold
-        return leaves.argmax(axis=0)
+        return np.asarray(leaves.argmax(axis=0), np.int64)
 
     def with_exits(self, left_at: ExitNumbers) -> ExitAccuracy:
         """Right answers with early exits, beside those of the last exit."""
@@ -118,12 +118,20 @@ def read(path: Path, part: str, exits: int) -> Outcomes:
         with np.load(path, allow_pickle=False) as arrays:
             outcomes = Outcomes(*(arrays[f"{part}_{name}"] for name in ("confidence", "entropy", "correct")))
     except Exception as error:  # a zip of a stranger's may raise anything
-        raise BadRecord(f"{path} holds no outcomes of exits ({type(error).__name__}): build the variants again.") from None
+        raise BadRecord(
+            f"{path} holds no outcomes of exits ({type(error).__name__}): build the variants again."
+        ) from None
     shapes = {outcomes.confidence.shape, outcomes.entropy.shape, outcomes.correct.shape}
     kinds = (outcomes.confidence.dtype.kind, outcomes.entropy.dtype.kind, outcomes.correct.dtype.kind)
     finite = kinds == ("f", "f", "b") and np.isfinite(outcomes.confidence).all() and np.isfinite(outcomes.entropy).all()
-    if not finite or shapes != {(exits, outcomes.correct.shape[-1] if outcomes.correct.ndim else 0)} or not outcomes.correct.size:
-        raise BadRecord(f"{path} holds outcomes of other shapes than {exits} exits times images: build the variants again.")
+    if (
+        not finite
+        or shapes != {(exits, outcomes.correct.shape[-1] if outcomes.correct.ndim else 0)}
+        or not outcomes.correct.size
+    ):
+        raise BadRecord(
+            f"{path} holds outcomes of other shapes than {exits} exits times images: build the variants again."
+        )
     return outcomes
 
 
@@ -137,7 +145,9 @@ class Choice:
     accuracy: float
 
 
-def choose(outcomes: Outcomes, segment_s: Sequence[float], loss_max: float, criterion: Criterion | None = None) -> Choice:
+def choose(
+    outcomes: Outcomes, segment_s: Sequence[float], loss_max: float, criterion: Criterion | None = None
+) -> Choice:
     """The thresholds of the least expected latency whose accuracy is at most ``loss_max`` (a share) below that of the last exit.
 
     ``segment_s`` is the time of each segment. Where no ``criterion`` is named, the one that is faster. The best of many combinations looks
@@ -198,7 +208,7 @@ class _Search:
             held_out = [self._kept(rest, search.best(budget)) for search, rest in folds]
             if sum(kept.whole_correct - kept.correct for kept in held_out) <= loss_max * count:
                 break
-        return budget
+        return float(budget)
 
     def _part(self, which: NDArray[np.bool_]) -> _Search:
         return _Search(self._outcomes.part(which), self._segment_s, self._criterion)
@@ -218,7 +228,9 @@ class _Table:
         few = max(_LEVELS_MIN, outcomes.count // _IMAGES_PER_LEVEL)
         per_exit = min(few, max(2, floor(_COMBINATIONS_MAX ** (1 / early))) - 1)
         self._levels = [_levels(row, per_exit) for row in sure]
-        places = [np.searchsorted(levels, row, side="right") - 1 for levels, row in zip(self._levels, sure, strict=True)]
+        places = [
+            np.searchsorted(levels, row, side="right") - 1 for levels, row in zip(self._levels, sure, strict=True)
+        ]
         self._shape = tuple(len(levels) for levels in self._levels)
         self._cells = np.ravel_multi_index(places, self._shape)
         self._correct = outcomes.correct

@@ -10,8 +10,8 @@ import numpy as np
 
 from kit import store
 from kit.errors import BadRecord
-from kit.latency.blas import one_thread
 from kit.latency import efficiency_factor, fitting, selection
+from kit.latency.blas import one_thread
 from kit.latency.features import arrange
 from kit.latency.fitting import Data, Fitted
 from kit.latency.kernels import kernels_of

@@ -1,7 +1,7 @@
 """The frozen records that flow between verbs: validation, JSON, schema number. One file a subject, one face.
 
-``device``, ``network``, ``exits``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery`` hold the records;
-``record`` holds the class that all of them are, and the history of the formats.
+``device``, ``network``, ``exits``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery`` hold the
+records; ``record`` holds the class that all of them are, and the history of the formats.
 """
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
@@ -67,7 +67,6 @@ __all__ = [
     "CALM_SHARE_MIN",
     "DECIDING",
     "PERCENTILES",
-    "R",
     "STORED_PERCENTILES",
     "Accuracy",
     "AliasedRecord",
@@ -121,6 +120,7 @@ __all__ = [
     "Preprocessing",
     "ProfileRecord",
     "Promise",
+    "R",
     "Record",
     "Reference",
     "Rejection",

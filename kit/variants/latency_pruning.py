@@ -36,7 +36,7 @@ SHARES = (0.75, 0.5, 0.25)  # of a part's channels that are tried
 _IMAGES, _BATCH = 1024, 64  # by which channels are weighed
 _MULTIPLIERS = 200
 
-Measure = Callable[[Sequence[Path], Tensor], "list[float]"]
+Measure = Callable[[list[Path], Tensor], "list[float]"]
 Step = Callable[[float], None]
 
 
@@ -70,7 +70,12 @@ class Narrowed:
 
 
 def prune_to_latency(
-    net: MultiExit, share: float, data: Split, *, measure: Measure = quantize.medians_in_turns, progress: Step = lambda done: None
+    net: MultiExit,
+    share: float,
+    data: Split,
+    *,
+    measure: Measure = quantize.medians_in_turns,
+    progress: Step = lambda done: None,
 ) -> Narrowed:
     """``net`` pruned so that its latency at one thread is at most ``share`` of what it is; it still needs fine-tuning.
 
@@ -86,7 +91,7 @@ def prune_to_latency(
     options = [(part, kept) for part in parts for kept in part.loss_of]
     with quantize.scratch() as folder:
         files = _Files(pruner, image, folder, measure)
-        singles = [{}, *({name: kept for name in part.layers} for part, kept in options)]
+        singles = [{}, *(dict.fromkeys(part.layers, kept) for part, kept in options)]
         root_s, *alone_s = files.seconds(singles, lambda done: progress(0.8 * done))
         saved_s = {(part.layers, kept): root_s - s for (part, kept), s in zip(options, alone_s, strict=True)}
         row = _row(parts, saved_s)
@@ -120,8 +125,11 @@ def _row(parts: Sequence[Part], saved_s: Mapping[tuple[tuple[str, ...], int], fl
     return row
 
 
-def _slowest_below(row: Sequence[Mapping[str, int]], share: float, files: _Files, progress: Step) -> tuple[dict[str, int], float, float]:
-    """(channels, seconds, seconds of the root) of the slowest in ``row`` that is fast enough, by halving; each is measured beside the root."""
+def _slowest_below(
+    row: Sequence[Mapping[str, int]], share: float, files: _Files, progress: Step
+) -> tuple[dict[str, int], float, float]:
+    """(channels, seconds, seconds of the root) of the slowest in ``row`` that is fast enough, by halving, each measured beside the
+    root."""
     low, high, slowest = 0, len(row) - 1, None
     steps = max(1, len(row).bit_length())
     for step in range(steps + 1):
@@ -181,9 +189,11 @@ class _Channels:
 
     def parts(self, data: Split) -> list[Part]:
         """The parts, weighed on ``data``."""
-        graph, groups = _groups(self._net, self._image)
+        _, groups = _groups(self._net, self._image)
         names = {module: name for name, module in self._net.named_modules()}
-        weigh = torch_pruning.importance.GroupTaylorImportance(group_reduction="sum", normalizer=None, multivariable=True)
+        weigh = torch_pruning.importance.GroupTaylorImportance(
+            group_reduction="sum", normalizer=None, multivariable=True
+        )
         roots = [group[0].dep.target.module for group in groups]
         sums = [torch.zeros(len(group[0].idxs)) for group in groups]
         for images, labels in data.batches(_BATCH):
@@ -202,7 +212,9 @@ class _Channels:
     def _part(self, layers: tuple[str, ...]) -> Part:
         channels = len(self._worth[layers[0]])
         options = sorted({aligned(channels, share) for share in SHARES} - {channels}, reverse=True)
-        lost = {kept: sum(float(np.sort(self._worth[name])[: channels - kept].sum()) for name in layers) for kept in options}
+        lost = {
+            kept: sum(float(np.sort(self._worth[name])[: channels - kept].sum()) for name in layers) for kept in options
+        }
         return Part(layers, channels, lost)
 
     def pruned(self, kept: Mapping[str, int]) -> MultiExit:
@@ -238,7 +250,7 @@ def _groups(net: MultiExit, image: Tensor) -> tuple[Any, list[Any]]:
 
 def _surroundings(group: Any) -> tuple[object, ...]:
     """What two groups that are narrowed together share: their width, and the kinds and shapes of the layers in them."""
-    layers = []
+    layers: list[tuple[object, ...]] = []
     for dep, _ in group:
         module = dep.target.module
         if isinstance(module, nn.Conv2d):

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from kit import nets
 from kit.errors import UsageError
 from kit.records import Precision, SubNetwork
+from kit.variants import train
 from kit.variants.datasets import DIGITS, Dataset
 from kit.variants.roots import RootNetwork
-from kit.variants import train
 from kit.variants.train import Schedule
 
 WIDTHS = (1.0, 0.7, 0.5, 0.3)

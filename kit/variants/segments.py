@@ -22,7 +22,7 @@ from kit.early_exit import thresholds
 from kit.errors import KitError
 from kit.nets.exits import MultiExit
 from kit.nets.export import onnx_of, program_of
-from kit.records import Artifact, ExitNetwork, NumericCheck, Segment
+from kit.records import Artifact, ExitNetwork, FileRef, NumericCheck, Segment
 from kit.variants import describe, evaluate, graph, network_files, quantize
 from kit.variants.datasets import Dataset, Split
 
@@ -106,7 +106,10 @@ def _existing(listing: Path, whole: Artifact) -> ExitNetwork | None:
     """What an earlier start of the same build wrote, complete."""
     with suppress(KitError):
         network = early_exit.read_network(listing)
-        sidecars = [store.read_record(p.with_suffix(".json"), Artifact) for p in early_exit.segment_paths(listing.parent, network)]
+        sidecars = [
+            store.read_record(p.with_suffix(".json"), Artifact)
+            for p in early_exit.segment_paths(listing.parent, network)
+        ]
         if all(_source(sidecar) == whole.content_sha256 for sidecar in sidecars):
             return network
     return None
@@ -139,7 +142,7 @@ class _Writer:
             if not segment.last:
                 with torch.inference_mode():
                     features = segment(features)[1]
-                    calibration = torch.cat([segment(part)[1] for part in calibration.split(_READ)])
+                    calibration = torch.cat([segment(part)[1] for part in torch.split(calibration, _READ)])
         check = self._check()
         for (artifact_id, model), inputs in zip(written, self._inputs(), strict=True):
             self._write_sidecar(artifact_id, model, inputs, check)
@@ -167,7 +170,7 @@ class _Writer:
     def _inputs(self) -> list[Features]:
         """What each segment is given for some test images, ``(N, ...)``."""
         rows: list[list[Features]] = [[] for _ in self._sessions]
-        for image in self._data.test.take(slice(_SAMPLE_IMAGES)).split(1):
+        for image in torch.split(self._data.test.take(slice(_SAMPLE_IMAGES)), 1):
             features = image.numpy()
             for row, session in zip(rows, self._sessions, strict=True):
                 row.append(features)
@@ -177,13 +180,13 @@ class _Writer:
     def _check(self) -> NumericCheck:
         """The chain against the whole file on test images. Raises IntegrityError where floats differ by more than rounding."""
         images = self._data.test.take(slice(_CHECKED_IMAGES))
-        chained = np.concatenate([self.chained(image.numpy())[-1] for image in images.split(1)])
+        chained = np.concatenate([self.chained(image.numpy())[-1] for image in torch.split(images, 1)])
         check = evaluate.compare(chained, evaluate.logits(self._whole.path, images))
         if self._whole.artifact.quantization is None:
             network_files.assert_same(check.max_abs_error, chained, f"segments of {self._name}")
         return check
 
-    def _write_sidecar(self, artifact_id: str, model: network_files.FileRef, inputs: Features, check: NumericCheck) -> None:
+    def _write_sidecar(self, artifact_id: str, model: FileRef, inputs: Features, check: NumericCheck) -> None:
         path = self._folder / model.file
         outputs = evaluate.logits(path, torch.from_numpy(inputs))
         whole = self._whole.artifact
@@ -198,7 +201,9 @@ class _Writer:
             check=check,
             sample=network_files.save_sample(self._folder, artifact_id, {"input": inputs}, outputs),
             licence=whole.licence,
-            origin=whole.origin.model_copy(update={"versions": versions, "steps": (*whole.origin.steps, "cut into segments at its exits")}),
+            origin=whole.origin.model_copy(
+                update={"versions": versions, "steps": (*whole.origin.steps, "cut into segments at its exits")}
+            ),
         )
         store.write_record(path.with_suffix(".json"), artifact)
 

@@ -56,7 +56,7 @@ class Schedule:
 def computes_bf16() -> bool:
     """Whether products in bfloat16 are faster than in fp32 here: the GPU or the processor has instructions for them."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(_BF16_FEATURES & set(devices.recognise().cpu_features))
 
 
