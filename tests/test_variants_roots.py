@@ -75,7 +75,7 @@ def schedule(**settings: Any) -> train.Schedule:
 
 def test_a_small_root_takes_the_images_and_classes_of_the_data() -> None:
     network = roots.root_network("resnet20", noise(classes=7))
-    assert (network.root.channels, network.root.classes, network.root.depths) == (3, 7, (3, 6, 9))
+    assert (network.root.channels, network.root.classes, network.root.depths) == (3, 7, (2, 4, 6, 9))
     assert [o.shape for o in network.make().eval()(torch.zeros(2, 3, 32, 32))] == [(2, 7)] * 3
     assert not network.trained and not network.is_transformer
     assert roots.root_network("vit_tiny", noise()).is_transformer
@@ -119,15 +119,15 @@ def test_recipes_by_data_and_weights() -> None:
     assert recipe.schedule.optimizer == "sgd" and not recipe.schedule.frozen and recipe.schedule.shift_px == 4
     trained = roots.RootNetwork(fresh.root, fresh.make, True, False)
     assert recipes.recipe_for(trained, noise(), "photos", quick=False).schedule.frozen
-    overrides = recipes.Overrides(epochs=2, finetune_epochs=1, widths=(0.5,), depths=(9, 3), freeze=False)
+    overrides = recipes.Overrides(epochs=2, finetune_epochs=1, widths=(0.5,), depths=(9, 4), freeze=False)
     overridden = recipes.recipe_for(trained, noise(), "photos", quick=False, overrides=overrides)
-    assert (overridden.widths, overridden.depths, overridden.narrow_depths) == ((1.0, 0.5), (3, 9), (3, 9))
+    assert (overridden.widths, overridden.depths, overridden.narrow_depths) == ((1.0, 0.5), (4, 9), (4, 9))
     assert (overridden.schedule.epochs, overridden.finetune.epochs, overridden.schedule.frozen) == (2, 1, False)
     ids = [sub.id for sub in overridden.subnetworks(fresh.root)]
     assert len(ids) == 8 and ids[0] == "resnet20-d3-w1.00-fp32-32"
     for wrong, sentence in (
         (recipes.Overrides(widths=(1.5,)), "--widths 1.5 cannot be"),
-        (recipes.Overrides(depths=(4,)), "no exit after .* 4: its depths are 3, 6, 9"),
+        (recipes.Overrides(depths=(3,)), "no exit after .* 3: its depths are 2, 4, 6, 9"),
     ):
         with pytest.raises(UsageError, match=sentence):
             recipes.recipe_for(fresh, noise(), "photos", quick=False, overrides=wrong)
