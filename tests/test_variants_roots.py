@@ -76,7 +76,7 @@ def schedule(**settings: Any) -> train.Schedule:
 def test_a_small_root_takes_the_images_and_classes_of_the_data() -> None:
     network = roots.root_network("resnet20", noise(classes=7))
     assert (network.root.channels, network.root.classes, network.root.depths) == (3, 7, (2, 4, 6, 9))
-    assert [o.shape for o in network.make().eval()(torch.zeros(2, 3, 32, 32))] == [(2, 7)] * 3
+    assert [o.shape for o in network.make().eval()(torch.zeros(2, 3, 32, 32))] == [(2, 7)] * 4
     assert not network.trained and not network.is_transformer
     assert roots.root_network("vit_tiny", noise()).is_transformer
 
@@ -124,7 +124,7 @@ def test_recipes_by_data_and_weights() -> None:
     assert (overridden.widths, overridden.depths, overridden.narrow_depths) == ((1.0, 0.5), (4, 9), (4, 9))
     assert (overridden.schedule.epochs, overridden.finetune.epochs, overridden.schedule.frozen) == (2, 1, False)
     ids = [sub.id for sub in overridden.subnetworks(fresh.root)]
-    assert len(ids) == 8 and ids[0] == "resnet20-d3-w1.00-fp32-32"
+    assert len(ids) == 8 and ids[0] == "resnet20-d4-w1.00-fp32-32"
     for wrong, sentence in (
         (recipes.Overrides(widths=(1.5,)), "--widths 1.5 cannot be"),
         (recipes.Overrides(depths=(3,)), "no exit after .* 3: its depths are 2, 4, 6, 9"),
