@@ -562,6 +562,16 @@ def test_python_gives_shapes_and_values(tmp_path: Path) -> None:
     assert long_s > 20 * short_s and any("2 samples took turns" in sentence for sentence in several.evidence)
 
 
+@pytest.mark.parametrize("words", [np.array(["a", "bcd"]), np.array(["a", "bcd"], dtype=object)])
+def test_python_gives_texts(words: np.ndarray, tmp_path: Path) -> None:
+    from kit.measure import targets
+
+    ((rule,), samples) = targets.feeding_of({"words": words}, tmp_path)
+    assert samples is None and rule.file is not None and np.load(rule.file).tolist() == ["a", "bcd"]
+    with pytest.raises(UsageError, match=r"inputs\['words'\] is no array of numbers or texts"):
+        targets.feeding_of({"words": np.array([b"raw", 3], dtype=object)}, tmp_path)
+
+
 def test_a_model_with_its_weights_beside_it_is_described_packed_and_installed(tmp_path: Path) -> None:
     from kit.library import package, swap
     from kit.variants.describe import describe_onnx

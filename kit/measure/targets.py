@@ -132,9 +132,11 @@ def feeding_of(
             continue
         file = folder / f"input-{index}.npy"
         array = np.asarray(how.detach().cpu().numpy() if hasattr(how, "detach") else how)
-        if array.dtype.kind not in "biuf":
+        if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat):
+            array = array.astype(str)
+        if array.dtype.kind not in "biufU":
             raise UsageError(
-                f"inputs['{name}'] is no array of numbers: give an array, a number, 'zeros' or 'random:0..99'."
+                f"inputs['{name}'] is no array of numbers or texts: give an array, a number, 'zeros' or 'random:0..99'."
             )
         np.save(file, array)
         rules.append(InputRule(name=name, form="file", file=str(file)))
