@@ -50,6 +50,7 @@ LAYERS: dict[str, tuple[int, set[str]]] = {
     "kit.library": (1, {"httpx", "pydantic", "starlette", "uvicorn", "anyio"}),
     "kit.evaluation": (2, {"numpy", "PIL"}),
     "kit.early_exit": (2, {"numpy"}),
+    "kit.split": (2, set()),
     "kit.latency": (2, {"numpy", "pydantic", "scipy", "sklearn", "threadpoolctl"}),
     "kit.knowledge": (2, {"numpy"}),
     "kit.nets": (3, {"torch", "torchvision", "numpy", "onnx", "onnx_ir"}),

@@ -35,6 +35,7 @@ from kit.cli import (
     session,
     show,
     simulate,
+    split,
 )
 from kit.errors import KitError
 
@@ -100,6 +101,7 @@ for verbs in (
     compare,
     evaluate,
     exits,
+    split,
     robustness,
     produce,
     judge,

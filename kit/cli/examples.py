@@ -35,6 +35,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "kit evaluate --from accuracies.csv models",
     ),
     "exits": ("kit exits build/exits/resnet18-w1.00-fp32-32.exits.json --loss 1",),
+    "split make": ("kit split make models/resnet18-224.onnx --data images.zip/test",),
+    "split choose": ("kit split choose split/resnet18-224.split.json --uplink-mbps 5 --samples 100",),
     "robustness": (
         "kit robustness model.onnx --data images.zip/test --mean 0.5 --std 0.25",
         "kit robustness a.onnx b.onnx --data mine.py:test_set --ber 0,1e-3 --payload int8,int4",

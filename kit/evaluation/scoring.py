@@ -113,13 +113,17 @@ class Trial:
 
     def accuracy(self, network: Path) -> Accuracy:
         """Of a network on the samples. Raises BadModel and MeasurementError (the runtime refuses it, or fails), UsageError."""
-        metric = metrics.of(self.request.metric)
         session = _session(network, self.artifact, self.request)
         try:
-            source = _Source(self.dataset, len(self.samples), iter(self.samples))
-            _score(session, source, metric, self.request, lambda text, share: None)
+            return self.accuracy_of(session)
         finally:
             session.close()
+
+    def accuracy_of(self, session: Session) -> Accuracy:
+        """Of whatever runs as the network does. Raises MeasurementError, UsageError."""
+        metric = metrics.of(self.request.metric)
+        source = _Source(self.dataset, len(self.samples), iter(self.samples))
+        _score(session, source, metric, self.request, lambda text, share: None)
         return metric.accuracy(self.dataset)
 
 

@@ -1,7 +1,7 @@
 """The frozen records that flow between verbs: validation, JSON, schema number. One file a subject, one face.
 
-``device``, ``network``, ``exits``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery`` hold the
-records; ``record`` holds the class that all of them are, and the history of the formats.
+``device``, ``network``, ``exits``, ``split``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery``
+hold the records; ``record`` holds the class that all of them are, and the history of the formats.
 """
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
@@ -61,6 +61,7 @@ from kit.records.network import (
 from kit.records.record import AliasedRecord, R, Record, first_problem, load
 from kit.records.scenario import PERCENTILES, Latencies, ScenarioKind, ScenarioRecord, ScenarioRun, ScenarioSettings
 from kit.records.session import MachineState, Session, SessionNetwork, WorkingSet
+from kit.records.split import Cut, FeatureForm, Part, SplitNetwork
 
 __all__ = [
     "BITS",
@@ -77,6 +78,7 @@ __all__ = [
     "ClockSpec",
     "Criterion",
     "CurvePoint",
+    "Cut",
     "DataFile",
     "DeviceMode",
     "DeviceSpec",
@@ -89,6 +91,7 @@ __all__ = [
     "ExitNetwork",
     "ExitPolicy",
     "Explanation",
+    "FeatureForm",
     "FedInput",
     "FileRef",
     "FitQuality",
@@ -115,6 +118,7 @@ __all__ = [
     "NumericCheck",
     "OperatingPoint",
     "Origin",
+    "Part",
     "Percentile",
     "Precision",
     "Preprocessing",
@@ -135,6 +139,7 @@ __all__ = [
     "SessionNetwork",
     "SizeChoice",
     "SizeTiming",
+    "SplitNetwork",
     "SubNetwork",
     "TensorSpec",
     "WorkingSet",
