@@ -102,14 +102,14 @@ def make(
         dataset=samples.dataset,
     )
     with show.progress("split") as update:
-        made = splits.make(
+        network_cuts = splits.make(
             network, out, samples.data, request, cuts=cuts, dims=dict(dimensions.parse(dim or [])), progress=update
         )
-    file = out / f"{made.name}{splits.SUFFIX}"
+    file = out / f"{network_cuts.name}{splits.SUFFIX}"
     if json:
-        show.emit({"file": str(file), "split": made.model_dump(mode="json")})
+        show.emit({"file": str(file), "split": network_cuts.model_dump(mode="json")})
         return
-    show.print_table(_cuts_table(made))
+    show.print_table(_cuts_table(network_cuts))
     print(file)
 
 
@@ -190,12 +190,12 @@ def _records(
     return device or records, server or records
 
 
-def _cuts_table(made: SplitNetwork) -> Table:
+def _cuts_table(network_cuts: SplitNetwork) -> Table:
     columns = (
         "device MMACs", "server MMACs", "raw kB", "int8 kB", "coded kB", Column("accuracy", 2), Column("int8 accuracy", 2),
     )  # fmt: skip
-    table = show.make_table(f"Cuts of {made.name}", "cut at", *columns)
-    for cut in made.cuts:
+    table = show.make_table(f"Cuts of {network_cuts.name}", "cut at", *columns)
+    for cut in network_cuts.cuts:
         accuracies = (cut.accuracy, cut.int8_accuracy)
         table.add_row(
             _place(cut),

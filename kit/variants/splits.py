@@ -157,16 +157,16 @@ def part_of(model: ModelProto, inputs: Mapping[str, Array] | None, outputs: Mapp
             kept.append(node)
             needed |= needs(node)
     kept.reverse()
-    made = GraphProto(name=source.name or "part", node=kept)
-    made.initializer.extend(t for t in source.initializer if t.name in needed)
-    made.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed)
+    body = GraphProto(name=source.name or "part", node=kept)
+    body.initializer.extend(t for t in source.initializer if t.name in needed)
+    body.sparse_initializer.extend(t for t in source.sparse_initializer if t.values.name in needed)
     weights = {t.name for t in source.initializer}
-    made.input.extend(v for v in source.input if v.name in needed and v.name not in given and v.name not in weights)
-    made.input.extend(_value(name, array) for name, array in (inputs or {}).items())
-    made.output.extend(source.output if outputs is None else (_value(name, array) for name, array in outputs.items()))
+    body.input.extend(v for v in source.input if v.name in needed and v.name not in given and v.name not in weights)
+    body.input.extend(_value(name, array) for name, array in (inputs or {}).items())
+    body.output.extend(source.output if outputs is None else (_value(name, array) for name, array in outputs.items()))
     part = ModelProto()
     part.CopyFrom(model)
-    part.graph.CopyFrom(made)
+    part.graph.CopyFrom(body)
     return part
 
 
@@ -256,10 +256,10 @@ class _Maker:
         server = self._part(f"{self._id}-c{number}-server", part_of(self._model, edge, None))
         before, behind = (self._session(part) for part in (device, server))
         features = [np.asarray(before.run(feeds)[0]) for feeds in self._feeds]
-        made = self._weighed(place.tensor, features, device, server, before, behind)
+        weighed = self._weighed(place.tensor, features, device, server, before, behind)
         before.close()
         behind.close()
-        return made
+        return weighed
 
     def on_server(self) -> Cut:
         """The input goes to the server, which runs the whole."""
