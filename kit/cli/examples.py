@@ -35,6 +35,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "kit evaluate --from accuracies.csv models",
     ),
     "exits": ("kit exits build/exits/resnet18-w1.00-fp32-32.exits.json --loss 1",),
+    "ladder": ("kit ladder build --precision fp32 --out ladder",),
     "split make": ("kit split make models/resnet18-224.onnx --data images.zip/test",),
     "split choose": ("kit split choose split/resnet18-224.split.json --uplink-mbps 5 --samples 100",),
     "robustness": (

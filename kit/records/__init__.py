@@ -1,7 +1,7 @@
 """The frozen records that flow between verbs: validation, JSON, schema number. One file a subject, one face.
 
-``device``, ``network``, ``exits``, ``split``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and ``delivery``
-hold the records; ``record`` holds the class that all of them are, and the history of the formats.
+``device``, ``network``, ``exits``, ``split``, ``ladder``, ``measurement``, ``session``, ``scenario``, ``latency``, ``knowledge`` and
+``delivery`` hold the records; ``record`` holds the class that all of them are, and the history of the formats.
 """
 
 from kit.records.delivery import InstallReceipt, Manifest, Promise
@@ -24,6 +24,7 @@ from kit.records.knowledge import (
     SizeChoice,
     SizeTiming,
 )
+from kit.records.ladder import Ladder, Rung
 from kit.records.latency import CurvePoint, FitQuality, FormScore, LatencyModel
 from kit.records.measurement import (
     CALM_SHARE_MIN,
@@ -103,6 +104,7 @@ __all__ = [
     "KnowledgeBase",
     "KnowledgeRow",
     "Label",
+    "Ladder",
     "Latencies",
     "LatencyModel",
     "LayerTime",
@@ -130,6 +132,7 @@ __all__ = [
     "Rejection",
     "Run",
     "RunStatus",
+    "Rung",
     "ScenarioKind",
     "ScenarioRecord",
     "ScenarioRun",
