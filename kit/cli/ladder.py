@@ -54,16 +54,20 @@ def ladder(
     paths = ladders.networks_of(networks, precision)  # type: ignore[arg-type]
     with show.progress("ladder") as update:
         family = ladders.make(paths, out, name, progress=update)
-    records = [] if profile is None else store.read_profiles([profile])
+    _print(
+        family, [] if profile is None else store.read_profiles([profile]), out / f"{family.name}{ladders.SUFFIX}", json
+    )
+
+
+def _print(family: Ladder, records: list[ProfileRecord], file: Path, json: bool) -> None:
     if json:
-        about = {
+        sizes = {
             "separate_bytes": family.separate_bytes,
             "shared_bytes": family.shared_bytes,
             "overhead": family.overhead,
         }
         latencies = {rung.artifact_id: _median_s(rung.artifact_id, records) for rung in family.rungs}
-        file = str(out / f"{family.name}{ladders.SUFFIX}")
-        show.emit({"file": file, **about, "median_s": latencies, "ladder": family.model_dump(mode="json")})
+        show.emit({"file": str(file), **sizes, "median_s": latencies, "ladder": family.model_dump(mode="json")})
         return
     show.print_table(_table(family, records))
     show.note(
