@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from kit import folders, records
-from kit.errors import BadRecord, StorageError, UsageError
+from kit.errors import BadRecord, MeasurementError, StorageError, UsageError
 from kit.records import Record
 
 log = logging.getLogger(__name__)
@@ -258,6 +258,21 @@ def decisive(profiles: Iterable[records.ProfileRecord]) -> list[records.ProfileR
         if key not in deciding or profile.trusted or not deciding[key].trusted:
             deciding[key] = profile
     return list(deciding.values())
+
+
+def measured(
+    artifact_id: str, profiles: Iterable[records.ProfileRecord], sha256: str | None = None
+) -> records.ProfileRecord:
+    """The deciding record of a network among those that were measured; ``sha256`` is that of its model file where it matters.
+
+    Raises MeasurementError: there is none.
+    """
+    own = [p for p in profiles if p.artifact.artifact_id == artifact_id and sha256 in (None, p.artifact.model.sha256)]
+    deciding = decisive(p for p in own if p.measurement is not None)
+    if not deciding:
+        reason = f": {own[-1].reason}" if own and own[-1].reason else ""
+        raise MeasurementError(f"{artifact_id} was not measured{reason.rstrip('.')}.")
+    return deciding[-1]
 
 
 def read_profiles(paths: list[Path]) -> list[records.ProfileRecord]:

@@ -27,6 +27,12 @@ from kit.variants import datasets, latency_pruning, network_files, train  # noqa
 from kit.variants.datasets import Split  # noqa: E402
 
 
+@pytest.fixture(autouse=True)
+def few_widths(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two widths of each part are tried: an export takes a second."""
+    monkeypatch.setattr(latency_pruning, "SHARES", (0.5, 0.25))
+
+
 @pytest.fixture(scope="module")
 def net() -> MultiExit:
     """Two stages of a block each, 16 and 64 channels, at 16 pixels."""
@@ -120,6 +126,7 @@ def test_a_build_prunes_to_a_latency_and_goes_on(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(latency_pruning, "SHARES", (0.5,))
     monkeypatch.setattr(datasets, "load", lambda request, step: DATA)
+    monkeypatch.setattr(train.os, "sched_getaffinity", lambda pid: {0})  # one thread
     words = (
         "build",
         "resnet20",

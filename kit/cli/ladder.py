@@ -91,6 +91,12 @@ def _table(family: Ladder, records: list[ProfileRecord]) -> Table:
 
 
 def _median_s(artifact_id: str, records: list[ProfileRecord]) -> float | None:
-    own = [r for r in records if r.artifact.artifact_id == artifact_id and r.measurement is not None]
-    measurement = ([r for r in own if r.trusted] or own)[-1].measurement if own else None
-    return measurement.median_s if measurement is not None else None
+    from contextlib import suppress
+
+    from kit import store
+    from kit.errors import MeasurementError
+
+    with suppress(MeasurementError):
+        measurement = store.measured(artifact_id, records).measurement
+        return measurement.median_s if measurement is not None else None
+    return None

@@ -173,7 +173,7 @@ def _records(
     """(of the device's halves, of the server's): from the files that are named, else measured here together."""
     from kit import split, store
     from kit.devices import recognise
-    from kit.measure import jobs, profiler, targets
+    from kit.measure import jobs
 
     device, server = (None if path is None else store.read_profiles([path]) for path in given)
     paths = split.part_paths(network, listed, device=device is None, server=server is None)
@@ -184,9 +184,8 @@ def _records(
     out = jobs.record_file(
         file.profiles, spec.device_id, file.name or jobs.stem([f"{listed.name}-split"], runtime.backend, point.threads)
     )
-    planned = [profiler.Job(t, settings) for t in targets.resolve([str(p) for p in paths], backend=runtime.backend)]
     with show.progress("split") as update:
-        records = profiler.profile(planned, spec, out, fresh=file.fresh, progress=show.steps(update))
+        records = jobs.together(paths, settings, spec, out, fresh=file.fresh, progress=show.steps(update))
     return device or records, server or records
 
 

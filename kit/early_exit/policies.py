@@ -11,8 +11,8 @@ import numpy as np
 from kit import store
 from kit.early_exit import thresholds
 from kit.early_exit.thresholds import Outcomes
-from kit.errors import IntegrityError, MeasurementError, UsageError
-from kit.measure import jobs, profiler, targets
+from kit.errors import IntegrityError, UsageError
+from kit.measure import jobs, profiler
 from kit.records import Criterion, DeviceSpec, Exit, ExitNetwork, ExitPolicy, MeasureSettings, ProfileRecord
 
 SUFFIX = ".exits.json"
@@ -55,9 +55,8 @@ def measure(
 
     Raises UsageError (the network in one piece is not there), and what :func:`kit.measure.profiler.profile` raises.
     """
-    names = [str(path) for path in (*segment_paths(file.parent, network), whole_path(file, network))]
-    planned = [profiler.Job(target, settings) for target in targets.resolve(names, backend=settings.backend)]
-    return profiler.profile(planned, device, out, fresh=fresh, progress=progress)
+    paths = [*segment_paths(file.parent, network), whole_path(file, network)]
+    return jobs.together(paths, settings, device, out, fresh=fresh, progress=progress)
 
 
 def whole_path(file: Path, network: ExitNetwork) -> Path:
@@ -82,7 +81,7 @@ def policy_of(
     Thresholds are chosen on the validation images, with at most ``loss_max`` of their share lost; the test images only count. Raises
     MeasurementError where a segment or the whole was not measured, BadRecord.
     """
-    deciding = [_record_of(name, records) for name in (*(s.artifact_id for s in network.segments), network.whole)]
+    deciding = [store.measured(name, records) for name in (*(s.artifact_id for s in network.segments), network.whole)]
     *segment_s, whole_s = (record.measurement.median_s for record in deciding if record.measurement is not None)
     parts = {
         part: thresholds.read(file.parent / network.outcomes.file, part, len(segment_s))
@@ -135,15 +134,6 @@ def _exits(
             )
         )
     return exits
-
-
-def _record_of(artifact_id: str, records: Sequence[ProfileRecord]) -> ProfileRecord:
-    own = [record for record in records if record.artifact.artifact_id == artifact_id]
-    measured = [record for record in own if record.measurement is not None]
-    if not measured:
-        reason = f": {own[-1].reason}" if own and own[-1].reason else ""
-        raise MeasurementError(f"{artifact_id} was not measured{reason.rstrip('.')}.")
-    return ([record for record in measured if record.trusted] or measured)[-1]
 
 
 def write_policy(file: Path, policy: ExitPolicy) -> Path:

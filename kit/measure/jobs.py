@@ -127,6 +127,15 @@ def once(
     return record
 
 
+def together(
+    paths: Sequence[Path], settings: MeasureSettings, device: DeviceSpec, out: Path, *, fresh: bool = False,
+    progress: Callable[[Progress], None] = lambda _: None,
+) -> list[ProfileRecord]:  # fmt: skip
+    """The records of networks that are measured interleaved under one setting, appended to ``out``. Raises UsageError."""
+    networks = resolve([str(path) for path in paths], backend=settings.backend)
+    return profiler.profile([Job(target, settings) for target in networks], device, out, fresh=fresh, progress=progress)
+
+
 def failure(records: Sequence[ProfileRecord] | Sequence[ScenarioRecord], out: Path) -> MeasurementError | None:
     """The error of a run in which nothing was measured; None where something was."""
     if any(r.status == "ok" for r in records):

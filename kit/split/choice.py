@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kit import store
-from kit.errors import IntegrityError, MeasurementError, NoAnswer, UsageError
+from kit.errors import IntegrityError, NoAnswer, UsageError
 from kit.records import Accuracy, Cut, FeatureForm, Part, ProfileRecord, SplitNetwork
 
 SUFFIX = ".split.json"
@@ -116,16 +116,7 @@ def rows(
 def _seconds(part: Part | None, records: Sequence[ProfileRecord]) -> float:
     if part is None:
         return 0.0
-    own = [
-        r
-        for r in records
-        if r.artifact.artifact_id == part.artifact_id and r.artifact.model.sha256 == part.model.sha256
-    ]
-    measured = [record for record in own if record.measurement is not None]
-    if not measured:
-        reason = f": {own[-1].reason}" if own and own[-1].reason else ""
-        raise MeasurementError(f"{part.artifact_id} was not measured{reason.rstrip('.')}.")
-    record = ([r for r in measured if r.trusted] or measured)[-1]
+    record = store.measured(part.artifact_id, records, part.model.sha256)
     assert record.measurement is not None
     return record.measurement.median_s
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-from onnx import ModelProto, external_data_helper
+from onnx import ModelProto
 
 import kit
 from kit import evaluation, store, variants
@@ -113,13 +113,6 @@ class Channel:
             raise UsageError(f"--draws {self.draws} cannot be: give 1 or more, 30 to see the worst of them.")
 
 
-def load(path: Path) -> ModelProto:
-    """The model of an ONNX file with all of its weights, those of other files checked. Raises UsageError, BadModel."""
-    model = graph.load(path)
-    external_data_helper.load_external_data_for_model(model, str(path.parent.resolve()))
-    return model
-
-
 def digest(path: Path) -> str:
     """The sha256 of the file and of those that hold its weights."""
     hashes = [store.sha256_file(path), *(store.sha256_file(path.parent / name) for name in onnxdata.files_of(path))]
@@ -200,7 +193,7 @@ class _Run:
         return record
 
     def _file(self, path: Path, number: int, folder: Path) -> None:
-        model, sha256, name = load(path), digest(path), self.names[number]
+        model, sha256, name = graph.load_whole(path), digest(path), self.names[number]
         self.trial = evaluation.Trial(path, self.data, self.request, describe=variants.artifact)
         clean = self.trial.accuracy(path).top1
         if not clean:

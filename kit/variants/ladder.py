@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, external_data_helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, TensorProto, numpy_helper
 
 from kit import store, variants
 from kit.backends import onnxdata
@@ -93,8 +93,7 @@ def _sidecar(path: Path) -> Artifact:
 
 def _written(path: Path, artifact: Artifact, out: Path) -> Artifact:
     """The network in ``out`` with its sidecar and sample."""
-    model = graph.load(path)
-    external_data_helper.load_external_data_for_model(model, str(path.parent.resolve()))
+    model = graph.load_whole(path)
     for tensor in _weights(model):
         data = _raw(tensor)
         if len(data) < INLINE_BYTES:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, external_data_helper, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper
 
 from kit import backends, evaluation, store, variants
 from kit.backends import Feeds, Session
@@ -83,8 +83,7 @@ def make(
 
 
 def _loaded(path: Path) -> ModelProto:
-    model = graph.load(path)
-    external_data_helper.load_external_data_for_model(model, str(path.parent.resolve()))
+    model = graph.load_whole(path)
     if model.ByteSize() > _ONE_FILE_BYTES:
         raise BadModel(f"{path} has more weights than one ONNX file holds: kit split makes its parts of one file each.")
     return model

@@ -21,7 +21,7 @@ from kit.variants.graph.formats import Formats, formats_of, precision_of
 from kit.variants.graph.fusion import Fusion
 from kit.variants.graph.macs import Workload
 from kit.variants.graph.operators import VIEWS, settings_of
-from kit.variants.graph.reading import dtype_of, fixed, load, with_batch
+from kit.variants.graph.reading import dtype_of, fixed, load, load_whole, with_batch
 from kit.variants.graph.running import seen_shapes
 from kit.variants.graph.shapes import Graph
 from kit.variants.graph.weights import weights_of
@@ -36,6 +36,7 @@ __all__ = [
     "fixed",
     "kernels",
     "load",
+    "load_whole",
     "precision_of",
     "seen_shapes",
     "settings_of",

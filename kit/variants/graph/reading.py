@@ -57,6 +57,13 @@ def load(path: Path) -> ModelProto:
     return model
 
 
+def load_whole(path: Path) -> ModelProto:
+    """The model of an ONNX file with all of its weights, those of other files checked. Raises as :func:`load` does."""
+    model = load(path)
+    external_data_helper.load_external_data_for_model(model, str(path.parent.resolve()))
+    return model
+
+
 def _external_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     for part in all_graphs(graph):
         constants = [a.t for node in part.node for a in node.attribute if a.HasField("t")]
