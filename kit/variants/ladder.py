@@ -48,7 +48,7 @@ def networks_of(names: Sequence[Path], precision: Precision | None = None) -> li
 def make(paths: Sequence[Path], out: Path, name: str, *, progress: Progress = lambda text, share: None) -> Ladder:
     """Write the networks ``paths`` as a ladder to the folder ``out``, from the smallest to the largest, and ``<name>.ladder.json``.
 
-    Every network is run on its sample, or on random inputs, and must answer to the last bit as the file it comes from. Raises UsageError
+    Every network must answer random inputs to the last bit as the file it comes from. Raises UsageError
     (two networks of one name), BadModel, IntegrityError (an answer differs).
     """
     artifacts = {path: _sidecar(path) for path in paths}
@@ -156,7 +156,7 @@ def _raw(tensor: TensorProto) -> bytes:
 
 
 def _assert_equal(source: Path, target: Path, artifact: Artifact) -> None:
-    """Raises IntegrityError unless both give the same bits for the sample, or for random inputs."""
+    """Raises IntegrityError unless both give the same bits for random inputs."""
     from kit import backends
 
     leaf = backends.load("onnxruntime")

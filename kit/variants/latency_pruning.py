@@ -145,7 +145,7 @@ def _slowest_below(
     if slowest is None:
         root_s, seconds = files.seconds([{}, row[-1]])
         raise UsageError(
-            f"No choice of widths is as fast as {share:.0%} here: the fastest measured {seconds / root_s:.0%}. Ask for more."
+            f"No choice of widths is as fast as {share:.0%} here: the fastest measured {seconds / root_s:.0%}; name a larger share."
         )
     return slowest
 
