@@ -28,8 +28,9 @@ def test_the_tables_are_the_committed_run(networks: Any) -> None:
     assert networks.ways(data) in page
     ratios = [row["ratio"] for row in data["rows"]]
     close = sum(0.97 <= ratio <= 1.03 for ratio in ratios)
-    said = f"`{data['device']}` on {data['date']}: {close} of {len(ratios)} ratios lie between 0.97 and 1.03, the largest is {max(ratios):.3f}"
-    assert said in " ".join(page.split()) and min(ratios) > 0.995
+    where = f"`{data['device']}` on {data['date']}"
+    sentence = f"{where}: {close} of {len(ratios)} ratios lie between 0.97 and 1.03, the largest is {max(ratios):.3f}"
+    assert sentence in " ".join(page.split()) and min(ratios) > 0.995
 
 
 def test_the_committed_run_is_of_every_file_and_found_no_fault(networks: Any) -> None:
