@@ -271,6 +271,12 @@ def test_from_a_file_to_the_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     again = json.loads(kit(*words, *stored, "--uplink-mbps", "0.001", "--json"))
     assert again == chosen
     assert "Fastest" in kit(*words, *stored)
+    (file,) = Path("kit-profiles").rglob("*.jsonl")
+    other = file.parent.parent / "other"
+    other.mkdir()
+    (other / file.name).write_text(file.read_text().replace(file.parent.name, "other"))
+    refused([*words, *stored], "name the file or folder of one device")
+    (other / file.name).unlink()
     for wrong, sentence in {
         ("--form", "smoke"): "Unknown --form 'smoke'",
         ("--uplink-mbps", "0"): "above zero",

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit import units
-from kit.cli import options, show
+from kit.cli import options, show, together
 from kit.cli.table import Column
 
 if TYPE_CHECKING:
     from kit.cli.table import Table
-    from kit.records import Criterion, ExitNetwork, ExitPolicy, ProfileRecord
+    from kit.records import Criterion, ExitNetwork, ExitPolicy
 
 CHOICE = "Choice"
 
@@ -85,11 +85,11 @@ def exits(
 
     criterion = choice.criterion()
     network_of = early_exit.read_network(network)
-    records = (
-        _measured(network, network_of, runtime, point, precision, file)
-        if profile is None
-        else _stored(profile, runtime, point)
-    )
+    if profile is None:
+        pieces = [*early_exit.segment_paths(network.parent, network_of), early_exit.whole_path(network, network_of)]
+        records = together.measured(pieces, f"{network_of.name}-exits", "exits", runtime, point, precision, file)
+    else:
+        records = together.stored(profile, runtime, point.threads)
     policy = early_exit.policy_of(network, network_of, records, loss_max=choice.loss / 100, criterion=criterion)
     path = early_exit.write_policy(network, policy)
     cascade_s = _cascade_s(path, network, network_of) if profile is None else None
@@ -102,45 +102,14 @@ def exits(
     print(path)
 
 
-def _measured(
-    network: Path, network_of: ExitNetwork, runtime: options.Runtime, point: options.PointOptions,
-    precision: options.Precision, file: options.RecordFile,
-) -> list[ProfileRecord]:  # fmt: skip
-    from kit import early_exit
-    from kit.devices import recognise
-    from kit.measure import jobs
-
-    settings = precision.settings(point, None, file.seed).model_copy(update={"backend": runtime.backend})
-    spec = recognise()
-    out = jobs.record_file(
-        file.profiles,
-        spec.device_id,
-        file.name or jobs.stem([f"{network_of.name}-exits"], runtime.backend, point.threads),
-    )
-    with show.progress("exits") as update:
-        return early_exit.measure(
-            network, network_of, settings, spec, out, fresh=file.fresh, progress=show.steps(update)
-        )
-
-
-def _stored(profile: Path, runtime: options.Runtime, point: options.PointOptions) -> list[ProfileRecord]:
-    """Those of the backend and number of threads that are asked for."""
-    from kit import store
-
-    records = store.read_profiles([profile])
-    return [r for r in records if (r.settings.backend, r.settings.threads) == (runtime.backend, point.threads)]
-
-
 def _cascade_s(path: Path, network: Path, network_of: ExitNetwork) -> tuple[list[float], float]:
     """Seconds to each exit of the cascade, and of the network in one piece beside it."""
-    import numpy as np
-
     from kit import early_exit
+    from kit.backends import feeds
 
     cascade = early_exit.Cascade(path)
     first = early_exit.segment_paths(network.parent, network_of)[0]
-    with np.load(first.with_suffix(".sample.npz"), allow_pickle=False) as sample:
-        image = sample["input"][:1]
+    image = feeds.unpacked(first.with_suffix(".sample.npz"))["input"][:1]
     times = early_exit.arrival_times_s(cascade, early_exit.whole_path(network, network_of), image)
     cascade.close()
     return times

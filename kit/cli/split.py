@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kit import units
-from kit.cli import options, produce, show
+from kit.cli import options, produce, show, together
 from kit.cli.evaluate import ImageOptions, Samples
 from kit.cli.table import Column
 
@@ -90,7 +90,7 @@ def make(
     With --data, each cut is scored with features as they are and in 8 bits. kit split choose measures the halves and finds the cut.
     """
     produce.need_training_tools("onnx", "onnxruntime")
-    from kit import evaluation
+    from kit import evaluation, split
     from kit.backends import dimensions
     from kit.variants import splits
 
@@ -105,7 +105,7 @@ def make(
         network_cuts = splits.make(
             network, out, samples.data, request, cuts=cuts, dims=dict(dimensions.parse(dim or [])), progress=update
         )
-    file = out / f"{network_cuts.name}{splits.SUFFIX}"
+    file = out / f"{network_cuts.name}{split.SUFFIX}"
     if json:
         show.emit({"file": str(file), "split": network_cuts.model_dump(mode="json")})
         return
@@ -171,22 +171,16 @@ def _records(
     point: options.PointOptions, precision: options.Precision, file: options.RecordFile,
 ) -> tuple[list[ProfileRecord], list[ProfileRecord]]:  # fmt: skip
     """(of the device's halves, of the server's): from the files that are named, else measured here together."""
-    from kit import split, store
-    from kit.devices import recognise
-    from kit.measure import jobs
+    from kit import split
 
-    device, server = (None if path is None else store.read_profiles([path]) for path in given)
-    paths = split.part_paths(network, listed, device=device is None, server=server is None)
+    profile, server_profile = given
+    device = None if profile is None else together.stored(profile, runtime, point.threads)
+    server = None if server_profile is None else together.stored(server_profile)
     if device is not None and server is not None:
         return device, server
-    settings = precision.settings(point, None, file.seed).model_copy(update={"backend": runtime.backend})
-    spec = recognise()
-    out = jobs.record_file(
-        file.profiles, spec.device_id, file.name or jobs.stem([f"{listed.name}-split"], runtime.backend, point.threads)
-    )
-    with show.progress("split") as update:
-        records = jobs.together(paths, settings, spec, out, fresh=file.fresh, progress=show.steps(update))
-    return device or records, server or records
+    paths = split.part_paths(network, listed, device=device is None, server=server is None)
+    records = together.measured(paths, f"{listed.name}-split", "split", runtime, point, precision, file)
+    return records if device is None else device, records if server is None else server
 
 
 def _cuts_table(network_cuts: SplitNetwork) -> Table:

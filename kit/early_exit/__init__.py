@@ -8,7 +8,6 @@ from kit.early_exit.cascade import Cascade, CascadeAnswer, arrival_times_s
 from kit.early_exit.policies import (
     SUFFIX,
     expected,
-    measure,
     policy_of,
     read_network,
     segment_paths,
@@ -28,7 +27,6 @@ __all__ = [
     "choose",
     "expected",
     "front",
-    "measure",
     "policy_of",
     "read_network",
     "segment_paths",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
 
@@ -12,8 +12,8 @@ from kit import store
 from kit.early_exit import thresholds
 from kit.early_exit.thresholds import Outcomes
 from kit.errors import IntegrityError, UsageError
-from kit.measure import jobs, profiler
-from kit.records import Criterion, DeviceSpec, Exit, ExitNetwork, ExitPolicy, MeasureSettings, ProfileRecord
+from kit.measure import jobs
+from kit.records import Criterion, Exit, ExitNetwork, ExitPolicy, ProfileRecord
 
 SUFFIX = ".exits.json"
 
@@ -39,24 +39,6 @@ def read_network(file: Path) -> ExitNetwork:
 def segment_paths(folder: Path, network: ExitNetwork) -> list[Path]:
     """The files of the segments, the first one first."""
     return [folder / segment.model.file for segment in network.segments]
-
-
-def measure(
-    file: Path,
-    network: ExitNetwork,
-    settings: MeasureSettings,
-    device: DeviceSpec,
-    out: Path,
-    *,
-    fresh: bool = False,
-    progress: Callable[[profiler.Progress], None] = lambda _: None,
-) -> list[ProfileRecord]:
-    """Measure the segments and the network in one piece, interleaved; the records are appended to ``out``, the whole network's last.
-
-    Raises UsageError (the network in one piece is not there), and what :func:`kit.measure.profiler.profile` raises.
-    """
-    paths = [*segment_paths(file.parent, network), whole_path(file, network)]
-    return jobs.together(paths, settings, device, out, fresh=fresh, progress=progress)
 
 
 def whole_path(file: Path, network: ExitNetwork) -> Path:
@@ -98,7 +80,7 @@ def policy_of(
         threads=one.settings.threads,
         criterion=choice.criterion,
         loss_max=loss_max,
-        exits=tuple(_exits(network, choice, parts["validation"], segment_s)),
+        exits=tuple(_exits(network, choice, parts["validation"], left_at["validation"], segment_s)),
         whole_s=whole_s,
         expected_s=expected(left_at["validation"], segment_s),
         validation=parts["validation"].with_exits(left_at["validation"]),
@@ -115,9 +97,12 @@ def expected(left_at: thresholds.ExitNumbers, segment_s: Sequence[float]) -> flo
 
 
 def _exits(
-    network: ExitNetwork, choice: thresholds.Choice, outcomes: Outcomes, segment_s: Sequence[float]
+    network: ExitNetwork,
+    choice: thresholds.Choice,
+    outcomes: Outcomes,
+    left_at: thresholds.ExitNumbers,
+    segment_s: Sequence[float],
 ) -> list[Exit]:
-    left_at = outcomes.left_at(choice.criterion, choice.thresholds)
     exits = []
     rows = zip(network.segments, (*choice.thresholds, None), segment_s, accumulate(segment_s), strict=True)
     for index, (segment, threshold, own_s, arrival_s) in enumerate(rows):

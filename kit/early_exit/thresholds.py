@@ -7,6 +7,7 @@ the table give the shares and right answers of every combination at once.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import floor
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kit import store
+from kit.backends import feeds
 from kit.errors import BadRecord
 from kit.records import Criterion, ExitAccuracy
 
@@ -42,11 +44,6 @@ class Outcomes:
     def count(self) -> int:
         """Images."""
         return int(self.correct.shape[1])
-
-    @property
-    def accuracy(self) -> Floats:
-        """Share of right answers of each exit, were it the only one."""
-        return np.asarray(self.correct.mean(axis=1), np.float64)
 
     def part(self, which: NDArray[np.bool_]) -> Outcomes:
         """Those of some images."""
@@ -100,8 +97,6 @@ def entropy_of(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def save(parts: dict[str, Outcomes], path: Path) -> None:
     """Write the outcomes of each part ("validation", "test") as one .npz."""
-    import io
-
     buffer = io.BytesIO()
     arrays = {
         f"{part}_{name}": getattr(outcomes, name)
@@ -115,8 +110,8 @@ def save(parts: dict[str, Outcomes], path: Path) -> None:
 def read(path: Path, part: str, exits: int) -> Outcomes:
     """The outcomes of a part. Raises BadRecord for a file that does not hold them."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            outcomes = Outcomes(*(arrays[f"{part}_{name}"] for name in ("confidence", "entropy", "correct")))
+        arrays = feeds.unpacked(path)
+        outcomes = Outcomes(*(arrays[f"{part}_{name}"] for name in ("confidence", "entropy", "correct")))
     except Exception as error:  # a zip of a stranger's may raise anything
         raise BadRecord(
             f"{path} holds no outcomes of exits ({type(error).__name__}): build the variants again."

@@ -23,9 +23,9 @@ from kit.backends import Feeds, Session
 from kit.errors import BadModel, UsageError
 from kit.evaluation.scoring import Trial
 from kit.records import Accuracy, Artifact, Cut, Part, SplitNetwork, TensorSpec
+from kit.split import SUFFIX
 from kit.variants import describe, graph
 
-SUFFIX = ".split.json"
 CUTS = 8
 _WEIGHED = 64  # samples by which coded bytes are counted
 _RANGE_BYTES = 8  # least and largest value of 8-bit features
